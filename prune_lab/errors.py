@@ -1,0 +1,16 @@
+"""The errors a user is meant to read: their message is the whole report, without a traceback."""
+
+
+class BadInput(ValueError):
+    """Something the user gave cannot be used; the command prints the message and exits with status 2.
+
+    The message says what was given, where, what is allowed, and what to do.
+    """
+
+
+class RunFailed(RuntimeError):
+    """A run that started could not go on; the command prints the message and exits with status 1."""
+
+
+class NotPositiveDefinite(RunFailed):
+    """A damped Hessian has no Cholesky factor; more calibration tokens or more damping help."""

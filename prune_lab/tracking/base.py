@@ -1,0 +1,56 @@
+"""What a tracker is, and what it is told about a run."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+_SECRET = re.compile(r"(^|[_-])(api_?key|token|secret|password|credentials?)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a tracker is told when a run starts.
+
+    Attributes:
+        folder: the run folder; it exists.
+        config: the resolved configuration in plain containers.
+        name: what a reader calls the run.
+        group: the sweep it belongs to; None outside one.
+        tags: words to find it by.
+    """
+
+    folder: Path
+    config: Mapping[str, object]
+    name: str
+    group: str | None = None
+    tags: Sequence[str] = ()
+
+
+class Tracker(Protocol):
+    """Receives a run's numbers as they come; `finish` follows every `start` that returned, also when the run failed."""
+
+    def start(self, run: RunInfo) -> None:
+        """Opens the tracker; raises `BadInput` if it cannot be used as the user configured it."""
+
+    def log(self, stage: str, metrics: Mapping[str, float]) -> None:
+        """Takes what a stage measured, under full names: ``{"prune/sparsity": 0.5}``."""
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Takes a table, such as the one with a row per weight."""
+
+    def finish(self, summary: Mapping[str, float], *, failed: bool) -> None:
+        """Takes the final numbers and closes the tracker."""
+
+
+def without_secrets(value: object) -> object:
+    """A copy of a plain configuration in which texts under keys like ``token`` or ``api_key`` read ``***``."""
+    if isinstance(value, Mapping):
+        return {
+            key: "***" if isinstance(item, str) and _SECRET.search(str(key)) else without_secrets(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    return value

@@ -1,0 +1,137 @@
+"""Weights & Biases: offline unless the user asked to be online, and never a question to the terminal."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune_lab.cache import cache_folder
+from prune_lab.errors import BadInput
+from prune_lab.tracking.base import RunInfo, without_secrets
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+MODES = ("offline", "online", "disabled")
+
+
+@dataclass
+class WandbTracker:
+    """One W&B run for each run, below its folder: ``wandb/offline-run-*``, which ``wandb sync`` uploads later.
+
+    Logged are the configuration, each stage's metrics, tables, and the final numbers as the summary; not the console,
+    the code, the git state or the machine. What W&B would put below the home folder (staged files, caches) goes to the
+    run folder and the lab's cache, unless ``WANDB_DATA_DIR`` and ``WANDB_CACHE_DIR`` say otherwise.
+
+    Attributes:
+        project: the W&B project.
+        entity: the user or team it belongs to; None: W&B's default for the user.
+        group: the runs it is shown with; None: the sweep it is part of, if it is.
+        tags: words to find it by.
+        mode: ``offline``; ``online``, which needs a stored login; ``disabled``.
+
+    Raises:
+        BadInput: for another mode, a project name W&B refuses, or tags that are one text.
+    """
+
+    project: str = "prune_lab"
+    entity: str | None = None
+    group: str | None = None
+    tags: Sequence[str] = ()
+    mode: str = "offline"
+    _run: "Run | None" = field(default=None, init=False, repr=False)
+    _folder: Path = field(default=Path(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise BadInput(
+                f"tracker.mode={self.mode!r} is not a W&B mode (it comes from WANDB_MODE if that is set); "
+                f"allowed: {', '.join(MODES)}."
+            )
+        if not self.project or len(self.project) > 128 or set(self.project) & set("/\\#?%:"):
+            raise BadInput(f"tracker.project={self.project!r}: W&B wants 1 to 128 characters, none of / \\ # ? % :")
+        if isinstance(self.tags, str):
+            raise BadInput(f"tracker.tags={self.tags!r} is one text; give a list: tracker.tags=[{self.tags}].")
+
+    def start(self, run: RunInfo) -> None:
+        if self.mode == "disabled":
+            return
+        import wandb  # takes a second: only for those who use it
+
+        self._folder = run.folder
+        with self._contained():
+            if self.mode == "online" and not wandb.login(prompt=False, verify=False):
+                raise BadInput(
+                    "tracker.mode=online, but no W&B login is stored here (or WANDB_MODE forbids one). Log in with "
+                    "`wandb login` or set WANDB_API_KEY; or keep tracker.mode=offline and upload with `wandb sync`."
+                )
+            self._run = wandb.init(
+                dir=run.folder,
+                mode=self.mode,
+                project=self.project,
+                entity=self.entity,
+                group=self.group or run.group,
+                name=run.name,
+                tags=[*self.tags, *run.tags],
+                config=without_secrets(run.config),
+                # A sweep's jobs share one process, where the default would return the run of the job before.
+                reinit="create_new",
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    symlink=False,
+                    disable_code=True,
+                    disable_git=True,
+                    x_disable_machine_info=True,
+                    host="",
+                    x_save_requirements=False,  # environment.json has the versions
+                ),
+            )
+
+    def log(self, stage: str, metrics: Mapping[str, float]) -> None:
+        if self._run is not None:
+            self._run.log(dict(metrics))
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        if self._run is None:
+            return
+        import wandb
+
+        data = [list(row) for row in rows]
+        with self._contained():
+            self._run.log({name: wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
+
+    def finish(self, summary: Mapping[str, float], *, failed: bool) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        try:
+            run.summary.update(dict(summary))
+        finally:
+            with self._contained():
+                run.finish(exit_code=int(failed))
+
+    @contextlib.contextmanager
+    def _contained(self) -> Iterator[None]:
+        """Keeps what the calls inside do out of the home folder and out of the process.
+
+        W&B takes its folders from environment variables alone, and leaves its own `sys.exit` and `sys.excepthook`
+        behind, which in a sweep would call each other job after job. They would close runs that nobody closes; `finish`
+        does that here.
+        """
+        wanted = {
+            "WANDB_DATA_DIR": self._folder / "wandb" / "data",
+            "WANDB_CACHE_DIR": cache_folder() / "wandb",
+        }
+        hooks = sys.exit, sys.excepthook
+        missing = [name for name in wanted if name not in os.environ]
+        os.environ.update({name: str(wanted[name]) for name in missing})
+        try:
+            yield
+        finally:
+            sys.exit, sys.excepthook = hooks
+            for name in missing:
+                os.environ.pop(name, None)
