@@ -1,0 +1,99 @@
+"""Token ids that a user brings: arrays in NumPy files, taken exactly as they are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from prune_lab.data.spec import DataSpec
+from prune_lab.data.tokens import Data, check_vocabulary, host_tensor, token_digest
+from prune_lab.errors import BadInput
+
+
+@dataclass(kw_only=True)
+class Tokens(DataSpec):
+    """Replays a calibration set and an evaluation set: ``data=tokens data.calibration=C.npy data.evaluation=E.npy``.
+
+    Both files hold integers of shape ``(samples, seqlen)``; the two may differ in width. No tokenizer is needed and
+    nothing is drawn at random.
+
+    Attributes:
+        calibration: A ``.npy`` file.
+        evaluation: A ``.npy`` file.
+        samples: The first so many rows of the calibration set; None for all.
+        seqlen: If set, both files must have this width.
+    """
+
+    calibration: str | None = None
+    evaluation: str | None = None
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rows = self._open("calibration").shape[0]
+        self._open("evaluation")
+        if self.samples is not None and self.samples > rows:
+            raise BadInput(
+                f"data.samples={self.samples} is more than the {rows} rows of data.calibration={self.calibration}; "
+                f"use {rows} or less, or null for all"
+            )
+
+    def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
+        """Reads both arrays; the tokenizer is not used.
+
+        Raises:
+            BadInput: If a row is longer than the model's positions or an id is not one of the model's.
+        """
+        arrays = {}
+        protocol: dict[str, object] = {}
+        for name in ("calibration", "evaluation"):
+            array = self._open(name)
+            array = np.asarray(array[: self.samples] if name == "calibration" else array)
+            self._check_width(name, array.shape[1], seqlen_limit)
+            check_vocabulary(array, vocab_size, self._given(name))
+            arrays[name] = array
+            rows = "samples" if name == "calibration" else "windows"
+            protocol[name] = {
+                "source": "tokens",
+                "path": str(getattr(self, name)),
+                rows: array.shape[0],
+                "seqlen": array.shape[1],
+                "sha256": token_digest(array),
+            }
+        return Data(
+            calibration=host_tensor(arrays["calibration"]),
+            evaluation=host_tensor(arrays["evaluation"]),
+            batch_size=self.batch_size,
+            protocol=protocol | {"tokenizer": None},
+        )
+
+    def _given(self, name: str) -> str:
+        return f"data.{name}={getattr(self, name)}"
+
+    def _open(self, name: str) -> np.ndarray:
+        """The array, mapped and not read, so that its shape is known at once."""
+        path, given = getattr(self, name), self._given(name)
+        if not path:
+            raise BadInput(f"data.{name} is not set; data=tokens needs data.calibration=FILE and data.evaluation=FILE")
+        if not Path(path).expanduser().is_file():
+            raise BadInput(f"{given}: there is no such file")
+        try:
+            array = np.load(Path(path).expanduser(), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BadInput(f"{given} is not a whole .npy file of integers: {error}") from error
+        if not isinstance(array, np.ndarray):
+            raise BadInput(f"{given} holds several arrays; save one array with numpy.save")
+        if array.dtype.kind not in "iu" or array.ndim != 2:
+            raise BadInput(
+                f"{given} holds {array.dtype} of shape {array.shape}; expected integers of shape (samples, seqlen)"
+            )
+        if array.shape[0] < 1 or array.shape[1] < 2:
+            raise BadInput(f"{given} has shape {array.shape}; at least one row of two tokens is needed")
+        return array
+
+    def _check_width(self, name: str, width: int, seqlen_limit: int) -> None:
+        if self.seqlen is not None and self.seqlen != width:
+            raise BadInput(f"{self._given(name)} has rows of {width} tokens, not data.seqlen={self.seqlen}; use null")
+        if width > seqlen_limit:
+            raise BadInput(f"{self._given(name)} has rows of {width} tokens, more than the model's {seqlen_limit}")

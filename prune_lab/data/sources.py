@@ -1,0 +1,193 @@
+"""Where text comes from: the standard library, files, or the Hugging Face hub."""
+
+import dataclasses
+import logging
+import os
+import platform
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, get_args
+
+from prune_lab.data import stdlib
+from prune_lab.data.documents import TextRows, find_files, is_readable_kind, read_documents
+from prune_lab.data.spec import check_count
+from prune_lab.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 5.0
+"""How long the hub may take to answer at all before a download is given up."""
+
+ROOT_KINDS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet", ".txt")
+
+
+class TextSource(Protocol):
+    """Documents, and what stands between them when they are joined to one text."""
+
+    join: str
+
+    def read(self) -> list[str]:
+        """The documents; raises BadInput if they cannot be had."""
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """What was read, as plain JSON for the protocol."""
+        ...
+
+
+@dataclass
+class StdlibText:
+    """The documentation of Python's standard library (see ``prune_lab.data.stdlib``).
+
+    Attributes:
+        split: ``train``, ``calibration`` or ``evaluation``.
+        join: Between two documents.
+    """
+
+    split: str
+    join: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        if self.split not in get_args(stdlib.Split):
+            raise BadInput(f"split={self.split} of data=stdlib is not allowed; use {', '.join(get_args(stdlib.Split))}")
+
+    def read(self) -> list[str]:
+        """The documents of the split, sorted by name."""
+        return [document.text for document in stdlib.split(self.split)]
+
+    def describe(self) -> dict[str, object]:
+        """The split and the Python release, on which the text depends."""
+        return {"source": "stdlib", "split": self.split, "python": platform.python_version()}
+
+
+@dataclass
+class FileText:
+    """Text of a user's own files.
+
+    A ``.txt`` file is one document; each line of a ``.jsonl`` file and each row of a ``.parquet`` file is one.
+
+    Attributes:
+        path: Of a file or a folder, or a glob pattern; the files are read in the order of their names.
+        join: Between two documents.
+        field: The key or column that holds the text.
+        key: The configuration key that gave the path, for messages.
+    """
+
+    path: str
+    join: str = "\n\n"
+    field: str = "text"
+    key: str = "path"
+    files: list[Path] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.files = find_files(self.path, self.key)
+
+    def read(self) -> list[str]:
+        """The documents of all files."""
+        return [text for file in self.files for text in read_documents(file, self.field, "file")]
+
+    def describe(self) -> dict[str, object]:
+        """The path and how many files it stood for."""
+        return {"source": "files", "path": self.path, "files": len(self.files)}
+
+
+@dataclass
+class HubText:
+    """Text of one file of a data set on the Hugging Face hub, or of a local copy of it.
+
+    The file itself is fetched, not a data set built from it: that needs no loading script, works with every copy in the
+    hub's cache, and reads no more of a large shard than is asked for.
+
+    Attributes:
+        repo: The data set, such as ``allenai/c4``.
+        file: Of the data set.
+        split: That the file holds; a local copy may be called ``<split>.jsonl``, ``.parquet``, ``.txt`` and so on.
+        join: Between two documents.
+        field: The key or column that holds the text.
+        revision: Commit, tag or branch of the data set.
+        limit_documents: The first so many only; None for all.
+        text_rows: What a document is in a local text file.
+        local_names: Further names that a local copy may have.
+        root: The folder of the local copy; None to use the hub.
+    """
+
+    repo: str
+    file: str
+    split: str
+    join: str = "\n\n"
+    field: str = "text"
+    revision: str = "main"
+    limit_documents: int | None = None
+    text_rows: TextRows = "stripped"
+    local_names: list[str] = dataclasses.field(default_factory=list)
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        check_count("limit_documents", self.limit_documents, optional=True)
+        if self.text_rows not in get_args(TextRows):
+            raise BadInput(f"text_rows={self.text_rows} is not allowed; use {', '.join(get_args(TextRows))}")
+        if self.root is not None:
+            self._local_copy(Path(self.root).expanduser())
+
+    def read(self) -> list[str]:
+        """The documents, in the order of the file."""
+        return list(islice(read_documents(self._fetch(), self.field, self.text_rows), self.limit_documents))
+
+    def describe(self) -> dict[str, object]:
+        """The data set and its file, or the local file that was read instead."""
+        origin: dict[str, object] = {"source": self.repo, "split": self.split}
+        if self.root is None:
+            return origin | {"revision": self.revision, "file": self.file}
+        return origin | {"file": str(self._local_copy(Path(self.root).expanduser()))}
+
+    def _local_copy(self, root: Path) -> Path:
+        if not root.is_dir():
+            raise BadInput(f"data.root={self.root}: there is no such folder")
+        names = [self.file]
+        if self.split in Path(self.file).name:  # a bare name that does not say its split could be the wrong file
+            names.append(Path(self.file).name)
+        names += [*self.local_names, *(self.split + kind for kind in ROOT_KINDS)]
+        for name in names:
+            if (root / name).is_file() and is_readable_kind(root / name):
+                return root / name
+        looked_for = ", ".join(names)
+        raise BadInput(f"data.root={self.root} has no copy of {self.repo}, split {self.split}; looked for {looked_for}")
+
+    def _fetch(self) -> Path:
+        """The file on this machine: the local copy, the one in the hub's cache, or a download."""
+        if self.root is not None:
+            return self._local_copy(Path(self.root).expanduser())
+        from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self.repo, self.file, revision=self.revision, repo_type="dataset")
+        if isinstance(cached, str):  # no question to the hub: the token digest in the protocol says what was read
+            return Path(cached)
+        if constants.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+            raise BadInput(self._not_had("the environment asks for offline use (HF_HUB_OFFLINE, HF_DATASETS_OFFLINE)"))
+        if not _answers(constants.ENDPOINT):
+            raise BadInput(self._not_had(f"{constants.ENDPOINT} cannot be reached"))
+        logger.info("downloading %s of %s", self.file, self.repo)
+        try:
+            return Path(hf_hub_download(self.repo, self.file, revision=self.revision, repo_type="dataset"))
+        except Exception as error:  # the client's errors share no base and differ between its versions
+            raise BadInput(self._not_had(str(error))) from error
+
+    def _not_had(self, reason: str) -> str:
+        return (
+            f"{self.file} of {self.repo} (revision {self.revision}) is not in the cache and cannot be downloaded: "
+            f"{reason}. For a local copy, set data.root=DIR to the folder with {self.file} or {self.split}.jsonl"
+        )
+
+
+def _answers(address: str) -> bool:
+    """Whether a server answers at all; the hub's own client would try for half a minute to find out."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PROBE_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except OSError as error:
+        return "SSL" in str(error)  # certificates: the client has its own, and says more about what is wrong

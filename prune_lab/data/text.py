@@ -1,0 +1,227 @@
+"""Data sets made of text: joined, tokenised once and cut into windows, as the pruning papers do."""
+
+import hashlib
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from prune_lab.data.sources import FileText, HubText, TextSource
+from prune_lab.data.spec import DataSpec, check_count
+from prune_lab.data.tokens import (
+    Data,
+    check_vocabulary,
+    encode,
+    evaluation_windows,
+    host_tensor,
+    sample_documents,
+    sample_stream,
+    token_digest,
+    window_length,
+)
+from prune_lab.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+SAMPLINGS = ("stream", "documents")
+
+
+@dataclass(kw_only=True)
+class TextData(DataSpec):
+    """Text to calibrate on and text to evaluate on.
+
+    The evaluation text is joined, tokenised once, and cut into windows that do not overlap; the tail is dropped.
+
+    Attributes:
+        calibration: Where the calibration text comes from.
+        evaluation: Where the evaluation text comes from.
+        sampling: ``stream`` draws random windows of the joined calibration text (WikiText-2 and PTB in the papers),
+            ``documents`` draws random documents that are longer than a window, and a random window of each (C4).
+        limit_windows: Evaluates the first so many windows only; None for all.
+    """
+
+    calibration: TextSource
+    evaluation: TextSource
+    sampling: str = "stream"
+    limit_windows: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("data.samples", self.samples)
+        check_count("data.limit_windows", self.limit_windows, optional=True)
+        if self.sampling not in SAMPLINGS:
+            raise BadInput(f"data.sampling={self.sampling} is not allowed; use {' or '.join(SAMPLINGS)}")
+
+    def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
+        """Reads both texts, tokenises them, and cuts them into windows.
+
+        Raises:
+            BadInput: If there is no tokenizer, a text cannot be read or is too short, ``seqlen`` is more than the
+                model's positions, or the tokenizer gives an id that the model does not have.
+        """
+        if tokenizer is None:
+            raise BadInput("the model folder has no tokenizer, so text cannot be used; give token ids with data=tokens")
+        seqlen = window_length(self.seqlen, seqlen_limit)
+        samples, calibration = self._calibration_samples(tokenizer, seqlen)
+        check_vocabulary(samples, vocab_size, "data.calibration")
+        windows, evaluation, covered = self._evaluation_windows(tokenizer, seqlen)
+        check_vocabulary(windows, vocab_size, "data.evaluation")
+        logger.info("data: %d samples and %d evaluation windows of %d tokens", len(samples), len(windows), seqlen)
+        return Data(
+            calibration=host_tensor(samples),
+            evaluation=host_tensor(windows),
+            batch_size=self.batch_size,
+            protocol={
+                "calibration": calibration,
+                "evaluation": evaluation,
+                "tokenizer": _tokenizer_protocol(tokenizer),
+            },
+            evaluation_bytes=covered,
+        )
+
+    def _calibration_samples(
+        self, tokenizer: PreTrainedTokenizerBase, seqlen: int
+    ) -> tuple[np.ndarray, dict[str, object]]:
+        what = "data.calibration"
+        documents = self.calibration.read()
+        protocol = self.calibration.describe() | {"documents": len(documents), "sampling": self.sampling}
+        if self.sampling == "stream":
+            text = _joined(documents, self.calibration.join, what)
+            protocol |= {"join": self.calibration.join, "text_sha256": _text_digest(text)}
+            tokens = np.asarray(encode(tokenizer, text, what)["input_ids"], dtype=np.int64)
+            samples = sample_stream(tokens, seqlen, self.samples, self.seed, what)
+        else:
+            _check_not_empty(documents, what)
+            samples = sample_documents(
+                documents,
+                lambda document: encode(tokenizer, document, what)["input_ids"],
+                seqlen,
+                self.samples,
+                self.seed,
+                what,
+            )
+        drawn = {"samples": len(samples), "seqlen": seqlen, "seed": self.seed, "sha256": token_digest(samples)}
+        return samples, protocol | drawn
+
+    def _evaluation_windows(
+        self, tokenizer: PreTrainedTokenizerBase, seqlen: int
+    ) -> tuple[np.ndarray, dict[str, object], int | None]:
+        what = "data.evaluation"
+        documents = self.evaluation.read()
+        text = _joined(documents, self.evaluation.join, what)
+        encoding = encode(tokenizer, text, what)
+        tokens = np.asarray(encoding["input_ids"], dtype=np.int64)
+        windows = evaluation_windows(tokens, seqlen, self.limit_windows, what)
+        protocol = self.evaluation.describe() | {
+            "documents": len(documents),
+            "join": self.evaluation.join,
+            "text_sha256": _text_digest(text),
+            "seqlen": seqlen,
+            "windows": len(windows),
+            "dropped_tokens": len(tokens) - windows.size,
+            "sha256": token_digest(windows),
+        }
+        return windows, protocol, _covered_bytes(encoding, windows.size, text)
+
+
+@dataclass(kw_only=True)
+class FileData(DataSpec):
+    """A user's own files: ``data=files data.calibration=A data.evaluation=B``.
+
+    Attributes:
+        calibration: A file, a folder or a glob pattern; ``.txt``, ``.jsonl`` or ``.parquet``.
+        evaluation: Likewise.
+        field: The key or column that holds the text.
+        join: Between two documents.
+        sampling: ``stream`` or ``documents``, see ``TextData``.
+        limit_windows: Evaluates the first so many windows only; None for all.
+    """
+
+    calibration: str | None = None
+    evaluation: str | None = None
+    field: str = "text"
+    join: str = "\n\n"
+    sampling: str = "stream"
+    limit_windows: int | None = None
+
+    def __post_init__(self) -> None:
+        self._text = TextData(
+            calibration=self._source("data.calibration", self.calibration),
+            evaluation=self._source("data.evaluation", self.evaluation),
+            sampling=self.sampling,
+            limit_windows=self.limit_windows,
+            samples=self.samples,
+            seqlen=self.seqlen,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+
+    def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
+        """Reads the files as ``TextData`` does."""
+        return self._text.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit)
+
+    def _source(self, key: str, path: str | None) -> FileText:
+        if not path:
+            raise BadInput(f"{key} is not set; data=files needs data.calibration=FILE and data.evaluation=FILE")
+        return FileText(path=str(path), join=self.join, field=self.field, key=key)
+
+
+@dataclass(kw_only=True)
+class HubData(TextData):
+    """A data set of the Hugging Face hub, or a local copy of it.
+
+    Attributes:
+        calibration: The file to calibrate on.
+        evaluation: The file to evaluate on.
+        root: A folder with a copy of the data set, read instead of the hub: with the hub's own file names, or with
+            ``train`` and ``test`` (``validation``) as ``.jsonl``, ``.json.gz``, ``.parquet`` or ``.txt``.
+    """
+
+    calibration: HubText
+    evaluation: HubText
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.root is not None:
+            self.calibration = replace(self.calibration, root=str(self.root))
+            self.evaluation = replace(self.evaluation, root=str(self.root))
+
+
+def _joined(documents: list[str], join: str, what: str) -> str:
+    _check_not_empty(documents, what)
+    return join.join(documents)
+
+
+def _check_not_empty(documents: list[str], what: str) -> None:
+    if not any(document.strip() for document in documents):
+        raise BadInput(f"{what}: the text is empty ({len(documents)} documents); give a file with text in it")
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _tokenizer_protocol(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    name = tokenizer.name_or_path
+    folder = Path(name)
+    return {
+        "name": folder.name if folder.is_dir() else name,  # where a folder lies says nothing to somebody else
+        "class": type(tokenizer).__name__,
+        "vocab_size": len(tokenizer),
+    }
+
+
+def _covered_bytes(encoding: BatchEncoding, kept: int, text: str) -> int | None:
+    """UTF-8 bytes of the text up to the last of the ``kept`` tokens; None if the tokenizer does not say."""
+    if kept == len(encoding["input_ids"]):
+        return len(text.encode("utf-8"))
+    if not encoding.is_fast:
+        return None
+    for index in range(kept - 1, -1, -1):
+        span = encoding.token_to_chars(index)
+        if span is not None:  # a special token stands for no text
+            return len(text[: span.end].encode("utf-8"))
+    return 0

@@ -1,0 +1,210 @@
+"""Cuts token sequences into calibration samples and evaluation windows, exactly as the pruning papers do."""
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from prune_lab.errors import BadInput
+
+PAPER_SEQLEN = 2048
+"""Tokens in a window where neither the user nor a shorter model says otherwise."""
+
+MAX_DRAWS = 10_000
+"""Documents drawn for one sample before the search for a long enough one is given up."""
+
+
+@dataclass
+class Data:
+    """What a run calibrates on and is measured on, as token ids.
+
+    Attributes:
+        calibration: ``(samples, seqlen)`` int64 on the host.
+        evaluation: ``(windows, seqlen)`` int64 on the host; its seqlen may differ from the calibration's.
+        batch_size: Sequences per forward pass; None leaves the choice to whoever runs the model.
+        protocol: How the tokens came about, as plain JSON: ``calibration``, ``evaluation`` and ``tokenizer``.
+        evaluation_bytes: UTF-8 bytes of the text that the evaluation windows cover; None where not known.
+    """
+
+    calibration: Tensor
+    evaluation: Tensor
+    batch_size: int | None
+    protocol: dict[str, object]
+    evaluation_bytes: int | None = None
+
+
+def window_length(seqlen: int | None, seqlen_limit: int) -> int:
+    """Tokens per window: ``seqlen``, or without one the papers' 2,048 as far as the model reaches.
+
+    Raises:
+        BadInput: If ``seqlen`` is more than ``seqlen_limit``, the positions of the model.
+    """
+    if seqlen is None:
+        return min(seqlen_limit, PAPER_SEQLEN)
+    if seqlen > seqlen_limit:
+        raise BadInput(
+            f"data.seqlen={seqlen} is more than the {seqlen_limit} positions of the model; "
+            f"use data.seqlen={seqlen_limit} or less (null: the model's, at most {PAPER_SEQLEN})"
+        )
+    return seqlen
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> BatchEncoding:
+    """Tokenises a whole text at once, with the special tokens that the tokenizer itself adds, and without truncation.
+
+    OPT's tokenizer, for example, puts one ``</s>`` before the text. The notice that the text is longer than the model
+    allows is switched off: the tokens are cut into windows later.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        text: Any text.
+        what: The key that gave the text, for the message.
+
+    Raises:
+        BadInput: If the text holds half of a surrogate pair (JSON can spell one).
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        character = repr(text[error.start])
+        raise BadInput(f"{what}: the text holds {character}, half of a surrogate pair; remove it") from error
+    return tokenizer(text, truncation=False, padding=False, return_attention_mask=False, verbose=False)
+
+
+def evaluation_windows(tokens: np.ndarray, seqlen: int, limit: int | None, what: str) -> np.ndarray:
+    """Cuts tokens into neighbouring windows that do not overlap, and drops what is left over.
+
+    Args:
+        tokens: ``(n,)`` int64.
+        seqlen: Tokens per window.
+        limit: At most so many windows, from the start; None for all.
+        what: The key that gave the text, for the message.
+
+    Returns:
+        ``(windows, seqlen)`` int64.
+
+    Raises:
+        BadInput: If there are fewer than ``seqlen`` tokens.
+
+    Source: ``opt_eval`` and ``llama_eval`` of SparseGPT, ``eval_ppl`` of Wanda.
+    """
+    if len(tokens) < seqlen:
+        raise BadInput(
+            f"{what}: the text has {len(tokens)} tokens, fewer than one window of data.seqlen={seqlen}; "
+            f"give a longer text or use data.seqlen={max(len(tokens), 2)} or less"
+        )
+    windows = tokens[: len(tokens) // seqlen * seqlen].reshape(-1, seqlen)
+    return windows[:limit]
+
+
+def sample_stream(tokens: np.ndarray, seqlen: int, samples: int, seed: int, what: str) -> np.ndarray:
+    """Draws random windows, with replacement, from one stream of tokens.
+
+    Args:
+        tokens: ``(n,)`` int64, ``n`` above ``seqlen``.
+        seqlen: Tokens per sample.
+        samples: How many.
+        seed: Of the random numbers.
+        what: The key that gave the text, for the message.
+
+    Returns:
+        ``(samples, seqlen)`` int64.
+
+    Raises:
+        BadInput: If there are not more than ``seqlen`` tokens.
+
+    Source: ``get_wikitext2`` and ``get_ptb`` of SparseGPT and Wanda, with the same random numbers: like theirs, it
+    never draws the very last window.
+    """
+    if len(tokens) <= seqlen:
+        raise BadInput(
+            f"{what}: the text has {len(tokens)} tokens; random windows of data.seqlen={seqlen} need at least "
+            f"{seqlen + 1}; give a longer text or use data.seqlen={max(len(tokens) - 1, 2)} or less"
+        )
+    generator = random.Random(seed)
+    starts = [generator.randint(0, len(tokens) - seqlen - 1) for _ in range(samples)]
+    return np.stack([tokens[start : start + seqlen] for start in starts])
+
+
+def sample_documents(
+    documents: Sequence[str],
+    encode_document: Callable[[str], Sequence[int]],
+    seqlen: int,
+    samples: int,
+    seed: int,
+    what: str,
+) -> np.ndarray:
+    """Draws random documents until one has more than ``seqlen`` tokens, and a random window of it, for each sample.
+
+    Args:
+        documents: The texts; only those that are drawn are tokenised.
+        encode_document: Turns a text into its token ids.
+        seqlen: Tokens per sample.
+        samples: How many.
+        seed: Of the random numbers.
+        what: The key that gave the text, for the message.
+
+    Returns:
+        ``(samples, seqlen)`` int64.
+
+    Raises:
+        BadInput: If ``MAX_DRAWS`` draws for one sample found no document that is long enough.
+
+    Source: ``get_c4`` of Wanda, with the same random numbers. SparseGPT's also stops at a document of exactly
+    ``seqlen`` tokens and then fails on it.
+    """
+    generator = random.Random(seed)
+    lengths: dict[int, int] = {}  # of the documents drawn so far: a short one that comes again is not tokenised again
+
+    def draw() -> np.ndarray:
+        for _ in range(MAX_DRAWS):
+            index = generator.randint(0, len(documents) - 1)
+            if lengths.get(index, seqlen + 1) <= seqlen:
+                continue
+            tokens = encode_document(documents[index])
+            lengths[index] = len(tokens)
+            if len(tokens) > seqlen:
+                start = generator.randint(0, len(tokens) - seqlen - 1)
+                return np.asarray(tokens[start : start + seqlen], dtype=np.int64)
+        longest = max(lengths.values())
+        raise BadInput(
+            f"{what}: none of {MAX_DRAWS} random documents has more than data.seqlen={seqlen} tokens (the longest has "
+            f"{longest}); use a smaller data.seqlen, or data.sampling=stream to sample from the joined documents"
+        )
+
+    return np.stack([draw() for _ in range(samples)])
+
+
+def check_vocabulary(windows: np.ndarray, vocab_size: int, what: str) -> None:
+    """Checks that every id is one of the model's.
+
+    Args:
+        windows: ``(rows, seqlen)``, any integer type.
+        vocab_size: Rows of the model's embedding.
+        what: The key that gave the tokens, for the message.
+
+    Raises:
+        BadInput: If an id is below 0 or not below ``vocab_size``.
+    """
+    wrong = (windows < 0) | (windows >= vocab_size)
+    if wrong.any():
+        row, column = (int(index) for index in np.argwhere(wrong)[0])
+        raise BadInput(
+            f"{what}: token id {windows[row, column]} at row {row}, position {column} is outside the vocabulary of the "
+            f"model, which has ids 0 to {vocab_size - 1}; the tokens must come from this model's tokenizer"
+        )
+
+
+def token_digest(windows: np.ndarray) -> str:
+    """SHA-256, in hex, of the ids as little-endian int64 in row order: equal digests are equal tokens."""
+    return hashlib.sha256(np.ascontiguousarray(windows, dtype="<i8").tobytes()).hexdigest()
+
+
+def host_tensor(windows: np.ndarray) -> Tensor:
+    """A copy of the ids as an int64 tensor on the host."""
+    return torch.from_numpy(np.array(windows, dtype=np.int64))
