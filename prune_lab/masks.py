@@ -1,0 +1,127 @@
+"""Keep-masks: how scores become masks. ``True`` keeps a weight, everywhere.
+
+Exactly ``floor(sparsity * n)`` entries are dropped; among equal scores the first goes first.
+"""
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Masks = dict[str, Tensor]
+
+
+def count_dropped(sparsity: float, entries: int) -> int:
+    """``floor(sparsity * entries)`` for the decimal number that was written: 0.29 of 100 is 29, not 28."""
+    return math.floor(Fraction(repr(float(sparsity))) * entries)
+
+
+def keep_top(scores: Tensor, sparsity: float) -> Tensor:
+    """Drops the lowest scores of each row.
+
+    Args:
+        scores: ``(..., n)``, any float type.
+        sparsity: share of the last dimension to drop, in [0, 1).
+
+    Returns:
+        The keep-mask, of the shape of ``scores``; ``floor(sparsity * n)`` entries of each row are ``False``.
+    """
+    return keep_all_but(scores, count_dropped(sparsity, scores.shape[-1]))
+
+
+def keep_all_but(scores: Tensor, drop: int) -> Tensor:
+    """Drops the ``drop`` lowest scores of each row of ``(..., n)``."""
+    if drop == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    cut = _kth_smallest(scores, drop)
+    keep = scores > cut
+    excess = keep.shape[-1] - drop - keep.sum(-1, keepdim=True)  # entries equal to the cut that stay, (..., 1)
+    if bool(excess.any()):
+        tied = scores == cut
+        to_drop = tied.sum(-1, keepdim=True) - excess
+        keep |= tied & (tied.cumsum(-1, dtype=torch.int32) > to_drop)
+    return keep
+
+
+def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
+    """Keeps the ``n`` highest of every ``m`` consecutive scores of a row.
+
+    Args:
+        scores: ``(..., inputs)``; ``inputs`` is a multiple of ``m``.
+        n: kept in each group.
+        m: size of a group.
+
+    Raises:
+        ValueError: ``inputs`` is not a multiple of ``m``.
+    """
+    if scores.shape[-1] % m:
+        raise ValueError(f"{n}:{m} needs a multiple of {m} inputs, got {scores.shape[-1]}")
+    groups = scores.unflatten(-1, (-1, m)).movedim(-1, 0)  # (m, ..., groups)
+    keep = torch.empty_like(groups, dtype=torch.bool)
+    for i in range(m):  # m is small: counting those ahead of each entry is several times faster than sorting
+        ahead = torch.zeros(groups.shape[1:], dtype=torch.uint8, device=scores.device)
+        for j in range(m):
+            if j != i:  # of two equal scores the first is dropped first, so the later one is ahead
+                ahead += groups[j] >= groups[i] if j > i else groups[j] > groups[i]
+        keep[i] = ahead < n
+    return keep.movedim(0, -1).flatten(-2)
+
+
+def keep_global(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
+    """One cut for all the scores together, found without ever holding them side by side.
+
+    Args:
+        scores: tensors of any shapes, float.
+        sparsity: share of all entries to drop, in [0, 1).
+    """
+    drop = count_dropped(sparsity, sum(score.numel() for score in scores.values()))
+    if drop == 0:
+        return {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
+    cut = _kth_smallest_of_all(list(scores.values()), drop)
+    tied_to_drop = drop - sum(int((_ordered_bits(score) < cut).sum()) for score in scores.values())
+    masks: Masks = {}
+    for name, score in scores.items():
+        bits = _ordered_bits(score)
+        tied = bits == cut
+        position = tied.flatten().cumsum(0).view_as(tied)
+        masks[name] = (bits > cut) | (tied & (position > tied_to_drop))
+        tied_to_drop = max(0, tied_to_drop - int(tied.sum()))
+    return masks
+
+
+def sparsity_of(masks: Mapping[str, Tensor]) -> float:
+    """The share of entries that the masks drop."""
+    entries = sum(mask.numel() for mask in masks.values())
+    return 1 - sum(int(mask.sum()) for mask in masks.values()) / entries if entries else 0.0
+
+
+def _kth_smallest(scores: Tensor, k: int) -> Tensor:
+    """The k-th smallest (from 1) of each row, ``(..., 1)``."""
+    if scores.device.type != "cpu":
+        return scores.kthvalue(k, dim=-1, keepdim=True).values
+    exact = scores if scores.dtype == torch.float64 else scores.float()
+    values = exact.numpy()  # its selection is vectorised, torch's is not
+    return torch.from_numpy(np.partition(values, k - 1, axis=-1)[..., k - 1 : k]).to(scores.dtype)
+
+
+def _ordered_bits(scores: Tensor) -> Tensor:
+    """Integers in the order of the float32 values: ``(...)`` int32."""
+    bits = (scores.float() + 0.0).contiguous().view(torch.int32)  # + 0.0 makes one zero of two
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+def _kth_smallest_of_all(scores: list[Tensor], k: int) -> int:
+    """The ordered bits of the k-th smallest (from 1) of all entries: counts upper halves, then lower ones."""
+    upper = torch.zeros(1 << 16, dtype=torch.int64)
+    for score in scores:
+        upper += torch.bincount((_ordered_bits(score) >> 16).flatten() + (1 << 15), minlength=1 << 16).cpu()
+    bucket = int(torch.searchsorted(upper.cumsum(0), k))
+    k -= int(upper[:bucket].sum())
+    lower = torch.zeros(1 << 16, dtype=torch.int64)
+    for score in scores:
+        bits = _ordered_bits(score).flatten()
+        lower += torch.bincount(bits[(bits >> 16) + (1 << 15) == bucket] & 0xFFFF, minlength=1 << 16).cpu()
+    return ((bucket - (1 << 15)) << 16) + int(torch.searchsorted(lower.cumsum(0), k))

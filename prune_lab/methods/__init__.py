@@ -1,0 +1,1 @@
+"""Pruning methods: each is one file here and one YAML in ``conf/method``."""

@@ -1,0 +1,102 @@
+"""Where each model family keeps its blocks and weights. A new family is one row of ``FAMILIES``."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from prune_lab.errors import BadInput
+from prune_lab.models.view import Block, Site
+
+
+@dataclass(frozen=True)
+class Family:
+    """The paths of one family: ``blocks`` from the model, the rest from a block."""
+
+    blocks: str
+    attention: tuple[str, ...]  # the projections that read the block's input: three, or one fused
+    attention_out: str
+    up: str
+    down: str
+    gate: str | None = None
+    tuple_out: bool = False
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The paths of all weights, in the order of a forward pass."""
+        feed_forward = (self.gate, self.up, self.down) if self.gate else (self.up, self.down)
+        return (*self.attention, self.attention_out, *feed_forward)
+
+
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_LLAMA = Family("model.layers", _QKV, "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
+
+FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "opt": Family("model.decoder.layers", _QKV, "self_attn.out_proj", "fc1", "fc2"),
+    "gpt2": Family("transformer.h", ("attn.c_attn",), "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
+    "gpt_neo": Family(
+        "transformer.h",
+        ("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+        "attn.attention.out_proj",
+        "mlp.c_fc",
+        "mlp.c_proj",
+        tuple_out=True,
+    ),
+    "gpt_neox": Family(
+        "gpt_neox.layers", ("attention.query_key_value",), "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"
+    ),
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The row of a ``model_type``.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if model_type not in FAMILIES:
+        raise BadInput(
+            f"the model's family is {model_type!r}, which prune_lab does not know; it knows "
+            f"{', '.join(sorted(FAMILIES))}. A family is one row of FAMILIES in prune_lab/models/families.py."
+        )
+    return FAMILIES[model_type]
+
+
+def read_blocks(hf: PreTrainedModel) -> list[Block]:
+    """Reads the blocks and sites of a model.
+
+    Raises:
+        BadInput: the family is unknown, or a block holds a weight that no site covers.
+    """
+    family = family_of(hf.config.model_type)
+    return [
+        _read_block(index, f"{family.blocks}.{index}", module, family)
+        for index, module in enumerate(hf.get_submodule(family.blocks))
+    ]
+
+
+def _read_block(index: int, name: str, module: nn.Module, family: Family) -> Block:
+    linear = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    uncovered = [
+        path
+        for path, parameter in module.named_parameters()
+        if parameter.ndim >= 2 and path.removesuffix(".weight") not in set(family.sites) & set(linear)
+    ]
+    missing = [path for path in family.sites if path not in linear]
+    if uncovered or missing:
+        problem = (
+            f"does not cover {', '.join(uncovered)}" if uncovered else f"expects {', '.join(missing)}, which it lacks"
+        )
+        raise BadInput(
+            f"{name}: the family table {problem}. Pruning would silently skip weights "
+            "(fused experts of a mixture model are not supported), so it stops here."
+        )
+    return Block(
+        index, name, module, tuple(Site(f"{name}.{path}", linear[path]) for path in family.sites), family.tuple_out
+    )

@@ -1,0 +1,172 @@
+"""Loads a causal language model from a Hugging Face folder or from the hub."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from prune_lab.errors import BadInput, RunFailed
+from prune_lab.models.families import family_of
+from prune_lab.models.view import PrunableModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+REFERENCE = Path(__file__).parents[1] / "reference"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+@dataclass
+class Checkpoint:
+    """A model to load.
+
+    Args:
+        path: a folder in the Hugging Face format, or with ``kind=hub`` the name of a repository on the hub.
+        kind: ``local`` (a folder, checked before anything is loaded), ``reference`` (a folder shipped with prune_lab)
+            or ``hub`` (downloaded, or taken from the hub's local cache when offline).
+        revision: a branch, tag or commit on the hub.
+        dtype: type of the weights in memory; ``auto`` is that of the checkpoint.
+        trust_remote_code: whether code that comes with the checkpoint may run.
+        name: what tables call the model; by default the last part of the path.
+    """
+
+    path: str
+    kind: str = "local"
+    revision: str | None = None
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise BadInput(f"model.dtype={self.dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
+        if self.kind not in ("local", "reference", "hub"):
+            raise BadInput(f"model.kind={self.kind!r} is unknown; allowed: local, reference, hub")
+        if self.kind == "reference":
+            self.path = str(REFERENCE / self.path)
+        if self.kind != "hub":
+            _check_folder(Path(self.path))
+        self.name = self.name or Path(self.path).name
+
+    def load_config(self) -> PretrainedConfig:
+        """Loads the configuration alone, which tells vocabulary and positions.
+
+        Raises:
+            BadInput: it cannot be read, or the family is unknown.
+        """
+        try:
+            config = AutoConfig.from_pretrained(self.path, **self._where)
+        except Exception as error:  # the loaders raise a dozen kinds, from OSError to SafetensorError
+            raise BadInput(self._cannot_load("configuration", error)) from error
+        family_of(config.model_type)
+        return config
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Loads the tokenizer; ``None`` for a folder without one, which is enough for ``data=tokens``.
+
+        Raises:
+            BadInput: it cannot be read.
+        """
+        if self.kind != "hub" and not any((Path(self.path) / file).is_file() for file in _TOKENIZER_FILES):
+            return None
+        try:
+            return AutoTokenizer.from_pretrained(self.path, **self._where)
+        except Exception as error:
+            raise BadInput(self._cannot_load("tokenizer", error)) from error
+
+    def load(self, tokenizer: PreTrainedTokenizerBase | None = None) -> PrunableModel:
+        """Loads the model onto the host.
+
+        Raises:
+            BadInput: the checkpoint cannot be read, is incomplete, or its family is unknown or not covered.
+            RunFailed: a weight is not finite.
+        """
+        config = self.load_config()
+        try:
+            hf, report = AutoModelForCausalLM.from_pretrained(
+                self.path,
+                config=config,
+                dtype=DTYPES[self.dtype],
+                output_loading_info=True,
+                use_safetensors=True,
+                **self._where,
+            )
+        except Exception as error:
+            raise BadInput(self._cannot_load("checkpoint", error)) from error
+        _check_weights(hf, report, self.path)
+        model = PrunableModel(hf, tokenizer, str(self.name))
+        _ = model.blocks  # a model that the family table does not cover stops here
+        return model
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    def _cannot_load(self, what: str, error: Exception) -> str:
+        return f"model.path={self.path}: cannot load the {what}: {_first_line(error)}. {self._remedy()}"
+
+    def _remedy(self) -> str:
+        if self.kind == "hub":
+            return "Check the name and the network, or download the folder and use model=local model.path=DIR."
+        return "A folder needs a config.json and complete *.safetensors files, as save_pretrained writes them."
+
+
+def _check_folder(folder: Path) -> None:
+    """What can be told of a folder without reading a weight."""
+    if not folder.is_dir():
+        raise BadInput(f"model.path={folder}: there is no such folder; give one in the Hugging Face format")
+    config = _read_json(folder, "config.json")
+    family_of(str(config.get("model_type")))
+    if not any(folder.glob("*.safetensors")):
+        raise BadInput(
+            f"model.path={folder}: there is no *.safetensors file; weights are read as safetensors only. "
+            "Convert older checkpoints with AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)."
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(_read_json(folder, index.name).get("weight_map", {}).values())
+        missing = sorted(file for file in wanted if not (folder / file).is_file())
+        if missing:
+            raise BadInput(
+                f"model.path={folder}: {', '.join(missing)} named in {index.name} is missing; copy the folder again"
+            )
+
+
+def _read_json(folder: Path, file: str) -> dict[str, Any]:
+    try:
+        value = json.loads((folder / file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"model.path={folder}: there is no readable {file} ({error.strerror})") from error
+    except ValueError as error:
+        raise BadInput(f"model.path={folder}: {file} is not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"model.path={folder}: {file} holds no JSON object; copy the folder again")
+    return value
+
+
+def _check_weights(hf: torch.nn.Module, report: dict[str, Any], path: str) -> None:
+    missing = sorted(report.get("missing_keys", ()))
+    mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
+    if missing or mismatched:
+        raise BadInput(
+            f"model.path={path}: the checkpoint is incomplete: {_some(missing + mismatched)} missing or of another "
+            "shape. Such weights would start at random; copy the folder again."
+        )
+    for name, tensor in hf.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise RunFailed(f"model.path={path}: {name} holds NaN or infinite values; the checkpoint is damaged")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,136 @@
+"""What a pruning method sees of a model: its blocks, and the weight matrices in them.
+
+Every weight is shown as ``(out, in)``, whatever the layer stores (GPT-2's ``Conv1D`` stores ``(in, out)``).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from prune_lab.errors import RunFailed
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One prunable weight matrix: ``name`` is the path of its layer in the model."""
+
+    name: str
+    module: nn.Linear | Conv1D
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, ``(out, in)``; a view of the parameter."""
+        weight = self.module.weight.detach()
+        return weight.T if isinstance(self.module, Conv1D) else weight
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(out, in)``."""
+        out_features, in_features = self.weight.shape
+        return out_features, in_features
+
+    @torch.no_grad()
+    def write(self, weight: Tensor) -> None:
+        """Copies ``weight``, ``(out, in)`` of any float type, into the parameter; casts to its type.
+
+        Raises:
+            RunFailed: a value is not finite in the type of the parameter.
+        """
+        cast = weight.to(self.module.weight.dtype)
+        if not bool(torch.isfinite(cast.sum(dtype=torch.float32))):
+            raise RunFailed(
+                f"{self.name}: the pruned weight has NaN or infinite values; use a larger model.dtype or more damping"
+            )
+        self.weight.copy_(cast)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One transformer block: ``sites`` in the order in which a forward pass reaches them."""
+
+    index: int
+    name: str
+    module: nn.Module
+    sites: tuple[Site, ...]
+    tuple_out: bool = False  # the block returns (hidden, ...), not hidden
+
+    def hidden(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """The hidden state in what the block returned."""
+        return output[0] if self.tuple_out else output
+
+
+def seqlen_limit_of(config: PretrainedConfig) -> int:
+    """The longest sequence that a configuration has positions for."""
+    return int(config.get_text_config().max_position_embeddings)
+
+
+class PrunableModel:
+    """A causal language model seen as blocks and sites.
+
+    Args:
+        hf: the model, on the host, in evaluation mode.
+        tokenizer: its tokenizer; ``None`` for a model that is fed token arrays only.
+        name: what a reader calls it.
+
+    Raises:
+        BadInput: the family is unknown, or a block holds weights that no site covers (on reading ``blocks``).
+    """
+
+    def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, name: str = "model"):
+        self.hf = hf.eval().requires_grad_(False)
+        self.hf.config.use_cache = False  # a cache kept between calls would let one sample attend to another
+        self.tokenizer = tokenizer
+        self.name = name
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The blocks, first to last."""
+        from prune_lab.models.families import read_blocks
+
+        return read_blocks(self.hf)
+
+    @property
+    def sites(self) -> Iterator[Site]:
+        """Every site, block by block."""
+        for block in self.blocks:
+            yield from block.sites
+
+    @property
+    def seqlen_limit(self) -> int:
+        """The longest sequence the model has positions for."""
+        return seqlen_limit_of(self.hf.config)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of token ids that have an embedding."""
+        return self.hf.get_input_embeddings().num_embeddings
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.hf.dtype
+
+    def fingerprint(self) -> str:
+        """A SHA-256 over the configuration and every weight: equal only for models that compute the same."""
+        digest = hashlib.sha256(json.dumps(self.hf.config.to_diff_dict(), sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.hf.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @contextmanager
+    def placed(self, device: torch.device) -> Iterator[PreTrainedModel]:
+        """The whole model on ``device``, and back on the host afterwards."""
+        self.hf.to(device)
+        try:
+            yield self.hf
+        finally:
+            self.hf.to("cpu")

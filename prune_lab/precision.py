@@ -1,0 +1,44 @@
+"""Lets a half-precision block compute in float32 for a while, where the processor is slow at half precision.
+
+Without tile instructions (AMX), a CPU multiplies bfloat16 and float16 matrices at about half its rate for float32.
+Statistics are accumulated in float32 anyway, so passes that only collect them run faster, and no less exactly, on
+widened weights.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def is_slow_at(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products in ``dtype`` are slower than in float32; depends on the kind of processor only."""
+    return device.type == "cpu" and dtype in _HALF and not torch.cpu._is_amx_tile_supported()
+
+
+@contextmanager
+def widened(module: nn.Module) -> Iterator[None]:
+    """Half-precision parameters and buffers of ``module`` are float32 inside; afterwards they are what they were."""
+    kept = [(tensor, tensor.data) for tensor in (*module.parameters(), *module.buffers()) if tensor.dtype in _HALF]
+    try:
+        for tensor, data in kept:
+            tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
+
+
+def widen(value: Any) -> Any:
+    """``value`` with half-precision tensors in it, also in tuples and dicts, in float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in _HALF else value
+    if isinstance(value, tuple):
+        return tuple(widen(item) for item in value)
+    if isinstance(value, dict):
+        return {key: widen(item) for key, item in value.items()}
+    return value

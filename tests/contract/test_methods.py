@@ -1,0 +1,101 @@
+"""What every method in ``conf/method`` promises, on every family of models."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from prune_lab.__main__ import conf_folder
+from prune_lab.calibration import Calibration
+from prune_lab.masks import Masks, count_dropped
+from prune_lab.methods.base import Method
+from prune_lab.models.view import PrunableModel
+from prune_lab.target import Target
+
+YAMLS = sorted((conf_folder() / "method").glob("*.yaml"))
+TARGETS = {
+    "half": Target(level=0.5),
+    "uneven": Target(level=0.29, layers=[1, 3]),
+    "2:4": Target("2:4"),
+}
+
+
+@pytest.fixture(params=YAMLS, ids=lambda path: path.stem)
+def method(request: pytest.FixtureRequest) -> Method:
+    path: Path = request.param
+    return instantiate(OmegaConf.load(path))
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    return TARGETS[request.param]
+
+
+def prune(model: PrunableModel, method: Method, target: Target, tokens: Tensor) -> tuple[Masks, Calibration]:
+    calibration = Calibration(tokens, batch_size=4, seed=0)
+    method.check(target)
+    target.check(model)
+    return method.prune(model, calibration, target), calibration
+
+
+def weights(model: PrunableModel) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
+
+
+def test_there_are_methods_to_test():
+    assert {"dense", "random", "magnitude", "wanda", "sparsegpt"} <= {path.stem for path in YAMLS}
+
+
+def test_a_method_keeps_its_promises(
+    tiny_model: Callable[..., PrunableModel], family: str, method: Method, target: Target, random_tokens: Callable[..., Tensor]
+):
+    model, tokens = tiny_model(family), random_tokens(6, 16)
+    before = weights(model)
+    masks, calibration = prune(model, method, target, tokens)
+    sites = target.sites(model)
+    if type(method).__name__ == "Dense":
+        assert masks == {}
+        assert calibration.rows == []
+        sites = []
+    assert list(masks) == [site.name for site in sites]
+    for site in sites:
+        keep = masks[site.name]
+        assert (keep.dtype, keep.device.type, tuple(keep.shape)) == (torch.bool, "cpu", site.shape)
+        assert torch.equal(keep, site.weight != 0)
+    assert_sparsity(masks, target)
+    rows = {row.name: row for row in calibration.rows}
+    assert list(rows) == [site.name for site in sites]
+    for name, row in rows.items():
+        assert row.shape == tuple(masks[name].shape)
+        assert row.sparsity == pytest.approx(float((~masks[name]).float().mean()), abs=1e-6)
+        assert 0 < row.error < 2
+        assert row.seconds >= 0
+    assert_the_rest_is_unchanged(model, before, {f"{name}.weight" for name in masks})
+    assert torch.isfinite(model.hf(tokens).logits).all()
+    assert_same_again(model, tiny_model(family), method, target, tokens)
+
+
+def assert_sparsity(masks: Masks, target: Target) -> None:
+    """``floor(s n)`` go, ``n`` being the weights of a row, of a layer or of the model."""
+    if target.n_of_m:
+        n, m = target.n_of_m
+        assert all((keep.unflatten(1, (-1, m)).sum(-1) == n).all() for keep in masks.values())
+        return
+    dropped = sum(int((~keep).sum()) for keep in masks.values())
+    least = sum(keep.shape[0] * count_dropped(target.sparsity, keep.shape[1]) for keep in masks.values())
+    assert least <= dropped <= count_dropped(target.sparsity, sum(keep.numel() for keep in masks.values()))
+
+
+def assert_the_rest_is_unchanged(model: PrunableModel, before: dict[str, Tensor], pruned: set[str]) -> None:
+    for name, tensor in model.hf.state_dict().items():
+        assert torch.equal(tensor, before[name]) is (name not in pruned), name
+
+
+def assert_same_again(model: PrunableModel, fresh: PrunableModel, method: Method, target: Target, tokens: Tensor) -> None:
+    prune(fresh, method, target, tokens)
+    for name, tensor in fresh.hf.state_dict().items():
+        assert torch.equal(tensor, model.hf.state_dict()[name]), name

@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from prune_lab.calibration import Calibration
+from prune_lab.methods.dense import Dense
+from prune_lab.methods.magnitude import Magnitude
+from prune_lab.methods.random import Random
+from prune_lab.methods.sparsegpt import SparseGPT
+from prune_lab.methods.wanda import Wanda
+from prune_lab.target import Target
+
+METHODS = [Magnitude(), Magnitude("row"), Random(), Wanda(), SparseGPT()]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_blocks_outside_the_range_are_left_bit_for_bit(tiny_model, random_tokens, method):
+    model = tiny_model("llama")
+    before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
+    calibration = Calibration(random_tokens(4, 16), batch_size=3)
+    masks = method.prune(model, calibration, Target(level=0.5, layers=[1, 2]))
+    pruned = {site.name for site in model.blocks[1].sites}
+    assert set(masks) == pruned == {row.name for row in calibration.rows}
+    for name, tensor in model.hf.state_dict().items():
+        changed = name.removesuffix(".weight") in pruned
+        assert torch.equal(tensor, before[name]) is not changed, name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_half_precision_models_are_pruned_in_their_own_type(tiny_model, random_tokens, method, dtype):
+    model = tiny_model("qwen3", dtype)
+    masks = method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5))
+    for site in model.sites:
+        assert site.weight.dtype == dtype
+        assert not site.weight[~masks[site.name]].any()
+        assert int((~masks[site.name]).sum()) == masks[site.name].numel() // 2
+    assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
+
+
+@pytest.mark.parametrize("pattern", ["1:2", "1:4", "3:4", "6:8", "7:16"])
+@pytest.mark.parametrize("method", [Magnitude(), Random(), Wanda(), SparseGPT(), SparseGPT(block_size=20)], ids=repr)
+def test_any_pattern_that_divides_is_obeyed_in_every_group(tiny_model, random_tokens, method, pattern):
+    target = Target(pattern)
+    n, m = target.n_of_m
+    masks = method.prune(tiny_model("opt"), Calibration(random_tokens(4, 16)), target)
+    assert len(masks) == 18
+    for mask in masks.values():
+        assert (mask.unflatten(1, (-1, m)).sum(-1) == n).all()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_budget_is_obeyed_by_name(tiny_model, random_tokens, method):
+    model = tiny_model("opt")
+    name = model.blocks[1].sites[2].name
+    masks = method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5, budget={name: 0.25}))
+    for site, mask in masks.items():
+        assert int((~mask).sum()) == mask.numel() // (4 if site == name else 2)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_level_zero_changes_nothing_beyond_rounding(tiny_model, random_tokens, method):
+    model = tiny_model("opt")
+    dense = {site.name: site.weight.clone() for site in model.sites}
+    masks = method.prune(model, Calibration(random_tokens(8, 16)), Target(level=0.0))
+    for site in model.sites:
+        assert masks[site.name].all()
+        torch.testing.assert_close(site.weight, dense[site.name], rtol=1e-4, atol=1e-5)
+
+
+def test_dense_prunes_nothing(tiny_model, random_tokens):
+    model = tiny_model("opt")
+    before = model.fingerprint()
+    assert Dense().prune(model, Calibration(random_tokens(2, 8)), Target(level=0.9)) == {}
+    assert model.fingerprint() == before

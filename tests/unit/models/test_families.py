@@ -1,0 +1,56 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, MixtralConfig
+
+from prune_lab.errors import BadInput
+from prune_lab.models.families import FAMILIES, Family, family_of
+from prune_lab.models.view import PrunableModel
+
+
+def test_an_unknown_family_is_refused_with_those_that_are_known():
+    with pytest.raises(BadInput, match=r"'bert'.*gpt2.*llama.*FAMILIES"):
+        family_of("bert")
+    config = BertConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, is_decoder=True)
+    with pytest.raises(BadInput, match="'bert'"):
+        _ = PrunableModel(BertLMHeadModel(config)).blocks
+
+
+def test_fused_experts_stop_with_an_error_that_says_so(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "mixtral", FAMILIES["mistral"])
+    config = MixtralConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        num_local_experts=2, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    with pytest.raises(BadInput, match=r"model\.layers\.0: .*does not cover mlp.*fused experts"):
+        _ = PrunableModel(AutoModelForCausalLM.from_config(config)).blocks
+
+
+def test_a_path_that_the_block_lacks_is_named(monkeypatch, tiny_model):
+    model = tiny_model("gpt2")
+    row = FAMILIES["gpt2"]
+    monkeypatch.setitem(FAMILIES, "gpt2", Family(row.blocks, ("attn.qkv", *row.attention), row.attention_out, row.up, row.down))
+    with pytest.raises(BadInput, match=r"transformer\.h\.0: the family table expects attn\.qkv"):
+        _ = model.blocks
+
+
+def test_every_matrix_of_a_block_is_a_site_seen_as_out_by_in(tiny_model, family):
+    model = tiny_model(family)
+    assert [block.index for block in model.blocks] == [0, 1, 2]
+    for block in model.blocks:
+        matrices = sum(parameter.numel() for parameter in block.module.parameters() if parameter.ndim >= 2)
+        assert sum(site.weight.numel() for site in block.sites) == matrices
+        for site in block.sites:
+            x = torch.randn(2, site.shape[1])
+            bias = site.module.bias if getattr(site.module, "bias", None) is not None else 0
+            torch.testing.assert_close(site.module(x), x @ site.weight.T + bias)
+            assert model.hf.get_submodule(site.name) is site.module
+
+
+def test_sites_come_in_the_order_of_a_forward_pass(tiny_model, family, random_tokens):
+    model = tiny_model(family)
+    reached: list[str] = []
+    for site in model.sites:
+        site.module.register_forward_pre_hook(lambda *_, name=site.name: reached.append(name))
+    with torch.no_grad():
+        model.hf(random_tokens(1, 8))
+    assert reached == [site.name for site in model.sites]

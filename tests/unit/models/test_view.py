@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from prune_lab.errors import RunFailed
+
+
+def test_a_weight_is_written_in_place_and_cast(tiny_model):
+    site = tiny_model("gpt2", torch.bfloat16).blocks[0].sites[0]  # stored as (in, out)
+    parameter = site.module.weight
+    values = torch.arange(site.weight.numel()).view(site.shape).float()
+    site.write(values)
+    assert site.module.weight is parameter
+    assert torch.equal(parameter, values.T.bfloat16())
+    assert site.shape == (96, 32)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_not_written(tiny_model, value):
+    site = tiny_model("opt").blocks[0].sites[0]
+    before, wrong = site.weight.clone(), site.weight.clone()
+    wrong[0, 0] = value
+    with pytest.raises(RunFailed, match=r"layers\.0\.self_attn\.q_proj"):
+        site.write(wrong)
+    assert torch.equal(site.weight, before)
+
+
+def test_a_weight_that_overflows_the_type_of_the_parameter_is_not_written(tiny_model):
+    site = tiny_model("opt", torch.float16).blocks[0].sites[0]
+    wrong = site.weight.float()
+    wrong[0, 0] = 1e5
+    with pytest.raises(RunFailed, match=r"model\.dtype"):
+        site.write(wrong)
+
+
+def test_the_fingerprint_tells_models_apart_by_what_they_compute(tiny_model):
+    model, twin = tiny_model("opt"), tiny_model("opt")
+    assert model.fingerprint() == twin.fingerprint()
+    assert tiny_model("opt", seed=1).fingerprint() != model.fingerprint()
+    assert tiny_model("opt", torch.bfloat16).fingerprint() != model.fingerprint()
+    twin.blocks[2].sites[-1].weight[0, 0] += 1e-3
+    assert twin.fingerprint() != model.fingerprint()
+
+
+def test_the_limits_of_a_model_are_read_from_it(tiny_model, family):
+    model = tiny_model(family)
+    assert (model.vocab_size, model.seqlen_limit, model.dtype) == (64, 64, torch.float32)
+    assert not model.hf.training
+
+
+def test_a_placed_model_comes_back_even_after_a_failure(tiny_model):
+    model = tiny_model("opt")
+    with pytest.raises(ZeroDivisionError), model.placed(torch.device("cpu")) as hf:
+        assert hf is model.hf
+        _ = 1 / 0
+    assert {parameter.device.type for parameter in model.hf.parameters()} == {"cpu"}
