@@ -1,0 +1,95 @@
+"""The command ``prune-lab``: one run, or with ``-m`` a sweep."""
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from prune_lab.errors import BadInput, RunFailed
+
+log = logging.getLogger(__name__)
+
+
+def conf_folder() -> Path:
+    """The configuration folder: inside the installed package, or at the top of the checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+def run_job(cfg: DictConfig) -> float | None:
+    """Runs one job and returns the objective, which sweepers read."""
+    from prune_lab.runner import execute  # slow to import, and not needed for --help
+    from prune_lab.summary import print_summary
+
+    quiet_libraries()
+    hydra_config = HydraConfig.get()
+    sweep = hydra_config.mode == RunMode.MULTIRUN
+    folder = Path(hydra_config.runtime.output_dir)
+    try:
+        record = execute(cfg, folder, group=Path(hydra_config.sweep.dir).name if sweep else None)
+    except Exception as error:
+        if sweep:  # the others go on; the command ends with the first of these errors
+            log.error("job %s (%s) failed: %s", hydra_config.job.num, hydra_config.job.override_dirname, error)
+        raise
+    print_summary(record, folder)
+    objective = record["metrics"].get(cfg.objective)
+    if objective is None and sweep:
+        log.warning("objective=%s was not measured by this job", cfg.objective)
+    return objective
+
+
+def main() -> None:
+    """Runs the command and exits with its status: 0 done, 1 a run failed, 2 bad input."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
+    try:
+        run_job()
+    except (BadInput, HydraException, OmegaConfBaseException) as error:
+        _fail(error, 2, wants_traceback)
+    except RunFailed as error:
+        _fail(error, 1, wants_traceback)
+    except OSError as error:
+        if not _is_about_run_folder(error):
+            raise
+        _fail(BadInput(f"the run folder cannot be written: {error}; set hydra.run.dir=DIR"), 2, wants_traceback)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(error: BaseException, status: int, wants_traceback: bool) -> None:
+    if wants_traceback:
+        traceback.print_exception(error)
+    cause = error.__cause__
+    detail = (
+        f"\n{cause}" if isinstance(error, HydraException) and cause is not None and str(cause) not in str(error) else ""
+    )
+    sys.stderr.write(f"prune-lab: {error}{detail}\n")
+    sys.exit(status)
+
+
+def _is_about_run_folder(error: OSError) -> bool:
+    """Whether Hydra failed to make the folder: no frame of a run is in the traceback."""
+    return not any(frame.name == "execute" for frame in traceback.extract_tb(error.__traceback__))
+
+
+def quiet_libraries() -> None:
+    """Progress of our own takes the place of the libraries' bars and notices."""
+    from datasets.utils.logging import disable_progress_bar
+    from transformers.utils import logging as transformers_logging
+
+    disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+if __name__ == "__main__":
+    main()

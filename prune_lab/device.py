@@ -1,0 +1,61 @@
+"""Which device a run computes on, and the memory it takes there."""
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from prune_lab.errors import BadInput
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is the first GPU if there is one.
+
+    Raises:
+        BadInput: the name is unknown, or there is no such device.
+    """
+    kind, _, index = str(name).partition(":")
+    if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdigit()):
+        raise BadInput(f"device={name!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise BadInput(
+            f"device={name}: torch {torch.__version__} finds no CUDA device here; use device=cpu or device=auto"
+        )
+    if int(index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"device={name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    return torch.device("cuda", int(index or 0))
+
+
+def watch_peak_memory(device: torch.device) -> Callable[[], float]:
+    """Starts to watch; what it returns gives the peak since then, in MB (10^6 bytes).
+
+    On a GPU it is what torch allocated there. On a CPU it is the resident memory of the process, with the model in it;
+    where the system cannot start a new peak (outside Linux), it is the peak of the process's whole life.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return lambda: torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        _CLEAR.write_text("5")  # resets the peak of the resident set, see proc(5)
+    except OSError:
+        return _lifetime_peak
+    return _resident_peak
+
+
+def _resident_peak() -> float:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return _lifetime_peak()
+
+
+def _lifetime_peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

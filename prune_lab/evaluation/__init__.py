@@ -1,0 +1,1 @@
+"""Evaluations of a model, dense or pruned: perplexity, zero-shot tasks, size."""

@@ -1,0 +1,144 @@
+"""The harness' adapter for models in memory, with own scoring of answers. Importing this imports the harness."""
+
+import copy
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prune_lab.errors import RunFailed
+from prune_lab.progress import track
+
+TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
+LOGIT_BYTES = 2**30
+OTHER_BATCH = 16
+"""Requests per pass where the harness itself makes the batches: generation."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """An answer to score: its tokens, which follow the first `start` tokens of a row."""
+
+    number: int
+    start: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A sequence to run, and the answers that can be read from it."""
+
+    tokens: tuple[int, ...]
+    answers: list[_Answer]
+
+
+class HarnessModel(HFLM):
+    """Scores answers in float32, and stops where the harness would go on with numbers that mean nothing.
+
+    The scores are those of the harness. They come faster: a sequence that begins another one is not run by itself
+    (questions whose choices are single tokens need one pass, not four), and logits are made from the first answer on.
+
+    Args:
+        hf: The model, on the device to compute on.
+        tokenizer: Its tokenizer; a copy is used, since the harness sets the padding token.
+        rows: Sequences per forward pass; None for as many as make up 2048 tokens on a CPU, 16384 on a GPU, or logits
+            of a GiB.
+        max_length: Tokens that the model may see at once; longer requests lose their beginning.
+
+    Attributes:
+        truncated: How many requests lost their beginning.
+    """
+
+    def __init__(
+        self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, rows: int | None = None, max_length: int
+    ):
+        no_prefix = tokenizer.bos_token_id is None and tokenizer.eos_token_id is None
+        super().__init__(
+            pretrained=hf,
+            tokenizer=copy.deepcopy(tokenizer),
+            batch_size=rows or OTHER_BATCH,
+            max_length=max_length,
+            prefix_token_id=0 if no_prefix else None,
+        )
+        self.truncated = 0
+        self._rows = rows
+        self._keeps = "logits_to_keep" in inspect.signature(hf.forward).parameters
+
+    @torch.inference_mode()
+    def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        """Score `(texts, context, continuation)` requests, the latter two as tokens.
+
+        Returns:
+            The log-probability in nats of each continuation, and whether each of its tokens is the likeliest.
+        """
+        rows = _share([self._row(number, *request[1:]) for number, request in enumerate(requests)])
+        results: dict[int, tuple[float, bool]] = {}
+        passes = list(self._passes(rows))
+        for batch in track(passes, len(passes), "answers"):
+            results.update(self._score(batch))
+        return [results[number] for number in range(len(requests))]
+
+    def _row(self, number: int, context: Sequence[int], continuation: Sequence[int]) -> _Row:
+        if len(continuation) > self.max_length:
+            raise RunFailed(
+                f"an answer of {len(continuation)} tokens does not fit into the {self.max_length} that the model may "
+                "see; leave that task out (evaluate.tasks) or raise evaluate.max_length as far as the model goes"
+            )
+        tokens = tuple(context) + tuple(continuation)
+        self.truncated += len(tokens) > self.max_length + 1
+        tokens = tokens[-(self.max_length + 1) :]
+        return _Row(tokens[:-1], [_Answer(number, len(tokens) - len(continuation), tuple(continuation))])
+
+    def _passes(self, rows: list[_Row]) -> Iterator[list[_Row]]:
+        """Batches of rows of like length, the longest first, so that a lack of memory shows at once."""
+        budget = min(
+            TOKENS_PER_PASS.get(self.device.type, 16384),
+            LOGIT_BYTES // (self.model.get_input_embeddings().num_embeddings * 4),
+        )
+        rows = sorted(rows, key=lambda row: len(row.tokens), reverse=True)
+        start = 0
+        while start < len(rows):
+            end = start + (self._rows or max(1, budget // len(rows[start].tokens)))
+            yield rows[start:end]
+            start = end
+
+    def _score(self, rows: list[_Row]) -> Iterator[tuple[int, tuple[float, bool]]]:
+        length = len(rows[0].tokens)
+        # What is padded at the end is seen by nothing before it.
+        padded = torch.tensor([row.tokens + (0,) * (length - len(row.tokens)) for row in rows], device=self.device)
+        first = min(answer.start for row in rows for answer in row.answers) - 1  # predicts the first token of an answer
+        keep = {"logits_to_keep": length - first} if self._keeps else {}
+        logits = self.model(input_ids=padded, use_cache=False, **keep).logits[:, first - length :]
+        for row, row_logits in zip(rows, logits, strict=True):
+            for answer in row.answers:
+                begin = answer.start - 1 - first
+                yield answer.number, _log_probability(row_logits[begin : begin + len(answer.tokens)], answer.tokens)
+
+
+def _log_probability(logits: Tensor, tokens: Sequence[int]) -> tuple[float, bool]:
+    wanted = torch.tensor(tokens, device=logits.device)
+    chosen = logits.float().log_softmax(dim=-1).gather(1, wanted[:, None]).sum()
+    total, greedy = chosen.item(), bool((logits.argmax(dim=-1) == wanted).all())
+    if not math.isfinite(total):
+        raise RunFailed(
+            f"the log-probability of an answer is {total}: the model overflows; use a larger model.dtype (bfloat16 or "
+            "float32 for float16), or prune less"
+        )
+    return total, greedy
+
+
+def _share(rows: Sequence[_Row]) -> list[_Row]:
+    """Drop each row that another one begins with; its answers are read from the longer one."""
+    shared: list[_Row] = []
+    for row in sorted(rows, key=lambda row: row.tokens, reverse=True):  # what begins with a row comes right before it
+        if shared and shared[-1].tokens[: len(row.tokens)] == row.tokens:
+            shared[-1].answers.extend(row.answers)
+        else:
+            shared.append(_Row(row.tokens, list(row.answers)))
+    return shared

@@ -1,0 +1,134 @@
+"""Perplexity as the pruning papers define it."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from prune_lab.errors import BadInput, RunFailed
+from prune_lab.evaluation.base import Evaluation, Scores, Subject
+from prune_lab.evaluation.keys import tensor_digest
+from prune_lab.progress import track
+
+DEFINITION = "exp of the mean over non-overlapping windows of the mean cross-entropy of the seqlen - 1 next tokens"
+TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
+LOGIT_BYTES = 2**30
+"""The logits of one forward pass take at most this much, unless those of one window alone take more."""
+LOSS_BYTES = 2**26
+"""The float32 copy of logits that a cross-entropy needs takes at most this much."""
+
+
+@dataclass
+class Perplexity(Evaluation):
+    """Perplexity on the evaluation tokens of the data, one window at a time without context from the one before.
+
+    Args:
+        batch_size: Windows per forward pass; None picks about 2048 tokens on a CPU and 16384 on a GPU, fewer where the
+            vocabulary is so large that the logits would take more than a GiB.
+
+    Source: the protocol of SparseGPT and Wanda. Their code multiplies each window's mean over `seqlen - 1` tokens by
+    `seqlen` and divides by the total, which is the same mean.
+    """
+
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise BadInput(
+                f"evaluate.batch_size={self.batch_size} is not a number of windows; give at least 1, or null"
+            )
+
+    def key(self, subject: Subject) -> dict[str, object]:
+        """The tokens and what is reported about them."""
+        data = subject.data
+        return {
+            **asdict(self),
+            "definition": DEFINITION,
+            "tokens": tensor_digest(data.evaluation),
+            "bytes": data.evaluation_bytes,
+            "source": data.protocol.get("evaluation"),
+        }
+
+    def __call__(self, subject: Subject) -> Scores:
+        """Measure `perplexity`, and `bits_per_byte` where it is known how many bytes the windows cover.
+
+        Raises:
+            BadInput: There is no window, or a window is too short or too long for the model.
+            RunFailed: The loss of a window is not finite.
+        """
+        windows = subject.data.evaluation
+        _check(windows, subject.model.seqlen_limit)
+        with subject.model.placed(subject.device) as hf:
+            batch = self.batch_size or _batch_size(hf, windows.shape[1], subject.model.vocab_size)
+            losses = window_losses(hf, windows, batch)
+        mean = losses.mean().item()
+        metrics = {"perplexity": math.exp(mean) if mean < 700 else math.inf}
+        if subject.data.evaluation_bytes:
+            # The first token of a window is predicted by nothing; it counts at the mean of the others.
+            metrics["bits_per_byte"] = mean * windows.numel() / math.log(2) / subject.data.evaluation_bytes
+        protocol = {
+            "definition": DEFINITION,
+            "windows": windows.shape[0],
+            "seqlen": windows.shape[1],
+            "dtype": str(subject.model.hf.dtype).removeprefix("torch."),
+            "text": subject.data.protocol.get("evaluation"),
+        }
+        return Scores(metrics, protocol)
+
+
+@torch.inference_mode()
+def window_losses(hf: PreTrainedModel, windows: Tensor, batch_size: int) -> Tensor:
+    """The mean next-token cross-entropy of each window in nats, float64 `(windows,)` on the host.
+
+    Args:
+        hf: A causal language model, anywhere.
+        windows: `(windows, seqlen)` int64, on the host.
+        batch_size: Windows per forward pass.
+
+    Raises:
+        RunFailed: A loss is not finite.
+    """
+    means: list[Tensor] = []
+    batches = windows.split(batch_size)
+    for batch in track(batches, len(batches), "perplexity"):
+        tokens = batch.to(hf.device)
+        logits = hf(input_ids=tokens, use_cache=False).logits  # (batch, seqlen, vocab)
+        for window, (window_logits, targets) in enumerate(zip(logits, tokens, strict=True), start=len(means)):
+            mean = _mean_loss(window_logits[:-1], targets[1:]).cpu()
+            if not math.isfinite(mean.item()):
+                raise RunFailed(
+                    f"the loss of evaluation window {window} (of {len(windows)}, counted from 0) is {mean.item()}: the "
+                    "model overflows there; use a larger model.dtype (bfloat16 or float32 for float16), or prune less"
+                )
+            means.append(mean)
+    return torch.stack(means)
+
+
+def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean cross-entropy in float64 of `(tokens, vocab)` logits of any float type, a few rows at a time."""
+    rows = max(1, LOSS_BYTES // (4 * logits.shape[-1]))
+    total = torch.zeros((), dtype=torch.float64, device=logits.device)
+    for some, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
+        total += functional.cross_entropy(some.float(), wanted, reduction="none").sum(dtype=torch.float64)
+    return total / len(targets)
+
+
+def _batch_size(hf: PreTrainedModel, seqlen: int, vocab_size: int) -> int:
+    tokens = min(TOKENS_PER_PASS.get(hf.device.type, 16384), LOGIT_BYTES // (vocab_size * hf.dtype.itemsize))
+    return max(1, tokens // seqlen)
+
+
+def _check(windows: Tensor, limit: int) -> None:
+    if windows.ndim != 2 or windows.shape[0] == 0 or windows.shape[1] < 2:
+        raise BadInput(
+            f"data.evaluation has the shape {tuple(windows.shape)}; perplexity needs (windows, seqlen) with at least "
+            "one window of at least two tokens: give more text or a smaller data.seqlen"
+        )
+    if windows.shape[1] > limit:
+        raise BadInput(
+            f"data.evaluation has windows of {windows.shape[1]} tokens, the model has {limit} positions; "
+            "lower data.seqlen"
+        )

@@ -1,0 +1,94 @@
+"""The command ``prune-lab-table``: runs the cells of a table that have no result yet, then writes the table."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from prune_lab.__main__ import conf_folder, quiet_libraries
+from prune_lab.errors import BadInput
+from prune_lab.report.render import write_report
+from prune_lab.report.spec import Cell, TableSpec, read_table
+
+log = logging.getLogger(__name__)
+
+_EXAMPLES = """examples:
+  prune-lab-table reference                                   run what is missing, write results/
+  prune-lab-table reference model=reference_llama seed=0      one model, one seed
+  prune-lab-table reference --results my/results data.samples=16
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line and exits with 0 (done), 1 (a run failed) or 2 (bad input)."""
+    parser = argparse.ArgumentParser(
+        "prune-lab-table", description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="a file of conf/table, without .yaml")
+    parser.add_argument(
+        "overrides", nargs="*", help="KEY=VALUE: replaces the values of a row key, or goes to every run"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("outputs/tables"), help="where run folders are (%(default)s)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where tables go (%(default)s)")
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    quiet_libraries()
+    try:
+        spec = read_table(conf_folder() / "table", parsed.name, parsed.overrides)
+        records, failed = run_cells(spec, parsed.runs)
+    except (BadInput, HydraException, OmegaConfBaseException) as error:
+        sys.stderr.write(f"prune-lab-table: {error}\n")
+        sys.exit(2)
+    if records:
+        sys.stdout.write(write_report(spec, records, parsed.results))
+    sys.exit(1 if failed else 0)
+
+
+def run_cells(spec: TableSpec, folder: Path) -> tuple[list[tuple[Cell, dict[str, Any]]], int]:
+    """Runs every cell without a finished record; one that fails does not stop the others.
+
+    Returns:
+        The finished cells with their records, and how many failed.
+
+    Raises:
+        BadInput: the settings of a cell cannot be used; found before the first run.
+    """
+    from prune_lab.runner import execute
+    from prune_lab.settings import check_settings, run_key
+
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        configs = [(cell, compose("config", list(cell.overrides))) for cell in spec.cells()]
+    folders = [folder / run_key(check_settings(cfg))[:20] for _, cfg in configs]
+    records, failed = [], 0
+    for number, ((cell, cfg), run_folder) in enumerate(zip(configs, folders, strict=True), start=1):
+        record = _finished(run_folder)
+        if record is None:
+            log.info("%d of %d: %s, %s, seed %d", number, len(configs), ", ".join(cell.row), cell.column, cell.seed)
+            try:
+                record = execute(cfg, run_folder, group=spec.name)
+            except Exception as error:
+                log.error("failed: %s", error)
+                failed += 1
+                continue
+        records.append((cell, record))
+    return records, failed
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The record of a run that finished; ``None`` otherwise."""
+    try:
+        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if record.get("status") == "finished" else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Checks a composed configuration before anything is made from it, and says which run it describes.
+
+Hydra refuses unknown keys on the command line, but not in an experiment file; and it stops at the first mistake when it
+instantiates. Here every mistake is found and told at once.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from prune_lab.errors import BadInput
+
+_TRUSTED = "prune_lab."
+_NOT_IN_KEY = ("tracker", "save_model", "experiment")  # these change what is kept of a run, not its numbers
+
+
+def check_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Checks targets, keys and missing values.
+
+    Returns:
+        The configuration, resolved, in plain containers.
+
+    Raises:
+        BadInput: anything is wrong; the message lists all of it.
+    """
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    pipeline, stages = plain["pipeline"], plain["stages"]
+    problems = []
+    if not isinstance(stages, list) or not stages:
+        problems.append(f"stages={stages!r} is not a list of stages; allowed: {', '.join(pipeline)}")
+    else:
+        problems += [
+            f"stages: {name!r} is unknown; allowed: {', '.join(pipeline)}" for name in stages if name not in pipeline
+        ]
+    if not isinstance(plain["seed"], int) or isinstance(plain["seed"], bool) or plain["seed"] < 0:
+        problems.append(f"seed={plain['seed']!r} is not allowed; it is a whole number of at least 0")
+    if not isinstance(plain["save_model"], bool):
+        problems.append(f"save_model={plain['save_model']!r} is not allowed; it is true or false")
+    unused = {"pipeline"}  # its parts repeat the sections that they refer to
+    for section, value in plain.items():
+        if section not in unused:
+            problems += _problems(value, section)
+    if problems:
+        raise BadInput("\n".join(dict.fromkeys(problems)))
+    return plain
+
+
+def run_key(plain: dict[str, Any]) -> str:
+    """A SHA-256 of all settings that the numbers of a run depend on."""
+    relevant = {key: value for key, value in plain.items() if key not in _NOT_IN_KEY}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def _problems(value: Any, where: str) -> Iterator[str]:
+    if value == "???":
+        yield f"{where} is missing; give {where}=VALUE"
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _problems(item, f"{where}[{index}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _problems(item, f"{where}.{key}")
+        if "_target_" in value:
+            yield from _target_problems(value, where)
+
+
+def _target_problems(node: dict[str, Any], where: str) -> Iterator[str]:
+    target = str(node["_target_"])
+    if not target.startswith(_TRUSTED):
+        yield f"{where}._target_={target} is not trusted; only targets under {_TRUSTED} are made from a configuration"
+        return
+    try:
+        parameters = inspect.signature(get_object(target)).parameters
+    except Exception as error:  # an import may fail in any way
+        yield f"{where}._target_={target} cannot be imported: {error}"
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for key in node:
+        if not key.startswith("_") and key not in parameters:
+            yield f"{where}.{key} is unknown; allowed: {', '.join(parameters)}"
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in node:
+            yield f"{where}.{name} is missing; give {where}.{name}=VALUE"

@@ -1,0 +1,39 @@
+"""Measures the model: as it is now, or as it was before anything was done to it."""
+
+from dataclasses import dataclass
+
+from prune_lab.evaluation.base import Evaluation, Scores
+from prune_lab.evaluation.dense import cached_scores
+from prune_lab.run import Run, Stage
+
+
+@dataclass
+class Evaluate(Stage):
+    """Runs an evaluation on the model as it is.
+
+    Args:
+        evaluation: what to measure.
+    """
+
+    evaluation: Evaluation
+
+    def prepare(self) -> None:
+        """Lets the evaluation check itself."""
+        self.evaluation.prepare()
+
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Measures."""
+        return self._note(run, "evaluate", self.evaluation(run.subject))
+
+    def _note(self, run: Run, stage: str, scores: Scores) -> dict[str, float]:
+        run.protocol[stage] = scores.protocol
+        return scores.metrics
+
+
+@dataclass
+class Dense(Evaluate):
+    """Runs the same evaluation on the model as it was loaded, or takes the result from an earlier run of it."""
+
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Measures, or remembers."""
+        return self._note(run, "dense", cached_scores(self.evaluation, run.subject))

@@ -1,0 +1,50 @@
+"""What a run prints at its end: the dense model beside the pruned one."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_ROWS = (  # metric, how it reads
+    ("perplexity", "perplexity", "{:.3f}"),
+    ("bits_per_byte", "bits per byte", "{:.4f}"),
+    ("accuracy", "zero-shot accuracy", "{:.2%}"),
+    ("sparsity", "sparsity of pruned layers", "{:.2%}"),
+    ("parameters", "parameters", "{:,.0f}"),
+    ("nonzeros", "non-zero parameters", "{:,.0f}"),
+    ("bitmask_bytes", "bytes as bitmask + values", "{:,.0f}"),
+)
+
+
+def print_summary(record: dict[str, Any], folder: Path) -> None:
+    """Prints the table and where everything is to standard output."""
+    metrics = record["metrics"]
+    console = Console()
+    table = Table(title=_title(record), title_justify="left")
+    table.add_column("")
+    table.add_column("dense", justify="right")
+    table.add_column("pruned", justify="right")
+    for metric, label, form in _ROWS:
+        _add(table, label, metrics.get(f"dense/{metric}"), metrics.get(f"evaluate/{metric}"), form)
+    for name in sorted(metrics):
+        stage, _, task = name.partition("/")
+        if stage == "evaluate" and task.endswith("/acc"):
+            _add(table, task.removesuffix("/acc"), metrics.get(f"dense/{task}"), metrics[name], "{:.2%}")
+    _add(table, "seconds to prune", None, metrics.get("prune/seconds"), "{:.1f}")
+    _add(table, "peak memory while pruning, MB", None, metrics.get("prune/peak_memory_mb"), "{:,.0f}")
+    console.print(table)
+    console.print(f"everything about this run: {folder}", soft_wrap=True, highlight=False)
+
+
+def _title(record: dict[str, Any]) -> str:
+    config, protocol = record["config"], record["protocol"]
+    method = str(config["method"]["_target_"]).rpartition(".")[2]
+    sparsity = config["sparsity"]
+    amount = sparsity["pattern"] if sparsity["level"] is None else f"{sparsity['level']:.0%} {sparsity['pattern']}"
+    return f"{protocol['model']['name']}, {method}, {amount}"
+
+
+def _add(table: Table, label: str, dense: float | None, pruned: float | None, form: str) -> None:
+    if dense is not None or pruned is not None:
+        table.add_row(label, *("" if value is None else form.format(value) for value in (dense, pruned)))

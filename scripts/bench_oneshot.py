@@ -1,0 +1,206 @@
+"""Measures whole prunes against the papers' loops written plainly, and against the multiplications nobody can avoid.
+
+Each measurement is a process of its own that builds a random model, prunes all of it, and reports seconds and the peak
+of its memory beyond the model and the tokens. The two implementations alternate; medians are printed as a Markdown
+table.
+
+Examples:
+    python scripts/bench_oneshot.py                                   # both shapes, both methods, float32 and bfloat16
+    python scripts/bench_oneshot.py --shapes opt_125m --methods wanda --dtypes bfloat16 --repeats 1
+    python scripts/bench_oneshot.py --quality                         # perplexity of both on the shipped models
+"""
+
+import argparse
+import gc
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from plain_oneshot import prune as prune_plainly
+from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PretrainedConfig
+
+from prune_lab.calibration import Calibration
+from prune_lab.device import resolve_device, watch_peak_memory
+from prune_lab.methods.base import Method
+from prune_lab.methods.sparsegpt import SparseGPT
+from prune_lab.methods.wanda import Wanda
+from prune_lab.models.view import PrunableModel
+from prune_lab.target import Target
+
+SHAPES = ("opt_125m", "llama_110m")
+METHODS: dict[str, type[Method]] = {"sparsegpt": SparseGPT, "wanda": Wanda}
+SPARSITY = 0.5
+
+
+def config_of(shape: str) -> PretrainedConfig:
+    """OPT-125m's own shape, and a LLaMA of the same width and depth with grouped queries."""
+    size = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 2048}
+    if shape == "opt_125m":
+        return OPTConfig(**size, vocab_size=50272, ffn_dim=3072, word_embed_proj_dim=768, dropout=0.0)
+    return LlamaConfig(
+        **size, vocab_size=32000, intermediate_size=2048, num_key_value_heads=4, tie_word_embeddings=True
+    )
+
+
+def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
+    """One prune in this process: seconds, peak memory in MB beyond what was there before, and the floor in seconds."""
+    device = resolve_device(arguments.device)
+    torch.manual_seed(0)
+    hf = AutoModelForCausalLM.from_config(config_of(arguments.shapes[0])).to(getattr(torch, arguments.dtypes[0])).eval()
+    model = PrunableModel(hf)
+    tokens = torch.randint(0, model.vocab_size, (arguments.samples, arguments.seqlen))
+    if arguments.implementation == "plain":
+        hf.to(device)
+    floor = floor_seconds(model, tokens.numel(), arguments.methods[0], device)
+    gc.collect()
+    before = watch_peak_memory(device)()
+    peak = watch_peak_memory(device)
+    start = time.perf_counter()
+    if arguments.implementation == "plain":
+        prune_plainly(
+            hf,
+            hf.get_submodule(model.blocks[0].name.rpartition(".")[0]),
+            tokens.to(device),
+            arguments.methods[0],
+            SPARSITY,
+        )
+    else:
+        METHODS[arguments.methods[0]]().prune(model, Calibration(tokens, device=device), Target(level=SPARSITY))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "memory": peak() - before, "floor": floor}
+
+
+def floor_seconds(model: PrunableModel, tokens: int, method: str, device: torch.device) -> float:
+    """What the unavoidable multiplications take at the rates of this process.
+
+    Two passes through the blocks; for SparseGPT also one symmetric product (half of a full one) and one Cholesky
+    factorisation per distinct input, and the updates of each weight by the columns before.
+    """
+    passes = 2 * sum(2 * tokens * site.weight.numel() for site in model.sites)
+    float32_work = 0.0
+    if method == "sparsegpt":
+        for block in model.blocks:
+            family_inputs = {site.name.rpartition(".")[2]: site for site in block.sites}
+            for name, site in family_inputs.items():
+                if name not in ("k_proj", "v_proj", "up_proj"):  # these read what q_proj and gate_proj read
+                    float32_work += tokens * site.shape[1] ** 2 + site.shape[1] ** 3 / 3
+            float32_work += sum(site.shape[0] * site.shape[1] ** 2 for site in block.sites)
+    return passes / matmul_rate(model.dtype, device) + float32_work / matmul_rate(torch.float32, device)
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Multiply-adds count two: the best rate of five products of the shapes at hand, per second."""
+    left, right = torch.randn(2048, 768, device=device, dtype=dtype), torch.randn(3072, 768, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048 * 768 * 3072 / best
+
+
+def compare(shape: str, method: str, dtype: str, arguments: argparse.Namespace) -> str:
+    """Alternates the two implementations and returns a row of the table."""
+    runs: dict[str, list[dict[str, float]]] = {"plain": [], "prune_lab": []}
+    for _ in range(arguments.repeats):
+        for implementation, results in runs.items():
+            command = [
+                sys.executable, __file__, "--implementation", implementation, "--shapes", shape, "--methods", method,
+                "--dtypes", dtype, "--samples", str(arguments.samples), "--seqlen", str(arguments.seqlen),
+                "--device", arguments.device,
+            ]  # fmt: skip
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            results.append(json.loads(output.splitlines()[-1]))
+            sys.stderr.write(f"{shape} {method} {dtype} {implementation}: {results[-1]}\n")
+
+    def median(implementation: str, what: str) -> float:
+        return statistics.median(result[what] for result in runs[implementation])
+
+    plain, ours = median("plain", "seconds"), median("prune_lab", "seconds")
+    memory_plain, memory = median("plain", "memory"), median("prune_lab", "memory")
+    floor = median("prune_lab", "floor")
+    return (
+        f"| {shape} | {method} | {dtype} | {plain:.1f} | {ours:.1f} | {plain / ours:.2f} | {floor:.1f} "
+        f"| {ours / floor:.2f} | {memory_plain:.0f} | {memory:.0f} | {memory / memory_plain:.2f} |"
+    )
+
+
+def compare_quality() -> None:
+    """Prints the perplexity of both implementations on the shipped models."""
+    from prune_lab.evaluation.base import Subject
+    from prune_lab.evaluation.perplexity import Perplexity
+    from prune_lab.models.load import Checkpoint
+
+    rows = ["| model | method | plain | prune_lab | difference |", "|---|---|---:|---:|---:|"]
+    for name in ("opt", "llama"):
+        for method in METHODS:
+            found = []
+            for plain in (True, False):
+                model = Checkpoint(name, kind="reference", dtype="float32").load()
+                data = _stdlib_data(model)
+                if plain:
+                    blocks = model.hf.get_submodule(model.blocks[0].name.rpartition(".")[0])
+                    prune_plainly(model.hf, blocks, data.calibration, method, SPARSITY)
+                else:
+                    METHODS[method]().prune(model, Calibration(data.calibration), Target(level=SPARSITY))
+                found.append(Perplexity()(Subject(model, data, torch.device("cpu"), Path())).metrics["perplexity"])
+            rows.append(f"| {name} | {method} | {found[0]:.4f} | {found[1]:.4f} | {found[1] / found[0] - 1:+.3%} |")
+    sys.stdout.write("\n".join(rows) + "\n")
+
+
+def _stdlib_data(model: PrunableModel):
+    from prune_lab.data.sources import StdlibText
+    from prune_lab.data.text import TextData
+
+    spec = TextData(calibration=StdlibText("calibration"), evaluation=StdlibText("evaluation"), samples=64)
+    return spec.load(model.tokenizer, vocab_size=model.vocab_size, seqlen_limit=model.seqlen_limit)
+
+
+def main() -> None:
+    """Parses the command line and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16", "float16"]
+    )
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--seqlen", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--quality", action="store_true", help="compare perplexity on the shipped models instead")
+    parser.add_argument("--implementation", choices=["plain", "prune_lab"], help=argparse.SUPPRESS)  # one measurement
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    if arguments.implementation:
+        sys.stdout.write(json.dumps(measure_one(arguments)) + "\n")
+        return
+    if arguments.quality:
+        compare_quality()
+        return
+    sys.stdout.write(
+        f"{arguments.samples} x {arguments.seqlen} tokens, sparsity {SPARSITY}, {arguments.device}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"seconds and MB beyond the weights, medians of {arguments.repeats}\n\n"
+        "| shape | method | dtype | plain s | prune_lab s | times faster | floor s | of floor "
+        "| plain MB | prune_lab MB | of plain |\n"
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+    )
+    for shape in arguments.shapes:
+        for dtype in arguments.dtypes:
+            for method in arguments.methods:
+                sys.stdout.write(compare(shape, method, dtype, arguments) + "\n")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
