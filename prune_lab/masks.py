@@ -4,14 +4,44 @@ Exactly ``floor(sparsity * n)`` entries are dropped; among equal scores the firs
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from fractions import Fraction
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Masks = dict[str, Tensor]
+_CHUNK = 1 << 18  # scores compared at once: what a comparison needs besides its result stays in the cache
+
+
+class Masks(MutableMapping[str, Tensor]):
+    """Keep-masks by site name: bool tensors on the host, held at one bit an entry.
+
+    What is read is a copy: changing it does not change what is held.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor] | None = None):
+        self._packed: dict[str, tuple[np.ndarray, torch.Size]] = {}
+        self.update(masks or {})
+
+    def __setitem__(self, name: str, keep: Tensor) -> None:
+        self._packed[name] = (np.packbits(keep.cpu().numpy()), keep.shape)
+
+    def __getitem__(self, name: str) -> Tensor:
+        bits, shape = self._packed[name]
+        return torch.from_numpy(np.unpackbits(bits, count=shape.numel()).view(np.bool_)).view(shape)
+
+    def __delitem__(self, name: str) -> None:
+        del self._packed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __repr__(self) -> str:
+        return f"Masks({', '.join(self._packed)})"
 
 
 def count_dropped(sparsity: float, entries: int) -> int:
@@ -36,6 +66,9 @@ def keep_all_but(scores: Tensor, drop: int) -> Tensor:
     """Drops the ``drop`` lowest scores of each row of ``(..., n)``."""
     if drop == 0:
         return torch.ones_like(scores, dtype=torch.bool)
+    if scores.ndim == 2 and scores.numel() > 2 * _CHUNK:
+        rows = max(1, _CHUNK // scores.shape[1])
+        return torch.cat([keep_all_but(part, drop) for part in scores.split(rows)])
     cut = _kth_smallest(scores, drop)
     keep = scores > cut
     excess = keep.shape[-1] - drop - keep.sum(-1, keepdim=True)  # entries equal to the cut that stay, (..., 1)
@@ -79,10 +112,10 @@ def keep_global(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
     """
     drop = count_dropped(sparsity, sum(score.numel() for score in scores.values()))
     if drop == 0:
-        return {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
+        return Masks({name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()})
     cut = _kth_smallest_of_all(list(scores.values()), drop)
     tied_to_drop = drop - sum(int((_ordered_bits(score) < cut).sum()) for score in scores.values())
-    masks: Masks = {}
+    masks = Masks()
     for name, score in scores.items():
         bits = _ordered_bits(score)
         tied = bits == cut

@@ -34,7 +34,7 @@ class Run:
     device: torch.device
     folder: Path
     seed: int
-    masks: Masks = field(default_factory=dict)
+    masks: Masks = field(default_factory=Masks)
     metrics: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, object] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)

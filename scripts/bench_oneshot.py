@@ -11,6 +11,8 @@ Examples:
 """
 
 import argparse
+import contextlib
+import ctypes
 import gc
 import json
 import logging
@@ -54,27 +56,42 @@ def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
     hf = AutoModelForCausalLM.from_config(config_of(arguments.shapes[0])).to(getattr(torch, arguments.dtypes[0])).eval()
     model = PrunableModel(hf)
     tokens = torch.randint(0, model.vocab_size, (arguments.samples, arguments.seqlen))
-    if arguments.implementation == "plain":
-        hf.to(device)
     floor = floor_seconds(model, tokens.numel(), arguments.methods[0], device)
-    gc.collect()
+    prune_with(arguments, small_model(arguments.dtypes[0]), tokens[:1, :64] % 100, device)  # loads code, starts threads
+    release_free_memory()
     before = watch_peak_memory(device)()
     peak = watch_peak_memory(device)
     start = time.perf_counter()
-    if arguments.implementation == "plain":
-        prune_plainly(
-            hf,
-            hf.get_submodule(model.blocks[0].name.rpartition(".")[0]),
-            tokens.to(device),
-            arguments.methods[0],
-            SPARSITY,
-        )
-    else:
-        METHODS[arguments.methods[0]]().prune(model, Calibration(tokens, device=device), Target(level=SPARSITY))
+    prune_with(arguments, model, tokens, device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "memory": peak() - before, "floor": floor}
+
+
+def prune_with(arguments: argparse.Namespace, model: PrunableModel, tokens: torch.Tensor, device: torch.device) -> None:
+    """Prunes a whole model with the chosen implementation and method."""
+    method = arguments.methods[0]
+    if arguments.implementation == "plain":
+        blocks = model.hf.to(device).get_submodule(model.blocks[0].name.rpartition(".")[0])
+        prune_plainly(model.hf, blocks, tokens.to(device), method, SPARSITY)
+    else:
+        METHODS[method]().prune(model, Calibration(tokens, device=device), Target(level=SPARSITY))
+
+
+def small_model(dtype: str) -> PrunableModel:
+    """For a prune that takes no time: what a process needs once is not part of the measurement."""
+    config = OPTConfig(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=2, ffn_dim=128, word_embed_proj_dim=64, vocab_size=100
+    )
+    return PrunableModel(AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype)))
+
+
+def release_free_memory() -> None:
+    """Gives memory that was freed back to the system, so that what is measured next does not hide in it."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def floor_seconds(model: PrunableModel, tokens: int, method: str, device: torch.device) -> float:

@@ -35,11 +35,11 @@ class BlockMethod(Method):
     @torch.no_grad()
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
         """Walks the blocks, and calls `prune_block` on those in the target's range."""
-        masks: Masks = {}
+        masks = Masks()
         last = max(block.index for block in model.blocks if target.includes(block))
         for block, inputs in walk(model, calibration):
             if target.includes(block):
-                masks |= self.prune_block(block, inputs, target)
+                masks.update(self.prune_block(block, inputs, target))
             if block.index == last:
                 break
         return masks
@@ -59,7 +59,7 @@ class SiteMethod(BlockMethod):
 
     def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
         """Collects, prepares each statistic once, and solves for every weight that reads it."""
-        masks: Masks = {}
+        masks = Masks()
         for statistic, sites in _by_statistic(inputs.collect(self.statistic, block.sites), block.sites):
             start = time.perf_counter()
             try:

@@ -41,4 +41,7 @@ class Magnitude(DataFreeMethod):
         if self.scope == "model":
             return keep_global({site.name: site.weight.abs() for site in sites}, target.sparsity)
         keep = keep_in_layer if self.scope == "layer" else keep_in_rows
-        return {site.name: keep(site.weight.abs(), target, site.name) for site in sites}
+        masks = Masks()
+        for site in sites:
+            masks[site.name] = keep(site.weight.abs(), target, site.name)
+        return masks

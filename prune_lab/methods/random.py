@@ -20,7 +20,7 @@ class Random(DataFreeMethod):
 
     def choose(self, sites: list[Site], target: Target, seed: int) -> Masks:
         """Uniform scores, cut per layer."""
-        masks: Masks = {}
+        masks = Masks()
         for site in sites:
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {site.name}".encode()))
             masks[site.name] = keep_in_layer(torch.rand(site.shape, generator=generator), target, site.name)

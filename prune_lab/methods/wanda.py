@@ -23,5 +23,5 @@ class Wanda(SiteMethod):
 
     def solve(self, site: Site, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the scores within rows."""
-        scores = site.weight.float().abs_() if site.weight.dtype.itemsize < 4 else site.weight.abs()
-        return site.weight * keep_in_rows(scores.mul_(prepared.value), target, site.name)
+        keep = keep_in_rows(site.weight.abs() * prepared.value, target, site.name)  # (out, in) * (in,)
+        return site.weight * keep

@@ -25,10 +25,28 @@ def write_report(spec: TableSpec, records: Records, folder: Path) -> str:
         from prune_lab.report.plot import plot_metric
     except ImportError:  # the extra `plots` is not installed
         return text
-    for metric in spec.metrics:
+    for metric in measured(spec, records):
         figure = plot_metric(spec, metric, records)
         write_atomically(folder / "plots" / f"{spec.name}_{metric.name}.svg", figure)
     return text
+
+
+def update_readme(readme: Path, spec: TableSpec, records: Records) -> None:
+    """Puts the table of the first metric between the marks ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
+    begin, end = f"<!-- {spec.name}:begin -->", f"<!-- {spec.name}:end -->"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if begin not in text or end not in text:
+        return
+    before, _, rest = text.partition(begin)
+    metric = measured(spec, records)[0]
+    title = f"{spec.title}: {metric.title.lower()}, mean ± standard deviation over {len(spec.seeds)} seeds."
+    grid = "\n".join(table_lines(spec, metric, records))
+    write_text(readme, f"{before}{begin}\n{title}\n\n{grid}\n{end}{rest.partition(end)[2]}")
+
+
+def measured(spec: TableSpec, records: Records) -> list[Metric]:
+    """The metrics of the table that any run has."""
+    return [metric for metric in spec.metrics if any(f"evaluate/{metric.name}" in run["metrics"] for _, run in records)]
 
 
 def values(records: Records, row: tuple[str, ...], column: str | None, metric: str) -> list[float]:
@@ -43,12 +61,13 @@ def values(records: Records, row: tuple[str, ...], column: str | None, metric: s
 
 def _markdown(spec: TableSpec, records: Records) -> str:
     lines = [f"# {spec.title}", ""]
-    for metric in spec.metrics:
-        lines += [f"## {metric.title}", "", *_grid(spec, metric, records), ""]
+    for metric in measured(spec, records):
+        lines += [f"## {metric.title}", "", *table_lines(spec, metric, records), ""]
     return "\n".join([*lines, "## Protocol", "", *_protocol(spec, records), ""])
 
 
-def _grid(spec: TableSpec, metric: Metric, records: Records) -> list[str]:
+def table_lines(spec: TableSpec, metric: Metric, records: Records) -> list[str]:
+    """The Markdown table of one metric: a row for each combination of the row keys."""
     lines = [
         "| " + " | ".join([*spec.rows, "dense", *spec.columns]) + " |",
         "|" + "---|" * len(spec.rows) + "---:|" * (1 + len(spec.columns)),

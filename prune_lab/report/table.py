@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from prune_lab.__main__ import conf_folder, quiet_libraries
 from prune_lab.errors import BadInput
-from prune_lab.report.render import write_report
+from prune_lab.report.render import update_readme, write_report
 from prune_lab.report.spec import Cell, TableSpec, read_table
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("outputs/tables"), help="where run folders are (%(default)s)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where tables go (%(default)s)")
-    parsed = parser.parse_args(arguments)
+    parser.add_argument("--readme", type=Path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->")
+    parsed = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     quiet_libraries()
     try:
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     if records:
         sys.stdout.write(write_report(spec, records, parsed.results))
+        if parsed.readme:
+            update_readme(parsed.readme, spec, records)
     sys.exit(1 if failed else 0)
 
 

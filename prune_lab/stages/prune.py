@@ -36,7 +36,7 @@ class Prune(Stage):
         """Prunes the run's model in place."""
         self.target.check(run.model)
         calibration = Calibration(run.data.calibration, run.data.batch_size, run.device, run.seed)
-        run.masks |= self.method.prune(run.model, calibration, self.target)
+        run.masks.update(self.method.prune(run.model, calibration, self.target))
         _save_masks(run.masks, run.folder / "masks.safetensors")
         rows = [_cells(row) for row in calibration.rows]
         write_text(run.folder / "layers.csv", _csv(rows))

@@ -1,0 +1,42 @@
+"""The same results on a GPU as on a CPU, up to rounding."""
+
+import pytest
+import torch
+
+from prune_lab.calibration import Calibration, walk
+from prune_lab.masks import keep_all_but, keep_n_of_m
+from prune_lab.methods.sparsegpt import SparseGPT
+from prune_lab.methods.wanda import Wanda
+from prune_lab.target import Target
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+TOKENS = torch.randint(0, 64, (6, 32), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("family", ["opt", "llama", "gemma3_text", "gpt2"])
+def test_walk_gives_each_block_what_the_model_gives_it(tiny_model, family):
+    model, cuda = tiny_model(family), torch.device("cuda")
+    with model.placed(cuda) as hf, torch.no_grad():
+        expected = hf.base_model(TOKENS.to(cuda), output_hidden_states=True, use_cache=False).hidden_states
+    for block, inputs in walk(model, Calibration(TOKENS, batch_size=6, device=cuda)):
+        torch.testing.assert_close(inputs.hidden, expected[block.index].cpu())
+        assert next(block.module.parameters()).device.type == "cuda"
+    assert {parameter.device.type for parameter in model.hf.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("method", [SparseGPT(), Wanda()], ids=["sparsegpt", "wanda"])
+@pytest.mark.parametrize("target", [Target(level=0.5), Target("2:4")], ids=["unstructured", "2:4"])
+def test_pruning_agrees_with_the_cpu(tiny_model, method, target):
+    masks = []
+    for device in ("cpu", "cuda"):
+        calibration = Calibration(TOKENS, device=torch.device(device))
+        masks.append(method.prune(tiny_model("opt"), calibration, target))
+    same = [(masks[0][name] == masks[1][name]).float().mean().item() for name in masks[0]]
+    assert min(same) > 0.97  # ties and rounding may swap neighbours
+
+
+def test_masks_are_the_same_bits():
+    scores = torch.randint(0, 50, (7, 64), generator=torch.Generator().manual_seed(1)).float()
+    assert torch.equal(keep_all_but(scores, 20), keep_all_but(scores.cuda(), 20).cpu())
+    assert torch.equal(keep_n_of_m(scores, 2, 4), keep_n_of_m(scores.cuda(), 2, 4).cpu())

@@ -1,0 +1,98 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from prune_lab.__main__ import conf_folder
+from prune_lab.errors import BadInput
+from prune_lab.report import table
+from prune_lab.report.render import write_report
+from prune_lab.report.spec import read_table
+
+YAML = """
+title: Toy
+overrides: [data=stdlib]
+rows: {model: [a, b], method: [wanda]}
+columns: {"50 %": [sparsity.level=0.5], "2:4": [sparsity=nm_2of4]}
+seeds: [0, 1]
+metrics:
+  perplexity: {form: "{:.1f}", title: Perplexity, scale: log}
+  accuracy: {form: "{:.1%}", title: Accuracy}
+"""
+PACKAGES = {"prune_lab": "0", "python": "3", "torch": "2", "transformers": "5", "lm-eval": "0.4"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "toy.yaml").write_text(YAML)
+    return tmp_path
+
+
+def record(perplexity: float) -> dict:
+    return {
+        "key": "k",
+        "metrics": {"dense/perplexity": 10.0, "evaluate/perplexity": perplexity, "prune/sparsity": 0.5},
+        "protocol": {
+            "data": {"calibration": {"source": "stdlib", "samples": 4}, "evaluation": {"windows": 3}},
+            "packages": PACKAGES,
+            "model": {"dtype": "float32"},
+            "device": "cpu",
+        },
+    }
+
+
+def test_every_combination_is_a_run(folder):
+    cells = list(read_table(folder, "toy", []).cells())
+    assert len(cells) == 2 * 2 * 2
+    assert cells[0].overrides == ("data=stdlib", "model=a", "method=wanda", "sparsity.level=0.5", "seed=0")
+
+
+def test_a_row_key_on_the_command_line_replaces_its_values_and_others_go_to_every_run(folder):
+    cells = list(read_table(folder, "toy", ["model=c", "seed=7", "data.samples=2"]).cells())
+    assert {cell.row for cell in cells} == {("c", "wanda")}
+    assert all(cell.seed == 7 and "data.samples=2" in cell.overrides for cell in cells)
+
+
+def test_an_unknown_table_names_the_known_ones(folder):
+    with pytest.raises(BadInput, match=r"no table 'other'; there are: toy"):
+        read_table(folder, "other", [])
+
+
+def test_cells_hold_mean_and_standard_deviation(folder, tmp_path):
+    spec = read_table(folder, "toy", ["model=a"])
+    records = [(cell, record(20.0 + 2 * cell.seed)) for cell in spec.cells() if cell.column == "50 %"]
+    text = write_report(spec, records, tmp_path / "results")
+    assert "| a | wanda | 10.0 | 21.0 ± 1.4 | - |" in text
+    assert "Accuracy" not in text  # no run measured it
+    assert "samples 4" in text and "windows 3" in text
+    rows = list(csv.DictReader((tmp_path / "results/toy.csv").read_text().splitlines()))
+    assert [row["evaluate/perplexity"] for row in rows] == ["20.0", "22.0"]
+
+
+def test_finished_runs_are_not_run_again_and_failures_do_not_stop_the_rest(tmp_path, monkeypatch):
+    calls = []
+
+    def execute(cfg, folder, *, group):
+        calls.append((cfg.method._target_, cfg.seed))
+        if cfg.seed == 1:
+            raise RuntimeError("boom")
+        folder.mkdir(parents=True)
+        result = {"status": "finished", **record(5.0)}
+        (folder / "record.json").write_text(json.dumps(result))
+        return result
+
+    monkeypatch.setattr("prune_lab.runner.execute", execute)
+    spec = read_table(conf_folder() / "table", "reference", ["model=reference", "method=wanda,random", "seed=0,1"])
+    records, failed = table.run_cells(spec, tmp_path)
+    assert (len(records), failed) == (6, 6)
+    calls.clear()
+    records, failed = table.run_cells(spec, tmp_path)
+    assert (len(records), failed) == (6, 6)
+    assert {seed for _, seed in calls} == {1}
+
+
+def test_bad_input_exits_with_2(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        table.main(["nothing_of_that_name"])
+    assert "there is no table" in capsys.readouterr().err
