@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from prune_lab.device import release_free_memory
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.view import Block, PrunableModel, Site
 from prune_lab.precision import is_slow_at, widen, widened
@@ -157,7 +158,9 @@ class BlockInputs:
             sites: which; all of the block by default.
         """
         wanted = {site.name: site for site in (self.block.sites if sites is None else sites)}
-        return _Collector(self, statistic, wanted).run() if wanted else {}
+        statistics = _Collector(self, statistic, wanted).run() if wanted else {}
+        release_free_memory(self.calibration.device)  # the activations; solvers need room next
+        return statistics
 
     def advance(self) -> None:
         """Runs the block as it now is, and puts its outputs in the place of its inputs.
@@ -200,7 +203,7 @@ class BlockInputs:
         site.write(weight)
         error = (dense_out - inputs @ site.weight.float().T).square().sum() / dense_out.square().sum()
         keep = (site.weight != 0).cpu()
-        sparsity = 1 - int(keep.sum()) / keep.numel()
+        sparsity = 1 - int(keep.count_nonzero()) / keep.numel()
         self.calibration.rows.append(LayerRow(site.name, site.shape, sparsity, float(error), seconds))
         return keep
 
@@ -236,8 +239,7 @@ def walk(model: PrunableModel, calibration: Calibration) -> Iterator[tuple[Block
                 inputs.advance()
         finally:
             block.module.to("cpu")
-        if calibration.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_free_memory(calibration.device)
 
 
 class _Ignore:
@@ -339,8 +341,6 @@ def _rehearse(model: PrunableModel, calibration: Calibration) -> tuple[Tensor, l
         for module in outside:
             module.to("cpu")
     assert states is not None
-    for record in calls:
-        _share_equal(record)
     return states, calls
 
 
@@ -366,18 +366,15 @@ def _outside_blocks(model: PrunableModel) -> list[torch.nn.Module]:
 def _pass_through(
     block: Block, record: list[Call], hidden: list[Tensor], states: Tensor, *args: Any, **kwargs: Any
 ) -> Any:
-    record.append(Call(args, kwargs))
+    call = Call(args, kwargs)
+    if record:  # one copy of what all batches have in common (masks, rotary tables), not one per batch
+        call = Call(
+            _same(args, record[0].args), {key: _same(value, record[0].kwargs[key]) for key, value in kwargs.items()}
+        )
+    record.append(call)
     if block.index == 0:
         hidden.append(states)
     return (states, None) if block.tuple_out else states
-
-
-def _share_equal(record: list[Call]) -> None:
-    """Keeps one copy of tensors that all batches have in common (masks, rotary tables), not one per batch."""
-    first = record[0]
-    for call in record[1:]:
-        call.args = tuple(_same(a, b) for a, b in zip(call.args, first.args, strict=True))
-        call.kwargs = {key: _same(value, first.kwargs[key]) for key, value in call.kwargs.items()}
 
 
 def _same(value: Any, first: Any) -> Any:

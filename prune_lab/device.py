@@ -1,5 +1,7 @@
 """Which device a run computes on, and the memory it takes there."""
 
+import contextlib
+import ctypes
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,17 @@ def resolve_device(name: str) -> torch.device:
     if int(index or 0) >= torch.cuda.device_count():
         raise BadInput(f"device={name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
     return torch.device("cuda", int(index or 0))
+
+
+def release_free_memory(device: torch.device) -> None:
+    """Gives memory that torch no longer uses back to the system, on a GPU to the driver."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    else:
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # glibc keeps what it may need again; others have no such call
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def watch_peak_memory(device: torch.device) -> Callable[[], float]:

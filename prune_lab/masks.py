@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 18  # scores compared at once: what a comparison needs besides its result stays in the cache
-
 
 class Masks(MutableMapping[str, Tensor]):
     """Keep-masks by site name: bool tensors on the host, held at one bit an entry.
@@ -66,9 +64,6 @@ def keep_all_but(scores: Tensor, drop: int) -> Tensor:
     """Drops the ``drop`` lowest scores of each row of ``(..., n)``."""
     if drop == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    if scores.ndim == 2 and scores.numel() > 2 * _CHUNK:
-        rows = max(1, _CHUNK // scores.shape[1])
-        return torch.cat([keep_all_but(part, drop) for part in scores.split(rows)])
     cut = _kth_smallest(scores, drop)
     keep = scores > cut
     excess = keep.shape[-1] - drop - keep.sum(-1, keepdim=True)  # entries equal to the cut that stay, (..., 1)
@@ -114,21 +109,21 @@ def keep_global(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
     if drop == 0:
         return Masks({name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()})
     cut = _kth_smallest_of_all(list(scores.values()), drop)
-    tied_to_drop = drop - sum(int((_ordered_bits(score) < cut).sum()) for score in scores.values())
+    tied_to_drop = drop - sum(int((_ordered_bits(score) < cut).count_nonzero()) for score in scores.values())
     masks = Masks()
     for name, score in scores.items():
         bits = _ordered_bits(score)
         tied = bits == cut
         position = tied.flatten().cumsum(0).view_as(tied)
         masks[name] = (bits > cut) | (tied & (position > tied_to_drop))
-        tied_to_drop = max(0, tied_to_drop - int(tied.sum()))
+        tied_to_drop = max(0, tied_to_drop - int(tied.count_nonzero()))
     return masks
 
 
 def sparsity_of(masks: Mapping[str, Tensor]) -> float:
     """The share of entries that the masks drop."""
     entries = sum(mask.numel() for mask in masks.values())
-    return 1 - sum(int(mask.sum()) for mask in masks.values()) / entries if entries else 0.0
+    return 1 - sum(int(mask.count_nonzero()) for mask in masks.values()) / entries if entries else 0.0
 
 
 def _kth_smallest(scores: Tensor, k: int) -> Tensor:

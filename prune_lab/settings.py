@@ -41,10 +41,9 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
         problems.append(f"seed={plain['seed']!r} is not allowed; it is a whole number of at least 0")
     if not isinstance(plain["save_model"], bool):
         problems.append(f"save_model={plain['save_model']!r} is not allowed; it is true or false")
-    unused = {"pipeline"}  # its parts repeat the sections that they refer to
-    for section, value in plain.items():
-        if section not in unused:
-            problems += _problems(value, section)
+    stages_as_written = OmegaConf.to_container(cfg.pipeline, resolve=False)  # resolved, they would repeat the sections
+    for section, value in {**plain, "pipeline": stages_as_written}.items():
+        problems += _problems(value, section)
     if problems:
         raise BadInput("\n".join(dict.fromkeys(problems)))
     return plain
@@ -53,6 +52,7 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
 def run_key(plain: dict[str, Any]) -> str:
     """A SHA-256 of all settings that the numbers of a run depend on."""
     relevant = {key: value for key, value in plain.items() if key not in _NOT_IN_KEY}
+    relevant["pipeline"] = {name: stage for name, stage in plain["pipeline"].items() if name != "save"}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
@@ -75,9 +75,13 @@ def _target_problems(node: dict[str, Any], where: str) -> Iterator[str]:
         yield f"{where}._target_={target} is not trusted; only targets under {_TRUSTED} are made from a configuration"
         return
     try:
-        parameters = inspect.signature(get_object(target)).parameters
+        made = get_object(target)
+        parameters = inspect.signature(made).parameters
     except Exception as error:  # an import may fail in any way
         yield f"{where}._target_={target} cannot be imported: {error}"
+        return
+    if not f"{made.__module__}.".startswith(_TRUSTED):  # something that a module of ours only imports
+        yield f"{where}._target_={target} is not trusted; it is {made.__module__}.{made.__qualname__}"
         return
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return

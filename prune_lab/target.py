@@ -32,6 +32,8 @@ class Target:
             raise BadInput(
                 f"sparsity.pattern={self.pattern!r} is unknown; allowed: unstructured, or N:M in quotes, such as '2:4'"
             )
+        if self.level is not None and (isinstance(self.level, bool) or not isinstance(self.level, int | float)):
+            raise BadInput(f"sparsity.level={self.level!r} is no number; allowed: [0, 1), the fraction removed")
         if self.n_of_m:
             self._check_n_of_m(*self.n_of_m)
         elif self.level is None:
@@ -44,8 +46,8 @@ class Target:
                 raise BadInput(
                     f"{where}={level} is out of range; allowed: [0, 1), the fraction removed (0.7 removes 70 %)"
                 )
-        if self.layers is not None and not (len(self.layers) == 2 and 0 <= self.layers[0] < self.layers[1]):
-            raise BadInput(f"sparsity.layers={list(self.layers)} is no range; allowed: [first, end) or null for all")
+        if self.layers is not None and not _is_range(self.layers):
+            raise BadInput(f"sparsity.layers={self.layers} is no range; allowed: [first, end) or null for all")
 
     def _check_n_of_m(self, n: int, m: int) -> None:
         if n > m:
@@ -100,3 +102,9 @@ class Target:
                         f"sparsity.pattern={self.pattern!r} does not divide {site.name}: {site.shape[1]} inputs are no "
                         f"multiple of {self.n_of_m[1]}; choose an M that divides them, or sparsity=unstructured"
                     )
+
+
+def _is_range(layers: object) -> bool:
+    if not isinstance(layers, Sequence) or len(layers) != 2 or not all(type(bound) is int for bound in layers):
+        return False
+    return 0 <= layers[0] < layers[1]

@@ -11,8 +11,6 @@ Examples:
 """
 
 import argparse
-import contextlib
-import ctypes
 import gc
 import json
 import logging
@@ -27,7 +25,7 @@ from plain_oneshot import prune as prune_plainly
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PretrainedConfig
 
 from prune_lab.calibration import Calibration
-from prune_lab.device import resolve_device, watch_peak_memory
+from prune_lab.device import release_free_memory, resolve_device, watch_peak_memory
 from prune_lab.methods.base import Method
 from prune_lab.methods.sparsegpt import SparseGPT
 from prune_lab.methods.wanda import Wanda
@@ -58,7 +56,8 @@ def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
     tokens = torch.randint(0, model.vocab_size, (arguments.samples, arguments.seqlen))
     floor = floor_seconds(model, tokens.numel(), arguments.methods[0], device)
     prune_with(arguments, small_model(arguments.dtypes[0]), tokens[:1, :64] % 100, device)  # loads code, starts threads
-    release_free_memory()
+    gc.collect()
+    release_free_memory(device)  # or what is measured next would hide in it
     before = watch_peak_memory(device)()
     peak = watch_peak_memory(device)
     start = time.perf_counter()
@@ -85,13 +84,6 @@ def small_model(dtype: str) -> PrunableModel:
         hidden_size=64, num_hidden_layers=1, num_attention_heads=2, ffn_dim=128, word_embed_proj_dim=64, vocab_size=100
     )
     return PrunableModel(AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype)))
-
-
-def release_free_memory() -> None:
-    """Gives memory that was freed back to the system, so that what is measured next does not hide in it."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def floor_seconds(model: PrunableModel, tokens: int, method: str, device: torch.device) -> float:

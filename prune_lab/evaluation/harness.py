@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from prune_lab.data.spec import check_count
 from prune_lab.errors import BadInput
 from prune_lab.evaluation import stdlib_tasks
 from prune_lab.evaluation.base import Evaluation, Scores, Subject
@@ -39,7 +40,7 @@ class ZeroShot(Evaluation):
     """
 
     tasks: list[str] = field(default_factory=lambda: [stdlib_tasks.SUITE])
-    task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    task_options: dict[str, dict[str, Any]] | None = None
     num_fewshot: int | None = None
     limit: float | None = None
     batch_size: int | None = None
@@ -54,16 +55,15 @@ class ZeroShot(Evaluation):
         if not self.tasks or not all(isinstance(name, str) for name in self.tasks):
             raise BadInput(f"evaluate.tasks={self.tasks!r} is not a list of names; give at least one, such as [stdlib]")
         for key, least in (("num_fewshot", 0), ("batch_size", 1), ("max_length", 2)):
-            value = getattr(self, key)
-            if value is not None and value < least:
-                raise BadInput(f"evaluate.{key}={value} is not allowed; give at least {least}, or null")
-        if self.limit is not None and (self.limit <= 0 or (self.limit > 1 and self.limit != int(self.limit))):
+            check_count(f"evaluate.{key}", getattr(self, key), least=least, optional=True)
+        check_count("evaluate.seed", self.seed, least=0)
+        if self.limit is not None and not _is_limit(self.limit):
             raise BadInput(
                 f"evaluate.limit={self.limit} is not allowed; give a number of questions, a share below 1, or null"
             )
         if self.include_path is not None and not Path(self.include_path).is_dir():
             raise BadInput(f"evaluate.include_path={self.include_path}: there is no such folder")
-        unused = sorted(set(self.task_options) - set(self._names))
+        unused = sorted(set(self._options) - set(self._names))
         if unused:
             raise BadInput(
                 f"evaluate.task_options names {', '.join(unused)}, which is not in evaluate.tasks={self.tasks}"
@@ -76,6 +76,10 @@ class ZeroShot(Evaluation):
         return list(dict.fromkeys(name for some in members for name in some))
 
     @property
+    def _options(self) -> dict[str, dict[str, Any]]:
+        return self.task_options or {}
+
+    @property
     def _wants_stdlib(self) -> bool:
         return not set(stdlib_tasks.TASKS).isdisjoint(self._names)
 
@@ -86,7 +90,7 @@ class ZeroShot(Evaluation):
             BadInput: There is no task of a name, or tasks have no field of an option's name.
             RunFailed: A task's data cannot be reached.
         """
-        if not set(self._names) <= set(stdlib_tasks.TASKS) or self.task_options:  # nothing else can be missing
+        if not set(self._names) <= set(stdlib_tasks.TASKS) or self._options:  # nothing else can be missing
             with seeded(self.seed), quiet():
                 self._load()
 
@@ -162,14 +166,18 @@ class ZeroShot(Evaluation):
         folders = [self.include_path] if self.include_path else []
         if self._wants_stdlib:
             folders.append(str(stdlib_tasks.task_folder()))
-        loaded = load_tasks(self._names, self.task_options, folders)
+        loaded = load_tasks(self._names, self._options, folders)
         for name, task in loaded["tasks"].items():
             own = task.get_config("num_fewshot")
-            fixed = own == 0 or "num_fewshot" in self.task_options.get(name, {})
+            fixed = own == 0 or "num_fewshot" in self._options.get(name, {})
             if own is None or (self.num_fewshot is not None and not fixed):
                 task.set_config(key="num_fewshot", value=self.num_fewshot or 0)
             task.set_fewshot_seed(seed=self.seed)
         return loaded
+
+
+def _is_limit(value: object) -> bool:
+    return isinstance(value, int | float) and (0 < value < 1 or (value >= 1 and value == int(value)))
 
 
 def _scores(results: dict[str, Any], protocol: dict[str, object]) -> Scores:

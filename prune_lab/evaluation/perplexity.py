@@ -2,15 +2,19 @@
 
 import math
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
+from prune_lab.data.spec import check_count
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.base import Evaluation, Scores, Subject
 from prune_lab.evaluation.keys import tensor_digest
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedModel
 from prune_lab.progress import track
 
 DEFINITION = "exp of the mean over non-overlapping windows of the mean cross-entropy of the seqlen - 1 next tokens"
@@ -36,10 +40,7 @@ class Perplexity(Evaluation):
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise BadInput(
-                f"evaluate.batch_size={self.batch_size} is not a number of windows; give at least 1, or null"
-            )
+        check_count("evaluate.batch_size", self.batch_size, optional=True)
 
     def key(self, subject: Subject) -> dict[str, object]:
         """The tokens and what is reported about them."""
@@ -80,7 +81,7 @@ class Perplexity(Evaluation):
 
 
 @torch.inference_mode()
-def window_losses(hf: PreTrainedModel, windows: Tensor, batch_size: int) -> Tensor:
+def window_losses(hf: "PreTrainedModel", windows: Tensor, batch_size: int) -> Tensor:
     """The mean next-token cross-entropy of each window in nats, float64 `(windows,)` on the host.
 
     Args:
@@ -116,7 +117,7 @@ def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return total / len(targets)
 
 
-def _batch_size(hf: PreTrainedModel, seqlen: int, vocab_size: int) -> int:
+def _batch_size(hf: "PreTrainedModel", seqlen: int, vocab_size: int) -> int:
     tokens = min(TOKENS_PER_PASS.get(hf.device.type, 16384), LOGIT_BYTES // (vocab_size * hf.dtype.itemsize))
     return max(1, tokens // seqlen)
 

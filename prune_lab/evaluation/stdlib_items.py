@@ -8,11 +8,10 @@ or goes leaves the questions about the others nearly alone.
 
 import functools
 import hashlib
-import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from prune_lab.data import stdlib
 
@@ -21,6 +20,8 @@ QUESTIONS = 200
 """At most this many questions per task."""
 CONTEXT_WORDS = 24
 CONTINUATION_WORDS = 10
+SLACK = 10
+"""Contexts that differ by fewer characters than this count as equally long."""
 LONGEST = 400
 """Characters of a context, so that one table or signature does not make a question slow."""
 
@@ -62,9 +63,6 @@ class _Paragraph:
         inside = [("\n\n" if index == 0 else " ") + word for index, word in enumerate(self.words[:position])]
         return "".join([*self.before, *inside][-CONTEXT_WORDS:]).strip()
 
-    def following(self, position: int) -> tuple[str, ...]:
-        return self.words[position : position + CONTINUATION_WORDS]
-
     @functools.cached_property
     def is_prose(self) -> bool:
         """Whether this is text, not code, a table or a session of the interpreter."""
@@ -74,66 +72,77 @@ class _Paragraph:
 
 @dataclass(frozen=True)
 class _Place:
-    """A place in a document: what comes before it, and what comes next."""
+    """A place in a document: what comes before it, and what comes next; for identifiers also its parts."""
 
     document: str
     context: str
     next: str
-    opening: str = ""  # quotes in front of a name
+    name: str = ""
+    opening: str = ""  # quotes or parentheses in front of the name
 
 
 @functools.cache
 def items() -> dict[str, tuple[Item, ...]]:
     """The questions of each task, in a fixed order.
 
-    `stdlib_continuation`: in which of four contexts do these words follow? `stdlib_identifier`: which of four names
-    comes next, in a context that holds it already? `stdlib_order`: which of four orders of the next words is right?
-    The first asks for the context since it compares probabilities of the same words, and so leaves aside how likely
-    words are by themselves, which would drown the question for a small model.
+    `stdlib_continuation`: after which of four contexts do these words come? `stdlib_identifier`: after which of four
+    contexts does this name come, one of which holds it already? `stdlib_order`: which of four orders of the next words
+    is right? The first two ask for the context since that compares probabilities of the same words: how likely words
+    are by themselves is left aside, which would drown the question for a small model.
     """
     paragraphs = list(_paragraphs())
     return {
-        "stdlib_continuation": tuple(_continuations(paragraphs)),
-        "stdlib_identifier": tuple(_identifiers(paragraphs)),
-        "stdlib_order": tuple(_orders(paragraphs)),
+        "stdlib_continuation": tuple(islice(_continuations(paragraphs), QUESTIONS)),
+        "stdlib_identifier": tuple(islice(_identifiers(paragraphs), QUESTIONS)),
+        "stdlib_order": tuple(islice(_orders(paragraphs), QUESTIONS)),
     }
 
 
 def _continuations(paragraphs: Sequence[_Paragraph]) -> Iterator[Item]:
-    places = [
-        _Place(paragraph.document, paragraph.context(position), " " + " ".join(paragraph.following(position)))
-        for paragraph in paragraphs
-        for position in range(10, len(paragraph.words) - CONTINUATION_WORDS + 1, CONTEXT_WORDS)
-        if paragraph.is_prose
-    ]
-    for number, place in enumerate(_chosen(places)):
-        others = (other.context for other in places if other.document != place.document)
-        gold, contexts = _mixed(number, place.context, _closest(others, place, _unlike_length(place.context, 10)))
-        yield Item(contexts, (place.next,), gold, place.document)
+    places = [place for paragraph in paragraphs for place in _places_in_prose(paragraph, first=10)]
+    return _which_context(places, lambda place, other: True)
 
 
 def _identifiers(paragraphs: Sequence[_Paragraph]) -> Iterator[Item]:
     places = [place for paragraph in paragraphs for place in _names_that_come_again(paragraph)]
-    counts = Counter(name for document in stdlib.split("train") for name in _NAME.findall(document.text))
-    for number, place in enumerate(_chosen(places)):
-        names = {other.next for other in places if other.document != place.document}
-        others = (name for name in names if name not in place.context)
-        gold, choices = _mixed(number, place.next, _closest(others, place, _unlike_name(place.next, counts)))
-        # An opening quote belongs to the choice: tokenizers may merge it with what follows.
-        yield Item((place.context,), tuple(f" {place.opening}{name}" for name in choices), gold, place.document)
+    return _which_context(
+        places, lambda place, other: other.opening == place.opening and place.name not in other.context
+    )
+
+
+def _which_context(places: Sequence[_Place], fits: Callable[[_Place, _Place], bool]) -> Iterator[Item]:
+    """Ask for the context of each place, among those of fitting places elsewhere that are closest in length."""
+    number = 0
+    for place in _hashed(places):
+        others = {other.context for other in places if other.document != place.document and fits(place, other)}
+        wrong = sorted(others - {place.context}, key=functools.partial(_distance, place))[: CHOICES - 1]
+        if len(wrong) == CHOICES - 1:
+            gold, contexts = _mixed(number, place.context, wrong)
+            yield Item(contexts, (place.next,), gold, place.document)
+            number += 1
+
+
+def _distance(place: _Place, context: str) -> tuple[int, bytes]:
+    return abs(len(context) - len(place.context)) // SLACK, _rank(place.context, place.next, context)
 
 
 def _orders(paragraphs: Sequence[_Paragraph]) -> Iterator[Item]:
-    places = [
-        _Place(paragraph.document, paragraph.context(position), " " + " ".join(paragraph.following(position)))
-        for paragraph in paragraphs
-        for position in range(6, len(paragraph.words) - CONTINUATION_WORDS + 1, CONTEXT_WORDS)
-        if paragraph.is_prose and len(_exchanges(paragraph.following(position))) >= CHOICES - 1
-    ]
-    for number, place in enumerate(_chosen(places)):
-        exchanges = _closest(_exchanges(place.next.split()), place, lambda text: 0.0)
-        gold, choices = _mixed(number, place.next, exchanges)
-        yield Item((place.context,), choices, gold, place.document)
+    places = [place for paragraph in paragraphs for place in _places_in_prose(paragraph, first=6)]
+    number = 0
+    for place in _hashed(places):
+        exchanges = sorted(_exchanges(place.next.split()), key=lambda text: _rank(place.context, text))
+        if len(exchanges) >= CHOICES - 1:
+            gold, choices = _mixed(number, place.next, exchanges[: CHOICES - 1])
+            yield Item((place.context,), choices, gold, place.document)
+            number += 1
+
+
+def _places_in_prose(paragraph: _Paragraph, first: int) -> Iterator[_Place]:
+    """Yield places in a paragraph of prose that are followed by enough words, far enough apart not to overlap."""
+    if paragraph.is_prose:
+        for position in range(first, len(paragraph.words) - CONTINUATION_WORDS + 1, CONTEXT_WORDS):
+            words = paragraph.words[position : position + CONTINUATION_WORDS]
+            yield _Place(paragraph.document, paragraph.context(position), " " + " ".join(words))
 
 
 def _exchanges(words: Sequence[str]) -> list[str]:
@@ -155,7 +164,9 @@ def _names_that_come_again(paragraph: _Paragraph) -> Iterator[_Place]:
         context = paragraph.context(position)
         if len(context) >= 40 and match["name"] in _names(context):
             asked.add(match["name"])
-            yield _Place(paragraph.document, context, match["name"], match["before"])
+            # An opening quote belongs to what comes next: tokenizers may merge it with the name.
+            text = f" {match['before']}{match['name']}"
+            yield _Place(paragraph.document, context, text, match["name"], match["before"])
 
 
 def _names(context: str) -> set[str]:
@@ -171,29 +182,10 @@ def _names(context: str) -> set[str]:
     return {name for name in names if len(name) > 2}
 
 
-def _chosen(places: Iterable[_Place]) -> list[_Place]:
-    """Choose the places to ask about, by hash."""
+def _hashed(places: Iterable[_Place]) -> list[_Place]:
+    """The places whose context is not too long, each once, in an order that has nothing to do with their text."""
     fitting = {place for place in places if len(place.context) <= LONGEST}
-    return sorted(fitting, key=lambda place: (_rank(place.context, place.next), place.document))[:QUESTIONS]
-
-
-def _closest(texts: Iterable[str], place: _Place, unlike: Callable[[str], float]) -> list[str]:
-    """Return the wrong choices: the texts that are least unlike the right one, in hashed order where that is equal."""
-    wrong = sorted(set(texts), key=lambda text: (unlike(text), _rank(place.context, place.next, text)))
-    return wrong[: CHOICES - 1]
-
-
-def _unlike_length(right: str, slack: int) -> Callable[[str], float]:
-    return lambda text: max(0, abs(len(text) - len(right)) - slack)
-
-
-def _unlike_name(right: str, counts: Counter[str]) -> Callable[[str], float]:
-    """How much a name differs in length, and in how often its last part occurs in the training split."""
-
-    def rarity(name: str) -> float:
-        return math.log2(1 + counts[name.rpartition(".")[2]])
-
-    return lambda name: max(0.0, abs(len(name) - len(right)) - 2) + max(0.0, abs(rarity(name) - rarity(right)) - 1)
+    return sorted(fitting, key=lambda place: (_rank(place.context, place.next), place.document))
 
 
 def _mixed(number: int, right: str, wrong: Sequence[str]) -> tuple[int, tuple[str, ...]]:
@@ -203,8 +195,8 @@ def _mixed(number: int, right: str, wrong: Sequence[str]) -> tuple[int, tuple[st
 
 
 def _paragraphs() -> Iterator[_Paragraph]:
-    """Yield the paragraphs of the evaluation split that no other split has."""
-    elsewhere = {
+    """Yield the paragraphs of the evaluation split that no other split has, each once."""
+    seen = {
         _rank(*paragraph.split())
         for name in ("train", "calibration")
         for document in stdlib.split(name)
@@ -213,9 +205,11 @@ def _paragraphs() -> Iterator[_Paragraph]:
     for document in stdlib.split("evaluation"):
         before: list[str] = []
         for text in document.text.split("\n\n"):
-            if not text.strip() or _rank(*text.split()) in elsewhere:
+            rank = _rank(*text.split())
+            if not text.strip() or rank in seen:
                 before = []
                 continue
+            seen.add(rank)
             header, words = _parts(text, document.name)
             if header:
                 before = ["\n\n" + header]

@@ -85,7 +85,7 @@ def _config(name: str, folder: Path) -> dict[str, object]:
         },
         "test_split": "test",
         "output_type": "multiple_choice",
-        **(CONTEXT_CHOICE if name == "stdlib_continuation" else CONTINUATION_CHOICE),
+        **(CONTINUATION_CHOICE if name == "stdlib_order" else CONTEXT_CHOICE),
         "target_delimiter": "",
         "num_fewshot": 0,
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],

@@ -39,7 +39,7 @@ class SparseGPT(SiteMethod):
 
     def prepare(self, statistic: Hessian) -> obs.Factor:
         """Factorises the Hessian, once for all weights that read the same inputs."""
-        return obs.factorize(statistic.release(), self.damping)
+        return obs.factorize(statistic.release(), self.damping, in_place=True)
 
     def solve(self, site: Site, prepared: obs.Factor, target: Target) -> Tensor:
         """Sweeps the columns."""

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from prune_lab.calibration import InputNorm
 from prune_lab.methods.base import SiteMethod, keep_in_rows
 from prune_lab.models.view import Site
 from prune_lab.target import Target
+
+_SCORES_AT_ONCE = 1 << 18  # rows are independent: scores of a few at a time stay in the cache, those of all do not
 
 
 @dataclass
@@ -23,5 +26,8 @@ class Wanda(SiteMethod):
 
     def solve(self, site: Site, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the scores within rows."""
-        keep = keep_in_rows(site.weight.abs() * prepared.value, target, site.name)  # (out, in) * (in,)
-        return site.weight * keep
+        pruned = torch.empty(site.shape, dtype=site.weight.dtype, device=site.weight.device)
+        rows = max(1, _SCORES_AT_ONCE // site.shape[1])
+        for part, result in zip(site.weight.split(rows), pruned.split(rows), strict=True):
+            torch.mul(part, keep_in_rows(part.abs() * prepared.value, target, site.name), out=result)
+        return pruned

@@ -1,13 +1,15 @@
 """Where each model family keeps its blocks and weights. A new family is one row of ``FAMILIES``."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from prune_lab.errors import BadInput
 from prune_lab.models.view import Block, Site
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def read_blocks(hf: PreTrainedModel) -> list[Block]:
+def read_blocks(hf: "PreTrainedModel") -> list[Block]:
     """Reads the blocks and sites of a model.
 
     Raises:
@@ -82,6 +84,8 @@ def read_blocks(hf: PreTrainedModel) -> list[Block]:
 
 
 def _read_block(index: int, name: str, module: nn.Module, family: Family) -> Block:
+    from transformers.pytorch_utils import Conv1D
+
     linear = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
     uncovered = [
         path

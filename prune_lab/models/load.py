@@ -6,13 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-)
+import transformers  # its parts are imported when they are used: a mistake in the settings costs no seconds
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.families import family_of
@@ -55,20 +49,20 @@ class Checkpoint:
             _check_folder(Path(self.path))
         self.name = self.name or Path(self.path).name
 
-    def load_config(self) -> PretrainedConfig:
+    def load_config(self) -> "transformers.PretrainedConfig":
         """Loads the configuration alone, which tells vocabulary and positions.
 
         Raises:
             BadInput: it cannot be read, or the family is unknown.
         """
         try:
-            config = AutoConfig.from_pretrained(self.path, **self._where)
+            config = transformers.AutoConfig.from_pretrained(self.path, **self._where)
         except Exception as error:  # the loaders raise a dozen kinds, from OSError to SafetensorError
             raise BadInput(self._cannot_load("configuration", error)) from error
         family_of(config.model_type)
         return config
 
-    def load_tokenizer(self) -> PreTrainedTokenizerBase | None:
+    def load_tokenizer(self) -> "transformers.PreTrainedTokenizerBase | None":
         """Loads the tokenizer; ``None`` for a folder without one, which is enough for ``data=tokens``.
 
         Raises:
@@ -77,11 +71,11 @@ class Checkpoint:
         if self.kind != "hub" and not any((Path(self.path) / file).is_file() for file in _TOKENIZER_FILES):
             return None
         try:
-            return AutoTokenizer.from_pretrained(self.path, **self._where)
+            return transformers.AutoTokenizer.from_pretrained(self.path, **self._where)
         except Exception as error:
             raise BadInput(self._cannot_load("tokenizer", error)) from error
 
-    def load(self, tokenizer: PreTrainedTokenizerBase | None = None) -> PrunableModel:
+    def load(self, tokenizer: "transformers.PreTrainedTokenizerBase | None" = None) -> PrunableModel:
         """Loads the model onto the host.
 
         Raises:
@@ -90,7 +84,7 @@ class Checkpoint:
         """
         config = self.load_config()
         try:
-            hf, report = AutoModelForCausalLM.from_pretrained(
+            hf, report = transformers.AutoModelForCausalLM.from_pretrained(
                 self.path,
                 config=config,
                 dtype=DTYPES[self.dtype],

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 
 from prune_lab.errors import RunFailed
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.pytorch_utils import Conv1D
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +26,13 @@ class Site:
     """One prunable weight matrix: ``name`` is the path of its layer in the model."""
 
     name: str
-    module: nn.Linear | Conv1D
+    module: "nn.Linear | Conv1D"
 
     @property
     def weight(self) -> Tensor:
         """The weight, ``(out, in)``; a view of the parameter."""
         weight = self.module.weight.detach()
-        return weight.T if isinstance(self.module, Conv1D) else weight
+        return weight if isinstance(self.module, nn.Linear) else weight.T
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,7 +70,7 @@ class Block:
         return output[0] if self.tuple_out else output
 
 
-def seqlen_limit_of(config: PretrainedConfig) -> int:
+def seqlen_limit_of(config: "PretrainedConfig") -> int:
     """The longest sequence that a configuration has positions for."""
     return int(config.get_text_config().max_position_embeddings)
 
@@ -84,7 +87,7 @@ class PrunableModel:
         BadInput: the family is unknown, or a block holds weights that no site covers (on reading ``blocks``).
     """
 
-    def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, name: str = "model"):
+    def __init__(self, hf: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None" = None, name: str = "model"):
         self.hf = hf.eval().requires_grad_(False)
         self.hf.config.use_cache = False  # a cache kept between calls would let one sample attend to another
         self.tokenizer = tokenizer
@@ -127,7 +130,7 @@ class PrunableModel:
         return digest.hexdigest()
 
     @contextmanager
-    def placed(self, device: torch.device) -> Iterator[PreTrainedModel]:
+    def placed(self, device: torch.device) -> "Iterator[PreTrainedModel]":
         """The whole model on ``device``, and back on the host afterwards."""
         self.hf.to(device)
         try:

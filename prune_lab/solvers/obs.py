@@ -27,28 +27,42 @@ class Factor:
         return Factor(self.upper[start:stop, start:stop], self.dead[start:stop])
 
 
-def factorize(hessian: Tensor, damping: float) -> Factor:
+def factorize(hessian: Tensor, damping: float, *, in_place: bool = False) -> Factor:
     """Factorises a Hessian.
 
     Args:
         hessian: ``(in, in)`` float32, of any scale; only the upper triangle is read. Inputs that were never active (a
             zero on the diagonal) get a one there.
         damping: added to the diagonal, as a share of its mean.
+        in_place: use up the memory of ``hessian``, which is contiguous then: at 28,672 inputs a copy takes 3.3 GB.
 
     Raises:
         NotPositiveDefinite: there is no such factor.
     """
-    dead = hessian.diagonal() == 0
-    reversed_order = hessian.flip(0, 1)  # its lower Cholesky factor is R in reversed order
-    del hessian  # where the caller gave it away, this frees it: at 28,672 inputs it is 3.3 GB
-    diagonal = reversed_order.diagonal()
-    diagonal[diagonal == 0] = 1
+    if not in_place:
+        hessian = hessian.clone(memory_format=torch.contiguous_format)
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    diagonal[dead] = 1
     diagonal += damping * diagonal.mean()
-    info = torch.empty((), dtype=torch.int32, device=reversed_order.device)
-    torch.linalg.cholesky_ex(reversed_order, out=(reversed_order, info))
-    if int(info) or not bool(torch.isfinite(reversed_order.diagonal()).all()):
+    _reverse(hessian)  # R in reversed order is the lower factor of this; read by columns, as LAPACK does, the upper
+    info = torch.empty((), dtype=torch.int32, device=hessian.device)
+    torch.linalg.cholesky_ex(hessian.T, upper=True, out=(hessian.T, info))
+    if int(info) or not bool(torch.isfinite(diagonal).all()):
         raise NotPositiveDefinite(f"the Hessian is not positive definite with damping {damping:g}")
-    return Factor(reversed_order.flip(0, 1), dead)
+    _reverse(hessian)
+    return Factor(hessian, dead)
+
+
+def _reverse(matrix: Tensor, chunk: int = 1 << 20) -> None:
+    """Reverses rows and columns of a contiguous matrix in place: that is, all its entries."""
+    entries = matrix.view(-1)
+    for start in range(0, len(entries) // 2, chunk):
+        stop = min(start + chunk, len(entries) // 2)
+        front, back = entries[start:stop], entries[len(entries) - stop : len(entries) - start]
+        kept = front.flip(0)
+        front.copy_(back.flip(0))
+        back.copy_(kept)
 
 
 def sparsegpt(

@@ -51,7 +51,11 @@ def test_there_are_methods_to_test():
 
 
 def test_a_method_keeps_its_promises(
-    tiny_model: Callable[..., PrunableModel], family: str, method: Method, target: Target, random_tokens: Callable[..., Tensor]
+    tiny_model: Callable[..., PrunableModel],
+    family: str,
+    method: Method,
+    target: Target,
+    random_tokens: Callable[..., Tensor],
 ):
     model, tokens = tiny_model(family), random_tokens(6, 16)
     before = weights(model)
@@ -95,7 +99,9 @@ def assert_the_rest_is_unchanged(model: PrunableModel, before: dict[str, Tensor]
         assert torch.equal(tensor, before[name]) is (name not in pruned), name
 
 
-def assert_same_again(model: PrunableModel, fresh: PrunableModel, method: Method, target: Target, tokens: Tensor) -> None:
+def assert_same_again(
+    model: PrunableModel, fresh: PrunableModel, method: Method, target: Target, tokens: Tensor
+) -> None:
     prune(fresh, method, target, tokens)
     for name, tensor in fresh.hf.state_dict().items():
         assert torch.equal(tensor, model.hf.state_dict()[name]), name

@@ -49,7 +49,12 @@ def problem(out: int = 12, inputs: int = 48, seed: int = 0, dead: tuple[int, ...
 
 
 def plain_sparsegpt(
-    weight: np.ndarray, hessian: np.ndarray, dead: np.ndarray, sparsity: float, n_of_m: tuple[int, int] | None, block_size: int
+    weight: np.ndarray,
+    hessian: np.ndarray,
+    dead: np.ndarray,
+    sparsity: float,
+    n_of_m: tuple[int, int] | None,
+    block_size: int,
 ) -> tuple[np.ndarray, float]:
     """Algorithm 1 of the paper with ``floor(s n)`` weights dropped; also the sum of its squared errors ``E``."""
     w, (out, inputs) = weight.copy(), weight.shape

@@ -26,7 +26,11 @@ def first_block(model, calibration) -> BlockInputs:
 
 
 def test_the_last_batch_may_be_smaller():
-    assert [(b.start, b.stop) for b in Calibration(torch.zeros(5, 8), batch_size=2).batches()] == [(0, 2), (2, 4), (4, 5)]
+    assert [(b.start, b.stop) for b in Calibration(torch.zeros(5, 8), batch_size=2).batches()] == [
+        (0, 2),
+        (2, 4),
+        (4, 5),
+    ]
     assert len(Calibration(torch.zeros(5, 8)).batches()) == 1
     assert len(Calibration(torch.zeros(5, 2048)).batches()) == 5
 
@@ -75,7 +79,10 @@ def test_the_walk_is_exact_in_half_precision_too(tiny_model, random_tokens, dtyp
 
 
 def test_hidden_states_are_overwritten_in_place(tiny_model, random_tokens):
-    storages = {inputs.hidden.data_ptr() for _, inputs in walk(tiny_model("opt"), Calibration(random_tokens(4, 8), batch_size=2))}
+    storages = {
+        inputs.hidden.data_ptr()
+        for _, inputs in walk(tiny_model("opt"), Calibration(random_tokens(4, 8), batch_size=2))
+    }
     assert len(storages) == 1
 
 
@@ -131,7 +138,9 @@ def test_sites_that_read_the_same_tensor_share_one_statistic(tiny_model, random_
 
 
 def test_a_shared_statistic_counts_every_token_once(tiny_model, random_tokens):
-    for statistic in first_block(tiny_model("llama"), Calibration(random_tokens(5, 16), batch_size=2)).collect(Hessian).values():
+    for statistic in (
+        first_block(tiny_model("llama"), Calibration(random_tokens(5, 16), batch_size=2)).collect(Hessian).values()
+    ):
         assert statistic.tokens == 5 * 16
 
 

@@ -35,7 +35,15 @@ def matrices(draw: st.DrawFn, multiple_of: int = 1) -> Tensor:
 
 @pytest.mark.parametrize(
     ("sparsity", "entries", "dropped"),
-    [(0.5, 7, 3), (0.29, 100, 29), (0.57, 100, 57), (0.7, 10, 7), (0.0, 5, 0), (0.999, 3, 2), (0.1, 2_359_296, 235_929)],
+    [
+        (0.5, 7, 3),
+        (0.29, 100, 29),
+        (0.57, 100, 57),
+        (0.7, 10, 7),
+        (0.0, 5, 0),
+        (0.999, 3, 2),
+        (0.1, 2_359_296, 235_929),
+    ],
 )
 def test_the_count_is_the_floor_of_the_decimal_that_was_written(sparsity, entries, dropped):
     assert count_dropped(sparsity, entries) == dropped

@@ -21,7 +21,9 @@ def test_an_unknown_pattern_is_refused(pattern):
         Target(pattern, level=0.5)
 
 
-@pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.5), ("4:8", 0.5), ("1:4", 0.75), ("3:4", 0.25), ("5:7", 2 / 7)])
+@pytest.mark.parametrize(
+    ("pattern", "sparsity"), [("2:4", 0.5), ("4:8", 0.5), ("1:4", 0.75), ("3:4", 0.25), ("5:7", 2 / 7)]
+)
 def test_a_pattern_sets_the_level(pattern, sparsity):
     target = Target(pattern)
     assert target.sparsity == pytest.approx(sparsity)
@@ -40,7 +42,16 @@ def test_more_kept_than_there_are_is_refused():
         Target("5:4")
 
 
-@pytest.mark.parametrize("layers", [[2, 1], [1, 1], [-1, 2], [1], [0, 1, 2]])
+@pytest.mark.parametrize("level", ["", "0.5", "much", True, [0.5]])
+def test_a_level_that_is_no_number_is_refused(level):
+    for pattern in ("unstructured", "2:4"):
+        with pytest.raises(BadInput, match=r"sparsity\.level=.*is no number"):
+            Target(pattern, level=level)
+
+
+@pytest.mark.parametrize(
+    "layers", [[2, 1], [1, 1], [-1, 2], [1], [0, 1, 2], [0, 1.5], ["0", "2"], 3, "02", [False, True]]
+)
 def test_what_is_no_range_of_layers_is_refused(layers):
     with pytest.raises(BadInput, match=r"sparsity\.layers"):
         Target(level=0.5, layers=layers)

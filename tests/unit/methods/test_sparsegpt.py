@@ -19,7 +19,9 @@ def test_it_solves_each_layer_from_the_hessian_of_its_inputs(tiny_model, random_
             expected = obs.sparsegpt(site.weight, obs.factorize(hessians[site.name], 0.01), 0.5, block_size=16)
             agree = ((expected != 0) == (other.weight != 0)).float().mean()
             assert agree > 0.99  # a sum and a mean round differently
-            torch.testing.assert_close(other.weight * (expected != 0), expected * (other.weight != 0), rtol=0.05, atol=0.02)
+            torch.testing.assert_close(
+                other.weight * (expected != 0), expected * (other.weight != 0), rtol=0.05, atol=0.02
+            )
             site.write(other.weight)
 
 

@@ -10,7 +10,9 @@ from prune_lab.models.view import PrunableModel
 def test_an_unknown_family_is_refused_with_those_that_are_known():
     with pytest.raises(BadInput, match=r"'bert'.*gpt2.*llama.*FAMILIES"):
         family_of("bert")
-    config = BertConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, is_decoder=True)
+    config = BertConfig(
+        vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, is_decoder=True
+    )
     with pytest.raises(BadInput, match="'bert'"):
         _ = PrunableModel(BertLMHeadModel(config)).blocks
 
@@ -18,8 +20,8 @@ def test_an_unknown_family_is_refused_with_those_that_are_known():
 def test_fused_experts_stop_with_an_error_that_says_so(monkeypatch):
     monkeypatch.setitem(FAMILIES, "mixtral", FAMILIES["mistral"])
     config = MixtralConfig(
-        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-        num_local_experts=2, bos_token_id=0, eos_token_id=0,
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=2, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     with pytest.raises(BadInput, match=r"model\.layers\.0: .*does not cover mlp.*fused experts"):
         _ = PrunableModel(AutoModelForCausalLM.from_config(config)).blocks
@@ -28,7 +30,9 @@ def test_fused_experts_stop_with_an_error_that_says_so(monkeypatch):
 def test_a_path_that_the_block_lacks_is_named(monkeypatch, tiny_model):
     model = tiny_model("gpt2")
     row = FAMILIES["gpt2"]
-    monkeypatch.setitem(FAMILIES, "gpt2", Family(row.blocks, ("attn.qkv", *row.attention), row.attention_out, row.up, row.down))
+    monkeypatch.setitem(
+        FAMILIES, "gpt2", Family(row.blocks, ("attn.qkv", *row.attention), row.attention_out, row.up, row.down)
+    )
     with pytest.raises(BadInput, match=r"transformer\.h\.0: the family table expects attn\.qkv"):
         _ = model.blocks
 

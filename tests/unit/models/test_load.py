@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.load import DTYPES, REFERENCE, Checkpoint
+from prune_lab.models.view import seqlen_limit_of
 
 
 def weights_of(folder):
@@ -30,14 +31,21 @@ def test_a_saved_model_loads_as_it_was(model_folder, tiny_model, family):
 
 
 def test_a_folder_without_a_tokenizer_loads(model_folder):
-    assert Checkpoint(str(model_folder())).load().tokenizer is None
+    checkpoint = Checkpoint(str(model_folder()))
+    assert checkpoint.load_tokenizer() is None
+    assert checkpoint.load().tokenizer is None
 
 
 def test_a_tokenizer_is_loaded_when_the_folder_has_one(model_folder):
     folder = model_folder()
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
-    assert Checkpoint(str(folder)).load().tokenizer("a")["input_ids"] == [0]
+    assert Checkpoint(str(folder)).load_tokenizer()("a")["input_ids"] == [0]
+
+
+def test_the_configuration_alone_tells_vocabulary_and_positions(model_folder, family):
+    config = Checkpoint(str(model_folder(family))).load_config()
+    assert (config.get_text_config().vocab_size, seqlen_limit_of(config)) == (64, 64)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "auto"])
@@ -103,7 +111,7 @@ def test_an_unknown_family_is_refused_before_loading(model_folder):
     folder = model_folder()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    with pytest.raises(BadInput, match="'bert'.*does not know"):
+    with pytest.raises(BadInput, match=r"'bert'.*does not know"):
         Checkpoint(str(folder))
 
 

@@ -54,7 +54,9 @@ def test_weights_of_dead_inputs_go_first_and_cost_the_others_nothing():
     torch.testing.assert_close(half[half != 0], weight[half != 0])
 
 
-@pytest.mark.parametrize("hessian", [torch.ones(4, 4), -torch.eye(4), torch.eye(4) * float("nan"), torch.full((4, 4), torch.inf)])
+@pytest.mark.parametrize(
+    "hessian", [torch.ones(4, 4), -torch.eye(4), torch.eye(4) * float("nan"), torch.full((4, 4), torch.inf)]
+)
 def test_a_hessian_without_a_factor_is_refused(hessian):
     with pytest.raises(NotPositiveDefinite, match="damping 0"):
         factorize(hessian, 0.0)

@@ -1,0 +1,138 @@
+"""Every YAML file composes, and fits the signature of what it makes."""
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from prune_lab.__main__ import conf_folder, main
+from prune_lab.settings import check_settings
+
+CONF = conf_folder()
+GLOBAL = ("experiment", "debug")  # groups whose choices may set any key
+NO_GROUPS = ("hydra", "table")
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in (*GLOBAL, *NO_GROUPS))
+CHOICES = [path.relative_to(CONF) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+GLOBAL_CHOICES = [f"+{group}={path.stem}" for group in GLOBAL for path in sorted((CONF / group).glob("*.yaml"))]
+YAMLS = sorted(CONF.rglob("*.yaml"))
+GIVEN = {  # values that a user has to give
+    "model=local": ["model.path=DIR"],
+    "model=hub": ["model.path=owner/name"],
+    "data=files": ["data.calibration=a.txt", "data.evaluation=b.txt"],
+    "data=tokens": ["data.calibration=a.npy", "data.evaluation=b.npy"],
+}
+
+
+def nodes(value: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every part of a configuration that something is made from."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield where, value
+        for key, item in value.items():
+            yield from nodes(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from nodes(item, f"{where}[{index}]")
+
+
+def bind(node: dict[str, Any]) -> None:
+    """Binds the keys of a part to the signature of its target; raises what a call would raise."""
+    module, _, name = node["_target_"].rpartition(".")
+    target = getattr(importlib.import_module(module), name)
+    inspect.signature(target).bind(**{key: value for key, value in node.items() if not key.startswith("_")})
+
+
+def choice_id(path: Path) -> str:
+    return f"{path.parent}={path.stem}"
+
+
+def test_the_groups_of_the_lab_are_there():
+    assert set(GROUPS) >= {"model", "data", "method", "sparsity", "evaluate", "tracker"}
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=choice_id)
+def test_every_choice_composes_and_fits_its_signatures(composed, path):
+    choice = choice_id(path)
+    plain = check_settings(composed(choice, *GIVEN.get(choice, [])))
+    made = list(nodes(plain))
+    assert path.parts[0] in {where.lstrip(".").partition(".")[0] for where, _ in made}
+    for _, node in made:
+        bind(node)
+
+
+def test_every_experiment_composes_and_fits_its_signatures(composed):
+    for choice in GLOBAL_CHOICES:
+        name = choice.removeprefix("+") if choice.startswith("+experiment=") else choice
+        for _, node in nodes(check_settings(composed(name))):
+            bind(node)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CHOICES if path.parts[0] in ("method", "sparsity", "tracker", "evaluate")], ids=choice_id
+)
+def test_every_choice_that_needs_no_file_can_be_made(composed, path):
+    group = path.parts[0]
+    made = instantiate(composed(choice_id(path))[group])
+    assert type(made).__module__.startswith("prune_lab.")
+
+
+@pytest.mark.parametrize("path", [path for path in CHOICES if path.parts[0] == "model"], ids=choice_id)
+def test_every_named_model_says_what_it_is_called(composed, path):
+    model = composed(choice_id(path)).model
+    if path.stem in ("local", "hub"):
+        assert OmegaConf.is_missing(model, "path")
+    else:
+        assert path.stem in (model.name, "reference")
+        assert model.kind in ("hub", "reference")
+        assert model.kind == "reference" or re.fullmatch(r"[\w.-]+/[\w.-]+", model.path)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(CONF)))
+def test_patterns_are_quoted(path):
+    """Unquoted, ``2:4`` is the number 124."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        value = line.partition("#")[0]
+        assert not re.search(r":\s+\d+:\d+", value), line
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=choice_id)
+def test_names_of_choices_are_read_as_names(path):
+    """``no`` would be False and ``2_4`` the number 24."""
+    assert yaml.safe_load(path.stem) == path.stem
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", path.stem)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "'2:4'", "1:4"])
+def test_a_pattern_on_the_command_line_stays_a_pattern(composed, pattern):
+    assert composed("sparsity=nm_2of4", f"sparsity.pattern={pattern}").sparsity.pattern == pattern.strip("'")
+
+
+def test_a_mistake_would_be_found(composed):
+    with pytest.raises(TypeError, match="vlock_size"):
+        bind({"_target_": "prune_lab.methods.sparsegpt.SparseGPT", "vlock_size": 3})
+
+
+def test_help_names_every_choice(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["prune-lab", "--help"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    GlobalHydra.instance().clear()
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    groups = {
+        line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in text.splitlines() if ": " in line
+    }
+    for path in CHOICES:
+        assert path.stem in groups[path.parts[0]], path
+    assert "Exit status: 0 done, 1 a run failed, 2 bad input" in text
+    assert "prune-lab -m method=" in text

@@ -1,0 +1,69 @@
+"""Runs the command: as a process of its own, or inside this one where a start of several seconds would not pay."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from prune_lab.__main__ import main
+
+
+@dataclass
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Callable[..., Outcome]:
+    """``spawn("method=wanda", ...)`` runs ``python -m prune_lab`` in an empty folder."""
+
+    def run(*arguments: str) -> Outcome:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"}
+        environment.pop("WANDB_MODE", None)
+        command = [sys.executable, "-m", "prune_lab", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """``command("method=wanda", ...)`` does the same inside this process; nothing of it is left behind."""
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["prune-lab", *arguments])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        capfd.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        finally:
+            GlobalHydra.instance().clear()
+            for handler in set(root.handlers) - set(handlers):
+                handler.close()
+            root.handlers[:] = handlers
+            root.setLevel(level)
+        out, err = capfd.readouterr()
+        return Outcome(status, out, err)
+
+    return run

@@ -1,0 +1,149 @@
+"""A user's mistake ends in one message that says what, where, what is allowed and what to do."""
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+SECONDS_WITHOUT_MODEL = 5
+
+
+def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
+    assert outcome.status == status, outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+    message = outcome.err[outcome.err.index("prune-lab: ") :]
+    assert outcome.err.count("prune-lab: ") == 1
+    assert len(message) < 900, message
+    for word in words:
+        assert word in message
+    record = folder / "record.json"
+    assert not record.exists() or json.loads(record.read_text())["status"] != "finished"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("method=nope", ["method/nope", "wanda"]),
+        ("model=nope", ["model/nope", "opt_125m"]),
+        ("method.dampnig=1", ["dampnig"]),
+        ("nokey=1", ["nokey"]),
+        ("model.dtype=int3", ["model.dtype='int3'", "bfloat16"]),
+        ("sparsity.level=1.0", ["sparsity.level=1.0", "[0, 1)"]),
+        ("sparsity.level=-0.1", ["sparsity.level=-0.1", "[0, 1)"]),
+        ("sparsity.level=much", ["sparsity.level='much'", "[0, 1)"]),
+        ("sparsity.layers=3", ["sparsity.layers=3", "[first, end)"]),
+        ("sparsity.pattern=2-4", ["sparsity.pattern='2-4'", "N:M"]),
+        ("sparsity.layers=[2,1]", ["sparsity.layers=[2, 1]"]),
+        ("sparsity.layers=[0,9]", ["sparsity.layers=[0, 9]", "3 blocks"]),
+        ("model.path=nowhere", ["model.path=nowhere", "no such folder"]),
+        ("data.calibration=nowhere.npy", ["data.calibration=nowhere.npy", "no such file"]),
+        ("data.batch_size=0", ["data.batch_size=0"]),
+        ("device=gpu", ["device='gpu'", "cuda:N"]),
+        ("stages=[prune,evalute]", ["'evalute'", "dense, prune, evaluate, save"]),
+        ("seed=x", ["seed='x'"]),
+        ("sparsity.level=", ["sparsity.level"]),
+        ("sparsity.level", ["sparsity.level"]),
+        ("sparsity.level='0.5'", ["sparsity.level='0.5'"]),
+    ],
+)
+def test_a_setting_that_cannot_be(command, local_overrides, tmp_path, override, words):
+    outcome = command(*local_overrides, override, f"hydra.run.dir={tmp_path}/run")
+    assert_refused(outcome, tmp_path / "run", *words)
+
+
+def test_a_pattern_that_does_not_divide(command, local_overrides, tmp_path):
+    outcome = command(*local_overrides, "sparsity=nm_2of4", "sparsity.pattern='2:3'", f"hydra.run.dir={tmp_path}/run")
+    assert_refused(outcome, tmp_path / "run", "'2:3'", "32 inputs", "sparsity=unstructured")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(command, local_overrides, tmp_path):
+    outcome = command(*local_overrides, "device=cuda", f"hydra.run.dir={tmp_path}/run")
+    assert_refused(outcome, tmp_path / "run", "device=cuda", "device=cpu")
+
+
+def test_torn_weights(command, local_overrides, tmp_path):
+    weights = tmp_path / "tiny_opt" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    outcome = command(*local_overrides, f"hydra.run.dir={tmp_path}/run")
+    assert_refused(outcome, tmp_path / "run", "model.path=", "cannot load the checkpoint")
+
+
+def test_weights_that_are_not_numbers(command, local_overrides, tmp_path):
+    weights = tmp_path / "tiny_opt" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.decoder.layers.1.fc2.weight"][0] = float("nan")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    outcome = command(*local_overrides, f"hydra.run.dir={tmp_path}/run")
+    assert_refused(outcome, tmp_path / "run", "model.decoder.layers.1.fc2.weight", "NaN", status=1)
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "failed"
+
+
+def test_activations_that_are_not_numbers(command, local_overrides, tmp_path):
+    weights = tmp_path / "tiny_opt" / "model.safetensors"
+    tensors = {name: tensor.half() for name, tensor in load_file(weights).items()}
+    tensors["model.decoder.layers.1.fc2.weight"].fill_(6e4)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    overrides = ["model.dtype=float16", "method=magnitude", "stages=[prune]", f"hydra.run.dir={tmp_path}/run"]
+    outcome = command(*local_overrides, *overrides)
+    assert_refused(outcome, tmp_path / "run", "layers.1", "model.dtype=float32", status=1)
+
+
+def test_a_family_that_is_not_known(command, local_overrides, tmp_path):
+    config = tmp_path / "tiny_opt" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "bloom"}))
+    outcome = command(*local_overrides, f"hydra.run.dir={tmp_path}/run")
+    assert_refused(outcome, tmp_path / "run", "'bloom'", "llama", "FAMILIES")
+
+
+def test_an_empty_text(command, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    outcome = command(
+        "data=files",
+        "data.calibration=empty.txt",
+        "data.evaluation=empty.txt",
+        "tracker=jsonl",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert_refused(outcome, tmp_path / "run", "data.calibration", "empty")
+
+
+def test_fewer_tokens_than_a_window(command, tmp_path):
+    (tmp_path / "short.txt").write_text("A text of a few words.")
+    outcome = command(
+        "data=files",
+        "data.calibration=short.txt",
+        "data.evaluation=short.txt",
+        "tracker=jsonl",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert_refused(outcome, tmp_path / "run", "data.seqlen=")
+
+
+def test_a_token_outside_the_vocabulary(command, local_overrides, token_files, tmp_path):
+    tokens = np.load(token_files[0])
+    tokens[2, 3] = 64
+    np.save(token_files[0], tokens)
+    outcome = command(*local_overrides, f"hydra.run.dir={tmp_path}/run")
+    assert_refused(outcome, tmp_path / "run", "data.calibration=", "64", "0 to 63")
+
+
+def test_a_folder_below_a_file(command, local_overrides, tmp_path):
+    (tmp_path / "file").write_text("")
+    outcome = command(*local_overrides, f"hydra.run.dir={tmp_path}/file/run")
+    assert_refused(outcome, tmp_path / "file" / "run", "run folder", "hydra.run.dir=DIR")
+
+
+@pytest.mark.parametrize("override", ["method=nope", "sparsity.level=1.0"])
+def test_it_is_told_within_seconds(spawn: Callable, tmp_path: Path, override: str):
+    """In seconds of the processor, so that a busy machine fails no test."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    outcome = spawn(override, f"hydra.run.dir={tmp_path}/run")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert_refused(outcome, tmp_path / "run")
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS_WITHOUT_MODEL
