@@ -37,8 +37,11 @@ def run_job(cfg: DictConfig) -> float | None:
     try:
         record = execute(cfg, folder, group=Path(hydra_config.sweep.dir).name if sweep else None)
     except Exception as error:
-        if sweep:  # the others go on; the command ends with the first of these errors
-            log.error("job %s (%s) failed: %s", hydra_config.job.num, hydra_config.job.override_dirname, error)
+        if not sweep:
+            _exit_if_expected(error)
+            raise
+        # The others go on; the command ends with the first of these errors.
+        log.error("job %s (%s) failed: %s", hydra_config.job.num, hydra_config.job.override_dirname, error)
         raise
     print_summary(record, folder)
     objective = record["metrics"].get(cfg.objective)
@@ -49,30 +52,32 @@ def run_job(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """Runs the command and exits with its status: 0 done, 1 a run failed, 2 bad input."""
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
     try:
         run_job()
-    except (BadInput, HydraException, OmegaConfBaseException) as error:
-        _fail(error, 2, wants_traceback)
-    except RunFailed as error:
-        _fail(error, 1, wants_traceback)
     except OSError as error:
         if not _is_about_run_folder(error):
             raise
-        _fail(BadInput(f"the run folder cannot be written: {error}; set hydra.run.dir=DIR"), 2, wants_traceback)
+        _exit_if_expected(BadInput(f"the run folder cannot be written: {error}; set hydra.run.dir=DIR"))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        _exit_if_expected(error)
+        raise
 
 
-def _fail(error: BaseException, status: int, wants_traceback: bool) -> None:
-    if wants_traceback:
-        traceback.print_exception(error)
-    cause = error.__cause__
-    detail = (
-        f"\n{cause}" if isinstance(error, HydraException) and cause is not None and str(cause) not in str(error) else ""
-    )
-    sys.stderr.write(f"prune-lab: {error}{detail}\n")
+def _exit_if_expected(error: Exception) -> None:
+    """Ends the command with the message alone where the kind of the error says that it is meant to be read."""
+    if isinstance(error, BadInput | HydraException | OmegaConfBaseException):
+        status = 2
+    elif isinstance(error, RunFailed):
+        status = 1
+    else:
+        return
+    message, cause = str(error), error.__cause__
+    if isinstance(error, HydraException) and cause is not None and str(cause) not in message:
+        message += f"\n{cause}"
+    sys.stderr.write(f"prune-lab: {message}\n")
     sys.exit(status)
 
 
@@ -83,10 +88,9 @@ def _is_about_run_folder(error: OSError) -> bool:
 
 def quiet_libraries() -> None:
     """Progress of our own takes the place of the libraries' bars and notices."""
-    from datasets.utils.logging import disable_progress_bar
     from transformers.utils import logging as transformers_logging
 
-    disable_progress_bar()
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # datasets itself takes a second to import
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
 

@@ -111,7 +111,7 @@ class Calibration:
 
     Args:
         tokens: ``(samples, seqlen)`` int64, on the host.
-        batch_size: samples in one forward pass; by default about 1,024 tokens on a CPU and 8,192 on an accelerator.
+        batch_size: samples in one forward pass; by default about 512 tokens on a CPU and 8,192 on an accelerator.
         device: where blocks and statistics live while they are worked on.
         seed: for methods that choose at random.
     """
@@ -133,7 +133,7 @@ class Calibration:
         return [slice(start, min(start + size, len(self.tokens))) for start in range(0, len(self.tokens), size)]
 
     def _default_batch(self) -> int:
-        return max(1, (1024 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])
+        return max(1, (512 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])
 
 
 @dataclass
@@ -201,10 +201,12 @@ class BlockInputs:
         inputs = self.probes[site.name].float()
         dense_out = inputs @ site.weight.float().T  # (tokens, out)
         site.write(weight)
-        error = (dense_out - inputs @ site.weight.float().T).square().sum() / dense_out.square().sum()
+        change = (dense_out - inputs @ site.weight.float().T).square().sum()
+        error = change / dense_out.square().sum() if change > 0 else change
         keep = (site.weight != 0).cpu()
         sparsity = 1 - int(keep.count_nonzero()) / keep.numel()
         self.calibration.rows.append(LayerRow(site.name, site.shape, sparsity, float(error), seconds))
+        release_free_memory(self.calibration.device)
         return keep
 
 

@@ -51,6 +51,9 @@ class Stage(Protocol):
     def prepare(self) -> None:
         """Checks what can be checked before a model is loaded; raises `BadInput`."""
 
+    def check(self, run: Run) -> None:
+        """Checks what only the loaded model can tell, before the first stage runs; raises `BadInput`."""
+
     def __call__(self, run: Run) -> dict[str, float]:
         """Does the step and returns its metrics, without the stage's name."""
         ...

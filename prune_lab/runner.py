@@ -124,6 +124,8 @@ def _run_stages(parts: Parts, info: RunInfo, seed: int, record: dict[str, Any]) 
     try:
         run = _load(parts, info.folder, seed)
         record["metrics"], record["protocol"] = run.metrics, run.protocol
+        for stage in parts.stages.values():
+            stage.check(run)
         for name, stage in parts.stages.items():
             _run_stage(name, stage, run, tracker)
         failed = False

@@ -94,9 +94,8 @@ def sparsegpt(
     out_features, in_features = weight.shape
     if n_of_m:
         block_size = max(1, block_size // n_of_m[1]) * n_of_m[1]
-    original = weight.T.float().contiguous()  # (in, out): a column of the weight is contiguous
-    pruned = torch.empty_like(original)
-    change = torch.empty_like(original)  # W0 - W, for the columns that are done
+    current = torch.empty(in_features, out_features, device=weight.device).copy_(weight.T)  # columns are rows here
+    change = torch.empty_like(current)  # W0 - W, for the columns that are done
     dropped = 0
     for start in range(0, in_features, block_size):
         stop = min(start + block_size, in_features)
@@ -106,11 +105,11 @@ def sparsegpt(
         keep = None
         if n_of_m is None:
             goal = count_dropped(sparsity, out_features * stop)
-            saliency = _saliency(original[block], pending, part)
+            saliency = _saliency(current[block], pending, part)
             keep = keep_all_but(saliency.flatten(), goal - dropped).view_as(saliency)
             dropped = goal
-        _sweep(original[block], pending, part, keep, n_of_m, pruned[block], change[block])
-    return pruned.T
+        _sweep(current[block], pending, part, keep, n_of_m, change[block])
+    return current.T
 
 
 def _saliency(original: Tensor, pending: Tensor, factor: Factor) -> Tensor:
@@ -120,16 +119,18 @@ def _saliency(original: Tensor, pending: Tensor, factor: Factor) -> Tensor:
 
 
 def _sweep(
-    original: Tensor,
+    current: Tensor,
     pending: Tensor,
     factor: Factor,
     keep: Tensor | None,
     n_of_m: tuple[int, int] | None,
-    pruned: Tensor,
     change: Tensor,
 ) -> None:
-    """Fills ``pruned`` and ``change`` of a block of columns; all are ``(columns, out)``; ``pending`` is used up."""
-    columns, upper = original.shape[0], factor.upper
+    """Prunes a block of columns: ``current`` goes from W0 to W, ``change`` becomes their difference.
+
+    All are ``(columns, out)``; ``pending``, the sum over the columns before the block, is used up.
+    """
+    columns, upper = current.shape[0], factor.upper
     width = n_of_m[1] if n_of_m else _SUB_BLOCK
     inverse_scale = upper.diagonal().reciprocal().tolist()
     for start in range(0, columns, width):
@@ -137,7 +138,7 @@ def _sweep(
         if start:
             pending[start:stop].addmm_(upper[:start, start:stop].T, change[:start])
         if n_of_m:
-            saliency = _saliency(original[start:stop], pending[start:stop], factor.block(start, stop))
+            saliency = _saliency(current[start:stop], pending[start:stop], factor.block(start, stop))
             kept = keep_n_of_m(saliency.T, *n_of_m).T
         else:
             assert keep is not None
@@ -145,6 +146,6 @@ def _sweep(
         for j in range(start, stop):
             if j > start:
                 pending[j].addmv_(change[start:j].T, upper[start:j, j])
-            torch.add(original[j], pending[j], alpha=inverse_scale[j], out=pruned[j])
-            pruned[j].mul_(kept[j - start])
-            torch.sub(original[j], pruned[j], out=change[j])
+            pruned = pending[j].mul_(inverse_scale[j]).add_(current[j]).mul_(kept[j - start])
+            torch.sub(current[j], pruned, out=change[j])
+            current[j] = pruned

@@ -32,9 +32,12 @@ class Prune(Stage):
         """Whether the method can do what the target asks."""
         self.method.check(self.target)
 
+    def check(self, run: Run) -> None:
+        """Whether the target fits the model."""
+        self.target.check(run.model)
+
     def __call__(self, run: Run) -> dict[str, float]:
         """Prunes the run's model in place."""
-        self.target.check(run.model)
         calibration = Calibration(run.data.calibration, run.data.batch_size, run.device, run.seed)
         run.masks.update(self.method.prune(run.model, calibration, self.target))
         _save_masks(run.masks, run.folder / "masks.safetensors")
