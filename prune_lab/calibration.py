@@ -80,7 +80,7 @@ class InputNorm:
 
     def update(self, inputs: Tensor) -> None:
         """Adds a batch ``(tokens, in)``; accumulates in float32."""
-        squares = torch.linalg.vector_norm(inputs, dim=0, dtype=torch.float32).square_()
+        squares = inputs.float().square().sum(0)  # vector_norm over dim 0 takes eight times as long
         self._squares = squares if self._squares is None else self._squares + squares
 
     @property
@@ -111,7 +111,7 @@ class Calibration:
 
     Args:
         tokens: ``(samples, seqlen)`` int64, on the host.
-        batch_size: samples in one forward pass; by default about 512 tokens on a CPU and 8,192 on an accelerator.
+        batch_size: samples in one forward pass; by default about 1,024 tokens on a CPU and 8,192 on an accelerator.
         device: where blocks and statistics live while they are worked on.
         seed: for methods that choose at random.
     """
@@ -133,7 +133,7 @@ class Calibration:
         return [slice(start, min(start + size, len(self.tokens))) for start in range(0, len(self.tokens), size)]
 
     def _default_batch(self) -> int:
-        return max(1, (512 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])
+        return max(1, (1024 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])
 
 
 @dataclass

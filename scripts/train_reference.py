@@ -15,11 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import lzma
 import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,20 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
+from reference_models.optimization import ChunkedCrossEntropy, Recipe, build_optimizers
+from reference_models.shapes import STYLES, build_model
+from reference_models.text import (
+    CONTEXT,
+    END_OF_TEXT,
+    byte_count,
+    corpus_files,
+    prepare,
+    read_texts,
+    stdlib_texts,
+    token_stream,
+    windows,
+)
 from torch import Tensor, nn
-
-from prune_lab.data import stdlib
 
 EXAMPLES = """examples:
   # the model in Llama style, as long as the one that is shipped
@@ -47,323 +53,9 @@ EXAMPLES = """examples:
   python scripts/train_reference.py --style opt --corpus DIR --cache /tmp/reference --steps 100 --output /tmp/opt
 """
 REFERENCE_FOLDER = Path(__file__).resolve().parents[1] / "prune_lab" / "reference"
-END_OF_TEXT = "<|endoftext|>"
-END_OF_TEXT_ID = 0
-SPECIAL_IDS = {f"{role}_token_id": END_OF_TEXT_ID for role in ("bos", "eos", "pad")}
-VOCABULARY = 8192
-CONTEXT = 512
-TOKENIZER_SHARDS = 4
-STDLIB_REPEATS = 3
 CURVE_POINTS = 60
-LOSS_CHUNK = 256
 
 logger = logging.getLogger("train_reference")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The settings of a run that make it what it is.
-
-    Attributes:
-        steps: Number of optimizer steps.
-        batch: Windows of 512 tokens in each step.
-        seed: Seed of the initial weights and of the order of the windows.
-        muon_learning_rate: Peak learning rate of Muon, for the matrices inside the blocks.
-        muon_momentum: Momentum of Muon (Nesterov).
-        muon_weight_decay: Decoupled weight decay of Muon.
-        adamw_learning_rate: Peak learning rate of AdamW, for embeddings, norms and biases.
-        adamw_betas: Decay rates of AdamW's moments; it has no weight decay.
-        warmup_steps: Steps of linear rise of both learning rates.
-        decay_fraction: Final part of the run over which both learning rates fall linearly to zero.
-    """
-
-    steps: int
-    batch: int = 8
-    seed: int = 0
-    muon_learning_rate: float = 0.02
-    muon_momentum: float = 0.95
-    muon_weight_decay: float = 0.1
-    adamw_learning_rate: float = 0.004
-    adamw_betas: tuple[float, float] = (0.9, 0.95)
-    warmup_steps: int = 60
-    decay_fraction: float = 0.5
-
-    def learning_rate_factor(self, step: int) -> float:
-        """Return the share of the peak learning rate at a step, counted from 0."""
-        rise = (step + 1) / self.warmup_steps
-        fall = (self.steps - step) / (self.decay_fraction * self.steps)
-        return min(1.0, rise, fall)
-
-
-# --- text ------------------------------------------------------------------------------------------------------------
-
-
-def corpus_files(folder: Path, split: str) -> list[Path]:
-    """Return the files of one split of the corpus (`train`, `valid` or `test`)."""
-    files = sorted(folder.glob("train-*.jsonl.xz" if split == "train" else f"{split}.jsonl.xz"))
-    if not files:
-        raise FileNotFoundError(f"no {split} files in {folder}")
-    return files
-
-
-def read_texts(files: Sequence[Path]) -> list[str]:
-    """Return the field `text` of every line of packed JSON-lines files."""
-    texts = []
-    for file in files:
-        with lzma.open(file, "rt", encoding="utf-8") as lines:
-            texts.extend(json.loads(line)["text"] for line in lines)
-    return texts
-
-
-def byte_count(texts: Sequence[str]) -> int:
-    """Return the length of the texts in bytes of UTF-8."""
-    return sum(len(text.encode("utf-8")) for text in texts)
-
-
-def stdlib_texts(split: stdlib.Split) -> list[str]:
-    """Return the texts of one split of the standard library's documentation."""
-    return [document.text for document in stdlib.split(split)]
-
-
-def train_tokenizer(texts: Sequence[str]) -> tokenizers.Tokenizer:
-    """Train a byte-level BPE tokenizer with a single special token."""
-    tokenizer = tokenizers.Tokenizer(BPE())
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = ByteLevelDecoder()
-    trainer = BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=sorted(ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer=trainer)
-    return tokenizer
-
-
-def token_stream(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> np.ndarray:
-    """Return the texts as one stream of token ids with a separator before each and after the last."""
-    pieces: list[np.ndarray] = []
-    separator = np.array([END_OF_TEXT_ID], dtype=np.uint16)
-    for start in range(0, len(texts), 256):
-        for encoding in tokenizer.encode_batch_fast(list(texts[start : start + 256])):
-            pieces += [separator, np.array(encoding.ids, dtype=np.uint16)]
-    return np.concatenate([*pieces, separator])
-
-
-def prepare(corpus: Path, cache: Path) -> tuple[tokenizers.Tokenizer, np.ndarray, dict[str, Any]]:
-    """Return the tokenizer, the training stream and an account of the data, from the cache where it holds them."""
-    cache.mkdir(parents=True, exist_ok=True)
-    tokenizer_file, stream_file, account_file = (cache / name for name in ("tokenizer.json", "train.npy", "data.json"))
-    if account_file.exists():
-        account = json.loads(account_file.read_text(encoding="utf-8"))
-        return tokenizers.Tokenizer.from_file(str(tokenizer_file)), np.load(stream_file, mmap_mode="r"), account
-
-    files = corpus_files(corpus, "train")
-    library = stdlib_texts("train")
-    sample = read_texts(files[:TOKENIZER_SHARDS])
-    tokenizer = train_tokenizer([*sample, *library])
-    texts = read_texts(files)
-    stream = token_stream(tokenizer, [*texts, *library * STDLIB_REPEATS])
-    account = {
-        "corpus": {
-            "files": [file.name for file in files],
-            "documents": len(texts),
-            "text_bytes": byte_count(texts),
-        },
-        "stdlib": {
-            "split": "train",
-            "documents": len(library),
-            "text_bytes": byte_count(library),
-            "repeats": STDLIB_REPEATS,
-        },
-        "tokenizer": {
-            "corpus_files": [file.name for file in files[:TOKENIZER_SHARDS]],
-            "stdlib_split": "train",
-            "text_bytes": byte_count(sample) + byte_count(library),
-            "vocabulary": tokenizer.get_vocab_size(),
-        },
-        "stream_tokens": len(stream),
-    }
-    tokenizer.save(str(tokenizer_file), pretty=False)
-    np.save(stream_file, stream)
-    account_file.write_text(json.dumps(account), encoding="utf-8")
-    return tokenizer, stream, account
-
-
-def windows(stream: np.ndarray, seed: int, first: int) -> Iterator[Tensor]:
-    """Yield windows of 513 tokens (512 inputs and their successors) without end, each pass in a new shuffled order.
-
-    Args:
-        stream: The token stream.
-        seed: Seed of the order.
-        first: Number of windows to leave out, those that an interrupted run has already seen.
-    """
-    per_pass = (len(stream) - CONTEXT - 1) // CONTEXT
-    while True:
-        number, position = divmod(first, per_pass)
-        generator = np.random.default_rng([seed, number])
-        offset = int(generator.integers(CONTEXT))
-        for index in generator.permutation(per_pass)[position:]:
-            start = offset + int(index) * CONTEXT
-            yield torch.from_numpy(stream[start : start + CONTEXT + 1].astype(np.int64))
-        first += per_pass - position
-
-
-# --- models ----------------------------------------------------------------------------------------------------------
-
-
-def llama_config() -> transformers.PretrainedConfig:
-    """Return the configuration in Llama style: rotary positions, gated MLP, two key-value heads for six heads."""
-    return transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=192,
-        intermediate_size=448,
-        num_hidden_layers=6,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        **SPECIAL_IDS,
-    )
-
-
-def opt_config() -> transformers.PretrainedConfig:
-    """Return the configuration in OPT style: learned positions, ReLU, biases, norms before the blocks."""
-    return transformers.OPTConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=160,
-        word_embed_proj_dim=160,
-        ffn_dim=640,
-        num_hidden_layers=6,
-        num_attention_heads=5,
-        max_position_embeddings=CONTEXT,
-        do_layer_norm_before=True,
-        dropout=0.0,
-        attention_dropout=0.0,
-        layerdrop=0.0,
-        tie_word_embeddings=True,
-        **SPECIAL_IDS,
-    )
-
-
-def gpt_neo_config() -> transformers.PretrainedConfig:
-    """Return the configuration in GPT-Neo style: global attention in turn with attention to the last 128 tokens."""
-    return transformers.GPTNeoConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=160,
-        intermediate_size=640,
-        num_layers=6,
-        num_heads=5,
-        attention_types=[[["global", "local"], 3]],
-        window_size=128,
-        max_position_embeddings=CONTEXT,
-        activation_function="gelu_new",
-        resid_dropout=0.0,
-        embed_dropout=0.0,
-        attention_dropout=0.0,
-        tie_word_embeddings=True,
-        **SPECIAL_IDS,
-    )
-
-
-STYLES = {"llama": llama_config, "opt": opt_config, "gpt_neo": gpt_neo_config}
-
-
-def build_model(style: str, seed: int) -> transformers.PreTrainedModel:
-    """Return a freshly initialised float32 model; all its embeddings are trained, that of the separator too."""
-    torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(STYLES[style](), dtype=torch.float32)
-    for module in model.modules():
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            # A padding index would zero the embedding's gradient, and here the padding token is also the separator.
-            module.padding_idx = None
-            nn.init.normal_(module.weight.data[END_OF_TEXT_ID], std=0.02)
-    return model
-
-
-# --- optimization ----------------------------------------------------------------------------------------------------
-
-
-def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Bring the singular values of a stack of matrices near one with Newton-Schulz iterations.
-
-    `torch.optim.Muon` does the same in bfloat16, which is the slower arithmetic on a CPU without tile instructions.
-    """
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    result = matrices.mT if tall else matrices
-    result = result / (result.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(iterations):
-        gram = result @ result.mT
-        result = 3.4445 * result + torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315) @ result
-    return result.mT if tall else result
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum with orthogonalised updates, for the matrices inside the blocks (Jordan et al., 2024)."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
-        """Group the parameters by shape, so that matrices of one shape are orthogonalised together."""
-        shapes = sorted({tuple(parameter.shape) for parameter in parameters})
-        groups = [{"params": [p for p in parameters if tuple(p.shape) == shape]} for shape in shapes]
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every matrix once."""
-        for group in self.param_groups:
-            parameters, momentum = group["params"], group["momentum"]
-            gradients = [parameter.grad for parameter in parameters]
-            buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in parameters]
-            for buffer, gradient in zip(buffers, gradients, strict=True):
-                buffer.lerp_(gradient, 1 - momentum)
-            updates = torch.stack([g.lerp(b, momentum) for g, b in zip(gradients, buffers, strict=True)])
-            rows, columns = updates.shape[-2:]
-            scale = group["lr"] * math.sqrt(max(1.0, rows / columns))
-            for parameter, update in zip(parameters, orthogonalise(updates), strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
-
-
-def build_optimizers(model: transformers.PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside the blocks and AdamW for all other parameters."""
-    blocks = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    blocks = [module for module in blocks if module is not model.get_output_embeddings()]
-    matrices = [module.weight for module in blocks]
-    identities = {id(matrix) for matrix in matrices}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in identities]
-    return [
-        Muon(matrices, recipe.muon_learning_rate, recipe.muon_momentum, recipe.muon_weight_decay),
-        torch.optim.AdamW(rest, lr=recipe.adamw_learning_rate, betas=recipe.adamw_betas, weight_decay=0.0, fused=True),
-    ]
-
-
-class ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of a linear classifier that never holds more than a few rows of logits.
-
-    Both gradients are worked out on the way forward, while a chunk's logits are at hand.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of rows of hidden states against their targets."""
-        hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
-        total = torch.zeros((), dtype=torch.float64)
-        for start in range(0, len(targets), LOSS_CHUNK):
-            rows = slice(start, start + LOSS_CHUNK)
-            logits, wanted = hidden[rows] @ weight.T, targets[rows, None]
-            normaliser = logits.logsumexp(dim=-1, keepdim=True)
-            total += (normaliser - logits.gather(1, wanted)).sum()
-            gradient = logits.sub_(normaliser).exp_()
-            gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
-            hidden_gradient[rows] = gradient @ weight
-            weight_gradient.addmm_(gradient.T, hidden[rows])
-        ctx.save_for_backward(hidden_gradient.div_(len(targets)), weight_gradient.div_(len(targets)))
-        return (total / len(targets)).float()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Return the gradients of the hidden states and of the classifier's weight."""
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * gradients[0], weight_gradient * gradients[0], None
 
 
 @dataclass
