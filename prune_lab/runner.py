@@ -168,7 +168,8 @@ def _run_stage(name: str, stage: Stage, run: Run, tracker: Tracker) -> None:
     tracker.log(name, metrics)
     for table in list(run.tables):
         tracker.table(table, run.tables[table].columns, run.tables.pop(table).rows)
-    log.info("%s: %s", name, ", ".join(f"{metric} {value:.6g}" for metric, value in measured.items()))
+    shown = {metric: value for metric, value in measured.items() if "/" not in metric}  # tasks are in the record
+    log.info("%s: %s", name, ", ".join(f"{metric} {value:.6g}" for metric, value in shown.items()))
 
 
 def _seed(seed: int) -> None:
