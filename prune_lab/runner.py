@@ -25,7 +25,7 @@ from prune_lab.files import write_json, write_text
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.view import seqlen_limit_of
 from prune_lab.run import Run, Stage
-from prune_lab.settings import check_settings, run_key
+from prune_lab.settings import check_settings, run_key, run_title
 from prune_lab.tracking.base import RunInfo, Tracker, without_secrets
 from prune_lab.tracking.trackers import Trackers
 
@@ -71,7 +71,7 @@ def execute(cfg: DictConfig, folder: Path, *, group: str | None = None) -> dict[
         "protocol": {},
     }
     _open_folder(folder, cfg, parts.device)
-    info = RunInfo(folder, config, name=f"{cfg.model.get('name') or folder.name}", group=group)
+    info = RunInfo(folder, config, name=run_title(plain), group=group)
     try:
         _run_stages(parts, info, plain["seed"], record)
         record["status"] = "finished"

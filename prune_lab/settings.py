@@ -16,7 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from prune_lab.errors import BadInput
 
 _TRUSTED = "prune_lab."
-_NOT_IN_KEY = ("tracker", "save_model", "experiment")  # these change what is kept of a run, not its numbers
+_SECTIONS = (
+    "seed", "device", "save_model", "stages", "objective", "pipeline",
+    "model", "data", "method", "sparsity", "evaluate", "tracker",
+)  # fmt: skip
+_NOT_IN_KEY = ("tracker", "save_model")  # these change what is kept of a run, not its numbers
 
 
 def check_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     """
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     pipeline, stages = plain["pipeline"], plain["stages"]
-    problems = []
+    problems = [f"{name} is unknown; allowed: {', '.join(_SECTIONS)}" for name in plain if name not in _SECTIONS]
     if not isinstance(stages, list) or not stages:
         problems.append(f"stages={stages!r} is not a list of stages; allowed: {', '.join(pipeline)}")
     else:
@@ -54,6 +58,15 @@ def run_key(plain: dict[str, Any]) -> str:
     relevant = {key: value for key, value in plain.items() if key not in _NOT_IN_KEY}
     relevant["pipeline"] = {name: stage for name, stage in plain["pipeline"].items() if name != "save"}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def run_title(plain: dict[str, Any]) -> str:
+    """Model, method and sparsity in a few words: what readers and trackers call the run."""
+    model, sparsity = plain["model"], plain["sparsity"]
+    name = model.get("name") or str(model["path"]).rstrip("/").rpartition("/")[2]
+    method = str(plain["method"]["_target_"]).rpartition(".")[2]
+    amount = sparsity["pattern"] if sparsity["level"] is None else f"{sparsity['level']:.0%} {sparsity['pattern']}"
+    return f"{name}, {method}, {amount}"
 
 
 def _problems(value: Any, where: str) -> Iterator[str]:

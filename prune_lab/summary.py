@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prune_lab.settings import run_title
+
 _ROWS = (  # metric, how it reads
     ("perplexity", "perplexity", "{:.3f}"),
     ("bits_per_byte", "bits per byte", "{:.4f}"),
@@ -21,7 +23,7 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
     """Prints the table and where everything is to standard output."""
     metrics = record["metrics"]
     console = Console()
-    table = Table(title=_title(record), title_justify="left")
+    table = Table(title=run_title(record["config"]), title_justify="left")
     table.add_column("")
     table.add_column("dense", justify="right")
     table.add_column("pruned", justify="right")
@@ -35,14 +37,6 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
     _add(table, "peak memory while pruning, MB", None, metrics.get("prune/peak_memory_mb"), "{:,.0f}")
     console.print(table)
     console.print(f"everything about this run: {folder}", soft_wrap=True, highlight=False)
-
-
-def _title(record: dict[str, Any]) -> str:
-    config, protocol = record["config"], record["protocol"]
-    method = str(config["method"]["_target_"]).rpartition(".")[2]
-    sparsity = config["sparsity"]
-    amount = sparsity["pattern"] if sparsity["level"] is None else f"{sparsity['level']:.0%} {sparsity['pattern']}"
-    return f"{protocol['model']['name']}, {method}, {amount}"
 
 
 def _add(table: Table, label: str, dense: float | None, pruned: float | None, form: str) -> None:

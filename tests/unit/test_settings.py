@@ -30,6 +30,11 @@ def test_an_unknown_key_of_an_experiment_file_is_told_with_those_allowed(changed
         check_settings(changed({"method.dampnig": 0.1}))
 
 
+def test_an_unknown_section_is_told_with_those_allowed(changed):
+    with pytest.raises(BadInput, match=r"methd is unknown; allowed: seed, device, .*method"):
+        check_settings(changed({"methd.damping": 0.1}))
+
+
 def test_an_unknown_key_of_a_nested_section_is_told(changed):
     with pytest.raises(BadInput, match=r"evaluate\.zero_shot\.taks is unknown"):
         check_settings(changed({"evaluate.zero_shot.taks": ["a"]}))

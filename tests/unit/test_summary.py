@@ -4,10 +4,11 @@ from prune_lab.summary import print_summary
 
 RECORD = {
     "config": {
+        "model": {"name": None, "path": "models/small"},
         "method": {"_target_": "prune_lab.methods.wanda.Wanda"},
         "sparsity": {"pattern": "unstructured", "level": 0.7},
     },
-    "protocol": {"model": {"name": "small"}},
+    "protocol": {},
     "metrics": {
         "dense/perplexity": 10.0,
         "evaluate/perplexity": 12.3456,
