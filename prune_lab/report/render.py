@@ -122,7 +122,7 @@ def _brief(part: dict[str, Any], *names: str) -> str:
 
 def _csv(spec: TableSpec, records: Records) -> str:
     names = [f"{stage}/{metric.name}" for metric in spec.metrics for stage in ("dense", "evaluate")]
-    names += ["prune/sparsity", "prune/seconds", "prune/peak_memory_mb"]
+    names.append("prune/sparsity")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*spec.rows, "column", "seed", *names, "key"])
