@@ -154,7 +154,8 @@ def compare_quality() -> None:
         for method in METHODS:
             found = []
             for plain in (True, False):
-                model = Checkpoint(name, kind="reference", dtype="float32").load()
+                checkpoint = Checkpoint(name, kind="reference", dtype="float32")
+                model = checkpoint.load(checkpoint.load_tokenizer())
                 data = _stdlib_data(model)
                 if plain:
                     blocks = model.hf.get_submodule(model.blocks[0].name.rpartition(".")[0])
