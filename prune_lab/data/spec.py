@@ -1,5 +1,6 @@
 """The keys that every data set has, and how keys are checked."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -9,7 +10,7 @@ from prune_lab.errors import BadInput
 
 
 @dataclass(kw_only=True)
-class DataSpec:
+class DataSpec(ABC):
     """What every data set can be asked for.
 
     Attributes:
@@ -30,6 +31,7 @@ class DataSpec:
         check_count("data.batch_size", self.batch_size, optional=True)
         check_count("data.seed", self.seed, least=0)
 
+    @abstractmethod
     def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
         """Reads the data and turns it into tokens.
 
@@ -41,7 +43,6 @@ class DataSpec:
         Raises:
             BadInput: If the data cannot be read or does not fit the model.
         """
-        raise NotImplementedError
 
 
 def check_count(key: str, value: object, *, least: int = 1, optional: bool = False) -> None:
