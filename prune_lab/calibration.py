@@ -5,11 +5,11 @@ hidden states of the calibration set stay on the host, once, and are overwritten
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,75 +19,13 @@ from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.view import Block, PrunableModel, Site
 from prune_lab.precision import is_slow_at, widen, widened
 from prune_lab.progress import track
+from prune_lab.rehearsal import Call, rehearse
+from prune_lab.statistics import Statistic
 
 _PROBE_TOKENS = 256
 
 
-class Statistic(Protocol):
-    """Something accumulated over the inputs of a site."""
-
-    def update(self, inputs: Tensor) -> None:
-        """Takes one batch of inputs, ``(tokens, in)``, in the type of the model."""
-
-
 S = TypeVar("S", bound=Statistic)
-
-
-class Hessian:
-    """Second moment of a site's inputs, ``1/T sum x x^T``.
-
-    Only the upper triangle is computed: row panels of a few hundred rows, each from its diagonal on. Peak memory on the
-    device: ``in^2`` floats, and one batch of inputs in float32.
-    """
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        self._sum: Tensor | None = None
-
-    def update(self, inputs: Tensor) -> None:
-        """Adds a batch ``(tokens, in)``; accumulates in float32."""
-        x = inputs.float()
-        width = x.shape[1]
-        if self._sum is None:
-            self._sum = torch.zeros(width, width, device=x.device)
-        panel = max(128, -(-width // 6))
-        for start in range(0, width, panel):
-            self._sum[start : start + panel, start:].addmm_(x[:, start : start + panel].T, x[:, start:])
-        self.tokens += len(x)
-
-    @property
-    def value(self) -> Tensor:
-        """``(in, in)`` float32, symmetric."""
-        assert self._sum is not None, "no batch was seen"
-        upper = self._sum.triu() / self.tokens
-        return upper + upper.triu(1).T
-
-    def release(self) -> Tensor:
-        """Gives away the sum ``sum x x^T`` itself, ``(in, in)`` float32; only its upper triangle means anything.
-
-        For solvers that need no scale and no second copy; the statistic is empty afterwards.
-        """
-        assert self._sum is not None, "no batch was seen"
-        upper, self._sum = self._sum, None
-        return upper
-
-
-class InputNorm:
-    """L2 norm of each input over the tokens seen."""
-
-    def __init__(self) -> None:
-        self._squares: Tensor | None = None
-
-    def update(self, inputs: Tensor) -> None:
-        """Adds a batch ``(tokens, in)``; accumulates in float32."""
-        squares = inputs.float().square().sum(0)  # vector_norm over dim 0 takes eight times as long
-        self._squares = squares if self._squares is None else self._squares + squares
-
-    @property
-    def value(self) -> Tensor:
-        """``(in,)`` float32."""
-        assert self._squares is not None, "no batch was seen"
-        return self._squares.sqrt()
 
 
 @dataclass(frozen=True)
@@ -95,7 +33,9 @@ class LayerRow:
     """What pruning did to one weight: a line of ``layers.csv``.
 
     ``error`` is ``|(W - W') X|^2 / |W X|^2`` over up to 256 inputs ``X`` spread evenly over the first batch, as they
-    reach the site (blocks before it pruned, this block dense). ``seconds`` is the time of the solver.
+    reach the site when its statistic is collected. ``block_error`` is that of the whole block on the first batch,
+    ``|f'(X) - f(X)|^2 / |f(X) - X|^2``: relative to what the block adds to the residual stream. ``seconds`` is the time
+    of the solver.
     """
 
     name: str
@@ -103,6 +43,7 @@ class LayerRow:
     sparsity: float
     error: float
     seconds: float
+    block_error: float = float("nan")
 
 
 @dataclass
@@ -114,6 +55,12 @@ class Calibration:
         batch_size: samples in one forward pass; by default about 1,024 tokens on a CPU and 8,192 on an accelerator.
         device: where blocks and statistics live while they are worked on.
         seed: for methods that choose at random.
+        propagate: what the next block sees: the outputs of this one ``pruned``, or as it was ``dense``.
+        sequential: when inputs are collected: once a ``block``, or again for every ``site`` (or sites that read the
+            same tensor), after the sites before it are pruned ("true sequential").
+
+    Raises:
+        BadInput: an order is unknown.
     """
 
     tokens: Tensor
@@ -121,11 +68,16 @@ class Calibration:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     rows: list[LayerRow] = field(default_factory=list)  # filled by `BlockInputs.install`
+    propagate: str = "pruned"
+    sequential: str = "block"
+
+    def __post_init__(self) -> None:
+        check_order(self.propagate, self.sequential)
 
     def first_batch(self) -> "Calibration":
         """The first batch alone, with the same ``rows``: for methods that use data only to measure their error."""
         size = self.batch_size or self._default_batch()
-        return Calibration(self.tokens[:size], size, self.device, self.seed, self.rows)
+        return replace(self, tokens=self.tokens[:size], batch_size=size)
 
     def batches(self) -> list[slice]:
         """Which samples make each batch."""
@@ -136,6 +88,36 @@ class Calibration:
         return max(1, (1024 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])
 
 
+def check_order(propagate: str, sequential: str) -> None:
+    """Checks the words for the order of work.
+
+    Raises:
+        BadInput: one is unknown.
+    """
+    if propagate not in ("pruned", "dense"):
+        raise BadInput(f"propagate={propagate!r} is unknown; allowed: pruned, dense")
+    if sequential not in ("block", "site"):
+        raise BadInput(f"sequential={sequential!r} is unknown; allowed: block, site")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few inputs of a site, and what the site makes of them while it is dense."""
+
+    inputs: Tensor  # (tokens, in), type of the model
+    outputs: Tensor  # (tokens, out) float32, without the bias
+
+    @classmethod
+    def of(cls, inputs: Tensor, site: Site) -> "Probe":
+        """Takes the outputs of the site as it is."""
+        return cls(inputs, inputs.float() @ site.weight.float().T)
+
+    def error(self, weight: Tensor) -> float:
+        """``|(W - W') X|^2 / |W X|^2`` of a weight ``(out, in)``."""
+        change = (self.outputs - self.inputs.float() @ weight.float().T).square().sum()
+        return float(change / self.outputs.square().sum() if change > 0 else change)
+
+
 @dataclass
 class BlockInputs:
     """The calibration set as it reaches one block."""
@@ -143,8 +125,14 @@ class BlockInputs:
     block: Block
     calibration: Calibration
     hidden: Tensor  # (samples, seqlen, hidden), host; shared by all blocks
-    calls: list["Call"]  # one per batch
-    probes: dict[str, Tensor] = field(default_factory=dict)  # by site: (tokens, in)
+    calls: list[Call]  # one per batch
+    probes: dict[str, Probe] = field(default_factory=dict)  # by site
+    _dense_output: Tensor | None = None  # of the first batch, from before the first `install`
+    _dense_weights: dict[str, Tensor] = field(default_factory=dict)  # with propagate=dense
+
+    def parts(self) -> tuple[tuple[Site, ...], ...]:
+        """The sites in the parts that are calibrated at once: all of the block, or those that read one tensor."""
+        return self.block.readers if self.calibration.sequential == "site" else (self.block.sites,)
 
     def collect(self, statistic: Callable[[], S], sites: Sequence[Site] | None = None) -> dict[str, S]:
         """Runs the block over the calibration set and returns a statistic per site, by site name.
@@ -168,14 +156,29 @@ class BlockInputs:
         Raises:
             RunFailed: an output is not finite.
         """
+        dense, self._dense_weights = self._dense_weights, {}
+        if dense:  # propagate=dense
+            self._note_block_error()
+            pruned = {site: site.weight.clone() for site in self._sites_of(dense)}
+            for site in pruned:
+                site.weight.copy_(dense[site.name])
         for batch, call in zip(self.calibration.batches(), self.calls, strict=True):
             out = self.block.hidden(self.run(batch, call))
+            if batch.start == 0 and not dense:
+                self._note_block_error(out)
             if not bool(torch.isfinite(out.sum(dtype=torch.float32))):
                 raise RunFailed(
                     f"{self.block.name}: the outputs have NaN or infinite values on the calibration samples "
                     f"{batch.start} to {batch.stop - 1}; use model.dtype=float32, or a lower sparsity"
                 )
             self.hidden[batch].copy_(out)
+        if dense:
+            for site, weight in pruned.items():
+                site.weight.copy_(weight)
+
+    def finish(self) -> None:
+        """Records the error of a block whose outputs nobody needs."""
+        self._note_block_error()
 
     def run(self, batch: slice, call: "Call") -> Any:
         """One forward pass of the block."""
@@ -198,46 +201,77 @@ class BlockInputs:
         """
         if site.name not in self.probes:
             self.collect(_Ignore)  # the whole block at once, while all of it is still dense
-        inputs = self.probes[site.name].float()
-        dense_out = inputs @ site.weight.float().T  # (tokens, out)
+        if self._dense_output is None:
+            self._dense_output = self._first_output()
+        if self.calibration.propagate == "dense":
+            self._dense_weights.setdefault(site.name, site.weight.clone())
         site.write(weight)
-        change = (dense_out - inputs @ site.weight.float().T).square().sum()
-        error = change / dense_out.square().sum() if change > 0 else change
         keep = (site.weight != 0).cpu()
         sparsity = 1 - int(keep.count_nonzero()) / keep.numel()
-        self.calibration.rows.append(LayerRow(site.name, site.shape, sparsity, float(error), seconds))
+        row = LayerRow(site.name, site.shape, sparsity, self.probes[site.name].error(site.weight), seconds)
+        self._note(row)
         release_free_memory(self.calibration.device)
         return keep
 
+    def _note(self, row: LayerRow) -> None:
+        """Adds a row; a site that is installed again keeps its place, and its seconds add up."""
+        rows = self.calibration.rows
+        earlier = next((index for index, other in enumerate(rows) if other.name == row.name), None)
+        if earlier is None:
+            rows.append(row)
+        else:
+            rows[earlier] = replace(row, seconds=row.seconds + rows[earlier].seconds)
 
-@dataclass
-class Call:
-    """The arguments a model gives to one block, besides the hidden states."""
+    def _first_output(self) -> Tensor:
+        return self.block.hidden(self.run(self.calibration.batches()[0], self.calls[0]))
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    def _note_block_error(self, output: Tensor | None = None) -> None:
+        """Enters the block's error in the rows of its sites; ``output`` is that of the first batch, if known."""
+        if self._dense_output is None:  # nothing was pruned here
+            return
+        output = self._first_output() if output is None else output
+        residual = self.hidden[self.calibration.batches()[0]].to(output.device)
+        change = (output.float() - self._dense_output.float()).square().sum()
+        error = float(change / (self._dense_output.float() - residual.float()).square().sum() if change > 0 else change)
+        self._dense_output = None
+        names = {site.name for site in self.block.sites}
+        rows = self.calibration.rows
+        rows[:] = [replace(row, block_error=error) if row.name in names else row for row in rows]
+
+    def _sites_of(self, names: Iterable[str]) -> list[Site]:
+        return [site for site in self.block.sites if site.name in names]
 
 
 @torch.no_grad()
-def walk(model: PrunableModel, calibration: Calibration) -> Iterator[tuple[Block, BlockInputs]]:
+def walk(
+    model: PrunableModel, calibration: Calibration, blocks: int | None = None
+) -> Iterator[tuple[Block, BlockInputs]]:
     """Yields each block on the device with its calibration inputs; the next sees this one's outputs as you left it.
 
     The hidden states equal those of the model's own forward exactly: every block gets the arguments that the model
-    gives to it (they differ between blocks of one model, by sliding window or attention kind).
+    gives to it (they differ between blocks of one model, by sliding window or attention kind). With
+    ``propagate="dense"`` the next block sees this one's outputs as they were before `BlockInputs.install`.
+
+    Args:
+        model: left as it is, but for what the caller writes.
+        calibration: the data.
+        blocks: how many, from the first; all by default.
 
     Raises:
         BadInput: a calibration token is outside the vocabulary.
         RunFailed: activations are not finite.
     """
     _check_tokens(model, calibration)
-    hidden, calls = _rehearse(model, calibration)
-    work = zip(model.blocks, calls, strict=True)
-    for block, block_calls in track(work, len(model.blocks), "blocks"):
+    hidden, calls = rehearse(model, calibration.tokens, calibration.batches(), calibration.device)
+    wanted = model.blocks[:blocks]
+    for block, block_calls in track(zip(wanted, calls, strict=False), len(wanted), "blocks"):
         block.module.to(calibration.device)
         inputs = BlockInputs(block, calibration, hidden, block_calls)
         try:
             yield block, inputs
-            if block is not model.blocks[-1]:  # nobody reads the outputs of the last
+            if block is wanted[-1]:  # nobody reads the outputs of the last
+                inputs.finish()
+            else:
                 inputs.advance()
         finally:
             block.module.to("cpu")
@@ -293,7 +327,8 @@ class _Collector:
                 self._probe(name, rows)
             self.stats[name].update(rows)
         elif first:
-            self.inputs.probes[name] = self.inputs.probes[self.leader[name]]
+            leader = self.inputs.probes[self.leader[name]]
+            self.inputs.probes.setdefault(name, Probe.of(leader.inputs, self.wanted[name]))
         self._seen.append((name, weakref.ref(x)))
         if len(self._seen) == len(self.wanted):
             raise _EnoughError
@@ -304,7 +339,7 @@ class _Collector:
                 f"{name}: the inputs have NaN or infinite values; use model.dtype=float32, or a lower sparsity"
             )
         step = max(1, len(rows) // _PROBE_TOKENS)
-        self.inputs.probes[name] = rows[::step][:_PROBE_TOKENS].clone()
+        self.inputs.probes.setdefault(name, Probe.of(rows[::step][:_PROBE_TOKENS].clone(), self.wanted[name]))
 
 
 def _check_tokens(model: PrunableModel, calibration: Calibration) -> None:
@@ -314,74 +349,3 @@ def _check_tokens(model: PrunableModel, calibration: Calibration) -> None:
             f"the calibration tokens reach from {bottom} to {top}, but {model.name} has the ids 0 to "
             f"{model.vocab_size - 1}; were they made with another tokenizer?"
         )
-
-
-def _rehearse(model: PrunableModel, calibration: Calibration) -> tuple[Tensor, list[list[Call]]]:
-    """The hidden states before block 0, and the arguments the model gives to each block.
-
-    They come from forward passes without the head in which every block does nothing, so they cost almost nothing.
-    Block 0 cannot speak for the rest: blocks of one model may differ in their arguments.
-    """
-    calls: list[list[Call]] = [[] for _ in model.blocks]
-    hidden: list[Tensor] = []
-    outside = _outside_blocks(model)
-    for block, record in zip(model.blocks, calls, strict=True):
-        block.module.forward = partial(_pass_through, block, record, hidden)
-    try:
-        for module in outside:
-            module.to(calibration.device)
-        states = None
-        for batch in calibration.batches():
-            hidden.clear()
-            model.hf.base_model(calibration.tokens[batch].to(calibration.device), use_cache=False)
-            if states is None:
-                states = torch.empty(len(calibration.tokens), *hidden[0].shape[1:], dtype=hidden[0].dtype)
-            states[batch].copy_(hidden[0])
-    finally:
-        for block in model.blocks:
-            del block.module.forward
-        for module in outside:
-            module.to("cpu")
-    assert states is not None
-    return states, calls
-
-
-def _outside_blocks(model: PrunableModel) -> list[torch.nn.Module]:
-    """The smallest modules of the base model that hold no block: embeddings, final norm, rotary tables."""
-    blocks = {block.module for block in model.blocks}
-
-    def holds_block(module: torch.nn.Module) -> bool:
-        return any(child in blocks for child in module.modules())
-
-    def visit(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
-        for child in module.children():
-            if child in blocks:
-                continue
-            if holds_block(child):
-                yield from visit(child)
-            else:
-                yield child
-
-    return list(visit(model.hf.base_model))
-
-
-def _pass_through(
-    block: Block, record: list[Call], hidden: list[Tensor], states: Tensor, *args: Any, **kwargs: Any
-) -> Any:
-    call = Call(args, kwargs)
-    if record:  # one copy of what all batches have in common (masks, rotary tables), not one per batch
-        call = Call(
-            _same(args, record[0].args), {key: _same(value, record[0].kwargs[key]) for key, value in kwargs.items()}
-        )
-    record.append(call)
-    if block.index == 0:
-        hidden.append(states)
-    return (states, None) if block.tuple_out else states
-
-
-def _same(value: Any, first: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_same(a, b) for a, b in zip(value, first, strict=True))
-    if isinstance(value, Tensor) and value.shape == first.shape and torch.equal(value, first):
-        return first
-    return value

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prune_lab.errors import BadInput
+from prune_lab.masks import count_dropped
 from prune_lab.models.view import Block, PrunableModel, Site
 
 
@@ -76,6 +77,14 @@ class Target:
     def of(self, name: str) -> float:
         """The fraction removed of one site."""
         return self.budget.get(name, self.sparsity)
+
+    def dropped(self, name: str, entries: int) -> int:
+        """How many of a site's weights go: ``floor(sparsity * entries)``."""
+        return count_dropped(self.of(name), entries)
+
+    def end(self, model: PrunableModel) -> int:
+        """One past the last block to prune."""
+        return len(model.blocks) if self.layers is None else self.layers[1]
 
     def includes(self, block: Block) -> bool:
         """Whether the block lies in the range of layers."""

@@ -13,7 +13,7 @@ LAYERS = (  # a module imports from layers above its own line only, and from its
     {"solvers"},
     {"data"},
     {"models"},
-    {"target", "device"},
+    {"target", "device", "statistics", "rehearsal"},
     {"calibration"},
     {"methods"},
     {"evaluation"},

@@ -3,15 +3,17 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from prune_lab.calibration import BlockInputs, Calibration, Statistic, walk
-from prune_lab.errors import NotPositiveDefinite
+from prune_lab.calibration import BlockInputs, Calibration, walk
+from prune_lab.errors import BadInput, NotPositiveDefinite
 from prune_lab.masks import Masks, count_dropped, keep_all_but, keep_n_of_m
 from prune_lab.models.view import Block, PrunableModel, Site
+from prune_lab.statistics import Statistic
 from prune_lab.target import Target
 
 
@@ -25,6 +27,11 @@ class Method(ABC):
         Weights are written through `BlockInputs.install`, which also records what was done to each.
         """
 
+    @property
+    def by_block(self) -> bool:
+        """Whether blocks are pruned one by one, each to its own target; else one cut is made for the whole model."""
+        return True
+
     def check(self, target: Target) -> None:  # noqa: B027 - most methods can do every target
         """Raises `BadInput` when the method cannot do what the target asks; called before a model is loaded."""
 
@@ -36,40 +43,42 @@ class BlockMethod(Method):
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
         """Walks the blocks, and calls `prune_block` on those in the target's range."""
         masks = Masks()
-        last = max(block.index for block in model.blocks if target.includes(block))
-        for block, inputs in walk(model, calibration):
+        for block, inputs in walk(model, calibration, target.end(model)):
             if target.includes(block):
                 masks.update(self.prune_block(block, inputs, target))
-            if block.index == last:
-                break
+        return masks
+
+    def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
+        """Prunes one block in place: all its sites at once, or one part after the other (``sequential=site``)."""
+        masks = Masks()
+        for sites in inputs.parts():
+            masks.update(self.prune_sites(sites, inputs, target))
         return masks
 
     @abstractmethod
-    def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
-        """Prunes one block in place."""
+    def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
+        """Prunes some sites of a block in place."""
 
 
 class SiteMethod(BlockMethod):
     """A method that works on one weight at a time, from one statistic of its inputs.
 
-    The statistics of a block are collected in one pass, before any of its weights changes.
+    The statistics of a block are collected in one pass, before any of its weights changes (with ``sequential=site``,
+    in one pass for all weights that read the same tensor).
     """
 
     statistic: ClassVar[type[Statistic]]
 
-    def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
+    def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
         """Collects, prepares each statistic once, and solves for every weight that reads it."""
         masks = Masks()
-        for statistic, sites in _by_statistic(inputs.collect(self.statistic, block.sites), block.sites):
+        for statistic, shared in by_statistic(inputs.collect(self.statistic, sites), sites):
             start = time.perf_counter()
-            try:
+            with naming(shared[0]):
                 prepared = self.prepare(statistic)
-            except NotPositiveDefinite as error:
-                raise NotPositiveDefinite(
-                    f"{sites[0].name}: {error}; raise method.damping, or use more calibration tokens (data.samples)"
-                ) from error
-            for site in sites:
-                weight = self.solve(site, prepared, target)
+            for site in shared:
+                with naming(site):
+                    weight = self.solve(site, prepared, target)
                 masks[site.name] = inputs.install(site, weight, time.perf_counter() - start)
                 start = time.perf_counter()
         return masks
@@ -83,7 +92,65 @@ class SiteMethod(BlockMethod):
         """The pruned weight, ``(out, in)``, any float type; zero where pruned. ``site`` is not changed."""
 
 
-class DataFreeMethod(Method):
+class RefiningMethod(BlockMethod):
+    """A method that starts from what another one did to a block: better masks, or better values under its masks.
+
+    ``inner`` is that other method; what it needs of the data it collects itself. The inputs that this one refines with
+    are those of the dense block (with ``sequential=site``, of the block with all sites before refined).
+    """
+
+    inner: BlockMethod
+    statistic: ClassVar[type[Statistic]]
+
+    def check(self, target: Target) -> None:
+        """What the inner method cannot do, this one cannot either."""
+        if not self.inner.by_block:
+            raise BadInput(
+                "method.inner chooses over the whole model at once, so nothing can be refined block by block; "
+                "use method.inner.scope=layer or row"
+            )
+        self.inner.check(target)
+
+    def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
+        """Lets the inner method prune the block, then refines site by site."""
+        dense = {site.name: site.weight.clone() for site in block.sites}
+        parts = inputs.parts()
+        early = inputs.collect(self.statistic, block.sites) if len(parts) == 1 else None
+        masks = self.inner.prune_block(block, inputs, target)
+        for sites in parts:
+            statistics = inputs.collect(self.statistic, sites) if early is None else early
+            for statistic, shared in by_statistic(statistics, sites):
+                start = time.perf_counter()
+                with naming(shared[0]):
+                    prepared = self.prepare(statistic)
+                for site in shared:
+                    with naming(site):
+                        weight = self.refine(dense[site.name], site.weight, prepared, target)
+                    masks[site.name] = inputs.install(site, weight, time.perf_counter() - start)
+                    start = time.perf_counter()
+        return masks
+
+    def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
+        """Never called: `prune_block` does all of it, as the inner method may treat sites jointly."""
+        raise AssertionError("a refining method works on blocks")
+
+    def prepare(self, statistic: Any) -> Any:
+        """What `refine` gets of a statistic: work done once for all weights that read the same inputs."""
+        return statistic
+
+    @abstractmethod
+    def refine(self, dense: Tensor, pruned: Tensor, prepared: Any, target: Target) -> Tensor:
+        """The refined weight, ``(out, in)``, any float type; zero where pruned, with as many zeros as ``pruned`` has.
+
+        Args:
+            dense: the weight before anything was done to it, ``(out, in)``.
+            pruned: what the inner method made of it.
+            prepared: from `prepare`.
+            target: for its N:M pattern.
+        """
+
+
+class DataFreeMethod(BlockMethod):
     """A method that chooses from the weights alone; calibration data serve only to measure its error."""
 
     @torch.no_grad()
@@ -92,14 +159,16 @@ class DataFreeMethod(Method):
         start = time.perf_counter()
         masks = self.choose(target.sites(model), target, calibration.seed)
         seconds = (time.perf_counter() - start) / len(masks)
-        last = max(block.index for block in model.blocks if target.includes(block))
-        for block, inputs in walk(model, calibration.first_batch()):
-            for site in block.sites:
-                if site.name in masks:
-                    weight = site.weight
-                    masks[site.name] = inputs.install(site, weight * masks[site.name].to(weight.device), seconds)
-            if block.index == last:
-                break
+        for block, inputs in walk(model, calibration.first_batch(), target.end(model)):
+            if target.includes(block):
+                _apply(masks, block.sites, inputs, seconds)
+        return masks
+
+    def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
+        """Chooses and applies the masks of some sites."""
+        start = time.perf_counter()
+        masks = self.choose(list(sites), target, inputs.calibration.seed)
+        _apply(masks, sites, inputs, (time.perf_counter() - start) / len(sites))
         return masks
 
     @abstractmethod
@@ -111,7 +180,7 @@ def keep_in_layer(scores: Tensor, target: Target, name: str) -> Tensor:
     """Drops the lowest scores ``(out, in)`` of a whole layer, or of every group for an N:M target."""
     if target.n_of_m:
         return keep_n_of_m(scores, *target.n_of_m)
-    return keep_all_but(scores.flatten(), count_dropped(target.of(name), scores.numel())).view_as(scores)
+    return keep_all_but(scores.flatten(), target.dropped(name, scores.numel())).view_as(scores)
 
 
 def keep_in_rows(scores: Tensor, target: Target, name: str) -> Tensor:
@@ -121,7 +190,24 @@ def keep_in_rows(scores: Tensor, target: Target, name: str) -> Tensor:
     return keep_all_but(scores, count_dropped(target.of(name), scores.shape[1]))
 
 
-def _by_statistic(statistics: dict[str, Any], sites: tuple[Site, ...]) -> Iterator[tuple[Any, list[Site]]]:
+@contextmanager
+def naming(site: Site) -> Iterator[None]:
+    """A numerical failure inside is reported with the name of the layer and a remedy."""
+    try:
+        yield
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(
+            f"{site.name}: {error}; raise method.damping, or use more calibration tokens (data.samples)"
+        ) from error
+
+
+def _apply(masks: Masks, sites: tuple[Site, ...], inputs: BlockInputs, seconds: float) -> None:
+    for site in sites:
+        weight = site.weight
+        masks[site.name] = inputs.install(site, weight * masks[site.name].to(weight.device), seconds)
+
+
+def by_statistic(statistics: dict[str, Any], sites: tuple[Site, ...]) -> Iterator[tuple[Any, list[Site]]]:
     """Each distinct statistic with the sites that share it; ``statistics`` is emptied on the way, to free memory."""
     while statistics:
         statistic = next(iter(statistics.values()))

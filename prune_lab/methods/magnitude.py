@@ -29,6 +29,11 @@ class Magnitude(DataFreeMethod):
         if self.scope not in SCOPES:
             raise BadInput(f"method.scope={self.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
 
+    @property
+    def by_block(self) -> bool:
+        """Not with one cut for the whole model."""
+        return self.scope != "model"
+
     def check(self, target: Target) -> None:
         """One cut for the model leaves nothing for a pattern or a budget to say."""
         if self.scope == "model" and (target.n_of_m or target.budget):

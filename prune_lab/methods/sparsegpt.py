@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prune_lab.calibration import Hessian
 from prune_lab.errors import BadInput
 from prune_lab.methods.base import SiteMethod
 from prune_lab.models.view import Site
 from prune_lab.solvers import obs
+from prune_lab.statistics import Hessian
 from prune_lab.target import Target
 
 

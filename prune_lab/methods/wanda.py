@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.calibration import InputNorm
 from prune_lab.methods.base import SiteMethod, keep_in_rows
 from prune_lab.models.view import Site
+from prune_lab.statistics import InputNorm
 from prune_lab.target import Target
 
 _SCORES_AT_ONCE = 1 << 18  # rows are independent: scores of a few at a time stay in the cache, those of all do not

@@ -1,15 +1,15 @@
 """Where each model family keeps its blocks and weights. A new family is one row of ``FAMILIES``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Block, Site
+from prune_lab.models.view import Block, Mlp, Site
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class Family:
     up: str
     down: str
     gate: str | None = None
+    activation: str = "hidden_act"  # the key of the configuration that names it
     tuple_out: bool = False
 
     @property
-    def sites(self) -> tuple[str, ...]:
-        """The paths of all weights, in the order of a forward pass."""
-        feed_forward = (self.gate, self.up, self.down) if self.gate else (self.up, self.down)
-        return (*self.attention, self.attention_out, *feed_forward)
+    def readers(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of all weights in the order of a forward pass, those together that read the same tensor."""
+        feed_forward = (self.gate, self.up) if self.gate else (self.up,)
+        return (self.attention, (self.attention_out,), feed_forward, (self.down,))
 
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -39,15 +40,18 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "opt": Family("model.decoder.layers", _QKV, "self_attn.out_proj", "fc1", "fc2"),
-    "gpt2": Family("transformer.h", ("attn.c_attn",), "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
+    "gemma3_text": replace(_LLAMA, activation="hidden_activation"),
+    "opt": Family("model.decoder.layers", _QKV, "self_attn.out_proj", "fc1", "fc2", activation="activation_function"),
+    "gpt2": Family(
+        "transformer.h", ("attn.c_attn",), "attn.c_proj", "mlp.c_fc", "mlp.c_proj", activation="activation_function"
+    ),
     "gpt_neo": Family(
         "transformer.h",
         ("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
         "attn.attention.out_proj",
         "mlp.c_fc",
         "mlp.c_proj",
+        activation="activation_function",
         tuple_out=True,
     ),
     "gpt_neox": Family(
@@ -78,21 +82,22 @@ def read_blocks(hf: "PreTrainedModel") -> list[Block]:
     """
     family = family_of(hf.config.model_type)
     return [
-        _read_block(index, f"{family.blocks}.{index}", module, family)
+        _read_block(index, f"{family.blocks}.{index}", module, family, hf.config)
         for index, module in enumerate(hf.get_submodule(family.blocks))
     ]
 
 
-def _read_block(index: int, name: str, module: nn.Module, family: Family) -> Block:
+def _read_block(index: int, name: str, module: nn.Module, family: Family, config: "PretrainedConfig") -> Block:
     from transformers.pytorch_utils import Conv1D
 
+    paths = [path for readers in family.readers for path in readers]
     linear = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
     uncovered = [
         path
         for path, parameter in module.named_parameters()
-        if parameter.ndim >= 2 and path.removesuffix(".weight") not in set(family.sites) & set(linear)
+        if parameter.ndim >= 2 and path.removesuffix(".weight") not in set(paths) & set(linear)
     ]
-    missing = [path for path in family.sites if path not in linear]
+    missing = [path for path in paths if path not in linear]
     if uncovered or missing:
         problem = (
             f"does not cover {', '.join(uncovered)}" if uncovered else f"expects {', '.join(missing)}, which it lacks"
@@ -101,6 +106,8 @@ def _read_block(index: int, name: str, module: nn.Module, family: Family) -> Blo
             f"{name}: the family table {problem}. Pruning would silently skip weights "
             "(fused experts of a mixture model are not supported), so it stops here."
         )
-    return Block(
-        index, name, module, tuple(Site(f"{name}.{path}", linear[path]) for path in family.sites), family.tuple_out
-    )
+    sites = {path: Site(f"{name}.{path}", linear[path]) for path in paths}
+    gate, activation = sites[family.gate] if family.gate else None, str(getattr(config, family.activation))
+    mlp = Mlp(sites[family.up], sites[family.down], gate, activation)
+    readers = tuple(tuple(sites[path] for path in together) for together in family.readers)
+    return Block(index, name, module, readers, mlp, family.tuple_out)

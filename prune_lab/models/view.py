@@ -35,6 +35,11 @@ class Site:
         return weight if isinstance(self.module, nn.Linear) else weight.T
 
     @property
+    def bias(self) -> Tensor | None:
+        """The bias, ``(out,)``, or ``None``."""
+        return None if self.module.bias is None else self.module.bias.detach()
+
+    @property
     def shape(self) -> tuple[int, int]:
         """``(out, in)``."""
         out_features, in_features = self.weight.shape
@@ -56,14 +61,39 @@ class Site:
 
 
 @dataclass(frozen=True, eq=False)
+class Mlp:
+    """A feed-forward network: ``down(act(up(x)))``, or with a gate ``down(act(gate(x)) * up(x))``."""
+
+    up: Site
+    down: Site
+    gate: Site | None
+    activation: str  # as transformers call it: relu, silu, gelu_new, ...
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Gate, up and down, those that there are."""
+        return (self.gate, self.up, self.down) if self.gate else (self.up, self.down)
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
-    """One transformer block: ``sites`` in the order in which a forward pass reaches them."""
+    """One transformer block.
+
+    ``readers`` are its sites in the order in which a forward pass reaches them, those together that read the same
+    tensor: query, key and value; the attention's output; gate and up; down.
+    """
 
     index: int
     name: str
     module: nn.Module
-    sites: tuple[Site, ...]
+    readers: tuple[tuple[Site, ...], ...]
+    mlp: Mlp
     tuple_out: bool = False  # the block returns (hidden, ...), not hidden
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All sites, in the order of a forward pass."""
+        return tuple(site for sites in self.readers for site in sites)
 
     def hidden(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
         """The hidden state in what the block returned."""

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from prune_lab.calibration import Calibration, LayerRow
+from prune_lab.calibration import Calibration, LayerRow, check_order
 from prune_lab.files import write_atomically, write_text
 from prune_lab.masks import Masks, sparsity_of
 from prune_lab.methods.base import Method
 from prune_lab.run import Run, Stage, Table
 from prune_lab.target import Target
 
-COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "seconds")
+COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "block_relative_output_error", "seconds")
 
 
 @dataclass
@@ -23,10 +23,22 @@ class Prune(Stage):
     """Prunes with a method, towards a target.
 
     Writes ``masks.safetensors`` (a bool tensor a site, ``True`` = kept) and ``layers.csv`` into the run folder.
+
+    Args:
+        method: how.
+        target: how much, in what pattern, where.
+        propagate: what a block's successors are calibrated on: its ``pruned`` outputs, or its ``dense`` ones.
+        sequential: when inputs are collected: once a ``block``, or again after every ``site`` (or sites that read the
+            same tensor).
     """
 
     method: Method
     target: Target
+    propagate: str = "pruned"
+    sequential: str = "block"
+
+    def __post_init__(self) -> None:
+        check_order(self.propagate, self.sequential)
 
     def prepare(self) -> None:
         """Whether the method can do what the target asks."""
@@ -38,7 +50,14 @@ class Prune(Stage):
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Prunes the run's model in place."""
-        calibration = Calibration(run.data.calibration, run.data.batch_size, run.device, run.seed)
+        calibration = Calibration(
+            run.data.calibration,
+            run.data.batch_size,
+            run.device,
+            run.seed,
+            propagate=self.propagate,
+            sequential=self.sequential,
+        )
         run.masks.update(self.method.prune(run.model, calibration, self.target))
         _save_masks(run.masks, run.folder / "masks.safetensors")
         rows = [_cells(row) for row in calibration.rows]
@@ -47,6 +66,8 @@ class Prune(Stage):
         run.protocol["prune"] = {
             "layers": list(self.target.layers or (0, len(run.model.blocks))),
             "calibration": run.data.protocol.get("calibration"),
+            "propagate": self.propagate,
+            "sequential": self.sequential,
         }
         return {"sparsity": _sparsity_in_range(run, self.target)}
 
@@ -70,7 +91,8 @@ def _save_masks(masks: Masks, path: Path) -> None:
 
 
 def _cells(row: LayerRow) -> Sequence[object]:
-    return (row.name, *row.shape, round(row.sparsity, 6), float(f"{row.error:.4g}"), round(row.seconds, 4))
+    errors = (float(f"{error:.4g}") for error in (row.error, row.block_error))
+    return (row.name, *row.shape, round(row.sparsity, 6), *errors, round(row.seconds, 4))
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from prune_lab.calibration import BlockInputs, Calibration, Hessian, InputNorm, walk
+from prune_lab.calibration import BlockInputs, Calibration, walk
 from prune_lab.errors import BadInput, RunFailed
+from prune_lab.statistics import Hessian, InputNorm
 
 
 class Inputs:

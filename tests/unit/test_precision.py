@@ -2,7 +2,8 @@ import torch
 from torch import nn
 
 from prune_lab import precision
-from prune_lab.calibration import Calibration, Hessian, walk
+from prune_lab.calibration import Calibration, walk
+from prune_lab.statistics import Hessian
 
 
 def test_widened_weights_come_back_as_the_same_tensors():

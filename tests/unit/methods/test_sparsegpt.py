@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from prune_lab.calibration import Calibration, Hessian, walk
+from prune_lab.calibration import Calibration, walk
 from prune_lab.errors import BadInput, NotPositiveDefinite
 from prune_lab.methods.magnitude import Magnitude
 from prune_lab.methods.sparsegpt import SparseGPT
 from prune_lab.solvers import obs
+from prune_lab.statistics import Hessian
 from prune_lab.target import Target
 
 

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from prune_lab.calibration import Calibration, InputNorm, walk
+from prune_lab.calibration import Calibration, walk
 from prune_lab.masks import keep_top
 from prune_lab.methods.wanda import Wanda
 from prune_lab.models.view import Site
+from prune_lab.statistics import InputNorm
 from prune_lab.target import Target
 
 
