@@ -1,4 +1,4 @@
-"""Plots a metric of a table: a panel for each value of the first row key, a line for each of the others."""
+"""Plots a metric of a table: a panel for each model (and data set), a line for each of the other row values."""
 
 import statistics
 from collections.abc import Callable
@@ -7,27 +7,29 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from prune_lab.report.render import Records, values
+from prune_lab.report.records import Records, values
 from prune_lab.report.spec import Metric, TableSpec
 
 
 def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[Path], None]:
     """Draws the figure, and returns what writes it to a path as SVG; the same records give the same bytes."""
-    panels = list(dict.fromkeys(row[0] for row in spec.row_values))
+    run = {cell.row for cell, _ in records}
+    rows = [row for row in spec.row_values if row in run]
+    panels = list(dict.fromkeys(spec.subject(row) for row in rows))
     figure = Figure(figsize=(3.6 * len(panels), 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
-        for row in (row for row in spec.row_values if row[0] == panel):
+        for row in (row for row in rows if spec.subject(row) == panel):
             found = [values(records, row, column, metric.name) for column in spec.columns]
             shown = [(column, cell) for column, cell in zip(spec.columns, found, strict=True) if cell]
             means = [statistics.fmean(cell) for _, cell in shown]
             spread = [statistics.stdev(cell) if len(cell) > 1 else 0.0 for _, cell in shown]
-            label = " ".join(row[1:]) or panel
+            label = " ".join(value for key, value in spec.keys(row).items() if key not in ("model", "data"))
             axis.errorbar([column for column, _ in shown], means, yerr=spread, marker="o", capsize=3, label=label)
-        dense = values(records, next(row for row in spec.row_values if row[0] == panel), None, metric.name)
+        dense = values(records, next(row for row in rows if spec.subject(row) == panel), None, metric.name)
         if dense:
             axis.axhline(dense[0], color="black", linewidth=1, linestyle="--", label="dense")
-        axis.set(title=panel, yscale=metric.scale)
+        axis.set(title=", ".join(panel), yscale=metric.scale)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(metric.title)
     axes[-1].legend(fontsize="small")

@@ -1,26 +1,34 @@
-"""Writes a table of runs: a CSV of every run, Markdown with mean and spread, and a plot for each metric."""
+"""Writes a table of runs: a CSV of every run, Markdown with mean and spread, and a plot for each metric.
+
+A table with published numbers has them beside its own, in the Markdown and in a second CSV.
+"""
 
 import csv
 import io
-import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prune_lab.files import write_atomically, write_text
-from prune_lab.report.spec import Cell, Metric, TableSpec
+from prune_lab.report.compare import Comparison, Findings, compare, comparison_csv, footnotes, markdown
+from prune_lab.report.records import Records, mean_and_spread, measured, values
+from prune_lab.report.spec import Choices, Metric, TableSpec
 
-Records = list[tuple[Cell, dict[str, Any]]]
 
-
-def write_report(spec: TableSpec, records: Records, folder: Path) -> str:
+def write_report(findings: Findings, folder: Path) -> str:
     """Writes ``NAME.csv``, ``tables/NAME.md`` and, with matplotlib installed, ``plots/NAME_METRIC.svg``.
+
+    A table with published numbers also gets ``comparisons/NAME.csv``.
 
     Returns:
         The Markdown.
     """
-    text = _markdown(spec, records)
+    spec, records, text = findings.spec, findings.records, report_text(findings)
     write_text(folder / f"{spec.name}.csv", _csv(spec, records))
     write_text(folder / "tables" / f"{spec.name}.md", text)
+    if spec.reference:
+        lines = [line for compared in _comparisons(findings).values() for line in compared]
+        write_text(folder / "comparisons" / f"{spec.name}.csv", comparison_csv(spec, lines))
     try:
         from prune_lab.report.plot import plot_metric
     except ImportError:  # the extra `plots` is not installed
@@ -31,6 +39,22 @@ def write_report(spec: TableSpec, records: Records, folder: Path) -> str:
     return text
 
 
+def report_text(findings: Findings) -> str:
+    """The Markdown of a table."""
+    spec, records = findings.spec, findings.records
+    lines, origins, compared = [f"# {spec.title}", ""], [], _comparisons(findings)
+    for metric in measured(spec, records) or list(compared):
+        lines += [f"## {metric.title}", ""]
+        if records:
+            lines += [*table_lines(spec, metric, records), ""]
+        if metric in compared:
+            lines += ["### Beside the published numbers", "", *markdown(spec, compared[metric], origins), ""]
+    lines += ["## Protocol", "", *_protocol(spec, records), ""]
+    if origins:
+        lines += ["## Sources", "", *footnotes(origins), ""]
+    return "\n".join(lines)
+
+
 def update_readme(readme: Path, spec: TableSpec, records: Records) -> None:
     """Puts the table of the first metric between the marks ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
     begin, end = f"<!-- {spec.name}:begin -->", f"<!-- {spec.name}:end -->"
@@ -39,31 +63,9 @@ def update_readme(readme: Path, spec: TableSpec, records: Records) -> None:
         return
     before, _, rest = text.partition(begin)
     metric = measured(spec, records)[0]
-    title = f"{spec.title}: {metric.title.lower()}, mean ± standard deviation over {len(spec.seeds)} seeds."
+    title = f"{spec.title}: {metric.title.lower()}, mean ± standard deviation over {_count(spec.seeds)}."
     grid = "\n".join(table_lines(spec, metric, records))
     write_text(readme, f"{before}{begin}\n{title}\n\n{grid}\n{end}{rest.partition(end)[2]}")
-
-
-def measured(spec: TableSpec, records: Records) -> list[Metric]:
-    """The metrics of the table that any run has."""
-    return [metric for metric in spec.metrics if any(f"evaluate/{metric.name}" in run["metrics"] for _, run in records)]
-
-
-def values(records: Records, row: tuple[str, ...], column: str | None, metric: str) -> list[float]:
-    """The metric in all seeds of a cell; with ``column=None`` that of the dense model."""
-    stage = "dense" if column is None else "evaluate"
-    return [
-        record["metrics"][f"{stage}/{metric}"]
-        for cell, record in records
-        if cell.row == row and column in (None, cell.column) and f"{stage}/{metric}" in record["metrics"]
-    ]
-
-
-def _markdown(spec: TableSpec, records: Records) -> str:
-    lines = [f"# {spec.title}", ""]
-    for metric in measured(spec, records):
-        lines += [f"## {metric.title}", "", *table_lines(spec, metric, records), ""]
-    return "\n".join([*lines, "## Protocol", "", *_protocol(spec, records), ""])
 
 
 def table_lines(spec: TableSpec, metric: Metric, records: Records) -> list[str]:
@@ -75,30 +77,47 @@ def table_lines(spec: TableSpec, metric: Metric, records: Records) -> list[str]:
     for row in spec.row_values:
         dense = values(records, row, None, metric.name)
         cells = [metric.form.format(dense[0]) if dense else "-"]
-        cells += [_mean_and_spread(values(records, row, column, metric.name), metric.form) for column in spec.columns]
+        cells += [mean_and_spread(values(records, row, column, metric.name), metric.form) for column in spec.columns]
         lines.append("| " + " | ".join([*row, *cells]) + " |")
     return lines
 
 
-def _mean_and_spread(found: list[float], form: str) -> str:
-    if not found:
-        return "-"
-    spread = f" ± {form.format(statistics.stdev(found))}" if len(found) > 1 else ""
-    return form.format(statistics.fmean(found)) + spread
+def _comparisons(findings: Findings) -> dict[Metric, list[Comparison]]:
+    """The comparison of each metric; none for a table without published numbers."""
+    if not findings.spec.reference:
+        return {}
+    metrics = measured(findings.spec, findings.records) or findings.spec.metrics
+    return {metric: compare(findings, metric) for metric in metrics}
 
 
 def _protocol(spec: TableSpec, records: Records) -> list[str]:
     """What all numbers have in common, and where runs differ."""
     lines = [
-        f"- cells: mean ± standard deviation over {len(spec.seeds)} seeds ({', '.join(map(str, spec.seeds))})",
+        f"- cells: mean ± standard deviation over {_count(spec.seeds)} ({', '.join(map(str, spec.seeds))})",
         f"- settings of every run: `{' '.join(spec.overrides)}`; columns: "
         + "; ".join(f"{name} = `{' '.join(added)}`" for name, added in spec.columns.items()),
+        *(f"- {key}: {_named(choices)}" for key, choices in spec.rows.items() if key in spec.named),
+        *(f"- {name}: {_of_models(spec, found)}" for name, found in spec.per_model.items()),
     ]
     seen: dict[str, set[str]] = {}
     for _, record in records:
         for name, value in _facts(record["protocol"]).items():
             seen.setdefault(name, set()).add(value)
     return lines + [f"- {name}: {'; '.join(sorted(found))}" for name, found in seen.items()]
+
+
+def _count(seeds: tuple[int, ...]) -> str:
+    return f"{len(seeds)} seed" + ("s" if len(seeds) != 1 else "")
+
+
+def _named(choices: Choices) -> str:
+    return "; ".join(
+        f"{name} = " + (f"`{' '.join(added)}`" if added else "as it is") for name, added in choices.items()
+    )
+
+
+def _of_models(spec: TableSpec, found: Mapping[str, str]) -> str:
+    return ", ".join(f"{found[model]} ({model})" for model in spec.rows["model"] if model in found)
 
 
 def _facts(protocol: dict[str, Any]) -> dict[str, str]:

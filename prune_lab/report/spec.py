@@ -1,14 +1,18 @@
 """What a table consists of: rows, columns, seeds and metrics, read from ``conf/table/NAME.yaml``."""
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from prune_lab.errors import BadInput
+
+Choices = dict[str, tuple[str, ...]]  # the values of a row key, or the columns, with the overrides that each adds
+
+_SHIPPED = "reference"  # how the names of the models that come with prune_lab begin
 
 
 @dataclass(frozen=True)
@@ -33,26 +37,75 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table: the product of the values in ``rows`` down, ``columns`` across, ``seeds`` in every cell."""
+    """A table: the product of the values in ``rows`` down, ``columns`` across, ``seeds`` in every cell.
+
+    Args:
+        name: of the YAML; with ``_reference`` at its end for the miniature, whose models are all shipped ones.
+        title: above the table.
+        overrides: of every run.
+        rows: by key, its values and what each adds to a run.
+        columns: likewise.
+        seeds: of the runs in a cell.
+        metrics: a table each.
+        per_model: by name, what ``{name}`` in an override of a row or column stands for, by model.
+        reference: a file of ``results/reference`` with published numbers.
+        models: the YAML's own, whatever the command line asks for; the published numbers are theirs.
+        data: the YAML's own data set, or the first of them.
+    """
 
     name: str
     title: str
     overrides: tuple[str, ...]
-    rows: dict[str, tuple[str, ...]]
-    columns: dict[str, tuple[str, ...]]
+    rows: dict[str, Choices]
+    columns: Choices
     seeds: tuple[int, ...]
     metrics: tuple[Metric, ...]
+    per_model: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    reference: str | None = None
+    models: tuple[str, ...] = ()
+    data: str | None = None
 
     @property
     def row_values(self) -> list[tuple[str, ...]]:
         """The rows, as combinations of values."""
         return list(itertools.product(*self.rows.values()))
 
+    @property
+    def named(self) -> list[str]:
+        """The row keys whose values are names of choices, not values of a setting."""
+        return [key for key, choices in self.rows.items() if choices != _choices(key, list(choices))]
+
     def cells(self) -> Iterator[Cell]:
-        """Every run, row by row."""
+        """Every run, row by row.
+
+        Raises:
+            BadInput: a row needs a value that ``per_model`` does not have.
+        """
         for row, (column, added), seed in itertools.product(self.row_values, self.columns.items(), self.seeds):
-            chosen = tuple(f"{key}={value}" for key, value in zip(self.rows, row, strict=True))
-            yield Cell(row, column, seed, (*self.overrides, *chosen, *added, f"seed={seed}"))
+            chosen = [override for key, value in self.keys(row).items() for override in self.rows[key][value]]
+            filled = tuple(self._filled(override, row) for override in (*chosen, *added))
+            yield Cell(row, column, seed, (*self.overrides, *filled, f"seed={seed}"))
+
+    def keys(self, row: tuple[str, ...]) -> dict[str, str]:
+        """The values of a row, by key."""
+        return dict(zip(self.rows, row, strict=True))
+
+    def subject(self, row: tuple[str, ...]) -> tuple[str, ...]:
+        """What the dense model's numbers depend on: the model, and the data where rows differ in it."""
+        return tuple(value for key, value in self.keys(row).items() if key in ("model", "data"))
+
+    def data_of(self, row: tuple[str, ...]) -> str | None:
+        """The data set of a row."""
+        return self.keys(row).get("data") or _last(self.overrides, "data")
+
+    def _filled(self, override: str, row: tuple[str, ...]) -> str:
+        model = self.keys(row).get("model", "")
+        for name, values in self.per_model.items():
+            mark = f"{{{name}}}"
+            if mark in override and model not in values:
+                raise BadInput(f"table {self.name}: {name} of {model} is unknown; give {name}=VALUE")
+            override = override.replace(mark, values.get(model, ""))
+        return override
 
 
 def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
@@ -61,12 +114,51 @@ def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
     Args:
         folder: holds ``NAME.yaml``.
         name: of the table.
-        overrides: ``key=value``; ``key=a,b`` for a key of the rows, or ``seed``, replaces its values; others go to
-            every run.
+        overrides: ``key=value``; ``key=a,b`` for a key of the rows, or ``seed``, replaces its values; a name of
+            ``per_model`` sets its value; others go to every run. With shipped models alone, the table's ``miniature``
+            takes the place of its ``overrides``, and is read in the same way.
 
     Raises:
-        BadInput: there is no such table, or its YAML lacks something.
+        BadInput: there is no such table, its YAML lacks something, or an override contradicts it.
     """
+    content = _content(folder, name)
+    own = {key: _choices(key, values) for key, values in content["rows"].items()}
+    columns = _columns(content["columns"])
+    base = tuple(content.get("overrides", ()))
+    data = next(iter(own.get("data", ())), None) or _last(base, "data")
+    asked = _last(overrides, "model")
+    if "miniature" in content and asked and all(model.startswith(_SHIPPED) for model in asked.split(",")):
+        base, name = tuple(content["miniature"]), f"{name}_reference"
+    _refuse_settled(overrides, own, columns)
+    rows, seeds, extra, given = dict(own), tuple(content["seeds"]), [], {}
+    per_model = {key: {m: str(v) for m, v in values.items()} for key, values in content.get("per_model", {}).items()}
+    for override in (*base, *overrides):
+        key, _, value = override.partition("=")
+        if key in rows:
+            rows[key] = _chosen(key, value, own[key], open_ended=isinstance(content["rows"][key], list))
+        elif key in per_model:
+            given[key] = value
+        elif key == "seed":
+            seeds = _seeds(value)
+        else:
+            extra.append(override)
+    per_model |= {key: dict.fromkeys(rows["model"], value) for key, value in given.items()}
+    return TableSpec(
+        name=name,
+        title=content["title"],
+        overrides=tuple(extra),
+        rows=rows,
+        columns=columns,
+        seeds=seeds,
+        metrics=tuple(Metric(metric, **options) for metric, options in content["metrics"].items()),
+        per_model=per_model,
+        reference=content.get("reference"),
+        models=tuple(own.get("model", ())),
+        data=data,
+    )
+
+
+def _content(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
@@ -75,25 +167,42 @@ def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
     missing = {"title", "rows", "columns", "seeds", "metrics"} - set(content)
     if missing:
         raise BadInput(f"{path.name} lacks {', '.join(sorted(missing))}")
-    rows = {key: tuple(str(value) for value in values) for key, values in content["rows"].items()}
-    seeds, extra = tuple(content["seeds"]), []
+    return content
+
+
+def _columns(content: dict[str, list[str]]) -> Choices:
+    return {str(column): tuple(added) for column, added in content.items()}
+
+
+def _choices(key: str, values: list[Any] | dict[str, list[str]]) -> Choices:
+    """A list holds values of a setting; a mapping, names of choices with the overrides that each stands for."""
+    if isinstance(values, dict):
+        return _columns(values)
+    return {str(value): (f"{key}={value}",) for value in values}
+
+
+def _chosen(key: str, value: str, own: Choices, *, open_ended: bool) -> Choices:
+    """The values that the command line asks for; names of choices have to be those of the YAML."""
+    names = value.split(",")
+    unknown = [name for name in names if name not in own]
+    if unknown and not open_ended:
+        raise BadInput(f"{key}={','.join(unknown)} is unknown; allowed: {', '.join(own)}")
+    return _choices(key, names) if open_ended else {name: own[name] for name in names}
+
+
+def _refuse_settled(overrides: Sequence[str], rows: dict[str, Choices], columns: Choices) -> None:
+    """A setting that rows or columns are about cannot be changed under their names."""
+    choices = (*(added for values in rows.values() for added in values.values()), *columns.values())
+    settled = {override.partition("=")[0] for added in choices for override in added} - set(rows)
     for override in overrides:
-        key, _, value = override.partition("=")
-        if key in rows:
-            rows[key] = tuple(value.split(","))
-        elif key == "seed":
-            seeds = _seeds(value)
-        else:
-            extra.append(override)
-    return TableSpec(
-        name=name,
-        title=content["title"],
-        overrides=(*content.get("overrides", ()), *extra),
-        rows=rows,
-        columns={column: tuple(added) for column, added in content["columns"].items()},
-        seeds=seeds,
-        metrics=tuple(Metric(metric, **options) for metric, options in content["metrics"].items()),
-    )
+        if override.partition("=")[0] in settled:
+            raise BadInput(
+                f"{override} contradicts the table, whose rows and columns set it; use prune-lab for one run"
+            )
+
+
+def _last(overrides: Sequence[str], key: str) -> str | None:
+    return next((text.partition("=")[2] for text in reversed(overrides) if text.partition("=")[0] == key), None)
 
 
 def _seeds(value: str) -> tuple[int, ...]:

@@ -10,12 +10,16 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prune_lab.__main__ import conf_folder, quiet_libraries
 from prune_lab.errors import BadInput
-from prune_lab.report.render import update_readme, write_report
-from prune_lab.report.spec import Cell, TableSpec, read_table
+from prune_lab.report.compare import Findings
+from prune_lab.report.published import read_published
+from prune_lab.report.records import Failures, Records
+from prune_lab.report.render import report_text, update_readme, write_report
+from prune_lab.report.spec import TableSpec, read_table
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +27,8 @@ _EXAMPLES = """examples:
   prune-lab-table reference                                   run what is missing, write results/
   prune-lab-table reference model=reference_llama seed=0      one model, one seed
   prune-lab-table reference --results my/results data.samples=16
+  prune-lab-table sparsellm_opt model=opt_30b seed=0          a paper's table, beside its published numbers
+  prune-lab-table sparsellm_opt model=reference               its miniature: a shipped model, no network
 """
 
 
@@ -43,45 +49,76 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quiet_libraries()
     try:
         spec = read_table(conf_folder() / "table", parsed.name, parsed.overrides)
-        records, failed = run_cells(spec, parsed.runs)
+        published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
+        records, failures = run_cells(spec, parsed.runs)
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         sys.stderr.write(f"prune-lab-table: {error}\n")
         sys.exit(2)
+    findings = Findings(spec, records, failures, published)
     if records:
-        sys.stdout.write(write_report(spec, records, parsed.results))
+        sys.stdout.write(write_report(findings, parsed.results))
         if parsed.readme:
             update_readme(parsed.readme, spec, records)
-    sys.exit(1 if failed else 0)
+    elif spec.reference:  # nothing to keep, but what was published, and why nothing ran, is worth a look
+        sys.stdout.write(report_text(findings))
+    sys.exit(1 if failures else 0)
 
 
-def run_cells(spec: TableSpec, folder: Path) -> tuple[list[tuple[Cell, dict[str, Any]]], int]:
+def run_cells(spec: TableSpec, folder: Path) -> tuple[Records, Failures]:
     """Runs every cell without a finished record; one that fails does not stop the others.
 
     Returns:
-        The finished cells with their records, and how many failed.
+        The finished cells with their records, and the others with what went wrong.
 
     Raises:
         BadInput: the settings of a cell cannot be used; found before the first run.
     """
-    from prune_lab.runner import execute
     from prune_lab.settings import check_settings, run_key
 
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         configs = [(cell, compose("config", list(cell.overrides))) for cell in spec.cells()]
     folders = [folder / run_key(check_settings(cfg))[:20] for _, cfg in configs]
-    records, failed = [], 0
+    runner = _Runner(spec.name)
+    records: Records = []
+    failures: Failures = []
     for number, ((cell, cfg), run_folder) in enumerate(zip(configs, folders, strict=True), start=1):
         record = _finished(run_folder)
         if record is None:
             log.info("%d of %d: %s, %s, seed %d", number, len(configs), ", ".join(cell.row), cell.column, cell.seed)
             try:
-                record = execute(cfg, run_folder, group=spec.name)
+                record = runner.run(cfg, run_folder)
             except Exception as error:
                 log.error("failed: %s", error)
-                failed += 1
+                failures.append((cell, str(error) or type(error).__name__))
                 continue
         records.append((cell, record))
-    return records, failed
+    return records, failures
+
+
+class _Runner:
+    """Runs cells; a model that could not be loaded is not asked for again, which may take the hub a while each time."""
+
+    def __init__(self, group: str):
+        self.group = group
+        self.no_model: dict[str, str] = {}  # why, by the settings of the model
+
+    def run(self, cfg: DictConfig, folder: Path) -> dict[str, Any]:
+        from prune_lab.runner import execute
+
+        model = json.dumps(OmegaConf.to_container(cfg.model, resolve=True), sort_keys=True)
+        if model in self.no_model:
+            raise BadInput(self.no_model[model])
+        try:
+            return execute(cfg, folder, group=self.group)
+        except BadInput as error:
+            if str(error).startswith("model.path="):
+                self.no_model[model] = str(error)
+            raise
+
+
+def _reference_folder() -> Path:
+    """Where published numbers are: ``results/reference`` beside the configuration folder."""
+    return conf_folder().parent / "results" / "reference"
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

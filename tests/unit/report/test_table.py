@@ -7,6 +7,7 @@ import pytest
 from prune_lab.__main__ import conf_folder
 from prune_lab.errors import BadInput
 from prune_lab.report import table
+from prune_lab.report.compare import Findings
 from prune_lab.report.render import write_report
 from prune_lab.report.spec import read_table
 
@@ -62,7 +63,7 @@ def test_an_unknown_table_names_the_known_ones(folder):
 def test_cells_hold_mean_and_standard_deviation(folder, tmp_path):
     spec = read_table(folder, "toy", ["model=a"])
     records = [(cell, record(20.0 + 2 * cell.seed)) for cell in spec.cells() if cell.column == "50 %"]
-    text = write_report(spec, records, tmp_path / "results")
+    text = write_report(Findings(spec, records), tmp_path / "results")
     assert "| a | wanda | 10.0 | 21.0 ± 1.4 | - |" in text
     assert "Accuracy" not in text  # no run measured it
     assert "samples 4" in text and "windows 3" in text
@@ -84,12 +85,28 @@ def test_finished_runs_are_not_run_again_and_failures_do_not_stop_the_rest(tmp_p
 
     monkeypatch.setattr("prune_lab.runner.execute", execute)
     spec = read_table(conf_folder() / "table", "reference", ["model=reference", "method=wanda,random", "seed=0,1"])
-    records, failed = table.run_cells(spec, tmp_path)
-    assert (len(records), failed) == (6, 6)
+    records, failures = table.run_cells(spec, tmp_path)
+    assert (len(records), len(failures)) == (6, 6)
+    assert {(cell.seed, reason) for cell, reason in failures} == {(1, "boom")}
     calls.clear()
-    records, failed = table.run_cells(spec, tmp_path)
-    assert (len(records), failed) == (6, 6)
+    records, failures = table.run_cells(spec, tmp_path)
+    assert (len(records), len(failures)) == (6, 6)
     assert {seed for _, seed in calls} == {1}
+
+
+def test_a_model_that_cannot_be_had_is_asked_for_once(tmp_path, monkeypatch):
+    asked = []
+
+    def execute(cfg, folder, *, group):
+        asked.append(cfg.model.path)
+        raise BadInput(f"model.path={cfg.model.path}: cannot load the configuration: no network")
+
+    monkeypatch.setattr("prune_lab.runner.execute", execute)
+    spec = read_table(conf_folder() / "table", "reference", ["model=gpt2,opt_125m", "seed=0"])
+    records, failures = table.run_cells(spec, tmp_path)
+    assert asked == ["openai-community/gpt2", "facebook/opt-125m"]
+    assert not records and len(failures) == len(list(spec.cells()))
+    assert all("no network" in reason for _, reason in failures)
 
 
 def test_bad_input_exits_with_2(capsys):
