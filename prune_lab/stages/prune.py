@@ -2,13 +2,17 @@
 
 import csv
 import io
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safetensors.torch import save_file
 
+from prune_lab.allocation.base import Allocation
+from prune_lab.allocation.uniform import Uniform
 from prune_lab.calibration import Calibration, LayerRow, check_order
+from prune_lab.errors import BadInput
 from prune_lab.files import write_atomically, write_text
 from prune_lab.masks import Masks, sparsity_of
 from prune_lab.methods.base import Method
@@ -30,35 +34,38 @@ class Prune(Stage):
         propagate: what a block's successors are calibrated on: its ``pruned`` outputs, or its ``dense`` ones.
         sequential: when inputs are collected: once a ``block``, or again after every ``site`` (or sites that read the
             same tensor).
+        allocation: how the target's sparsity is shared out over the layers.
     """
 
     method: Method
     target: Target
     propagate: str = "pruned"
     sequential: str = "block"
+    allocation: Allocation = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
         check_order(self.propagate, self.sequential)
 
     def prepare(self) -> None:
-        """Whether the method can do what the target asks."""
+        """Whether the method can do what the target and the allocation ask."""
         self.method.check(self.target)
+        if not self.method.by_block and not isinstance(self.allocation, Uniform):
+            raise BadInput(
+                f"method {type(self.method).__name__} makes one cut for the whole model and so sets each layer's "
+                "sparsity itself; use allocation=uniform, or compare within layers (method.scope=layer)"
+            )
+        self.allocation.check(self.target)
 
     def check(self, run: Run) -> None:
         """Whether the target fits the model."""
         self.target.check(run.model)
+        self.allocation.check_model(run.model, self.target)
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Prunes the run's model in place."""
-        calibration = Calibration(
-            run.data.calibration,
-            run.data.batch_size,
-            run.device,
-            run.seed,
-            propagate=self.propagate,
-            sequential=self.sequential,
-        )
-        run.masks.update(self.method.prune(run.model, calibration, self.target))
+        target, metrics = self._allocate(run)
+        calibration = _calibration(run, propagate=self.propagate, sequential=self.sequential)
+        run.masks.update(self.method.prune(run.model, calibration, target))
         _save_masks(run.masks, run.folder / "masks.safetensors")
         rows = [_cells(row) for row in calibration.rows]
         write_text(run.folder / "layers.csv", _csv(rows))
@@ -68,8 +75,21 @@ class Prune(Stage):
             "calibration": run.data.protocol.get("calibration"),
             "propagate": self.propagate,
             "sequential": self.sequential,
+            "allocation": self.allocation.describe(),
         }
-        return {"sparsity": _sparsity_in_range(run, self.target)}
+        return {"sparsity": _sparsity_in_range(run, target), **metrics}
+
+    def _allocate(self, run: Run) -> tuple[Target, dict[str, float]]:
+        """The target with the budget of each layer, and how long finding it took."""
+        start = time.perf_counter()
+        budget = self.allocation.budget(run.model, _calibration(run), self.target)
+        if not budget:
+            return self.target, {}
+        return replace(self.target, budget=budget), {"allocation_seconds": round(time.perf_counter() - start, 3)}
+
+
+def _calibration(run: Run, **order: str) -> Calibration:
+    return Calibration(run.data.calibration, run.data.batch_size, run.device, run.seed, **order)
 
 
 def _sparsity_in_range(run: Run, target: Target) -> float:

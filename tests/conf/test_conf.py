@@ -56,7 +56,7 @@ def choice_id(path: Path) -> str:
 
 
 def test_the_groups_of_the_lab_are_there():
-    assert set(GROUPS) >= {"model", "data", "method", "sparsity", "evaluate", "tracker"}
+    assert set(GROUPS) >= {"model", "data", "method", "sparsity", "allocation", "evaluate", "tracker"}
 
 
 @pytest.mark.parametrize("path", CHOICES, ids=choice_id)
@@ -77,7 +77,7 @@ def test_every_experiment_composes_and_fits_its_signatures(composed):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in CHOICES if path.parts[0] in ("method", "sparsity", "tracker", "evaluate")], ids=choice_id
+    "path", [path for path in CHOICES if path.parts[0] in ("method", "sparsity", "allocation", "tracker", "evaluate")], ids=choice_id
 )
 def test_every_choice_that_needs_no_file_can_be_made(composed, path):
     group = path.parts[0]

@@ -1,0 +1,1 @@
+"""Allocations: how the sparsity of a target is shared out over the layers of a model."""
