@@ -65,7 +65,7 @@ class LayerAllocation(Allocation):
     def check_model(self, model: PrunableModel, target: Target) -> None:
         """Whether so many weights may go at all."""
         sites = target.sites(model)
-        most, total = sum(self.caps(sites).values()), total_dropped(sites, target)
+        most, total = sum(self.caps(model, target).values()), total_dropped(sites, target)
         if total > most:
             entries = sum(entries_of(sites).values())
             raise BadInput(
@@ -79,7 +79,10 @@ class LayerAllocation(Allocation):
         entries = entries_of(sites)
         desired = self.desired(model, calibration, target)
         counts = exact_counts(
-            {site.name: desired[site.name] for site in sites}, entries, self.caps(sites), total_dropped(sites, target)
+            {site.name: desired[site.name] for site in sites},
+            entries,
+            self.caps(model, target),
+            total_dropped(sites, target),
         )
         return levels_of(counts, entries)
 
@@ -87,8 +90,9 @@ class LayerAllocation(Allocation):
     def desired(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
         """The fraction that is to be removed of each site of the target, before the shift."""
 
-    def caps(self, sites: Sequence[Site]) -> dict[str, int]:
-        """How many weights of each site may go at most: all but one a row, or ``max_level``."""
+    def caps(self, model: PrunableModel, target: Target) -> dict[str, int]:
+        """How many weights of each site of the target may go at most: all but one a row, or ``max_level``."""
+        sites = target.sites(model)
         entries = entries_of(sites)
         caps = {site.name: entries[site.name] - site.shape[0] for site in sites}
         if self.max_level is None:

@@ -29,6 +29,7 @@ GIVEN = {  # values that a user has to give
     "model=hub": ["model.path=owner/name"],
     "data=files": ["data.calibration=a.txt", "data.evaluation=b.txt"],
     "data=tokens": ["data.calibration=a.npy", "data.evaluation=b.npy"],
+    "allocation=from_file": ["allocation.path=a.csv"],
 }
 
 
@@ -77,11 +78,13 @@ def test_every_experiment_composes_and_fits_its_signatures(composed):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in CHOICES if path.parts[0] in ("method", "sparsity", "allocation", "tracker", "evaluate")], ids=choice_id
+    "path",
+    [path for path in CHOICES if path.parts[0] in ("method", "sparsity", "allocation", "tracker", "evaluate")],
+    ids=choice_id,
 )
 def test_every_choice_that_needs_no_file_can_be_made(composed, path):
     group = path.parts[0]
-    made = instantiate(composed(choice_id(path))[group])
+    made = instantiate(composed(choice_id(path), *GIVEN.get(choice_id(path), []))[group])
     assert type(made).__module__.startswith("prune_lab.")
 
 
