@@ -61,12 +61,13 @@ def run_key(plain: dict[str, Any]) -> str:
 
 
 def run_title(plain: dict[str, Any]) -> str:
-    """Model, method and sparsity in a few words: what readers and trackers call the run."""
+    """Model, method, sparsity and allocation in a few words: what readers and trackers call the run."""
     model, sparsity = plain["model"], plain["sparsity"]
     name = model.get("name") or str(model["path"]).rstrip("/").rpartition("/")[2]
     method = str(plain["method"]["_target_"]).rpartition(".")[2]
     amount = sparsity["pattern"] if sparsity["level"] is None else f"{sparsity['level']:.0%} {sparsity['pattern']}"
-    return f"{name}, {method}, {amount}"
+    allocation = str(plain.get("allocation", {}).get("_target_", "Uniform")).rpartition(".")[2]
+    return f"{name}, {method}, {amount}" + ("" if allocation == "Uniform" else f", {allocation}")
 
 
 def _problems(value: Any, where: str) -> Iterator[str]:

@@ -1,0 +1,78 @@
+"""What every allocation in ``conf/allocation`` promises, with every method that obeys one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from prune_lab.__main__ import conf_folder
+from prune_lab.allocation.uniform import Uniform
+from prune_lab.calibration import Calibration
+from prune_lab.errors import BadInput
+from prune_lab.masks import count_dropped
+from prune_lab.methods.base import Method
+from prune_lab.methods.magnitude import Magnitude
+from prune_lab.methods.sparsegpt import SparseGPT
+from prune_lab.methods.wanda import Wanda
+from prune_lab.models.view import PrunableModel
+from prune_lab.target import Target
+
+YAMLS = sorted((conf_folder() / "allocation").glob("*.yaml"))
+METHODS = [Magnitude(), Magnitude("row"), Wanda(), SparseGPT()]
+LEVEL = 0.7
+
+
+@pytest.fixture(params=YAMLS, ids=lambda path: path.stem)
+def allocation(request: pytest.FixtureRequest, composed: Callable[..., DictConfig], tmp_path: Path):
+    """Each choice, as the command makes it."""
+    (tmp_path / "levels.yaml").write_text("0: 0.65\n1: 0.7\n2: 0.75\n", encoding="utf-8")
+    given = [f"allocation.path={tmp_path}/levels.yaml"] if request.param.stem == "from_file" else []
+    return instantiate(composed(f"allocation={request.param.stem}", *given).allocation)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_every_method_obeys_it_exactly(
+    tiny_model: Callable[..., PrunableModel],
+    random_tokens: Callable[..., Tensor],
+    family: str,
+    allocation,
+    method: Method,
+):
+    model, tokens, target = tiny_model(family), random_tokens(4, 24), Target(level=LEVEL)
+    before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
+    allocation.check(target)
+    allocation.check_model(model, target)
+    calibration = Calibration(tokens)
+    budget = allocation.budget(model, calibration, target)
+    assert calibration.rows == []
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.hf.state_dict().items())
+    assert allocation.budget(model, Calibration(tokens), target) == budget
+    if isinstance(allocation, Uniform):
+        assert budget == {}
+        return
+    sites = {site.name: site for site in model.sites}
+    assert list(budget) == list(sites)
+    assert len(set(budget.values())) > 1
+    asked = Target(level=LEVEL, budget=budget)
+    masks = method.prune(model, Calibration(tokens), asked)
+    sizes = {name: site.weight.numel() for name, site in sites.items()}
+    gone = {name: int((~mask).sum()) for name, mask in masks.items()}
+    assert gone == {name: asked.dropped(name, entries) for name, entries in sizes.items()}
+    assert sum(gone.values()) == sum(count_dropped(LEVEL, entries) for entries in sizes.values())
+
+
+def test_only_uniform_takes_a_pattern(allocation):
+    if isinstance(allocation, Uniform):
+        allocation.check(Target("2:4"))
+        return
+    with pytest.raises(BadInput, match="allocation=uniform"):
+        allocation.check(Target("2:4"))
+
+
+def test_there_are_allocations_to_test():
+    assert {"uniform", "owl", "erk", "atp", "from_file", "measured"} <= {path.stem for path in YAMLS}
