@@ -21,7 +21,7 @@ from prune_lab.models.view import PrunableModel, Site
 from prune_lab.statistics import Hessian, Statistic
 from prune_lab.target import Target
 
-WEIGHTINGS = ("relative", "absolute")
+WEIGHTINGS = ("relative", "size", "absolute")
 
 
 @dataclass
@@ -37,7 +37,8 @@ class Measured(LayerAllocation):
     Args:
         inner: what the errors are measured with; by default SparseGPT, whatever prunes in the end.
         levels: where; no layer loses more than the highest.
-        weighting: ``relative``, or ``absolute`` to leave out the division by ``|W X|^2``.
+        weighting: ``relative``; ``size`` to count each error times the weights of its layer; or ``absolute`` to leave
+            out the division by ``|W X|^2``.
 
     Source: ours. The same data as EvoPress (arXiv:2410.14649) searches over with the loss of the whole model.
     """
@@ -104,7 +105,9 @@ class Measured(LayerAllocation):
     def _curve(self, site: Site, prepared: Any, hessian: Tensor, target: Target, cap: int) -> list[Point]:
         """The points of a site: the dense one, and one a level."""
         dense = site.weight.float()
-        scale = output_energy(dense, hessian) if self.weighting == "relative" else 1.0
+        scale = 1.0 if self.weighting == "absolute" else output_energy(dense, hessian)
+        if self.weighting == "size":
+            scale /= dense.numel()
         points = [(0, 0.0)]
         for count in sorted({min(count_dropped(level, dense.numel()), cap) for level in self.levels} - {0}):
             level = level_of(count, dense.numel())

@@ -54,11 +54,11 @@ def test_a_layer_without_outputs_costs_nothing_and_goes_first(tiny_model, random
 
 def test_weightings_differ(tiny_model, random_tokens):
     model, target = tiny_model("opt"), Target(level=0.7)
-    relative, absolute = (
+    budgets = [
         Measured(weighting=weighting).budget(model, Calibration(random_tokens(4, 16)), target)
-        for weighting in ("relative", "absolute")
-    )
-    assert relative != absolute
+        for weighting in ("relative", "size", "absolute")
+    ]
+    assert budgets[0] != budgets[1] != budgets[2] != budgets[0]
 
 
 def test_a_numerical_failure_names_the_layer_and_the_remedy(tiny_model, random_tokens):
@@ -73,7 +73,7 @@ def test_a_numerical_failure_names_the_layer_and_the_remedy(tiny_model, random_t
         ({"levels": []}, r"allocation\.levels=\[\]"),
         ({"levels": 0.5}, r"allocation\.levels=0\.5"),
         ({"levels": [0.5, 1.0]}, r"allocation\.levels=1\.0 .*\[0, 1\)"),
-        ({"weighting": "both"}, r"allocation\.weighting='both' .*relative, absolute"),
+        ({"weighting": "both"}, r"allocation\.weighting='both' .*relative, size, absolute"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):
