@@ -11,7 +11,9 @@ from prune_lab.models.view import Site
 from prune_lab.statistics import InputNorm
 from prune_lab.target import Target
 
-_SCORES_AT_ONCE = 1 << 18  # rows are independent: scores of a few at a time stay in the cache, those of all do not
+_SCORES_AT_ONCE = 1 << 18  # without a budget rows are independent, and scores of a few at a time stay in the cache
+    1 << 18
+)  # rows are independent without a budget: scores of a few at a time stay in the cache, those of all do not
 
 
 @dataclass
@@ -27,7 +29,7 @@ class Wanda(SiteMethod):
     def solve(self, site: Site, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the scores within rows."""
         pruned = torch.empty(site.shape, dtype=site.weight.dtype, device=site.weight.device)
-        rows = max(1, _SCORES_AT_ONCE // site.shape[1])
+        rows = len(pruned) if site.name in target.budget else max(1, _SCORES_AT_ONCE // site.shape[1])
         for part, result in zip(site.weight.split(rows), pruned.split(rows), strict=True):
             torch.mul(part, keep_in_rows(part.abs() * prepared.value, target, site.name), out=result)
         return pruned

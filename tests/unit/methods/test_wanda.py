@@ -58,3 +58,11 @@ def test_the_masks_are_those_of_the_formula(tiny_model, random_tokens, level):
 def test_exactly_the_floor_of_each_row_goes(tiny_model, random_tokens):
     masks = Wanda().prune(tiny_model("gpt2"), Calibration(random_tokens(2, 8)), Target(level=0.29))
     assert all(((~mask).sum(1) == int(0.29 * mask.shape[1])).all() for mask in masks.values())
+
+
+def test_a_budget_is_met_exactly_and_the_remainder_goes_where_the_next_score_is_relatively_least():
+    site = layer([[1.0, 2.0, 3.0, 4.0], [10.0, 10.0, 30.0, 40.0], [0.0, 0.0, 0.0, 0.0]])  # next / mean: .8, .44, 0
+    asked = Target(level=0.9, budget={"layer": 0.42})  # 5 of 12: one a row, and two more
+    pruned = Wanda().solve(site, norms([1.0, 1.0, 1.0, 1.0]), asked)
+    assert pruned[:2].tolist() == [[0.0, 2.0, 3.0, 4.0], [0.0, 0.0, 30.0, 40.0]]
+    assert asked.dropped("layer", 12) == 5
