@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from prune_lab.solvers.gram import accumulate_upper, mirror_upper
+
 
 class Statistic(Protocol):
     """Something accumulated over the inputs of a site."""
@@ -19,8 +21,7 @@ class Statistic(Protocol):
 class Hessian:
     """Second moment of a site's inputs, ``1/T sum x x^T``.
 
-    Only the upper triangle is computed: row panels of a few hundred rows, each from its diagonal on. Peak memory on the
-    device: ``in^2`` floats, and one batch of inputs in float32.
+    Only the upper triangle is computed. Peak memory on the device: ``in^2`` floats, and one batch of inputs in float32.
     """
 
     def __init__(self) -> None:
@@ -33,17 +34,14 @@ class Hessian:
         width = x.shape[1]
         if self._sum is None:
             self._sum = torch.zeros(width, width, device=x.device)
-        panel = max(128, -(-width // 6))
-        for start in range(0, width, panel):
-            self._sum[start : start + panel, start:].addmm_(x[:, start : start + panel].T, x[:, start:])
+        accumulate_upper(self._sum, x)
         self.tokens += len(x)
 
     @property
     def value(self) -> Tensor:
         """``(in, in)`` float32, symmetric."""
         assert self._sum is not None, "no batch was seen"
-        upper = self._sum.triu() / self.tokens
-        return upper + upper.triu(1).T
+        return mirror_upper(self._sum) / self.tokens
 
     def release(self) -> Tensor:
         """Gives away the sum ``sum x x^T`` itself, ``(in, in)`` float32; only its upper triangle means anything.

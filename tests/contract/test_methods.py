@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from prune_lab.__main__ import conf_folder
@@ -25,9 +25,9 @@ TARGETS = {
 
 
 @pytest.fixture(params=YAMLS, ids=lambda path: path.stem)
-def method(request: pytest.FixtureRequest) -> Method:
+def method(request: pytest.FixtureRequest, composed: Callable[..., DictConfig]) -> Method:
     path: Path = request.param
-    return instantiate(OmegaConf.load(path))
+    return instantiate(composed(f"method={path.stem}").method)
 
 
 @pytest.fixture(params=TARGETS)

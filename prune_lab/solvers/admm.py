@@ -1,0 +1,183 @@
+"""Weight updates under a mask, and masks, by the alternating direction method of multipliers (ADMM).
+
+Both solvers minimise ``|(W - V) X|^2`` over sparse ``V`` in coordinates in which every input has the same norm, from
+one factorisation of the Hessian for all weights that read the same inputs. Tensors in, tensors out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import NotPositiveDefinite
+
+Choose = Callable[[Tensor, float], Tensor]
+"""The keep-mask of scores ``(out, in)``, with a share in [0, 1] of the final number of weights dropped."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A damped Hessian scaled to a unit diagonal: ``matrix = D^-1 H D^-1 + damping I``, ``norms`` the diagonal of D."""
+
+    matrix: Tensor  # (in, in) float32
+    norms: Tensor  # (in,) float32, 1 for inputs that were never active
+    dead: Tensor  # (in,) bool
+
+    @classmethod
+    def of(cls, hessian: Tensor, damping: float) -> "Scaled":
+        """Scales a symmetric Hessian ``(in, in)`` of any scale.
+
+        Raises:
+            NotPositiveDefinite: it is not finite.
+        """
+        norms = hessian.diagonal().clamp(min=0).sqrt()
+        dead = norms == 0
+        norms = norms.masked_fill(dead, 1.0)
+        matrix = hessian / norms / norms[:, None]
+        matrix.diagonal().add_(damping)
+        if not bool(torch.isfinite(matrix.sum())):
+            raise NotPositiveDefinite("the Hessian has values that are not finite")
+        return cls(matrix, norms, dead)
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    """Of a positive definite matrix.
+
+    Raises:
+        NotPositiveDefinite: it is none.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info):
+        raise NotPositiveDefinite("the Hessian is not positive definite")
+    return torch.cholesky_inverse(factor)
+
+
+def admm(
+    weight: Tensor,
+    hessian: Scaled,
+    pulled: Tensor,
+    choose: Choose,
+    *,
+    iterations: int = 20,
+    mask_iterations: int = 15,
+    rho: float = 1.0,
+) -> Tensor:
+    """Prunes a layer while its weights are updated.
+
+    In the first ``mask_iterations`` the mask is chosen anew from the present weights, with a share of the weights
+    dropped that grows by the cubic schedule ``1 - (1 - t/T)^3``; then it stays, and the weights converge under it.
+
+    Args:
+        weight: ``(out, in)`` float32.
+        hessian: of the inputs, damped.
+        pulled: ``(matrix + rho I)^-1``, ``(in, in)`` float32, for the same ``rho``.
+        choose: from scores and a share to a mask.
+        iterations: of the weights.
+        mask_iterations: at most ``iterations``.
+        rho: weight of the constraint.
+
+    Returns:
+        ``(out, in)`` float32, zero where pruned.
+
+    Source: Boza, 2024, arXiv:2401.02938, algorithm 2. The authors' code computes the schedule, but where the mask is
+    chosen over a whole layer it drops the final number from the first iteration on; here the schedule acts there too.
+    """
+    start = weight * hessian.norms
+    drawn = start @ hessian.matrix
+    current, dual = start, torch.zeros_like(start)
+    keep = torch.ones_like(start, dtype=torch.bool)
+    for iteration in range(iterations):
+        if iteration < mask_iterations:
+            share = 1 - (1 - (iteration + 1) / mask_iterations) ** 3
+            keep = choose((current + dual).abs().masked_fill(hessian.dead, -1.0), share)
+        constrained = (current + dual) * keep
+        dual += current - constrained
+        current = (drawn + rho * (constrained - dual)) @ pulled
+    return (current + dual) * keep / hessian.norms
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A scaled Hessian ``Q diag(values) Q^T``: its shifted inverses cost one product each."""
+
+    scaled: Scaled
+    values: Tensor  # (in,) float32
+    vectors: Tensor  # (in, in) float32
+
+    @classmethod
+    def of(cls, scaled: Scaled) -> "Spectrum":
+        """Decomposes in float64: small eigenvalues decide where rho is small."""
+        values, vectors = torch.linalg.eigh(scaled.matrix.double())
+        return cls(scaled, values.clamp(min=0).float(), vectors.float())
+
+    def solve(self, right: Tensor, rho: float) -> Tensor:
+        """``right (matrix + rho I)^-1`` for ``right`` ``(out, in)``."""
+        return ((right @ self.vectors) / (self.values + rho)) @ self.vectors.T
+
+
+def alps_iterate(
+    weight: Tensor, spectrum: Spectrum, choose: Choose, *, iterations: int = 300, rho: float = 0.1
+) -> Tensor:
+    """The dense iterate whose largest entries are the support that ALPS finds.
+
+    ADMM with a penalty that grows as long as the support still changes, and stops when it does not.
+
+    Args:
+        weight: ``(out, in)`` float32.
+        spectrum: of the inputs' Hessian.
+        choose: from scores to a mask.
+        iterations: at most so many.
+        rho: the first penalty.
+
+    Returns:
+        The dense iterate in the coordinates of the weight, ``(out, in)`` float32; its largest entries, by `choose` on
+        its scaled form, are the support.
+
+    Source: Meng et al., 2024, arXiv:2406.07831, algorithm 1, with the update of rho of the authors' code.
+    """
+    scaled = spectrum.scaled
+    start = weight * scaled.norms
+    drawn = start @ scaled.matrix
+    penalty = _Penalty(rho)
+    primal, sparse, dual = start, start.clone(), torch.zeros_like(start)
+    support = sparse != 0
+    for iteration in range(1, iterations + 1):
+        primal = spectrum.solve(drawn - dual + penalty.rho * sparse, penalty.rho)
+        candidate = primal + dual / penalty.rho
+        keep = choose(candidate.abs().masked_fill(scaled.dead, -1.0), 1.0)
+        sparse = candidate * keep
+        dual += penalty.rho * (primal - sparse)
+        if iteration % 3 == 0:
+            changed = int((keep ^ support).count_nonzero()) / max(1, int(keep.count_nonzero()))
+            support = keep
+            decision = penalty.adapt(changed)
+            if decision == "stop" or (iteration >= 30 and changed < 3e-4):
+                break
+            if decision == "restart":
+                primal, sparse, dual = start, start.clone(), torch.zeros_like(start)
+    return primal / scaled.norms
+
+
+@dataclass
+class _Penalty:
+    """rho, raised the faster the more the support still changes."""
+
+    rho: float
+    raised: bool = False
+
+    def adapt(self, changed: float) -> str:
+        """Takes the share of the support that flipped in three iterations; says ``go``, ``restart`` or ``stop``."""
+        if changed > 0.1:
+            factor, self.raised = 1.3, True
+        elif changed > 0.005:
+            factor, self.raised = 1.2, True
+        elif changed == 0 and self.raised:
+            return "stop"
+        elif self.raised:
+            factor = 1.1
+        else:
+            self.rho /= 5
+            return "restart" if changed else "go"
+        self.rho = min(self.rho * factor, 1e6)
+        return "go"
