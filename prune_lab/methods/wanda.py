@@ -12,8 +12,6 @@ from prune_lab.statistics import InputNorm
 from prune_lab.target import Target
 
 _SCORES_AT_ONCE = 1 << 18  # without a budget rows are independent, and scores of a few at a time stay in the cache
-    1 << 18
-)  # rows are independent without a budget: scores of a few at a time stay in the cache, those of all do not
 
 
 @dataclass
