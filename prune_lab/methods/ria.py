@@ -1,0 +1,48 @@
+"""RIA: drops the weights of least importance relative to their row and column, scaled by their input."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.methods.base import SiteMethod, keep_in_rows
+from prune_lab.models.view import Site
+from prune_lab.statistics import InputNorm
+from prune_lab.target import Target
+
+
+@dataclass
+class RIA(SiteMethod):
+    """Scores each weight by its share of its row and of its column, times a power of the norm of its input.
+
+    The score is ``(|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||x_j||^power``; ``floor(s * in)`` of every row go,
+    and the kept weights do not change.
+
+    Args:
+        power: of the norm of the input; 0 leaves the data out.
+
+    Source: Zhang et al., ICLR 2024, "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
+    Models". The authors' code can also permute input channels so that an N:M pattern keeps more of the score; here
+    channels stay where they are.
+    """
+
+    power: float = 0.5
+    statistic: ClassVar = InputNorm
+
+    def __post_init__(self) -> None:
+        if self.power < 0:
+            raise BadInput(f"method.power={self.power} is out of range; allowed: 0 and more")
+
+    def solve(self, site: Site, prepared: InputNorm, target: Target) -> Tensor:
+        """Cuts the scores within rows."""
+        scores = relative_importance(site.weight) * prepared.value**self.power
+        return site.weight * keep_in_rows(scores, target, site.name)
+
+
+def relative_importance(weight: Tensor) -> Tensor:
+    """Each weight's share of its column plus that of its row, ``(out, in)`` float32; 0 where both are empty."""
+    size = weight.abs().float()
+    tiny = torch.finfo(size.dtype).tiny
+    return size / size.sum(0).clamp_min(tiny) + size / size.sum(1, keepdim=True).clamp_min(tiny)
