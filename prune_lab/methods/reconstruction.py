@@ -40,7 +40,7 @@ class Reconstruction(BlockMethod):
     """
 
     inner: BlockMethod
-    epochs: int = 4
+    epochs: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:

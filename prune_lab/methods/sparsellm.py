@@ -94,7 +94,7 @@ class SparseLLM(SparseGPT):
             return sparsellm_paper.prune_jointly(network, prune, settings)
 
         def refit_on(goal: Tensor, support: Tensor, gram: Tensor) -> Tensor:
-            return refit(goal, support, gram, damping=_REFIT_DAMPING)
+            return refit(goal, support, gram, damping=_REFIT_DAMPING, iterations=40, tolerance=1e-3)
 
         outcome = sparsellm.prune_jointly(network, weights_of(mlp), prune, refit_on, settings)
         return polish(network, outcome.weights, self.polish, seed)

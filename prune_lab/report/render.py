@@ -11,7 +11,7 @@ from typing import Any
 
 from prune_lab.files import write_atomically, write_text
 from prune_lab.report.compare import Comparison, Findings, compare, comparison_csv, footnotes, markdown
-from prune_lab.report.records import Records, mean_and_spread, measured, values
+from prune_lab.report.records import Records, key_of, mean_and_spread, measured, values
 from prune_lab.report.spec import Choices, Metric, TableSpec
 
 
@@ -35,7 +35,7 @@ def write_report(findings: Findings, folder: Path) -> str:
         return text
     for metric in measured(spec, records):
         figure = plot_metric(spec, metric, records)
-        write_atomically(folder / "plots" / f"{spec.name}_{metric.name}.svg", figure)
+        write_atomically(folder / "plots" / f"{spec.name}_{metric.name.replace('/', '_')}.svg", figure)
     return text
 
 
@@ -140,7 +140,8 @@ def _brief(part: dict[str, Any], *names: str) -> str:
 
 
 def _csv(spec: TableSpec, records: Records) -> str:
-    names = [f"{stage}/{metric.name}" for metric in spec.metrics for stage in ("dense", "evaluate")]
+    stages = ("dense", "evaluate")
+    names = list(dict.fromkeys(key_of(metric.name, stage) for metric in spec.metrics for stage in stages))
     names.append("prune/sparsity")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

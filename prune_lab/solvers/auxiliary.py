@@ -19,7 +19,8 @@ from prune_lab.errors import NotPositiveDefinite
 
 Activation = Callable[[Tensor], Tensor]
 
-_STEPS = 4  # of the one-dimensional search; it converges quadratically near the minimum
+_STEPS = 3  # of the one-dimensional search; from its start, two come within 1e-6 of the minimum as a rule
+_AT_ONCE = 1 << 15  # elements are independent: a few at a time stay in the cache, with all that is computed of them
 
 
 class PStep:
@@ -84,7 +85,18 @@ def solve_through(
         alpha: above 0.
         gamma: at least 0.
     """
+    if m.device.type != "cpu" or m.numel() <= _AT_ONCE:
+        return _search(activation, m, p, scale, start, alpha, gamma)
+    found, scales = torch.empty_like(m), scale if isinstance(scale, Tensor) else torch.full((), scale)
+    flat = (found, m, p, scales.expand_as(m), start)
+    for part, *given in zip(*(tensor.reshape(-1).split(_AT_ONCE) for tensor in flat), strict=True):
+        part.copy_(_search(activation, *given, alpha, gamma))
+    return found
 
+
+def _search(
+    activation: Activation, m: Tensor, p: Tensor, scale: Tensor | float, start: Tensor, alpha: float, gamma: float
+) -> Tensor:
     def cost(s: Tensor, phi: Tensor) -> Tensor:
         return alpha * (s - m).square() + gamma * (p - scale * phi).square()
 

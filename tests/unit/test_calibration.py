@@ -252,6 +252,75 @@ def test_the_error_of_a_site_is_measured_on_inputs_from_the_dense_block(tiny_mod
     assert calibration.rows[1].error == pytest.approx(float(expected), rel=1e-4)
 
 
+def prune_half(block, inputs):
+    for sites in inputs.parts():
+        inputs.collect(InputNorm, sites)
+        for site in sites:
+            inputs.install(site, site.weight * (torch.arange(site.shape[1]) % 2))
+
+
+def test_dense_propagation_shows_every_block_what_the_dense_model_would(tiny_model, family, random_tokens):
+    calibration = Calibration(random_tokens(5, 16), batch_size=2, propagate="dense")
+    expected = [inputs.hidden.clone() for _, inputs in walk(tiny_model(family), calibration)]
+    model = tiny_model(family)
+    for block, inputs in walk(model, calibration):
+        assert torch.equal(inputs.hidden, expected[block.index])
+        prune_half(block, inputs)
+    for site in model.sites:
+        assert not site.weight[:, ::2].any()
+        assert site.weight[:, 1::2].all()
+
+
+def test_sequential_by_site_collects_again_behind_what_is_pruned(tiny_model, family, random_tokens):
+    model = tiny_model(family)
+    calibration = Calibration(random_tokens(5, 16), batch_size=2, sequential="site")
+    block, inputs = next(walk(model, calibration))
+    assert [len(part) for part in inputs.parts()] == [len(readers) for readers in block.readers]
+    assert tuple(site for part in inputs.parts() for site in part) == block.sites
+    down = block.mlp.down
+    before = inputs.collect(InputNorm, [down])[down.name].value
+    for site in block.mlp.sites[:-1]:
+        inputs.install(site, site.weight * (torch.arange(site.shape[1]) % 2))
+    assert not torch.equal(inputs.collect(InputNorm, [down])[down.name].value, before)
+
+
+@pytest.mark.parametrize("propagate", ["pruned", "dense"])
+def test_the_error_of_a_block_is_relative_to_what_it_adds(tiny_model, family, random_tokens, propagate):
+    model, dense = tiny_model(family), tiny_model(family)
+    calibration = Calibration(random_tokens(3, 16), batch_size=2, propagate=propagate)
+    for block, inputs in walk(model, calibration):
+        prune_half(block, inputs)
+    rows = {row.name: row.block_error for row in calibration.rows}
+    for index in (0, 2):  # the first, and the last, whose outputs nobody reads
+        errors = {rows[site.name] for site in model.blocks[index].sites}
+        assert len(errors) == 1
+        assert 0 < errors.pop() < 3
+    first = Calibration(random_tokens(3, 16)[:2])
+    before = next(walk(dense, first))[1]
+    was = dense.blocks[0].hidden(before.run(slice(0, 2), before.calls[0]))
+    after = next(walk(model, first))[1]
+    now = model.blocks[0].hidden(after.run(slice(0, 2), after.calls[0]))
+    expected = (now - was).square().sum() / (was - before.hidden).square().sum()
+    assert rows[model.blocks[0].sites[0].name] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_site_that_is_installed_again_has_one_row_with_the_error_from_dense(tiny_model, random_tokens):
+    calibration = Calibration(random_tokens(2, 16))
+    inputs = first_block(tiny_model("opt"), calibration)
+    site = inputs.block.sites[0]
+    dense = site.weight.clone()
+    inputs.install(site, dense * 0, seconds=1.0)
+    inputs.install(site, dense, seconds=2.0)
+    (row,) = calibration.rows
+    assert (row.error, row.sparsity, row.seconds) == (0.0, 0.0, 3.0)
+
+
+@pytest.mark.parametrize(("key", "value"), [("propagate", "both"), ("sequential", "layer")])
+def test_an_unknown_order_is_refused(key, value):
+    with pytest.raises(BadInput, match=f"{key}='{value}' is unknown; allowed"):
+        Calibration(torch.zeros(1, 2), **{key: value})
+
+
 @pytest.mark.parametrize("wrong", [64, -1])
 def test_a_token_outside_the_vocabulary_is_refused(tiny_model, random_tokens, wrong):
     tokens = random_tokens()

@@ -93,7 +93,9 @@ def test_lines_of_metrics_appear_stage_by_stage(composed, local_overrides, tmp_p
 def test_layers_csv_has_a_line_for_every_weight(composed, local_overrides, tmp_path):
     execute(composed(*local_overrides, "method=wanda"), tmp_path / "run")
     header, *rows = [line.split(",") for line in (tmp_path / "run" / "layers.csv").read_text().splitlines()]
-    assert header == ["name", "rows", "columns", "sparsity", "relative_output_error", "seconds"]
+    assert header == [
+        "name", "rows", "columns", "sparsity", "relative_output_error", "block_relative_output_error", "seconds",
+    ]  # fmt: skip
     assert len(rows) == 18
     assert rows[4][:4] == ["model.decoder.layers.0.fc1", "64", "32", "0.5"]
     masks = load_file(tmp_path / "run" / "masks.safetensors")
