@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -123,7 +124,7 @@ class RefiningMethod(BlockMethod):
                 start = time.perf_counter()
                 with naming(shared[0]):
                     prepared = self.prepare(statistic)
-                for site in shared:
+                for site in filter(partial(self.refines, block), shared):
                     with naming(site):
                         weight = self.refine(dense[site.name], site.weight, prepared, target)
                     masks[site.name] = inputs.install(site, weight, time.perf_counter() - start)
@@ -133,6 +134,10 @@ class RefiningMethod(BlockMethod):
     def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
         """Never called: `prune_block` does all of it, as the inner method may treat sites jointly."""
         raise AssertionError("a refining method works on blocks")
+
+    def refines(self, block: Block, site: Site) -> bool:
+        """Whether a site is refined; where not, it stays as the inner method left it."""
+        return True
 
     def prepare(self, statistic: Any) -> Any:
         """What `refine` gets of a statistic: work done once for all weights that read the same inputs."""
