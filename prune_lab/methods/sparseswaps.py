@@ -65,8 +65,8 @@ def swap(weight: Tensor, keep: Tensor, hessian: Tensor, max_swaps: int, group: i
     residual = weight * ~keep
     pull = residual @ hessian
     least = _LEAST_GAIN * (residual * pull).sum(1)
-    rows = torch.arange(len(weight), device=weight.device)
-    for _ in range(max_swaps):
+    rows = (keep.any(1) & ~keep.all(1)).nonzero()[:, 0]  # the others have nothing to exchange
+    for _ in range(max_swaps if len(rows) else 0):
         w, kept = weight[rows], keep[rows]
         alone = w.square() * hessian.diagonal() + 2 * w * torch.where(kept, pull[rows], -pull[rows])
         alone.masked_fill_(~kept & (w == 0), torch.inf)  # would cost a weight and give none

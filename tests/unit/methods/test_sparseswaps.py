@@ -73,6 +73,14 @@ def test_rows_may_keep_different_numbers_and_zeros_stay_out():
     assert (refined != 0).sum(1).tolist() == [5, 0, 1, 3]
 
 
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("target", [ROW, Target("2:4")])
+def test_rows_with_nothing_to_exchange_stay(target: Target, kept: bool):
+    dense, _, hessian = problem(3, 8, 0)
+    pruned = dense * kept
+    assert torch.equal(SparseSwaps(Wanda()).refine(dense, pruned, hessian, target), pruned)
+
+
 def test_max_swaps_bounds_the_exchanges_of_a_row():
     dense, keep, hessian = problem(20, 12, 1)
     for most in (0, 1, 2):
