@@ -8,6 +8,7 @@ Examples:
     python scripts/bench_oneshot.py                                   # both shapes, both methods, float32 and bfloat16
     python scripts/bench_oneshot.py --shapes opt_125m --methods wanda --dtypes bfloat16 --repeats 1
     python scripts/bench_oneshot.py --quality                         # perplexity of both on the shipped models
+    python scripts/bench_oneshot.py --costs --blocks 2                # all other methods beside SparseGPT
 """
 
 import argparse
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,20 +28,34 @@ from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, Pretraine
 
 from prune_lab.calibration import Calibration
 from prune_lab.device import release_free_memory, resolve_device, watch_peak_memory
+from prune_lab.methods.admm import ADMM
+from prune_lab.methods.alps import ALPS
 from prune_lab.methods.base import Method
+from prune_lab.methods.reconstruction import Reconstruction
+from prune_lab.methods.ria import RIA
 from prune_lab.methods.sparsegpt import SparseGPT
+from prune_lab.methods.sparsellm import SparseLLM
 from prune_lab.methods.wanda import Wanda
 from prune_lab.models.view import PrunableModel
 from prune_lab.target import Target
 
 SHAPES = ("opt_125m", "llama_110m")
-METHODS: dict[str, type[Method]] = {"sparsegpt": SparseGPT, "wanda": Wanda}
+METHODS: dict[str, Callable[[], Method]] = {"sparsegpt": SparseGPT, "wanda": Wanda}  # those that have plain loops
+OTHERS: dict[str, Callable[[], Method]] = {
+    "sparsellm": SparseLLM,
+    "sparsellm_unpolished": lambda: SparseLLM(polish=0),
+    "sparsellm_paper": lambda: SparseLLM(variant="paper"),
+    "admm": ADMM,
+    "alps": ALPS,
+    "ria": RIA,
+    "reconstruction": lambda: Reconstruction(ALPS()),
+}
 SPARSITY = 0.5
 
 
-def config_of(shape: str) -> PretrainedConfig:
+def config_of(shape: str, blocks: int) -> PretrainedConfig:
     """OPT-125m's own shape, and a LLaMA of the same width and depth with grouped queries."""
-    size = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 2048}
+    size = {"hidden_size": 768, "num_hidden_layers": blocks, "num_attention_heads": 12, "max_position_embeddings": 2048}
     if shape == "opt_125m":
         return OPTConfig(**size, vocab_size=50272, ffn_dim=3072, word_embed_proj_dim=768, dropout=0.0)
     return LlamaConfig(
@@ -51,7 +67,11 @@ def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
     """One prune in this process: seconds, peak memory in MB beyond what was there before, and the floor in seconds."""
     device = resolve_device(arguments.device)
     torch.manual_seed(0)
-    hf = AutoModelForCausalLM.from_config(config_of(arguments.shapes[0])).to(getattr(torch, arguments.dtypes[0])).eval()
+    hf = (
+        AutoModelForCausalLM.from_config(config_of(arguments.shapes[0], arguments.blocks))
+        .to(getattr(torch, arguments.dtypes[0]))
+        .eval()
+    )
     model = PrunableModel(hf)
     tokens = torch.randint(0, model.vocab_size, (arguments.samples, arguments.seqlen))
     floor = floor_seconds(model, tokens.numel(), arguments.methods[0], device)
@@ -75,7 +95,8 @@ def prune_with(arguments: argparse.Namespace, model: PrunableModel, tokens: torc
         blocks = model.hf.to(device).get_submodule(model.blocks[0].name.rpartition(".")[0])
         prune_plainly(model.hf, blocks, tokens.to(device), method, SPARSITY)
     else:
-        METHODS[method]().prune(model, Calibration(tokens, device=device), Target(level=SPARSITY))
+        method = {**METHODS, **OTHERS}[method]()
+        method.prune(model, Calibration(tokens, device=device), Target(level=SPARSITY))
 
 
 def small_model(dtype: str) -> PrunableModel:
@@ -122,14 +143,7 @@ def compare(shape: str, method: str, dtype: str, arguments: argparse.Namespace) 
     runs: dict[str, list[dict[str, float]]] = {"plain": [], "prune_lab": []}
     for _ in range(arguments.repeats):
         for implementation, results in runs.items():
-            command = [
-                sys.executable, __file__, "--implementation", implementation, "--shapes", shape, "--methods", method,
-                "--dtypes", dtype, "--samples", str(arguments.samples), "--seqlen", str(arguments.seqlen),
-                "--device", arguments.device,
-            ]  # fmt: skip
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            results.append(json.loads(output.splitlines()[-1]))
-            sys.stderr.write(f"{shape} {method} {dtype} {implementation}: {results[-1]}\n")
+            results.append(measure_elsewhere(implementation, shape, method, dtype, arguments))
 
     def median(implementation: str, what: str) -> float:
         return statistics.median(result[what] for result in runs[implementation])
@@ -141,6 +155,38 @@ def compare(shape: str, method: str, dtype: str, arguments: argparse.Namespace) 
         f"| {shape} | {method} | {dtype} | {plain:.1f} | {ours:.1f} | {plain / ours:.2f} | {floor:.1f} "
         f"| {ours / floor:.2f} | {memory_plain:.0f} | {memory:.0f} | {memory / memory_plain:.2f} |"
     )
+
+
+def measure_elsewhere(
+    implementation: str, shape: str, method: str, dtype: str, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """`measure_one` in a process of its own."""
+    command = [
+        sys.executable, __file__, "--implementation", implementation, "--shapes", shape, "--methods", method,
+        "--dtypes", dtype, "--samples", str(arguments.samples), "--seqlen", str(arguments.seqlen),
+        "--blocks", str(arguments.blocks), "--device", arguments.device,
+    ]  # fmt: skip
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    result: dict[str, float] = json.loads(output.splitlines()[-1])
+    sys.stderr.write(f"{shape} {method} {dtype} {implementation}: {result}\n")
+    return result
+
+
+def compare_costs(arguments: argparse.Namespace) -> None:
+    """Prints seconds and memory of every method beside SparseGPT's, in turn on the same machine."""
+    chosen = [name for name in arguments.methods if name in OTHERS] or list(OTHERS)
+    rows = ["| shape | method | seconds | times SparseGPT's | MB beyond the weights |", "|---|---|---:|---:|---:|"]
+    for shape in arguments.shapes:
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("sparsegpt", *chosen)}
+        for _ in range(arguments.repeats):
+            for name, results in runs.items():
+                results.append(measure_elsewhere("prune_lab", shape, name, arguments.dtypes[0], arguments))
+        seconds = {name: statistics.median(run["seconds"] for run in results) for name, results in runs.items()}
+        for name, results in runs.items():
+            memory = statistics.median(run["memory"] for run in results)
+            ratio = seconds[name] / seconds["sparsegpt"]
+            rows.append(f"| {shape} | {name} | {seconds[name]:.1f} | {ratio:.2f} | {memory:.0f} |")
+    sys.stdout.write("\n".join(rows) + "\n")
 
 
 def compare_quality() -> None:
@@ -179,15 +225,17 @@ def main() -> None:
     """Parses the command line and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*METHODS, *OTHERS])
     parser.add_argument(
         "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16", "float16"]
     )
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--seqlen", type=int, default=512)
+    parser.add_argument("--blocks", type=int, default=12, help="of the models (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--quality", action="store_true", help="compare perplexity on the shipped models instead")
+    parser.add_argument("--costs", action="store_true", help="measure the other methods beside SparseGPT instead")
     parser.add_argument("--implementation", choices=["plain", "prune_lab"], help=argparse.SUPPRESS)  # one measurement
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -196,6 +244,9 @@ def main() -> None:
         return
     if arguments.quality:
         compare_quality()
+        return
+    if arguments.costs:
+        compare_costs(arguments)
         return
     sys.stdout.write(
         f"{arguments.samples} x {arguments.seqlen} tokens, sparsity {SPARSITY}, {arguments.device}, "

@@ -26,7 +26,8 @@ class SparseLLM(SparseGPT):
     """Prunes attention by SparseGPT, and up-, gate- and down-projection together, by alternating minimisation.
 
     Args:
-        rounds: alternations; the first is SparseGPT itself, so 1 gives its result bit for bit (with ``polish=0``).
+        rounds: alternations at most; the first is SparseGPT itself, so 1 gives its result bit for bit (with
+            ``polish=0``). A round that gains less than 1 % is the last.
         alpha: weight of ``|z - W x|^2``; null: 0.1 without a gate, 5 with one, the paper's.
         beta: weight of ``|y - W_down p|^2``; null: as alpha.
         gamma: weight of ``|p - h|^2``; null: as alpha. Only the ratios of the three matter.
@@ -74,7 +75,6 @@ class SparseLLM(SparseGPT):
             if block.mlp.up in sites:  # while the network is dense; with sequential=site, behind pruned attention
                 network = network_of(block.mlp, inputs, dense)
             masks.update(self.prune_sites(sites, inputs, target))
-        network = network.with_outputs()
         start = time.perf_counter()
         with naming(block.mlp.down):
             pruned = self._prune_network(block.mlp, network, target, inputs.calibration.seed)
@@ -91,13 +91,13 @@ class SparseLLM(SparseGPT):
             return obs.sparsegpt(weight, factor, target.of(site.name), target.n_of_m, block_size=self.block_size)
 
         if self.variant == "paper":
-            return sparsellm_paper.prune_jointly(network, prune, settings)
+            return sparsellm_paper.prune_jointly(network.with_outputs(), prune, settings)
 
         def refit_on(goal: Tensor, support: Tensor, gram: Tensor) -> Tensor:
-            return refit(goal, support, gram, damping=_REFIT_DAMPING, iterations=40, tolerance=1e-3)
+            return refit(goal, support, gram, damping=_REFIT_DAMPING, iterations=_REFIT_ITERATIONS)
 
         outcome = sparsellm.prune_jointly(network, weights_of(mlp), prune, refit_on, settings)
-        return polish(network, outcome.weights, self.polish, seed)
+        return polish(outcome.network, outcome.weights, self.polish, seed, error=min(outcome.errors))
 
     def _settings(self, *, gated: bool) -> sparsellm.Settings:
         alpha = self.alpha or (5.0 if gated else 0.1)
@@ -105,3 +105,4 @@ class SparseLLM(SparseGPT):
 
 
 _REFIT_DAMPING = 0.001
+_REFIT_ITERATIONS = 8  # an iteration costs out * hidden^2; from SparseGPT's values on, these are most of the gain

@@ -92,14 +92,6 @@ class FeedForward:
         """``h`` of inputs ``(rows, in)``."""
         return self.through(*self.before_activation(x, weights))
 
-    def gram(self) -> Tensor:
-        """``sum x x^T``, ``(in, in)`` float32."""
-        total = torch.zeros(self.inputs.shape[1], self.inputs.shape[1], device=self.dense.up.device)
-        for rows in self.chunks():
-            x = self.x(rows)
-            total.addmm_(x.T, x)
-        return total
-
     def moments(self, weights: Weights) -> Moments:
         """What reaches the down-projection, for the weights before it."""
         device, (out_features, width) = self.dense.up.device, self.dense.down.shape

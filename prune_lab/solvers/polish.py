@@ -11,7 +11,9 @@ ADAM_BETAS = (0.9, 0.95)
 _STEP = 0.03  # of Adam, as a share of a matrix' root mean square
 
 
-def polish(network: FeedForward, weights: Weights, epochs: int, seed: int, *, minibatch: int = 256) -> Weights:
+def polish(
+    network: FeedForward, weights: Weights, epochs: int, seed: int, *, minibatch: int = 256, error: float | None = None
+) -> Weights:
     """Lowers the output error by gradient steps on the weights that stay, all of the network's at once.
 
     Adam on minibatches of tokens; a weight's step is relative to the root mean square of its matrix, so there is no
@@ -23,6 +25,7 @@ def polish(network: FeedForward, weights: Weights, epochs: int, seed: int, *, mi
         epochs: passes over the tokens; 0 returns the weights as they are.
         seed: of the order of the tokens.
         minibatch: tokens a step.
+        error: of the weights, where it is known.
     """
     if epochs == 0:
         return weights
@@ -46,7 +49,7 @@ def polish(network: FeedForward, weights: Weights, epochs: int, seed: int, *, mi
         optimizer.step()
         decay.step()
     polished = Weights(**{name: leaf.detach() for name, leaf in leaves.items()})
-    return polished if network.error(polished) < network.error(weights) else weights
+    return polished if network.error(polished) < (network.error(weights) if error is None else error) else weights
 
 
 def step_size(weight: Tensor, keep: Tensor) -> float:

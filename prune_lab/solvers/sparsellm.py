@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from prune_lab.solvers.auxiliary import PStep, solve_through, solve_z_gated, solve_z_relu
 from prune_lab.solvers.feed_forward import FeedForward, Weights
+from prune_lab.solvers.gram import accumulate_upper, mirror_upper
 from prune_lab.solvers.obs import Factor, factorize
 
 Prune = Callable[[str, Tensor, Factor], Tensor]
@@ -25,7 +26,8 @@ Refit = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Settings:
     """The weights of the objective's terms, and how long to work.
 
-    ``alpha``, ``beta`` and ``gamma`` matter by their ratios only. ``rounds`` counts the first one, which is SparseGPT.
+    ``alpha``, ``beta`` and ``gamma`` matter by their ratios only. ``rounds`` counts the first one, which is SparseGPT;
+    a round that lowers the output error by less than ``tolerance`` of it is the last.
     """
 
     alpha: float
@@ -33,14 +35,16 @@ class Settings:
     gamma: float
     rounds: int
     damping: float
+    tolerance: float = 0.01
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best weights, and the relative output error after every round."""
+    """The best weights, and the relative output error after every round that was made."""
 
     weights: Weights
     errors: tuple[float, ...]
+    network: FeedForward  # with its outputs
 
 
 def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Refit, settings: Settings) -> Outcome:
@@ -48,44 +52,47 @@ def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Ref
 
     A round moves p, z and s to their minimisers (`auxiliary`), fits the up- and gate-projections to z and s by least
     squares, prunes those, fits the down-projection to the dense outputs by least squares *on what the pruned
-    projections really give it*, and prunes that; the values that stay are then refitted exactly. Of all rounds, the
-    first included, the one with the least output error is returned.
+    projections really give it*, and prunes that. Of all rounds, the first included, the one with the least output error
+    is returned, with the values of its down-projection refitted; a round that gains less than ``settings.tolerance``
+    is the last.
 
     Args:
-        network: with its outputs.
+        network: its outputs are set here.
         start: the weights of the first round, pruned.
         prune: must set the same number of weights to zero every time.
         refit: makes the values on a support optimal.
         settings: see there.
 
-    Memory on the device, in floats: ``hidden^2 + 2 in^2 + (out + 4 hidden) * chunk`` and the weights three times. On
+    Memory on the device, in floats: ``2 hidden^2 + 2 in^2 + (out + 4 hidden) * chunk`` and the weights four times. On
     the host: ``tokens * (in + out)`` in the type of the model, ``tokens * hidden`` floats for z and as many for s.
 
     Differs from the authors' code: see `SparseLLM`.
     """
-    current = best = start
-    gram = network.gram()
+    network, states, gram = _States.of(network)
     factor = factorize(gram, settings.damping)
-    states = _States.of(network)
-    moments = network.moments(start)
-    errors = [moments.error(start.down)]
+    current = best = start
+    errors: list[float] = []
     for _ in range(settings.rounds - 1):
-        up_cross, gate_cross = states.advance(network, current, settings)
-        up = prune("up", regress(up_cross, gram, factor, network.dense.up), factor)
+        crosses, error = states.advance(network, current, settings, measure=not errors)
+        errors += [] if errors else [error]
+        up = prune("up", regress(crosses[0], gram, factor, network.dense.up), factor)
         gate = None
-        if gate_cross is not None:
-            assert network.dense.gate is not None
-            gate = prune("gate", regress(gate_cross, gram, factor, network.dense.gate), factor)
+        if network.dense.gate is not None:
+            gate = prune("gate", regress(crosses[1], gram, factor, network.dense.gate), factor)
         moments = network.moments(replace(network.dense, up=up, gate=gate))
         hidden_factor = factorize(moments.hidden, settings.damping)
         target = regress(moments.cross, moments.hidden, hidden_factor, network.dense.down)
-        down = prune("down", target, hidden_factor)
-        down = refit(target, down != 0, moments.hidden)
-        current = Weights(up, down, gate)
-        errors.append(moments.error(down))
+        current = Weights(up, prune("down", target, hidden_factor), gate)
+        errors.append(moments.error(current.down))
         if errors[-1] < min(errors[:-1]):
-            best = current
-    return Outcome(best, tuple(errors))
+            best, best_moments, best_target = current, moments, target
+        if errors[-1] > (1 - settings.tolerance) * min(errors[:-1]):
+            break
+    if best is not start:
+        down = refit(best_target, best.down != 0, best_moments.hidden)
+        best = replace(best, down=down)
+        errors[errors.index(min(errors))] = best_moments.error(down)
+    return Outcome(best, tuple(errors) or (network.error(start),), network)
 
 
 def regress(cross: Tensor, gram: Tensor, factor: Factor, prior: Tensor) -> Tensor:
@@ -113,47 +120,69 @@ class _States:
     s: Tensor | None
 
     @classmethod
-    def of(cls, network: FeedForward) -> "_States":
-        """Those of the dense network."""
-        shape = (len(network.inputs), len(network.dense.up))
-        states = cls(torch.empty(shape), None if network.dense.gate is None else torch.empty(shape))
+    def of(cls, network: FeedForward) -> tuple[FeedForward, "_States", Tensor]:
+        """One pass of the dense network.
+
+        Returns:
+            The network with its outputs, the states, and ``sum x x^T``, ``(in, in)``.
+        """
+        shape, dense = (len(network.inputs), len(network.dense.up)), network.dense
+        states = cls(torch.empty(shape), None if dense.gate is None else torch.empty(shape))
+        outputs = torch.empty(len(network.inputs), len(dense.down), dtype=network.inputs.dtype)
+        gram = torch.zeros(network.inputs.shape[1], network.inputs.shape[1], device=dense.up.device)
         for rows in network.chunks():
-            states.put(rows, *network.before_activation(network.x(rows), network.dense))
-        return states
+            x = network.x(rows)
+            z, s = network.before_activation(x, dense)
+            states.put(rows, z, s)
+            outputs[rows] = (network.through(z, s) @ dense.down.T).to(outputs.dtype)
+            accumulate_upper(gram, x)
+        return replace(network, outputs=outputs), states, mirror_upper(gram)
 
     def put(self, rows: slice, z: Tensor, s: Tensor | None) -> None:
         self.z[rows] = z
         if self.s is not None and s is not None:
             self.s[rows] = s
 
-    def advance(self, network: FeedForward, weights: Weights, settings: Settings) -> tuple[Tensor, Tensor | None]:
+    def advance(
+        self, network: FeedForward, weights: Weights, settings: Settings, *, measure: bool
+    ) -> tuple[tuple[Tensor, ...], float]:
         """One p-, z- and s-step for every token.
 
         Returns:
-            ``sum (z - b) x^T`` and, with a gate, ``sum (s - c) x^T``, ``(hidden, in)`` each.
+            ``sum (z - b) x^T`` and, with a gate, ``sum (s - c) x^T``, ``(hidden, in)`` each; and with ``measure`` the
+            relative output error of the weights, which costs one more product.
         """
         device = network.dense.up.device
         p_step = PStep(weights.down, settings.beta, settings.gamma)
-        up_cross = torch.zeros_like(weights.up)
-        gate_cross = None if weights.gate is None else torch.zeros_like(weights.gate)
+        up_cross, gate_cross = torch.zeros_like(weights.up), torch.zeros_like(weights.up)
+        error = total = 0.0
         for rows in network.chunks():
-            x = network.x(rows)
+            x, y = network.x(rows), network.y(rows)
             z, s = self.z[rows].to(device), None if self.s is None else self.s[rows].to(device)
-            p = p_step(network.through(z, s), network.y(rows))
-            z, s = minimize_before_activation(network, x, p, z, s, weights, settings)
+            p = p_step(network.through(z, s), y)
+            m, m_gate = network.before_activation(x, weights)
+            if measure:
+                error += float((y - network.through(m, m_gate) @ weights.down.T).square().sum(dtype=torch.float64))
+                total += float(y.square().sum(dtype=torch.float64))
+            z, s = minimize_before_activation(network, (m, m_gate), p, z, s, settings)
             self.put(rows, z, s)
             up_cross.addmm_((z if network.up_bias is None else z - network.up_bias).T, x)
-            if gate_cross is not None and s is not None:
+            if s is not None:
                 gate_cross.addmm_((s if network.gate_bias is None else s - network.gate_bias).T, x)
-        return up_cross, gate_cross
+        return (up_cross, gate_cross), error / total if measure else float("nan")
 
 
 def minimize_before_activation(
-    network: FeedForward, x: Tensor, p: Tensor, z: Tensor, s: Tensor | None, weights: Weights, settings: Settings
+    network: FeedForward,
+    given: tuple[Tensor, Tensor | None],
+    p: Tensor,
+    z: Tensor,
+    s: Tensor | None,
+    settings: Settings,
 ) -> tuple[Tensor, Tensor | None]:
-    """The z-step and, with a gate, the s-step after it, ``(tokens, hidden)`` each."""
+    """The z-step and, with a gate, the s-step after it, ``(tokens, hidden)`` each; ``given``: what the weights give."""
     alpha, gamma = settings.alpha, settings.gamma
-    m, m_gate = network.before_activation(x, weights)
+    m, m_gate = given
     if s is None or m_gate is None:
         if network.activation is functional.relu:
             return solve_z_relu(m, p, alpha, gamma), None

@@ -33,9 +33,13 @@ def prune(_part: str, weight: Tensor, factor: obs.Factor) -> Tensor:
     return obs.sparsegpt(weight, factor, SPARSITY)
 
 
+def gram_of(case: FeedForward) -> Tensor:
+    return case.inputs.T @ case.inputs
+
+
 def first_round(case: FeedForward) -> Weights:
     """SparseGPT."""
-    factor, dense = factorize(case.gram(), 0.01), case.dense
+    factor, dense = factorize(gram_of(case), 0.01), case.dense
     gate = None if dense.gate is None else prune("gate", dense.gate, factor)
     down = prune("down", dense.down, factorize(case.moments(dense).hidden, 0.01))
     return Weights(prune("up", dense.up, factor), down, gate)
@@ -59,7 +63,7 @@ def test_the_error_from_moments_is_the_error_of_the_outputs(kind):
 
 def test_targets_that_are_a_weights_own_outputs_give_that_weight_back():
     case = network("relu")
-    gram = case.gram()
+    gram = gram_of(case)
     weight = case.dense.up
     found = regress(weight @ gram, gram, factorize(gram, 0.01), weight)
     torch.testing.assert_close(found, weight, rtol=1e-4, atol=1e-5)
@@ -67,7 +71,7 @@ def test_targets_that_are_a_weights_own_outputs_give_that_weight_back():
 
 def test_the_regression_is_ridge_around_the_prior():
     case = network("relu")
-    gram, prior = case.gram(), torch.randn(24, 12)
+    gram, prior = gram_of(case), torch.randn(24, 12)
     damped = gram + 0.01 * gram.diagonal().mean() * torch.eye(12)
     expected = torch.linalg.solve(damped, (case.dense.up @ gram - prior @ gram).T).T + prior
     torch.testing.assert_close(
@@ -81,7 +85,7 @@ def test_more_rounds_never_end_worse_and_the_best_is_kept(kind):
     best = []
     for rounds in (1, 2, 3, 5):
         weights, errors = solve(case, rounds)
-        assert len(errors) == rounds
+        assert 1 <= len(errors) <= rounds
         assert case.error(weights) == pytest.approx(min(errors), rel=1e-2)
         best.append(min(errors))
     assert best == sorted(best, reverse=True)
