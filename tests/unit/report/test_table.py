@@ -113,3 +113,17 @@ def test_bad_input_exits_with_2(capsys):
     with pytest.raises(SystemExit, match="2"):
         table.main(["nothing_of_that_name"])
     assert "there is no table" in capsys.readouterr().err
+
+
+def test_a_metric_may_name_its_stage(folder, tmp_path):
+    text = (folder / "toy.yaml").read_text() + '  prune/seconds: {form: "{:.0f}", title: Seconds}\n'
+    (folder / "toy.yaml").write_text(text)
+    spec = read_table(folder, "toy", ["model=a"])
+    runs = [(cell, record(20.0)) for cell in spec.cells()]
+    for cell, run in runs:
+        run["metrics"]["prune/seconds"] = 3.0 + cell.seed
+    shown = write_report(Findings(spec, runs, [], []), tmp_path / "results")
+    assert "| a | wanda | - | 4 ± 1 | 4 ± 1 |" in shown  # the dense model was not pruned
+    (line, *_) = csv.DictReader((tmp_path / "results/toy.csv").read_text().splitlines())
+    assert line["prune/seconds"] == "3.0"
+    assert (tmp_path / "results/plots/toy_prune_seconds.svg").is_file()
