@@ -127,6 +127,7 @@ class BlockInputs:
     hidden: Tensor  # (samples, seqlen, hidden), host; shared by all blocks
     calls: list[Call]  # one per batch
     probes: dict[str, Probe] = field(default_factory=dict)  # by site
+    listeners: dict[str, Callable[[Tensor], None]] = field(default_factory=dict)  # by site; get one pass of `collect`
     _dense_output: Tensor | None = None  # of the first batch, from before the first `install`
     _dense_weights: dict[str, Tensor] = field(default_factory=dict)  # with propagate=dense
 
@@ -298,6 +299,7 @@ class _Collector:
         self.wanted = wanted
         self.leader: dict[str, str] = {}  # site -> the first site that reads the same tensor
         self.stats: dict[str, Any] = {}
+        self._listeners = {name: inputs.listeners.pop(name) for name in wanted if name in inputs.listeners}
         self._seen: list[tuple[str, weakref.ref[Tensor]]] = []  # what each site of the running forward pass has read
 
     def run(self) -> dict[str, Any]:
@@ -329,6 +331,8 @@ class _Collector:
         elif first:
             leader = self.inputs.probes[self.leader[name]]
             self.inputs.probes.setdefault(name, Probe.of(leader.inputs, self.wanted[name]))
+        if name in self._listeners:
+            self._listeners[name](x.flatten(0, -2))
         self._seen.append((name, weakref.ref(x)))
         if len(self._seen) == len(self.wanted):
             raise _EnoughError

@@ -1,7 +1,6 @@
 """Measured: divides the budget by the output error that a method makes in each layer at a few levels."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,9 +12,9 @@ from prune_lab.allocation.base import LayerAllocation, check_number, entries_of,
 from prune_lab.allocation.budget import level_of, levels_of
 from prune_lab.allocation.division import Point, divide
 from prune_lab.calibration import BlockInputs, Calibration, walk
-from prune_lab.errors import BadInput, NotPositiveDefinite
+from prune_lab.errors import BadInput
 from prune_lab.masks import count_dropped
-from prune_lab.methods.base import SiteMethod, by_statistic
+from prune_lab.methods.base import SiteMethod, by_statistic, naming
 from prune_lab.methods.sparsegpt import SparseGPT
 from prune_lab.models.view import PrunableModel, Site
 from prune_lab.statistics import Hessian, Statistic
@@ -95,10 +94,10 @@ class Measured(LayerAllocation):
         statistics = inputs.collect(partial(_Inputs, self.inner.statistic))
         for statistic, shared in by_statistic(statistics, tuple(sites)):
             hessian = statistic.hessian.value
-            with _naming(shared[0]):
+            with naming(shared[0], "allocation.inner"):
                 prepared = self.inner.prepare(statistic.own)
             for site in shared:
-                with _naming(site):
+                with naming(site, "allocation.inner"):
                     curves[site.name] = self._curve(site, prepared, hessian, target, caps[site.name])
         return curves
 
@@ -134,14 +133,3 @@ class _Inputs:
         self.hessian.update(inputs)
         if self.own is not self.hessian:
             self.own.update(inputs)
-
-
-@contextmanager
-def _naming(site: Site) -> Iterator[None]:
-    """A numerical failure inside is reported with the name of the layer and a remedy."""
-    try:
-        yield
-    except NotPositiveDefinite as error:
-        raise NotPositiveDefinite(
-            f"{site.name}: {error}; raise allocation.inner.damping, or use more calibration tokens (data.samples)"
-        ) from error

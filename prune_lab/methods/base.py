@@ -29,6 +29,16 @@ class Method(ABC):
         """
 
     @property
+    def orders(self) -> dict[str, Tensor]:
+        """By site name, the order of input channels ``(in,)`` int64 in which an N:M pattern holds, if not their own."""
+        return {}
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether an N:M pattern always holds for the input channels as they are."""
+        return True
+
+    @property
     def by_block(self) -> bool:
         """Whether blocks are pruned one by one, each to its own target; else one cut is made for the whole model."""
         return True
@@ -109,6 +119,11 @@ class RefiningMethod(BlockMethod):
             raise BadInput(
                 "method.inner chooses over the whole model at once, so nothing can be refined block by block; "
                 "use method.inner.scope=layer or row"
+            )
+        if target.n_of_m and not self.inner.keeps_order:
+            raise BadInput(
+                f"method.inner={type(self.inner).__name__} puts the channels in another order for {target.pattern}, "
+                "which cannot be refined; use method.inner.permute=false"
             )
         self.inner.check(target)
 
@@ -214,13 +229,13 @@ def _drop_next(keep: Tensor, scores: Tensor, count: int) -> None:
 
 
 @contextmanager
-def naming(site: Site) -> Iterator[None]:
-    """A numerical failure inside is reported with the name of the layer and a remedy."""
+def naming(site: Site, key: str = "method") -> Iterator[None]:
+    """A numerical failure inside is reported with the name of the layer and a remedy; ``key`` is the method's."""
     try:
         yield
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(
-            f"{site.name}: {error}; raise method.damping, or use more calibration tokens (data.samples)"
+            f"{site.name}: {error}; raise {key}.damping, or use more calibration tokens (data.samples)"
         ) from error
 
 

@@ -1,5 +1,8 @@
 """The feed-forward network of a block as tensors, and back: what methods share that prune it as a whole."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -11,11 +14,30 @@ from prune_lab.solvers.feed_forward import FeedForward, Weights
 from prune_lab.statistics import Record
 
 
-def network_of(mlp: Mlp, inputs: BlockInputs, dense: Weights) -> FeedForward:
-    """The network with its calibration inputs as the block now is; its outputs are still to be set."""
-    record = inputs.collect(lambda: Record(inputs.hidden.dtype), [mlp.up])[mlp.up.name].release()
+def network_of(mlp: Mlp, inputs: BlockInputs, dense: Weights, x: Tensor | None = None) -> FeedForward:
+    """The network with its calibration inputs; its outputs are still to be set.
+
+    Args:
+        mlp: the network.
+        inputs: what reaches its block.
+        dense: its weights before pruning.
+        x: its calibration inputs, ``(tokens, in)``, host; collected from the block as it now is by default.
+    """
+    if x is None:
+        x = inputs.collect(lambda: Record(inputs.hidden.dtype), [mlp.up])[mlp.up.name].release()
     chunk = 1024 if inputs.calibration.device.type == "cpu" else 8192
-    return FeedForward(dense, bias_of(mlp.up), bias_of(mlp.gate), activation_of(mlp), record, record[:, :0], chunk)
+    return FeedForward(dense, bias_of(mlp.up), bias_of(mlp.gate), activation_of(mlp), x, x[:, :0], chunk)
+
+
+@contextmanager
+def recorded(mlp: Mlp, inputs: BlockInputs) -> Iterator[Record]:
+    """Records the inputs of the network in the first pass that collects anything of its up-projection inside."""
+    record = Record(inputs.hidden.dtype)
+    inputs.listeners[mlp.up.name] = record.update
+    try:
+        yield record
+    finally:
+        inputs.listeners.pop(mlp.up.name, None)
 
 
 def weights_of(mlp: Mlp) -> Weights:

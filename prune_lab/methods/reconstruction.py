@@ -53,6 +53,11 @@ class Reconstruction(BlockMethod):
             raise BadInput("method.inner chooses over the whole model at once; use method.inner.scope=layer or row")
         self.inner.check(target)
 
+    @property
+    def orders(self) -> dict[str, Tensor]:
+        """The inner method's: its masks do not change."""
+        return self.inner.orders
+
     @torch.no_grad()
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
         """Walks the pruned model, with the dense model's hidden states beside it."""

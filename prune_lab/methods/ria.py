@@ -9,6 +9,7 @@ from torch import Tensor
 from prune_lab.errors import BadInput
 from prune_lab.methods.base import SiteMethod, keep_in_rows
 from prune_lab.models.view import Site
+from prune_lab.solvers.channels import channel_order, keep_in_order
 from prune_lab.statistics import InputNorm
 from prune_lab.target import Target
 
@@ -22,23 +23,42 @@ class RIA(SiteMethod):
 
     Args:
         power: of the norm of the input; 0 leaves the data out.
+        permute: whether an N:M pattern may hold for the input channels in another order, one for each weight, so that
+            it keeps more of the score (`prune_lab.solvers.channels`). The weights stay where they are; the order is in
+            ``orders`` and, after a run, beside the masks. Other patterns know no order.
 
     Source: Zhang et al., ICLR 2024, "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
-    Models". The authors' code can also permute input channels so that an N:M pattern keeps more of the score; here
-    channels stay where they are.
+    Models". The authors' code deals channels out in blocks of a fixed width and assigns one group after the other;
+    here all groups take part in every assignment.
     """
 
     power: float = 0.5
+    permute: bool = False
     statistic: ClassVar = InputNorm
 
     def __post_init__(self) -> None:
+        self._orders: dict[str, Tensor] = {}
         if self.power < 0:
             raise BadInput(f"method.power={self.power} is out of range; allowed: 0 and more")
 
+    @property
+    def orders(self) -> dict[str, Tensor]:
+        """Of the sites pruned so far."""
+        return self._orders
+
+    @property
+    def keeps_order(self) -> bool:
+        """Not with ``permute``."""
+        return not self.permute
+
     def solve(self, site: Site, prepared: InputNorm, target: Target) -> Tensor:
-        """Cuts the scores within rows."""
+        """Cuts the scores within rows, or within the groups of a better order of the channels."""
         scores = relative_importance(site.weight) * prepared.value**self.power
-        return site.weight * keep_in_rows(scores, target, site.name)
+        if not (self.permute and target.n_of_m):
+            return site.weight * keep_in_rows(scores, target, site.name)
+        order = channel_order(scores, *target.n_of_m)
+        self._orders[site.name] = order.cpu()
+        return site.weight * keep_in_order(scores, order, *target.n_of_m)
 
 
 def relative_importance(weight: Tensor) -> Tensor:

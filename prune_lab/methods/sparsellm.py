@@ -9,7 +9,7 @@ from prune_lab.calibration import BlockInputs
 from prune_lab.errors import BadInput
 from prune_lab.masks import Masks
 from prune_lab.methods.base import naming
-from prune_lab.methods.feed_forward import network_of, put_weights, weights_of
+from prune_lab.methods.feed_forward import network_of, put_weights, recorded, weights_of
 from prune_lab.methods.sparsegpt import SparseGPT
 from prune_lab.models.view import Block, Mlp
 from prune_lab.solvers import obs, sparsellm, sparsellm_paper
@@ -31,7 +31,10 @@ class SparseLLM(SparseGPT):
         alpha: weight of ``|z - W x|^2``; null: 0.1 without a gate, 5 with one, the paper's.
         beta: weight of ``|y - W_down p|^2``; null: as alpha.
         gamma: weight of ``|p - h|^2``; null: as alpha. Only the ratios of the three matter.
-        polish: passes over the calibration tokens with gradient steps on the weights that stay, at the end.
+        polish: passes over the tokens with gradient steps on the weights that stay, at the end.
+        tokens_per_input: auxiliary activations, and the gradient steps, take about so many calibration tokens for each
+            input of the network, evenly spaced; null: all. Which weights go, how the down-projection is fitted and
+            which round is the best depends on all tokens in any case.
         variant: ``exact``, or ``paper``: the steps of the authors' code, for comparison.
 
     Peak memory on the device, beyond the block: see `prune_lab.solvers.sparsellm.prune_jointly`. ``variant=paper``
@@ -50,12 +53,15 @@ class SparseLLM(SparseGPT):
     beta: float | None = None
     gamma: float | None = None
     polish: int = 1
+    tokens_per_input: int | None = 16
     variant: str = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("rounds", "polish"):
-            value, least = getattr(self, name), 1 if name == "rounds" else 0
+        for name, least in {"rounds": 1, "polish": 0, "tokens_per_input": 1}.items():
+            value = getattr(self, name)
+            if name == "tokens_per_input" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise BadInput(f"method.{name}={value!r} is not allowed; it is a whole number of at least {least}")
         for name in ("alpha", "beta", "gamma"):
@@ -73,8 +79,11 @@ class SparseLLM(SparseGPT):
         masks = Masks()
         for sites in inputs.parts():
             if block.mlp.up in sites:  # while the network is dense; with sequential=site, behind pruned attention
-                network = network_of(block.mlp, inputs, dense)
-            masks.update(self.prune_sites(sites, inputs, target))
+                with recorded(block.mlp, inputs) as record:
+                    masks.update(self.prune_sites(sites, inputs, target))
+                network = network_of(block.mlp, inputs, dense, record.release())
+            else:
+                masks.update(self.prune_sites(sites, inputs, target))
         start = time.perf_counter()
         with naming(block.mlp.down):
             pruned = self._prune_network(block.mlp, network, target, inputs.calibration.seed)
@@ -97,12 +106,29 @@ class SparseLLM(SparseGPT):
             return refit(goal, support, gram, damping=_REFIT_DAMPING, iterations=_REFIT_ITERATIONS)
 
         outcome = sparsellm.prune_jointly(network, weights_of(mlp), prune, refit_on, settings)
-        return polish(outcome.network, outcome.weights, self.polish, seed, error=min(outcome.errors))
+        return polish(
+            outcome.sample,
+            outcome.weights,
+            self.polish,
+            seed,
+            minibatch=max(_POLISH_MINIBATCH, len(outcome.sample.inputs) // _POLISH_STEPS),
+            judge=outcome.network,
+            error=min(outcome.errors),
+        )
 
     def _settings(self, *, gated: bool) -> sparsellm.Settings:
         alpha = self.alpha or (5.0 if gated else 0.1)
-        return sparsellm.Settings(alpha, self.beta or alpha, self.gamma or alpha, self.rounds, self.damping)
+        return sparsellm.Settings(
+            alpha,
+            self.beta or alpha,
+            self.gamma or alpha,
+            self.rounds,
+            self.damping,
+            tokens_per_input=self.tokens_per_input,
+        )
 
 
 _REFIT_DAMPING = 0.001
+_POLISH_STEPS = 64  # a pass; more, on fewer tokens each, would spend their time on the weights
+_POLISH_MINIBATCH = 64  # tokens at least
 _REFIT_ITERATIONS = 8  # an iteration costs out * hidden^2; from SparseGPT's values on, these are most of the gain

@@ -65,6 +65,24 @@ class FeedForward:
             outputs[rows] = (self.hidden(self.x(rows), self.dense) @ self.dense.down.T).to(outputs.dtype)
         return replace(self, outputs=outputs)
 
+    def sample(self, tokens_per_input: int | None) -> "FeedForward":
+        """Itself on evenly spaced tokens: at least so many for each input, or all where there are fewer, or for null.
+
+        The network must have its outputs.
+        """
+        stride = max(1, len(self.inputs) // (tokens_per_input * self.inputs.shape[1])) if tokens_per_input else 1
+        if stride == 1:
+            return self
+        return replace(self, inputs=self.inputs[::stride].contiguous(), outputs=self.outputs[::stride].contiguous())
+
+    def gram(self) -> Tensor:
+        """``sum x x^T``, ``(in, in)`` float32."""
+        width = self.inputs.shape[1]
+        gram = torch.zeros(width, width, device=self.dense.up.device)
+        for rows in self.chunks():
+            accumulate_upper(gram, self.x(rows))
+        return mirror_upper(gram)
+
     def chunks(self) -> Iterator[slice]:
         """The tokens, a chunk at a time."""
         for start in range(0, len(self.inputs), self.chunk):

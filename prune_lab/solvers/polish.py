@@ -12,12 +12,19 @@ _STEP = 0.03  # of Adam, as a share of a matrix' root mean square
 
 
 def polish(
-    network: FeedForward, weights: Weights, epochs: int, seed: int, *, minibatch: int = 256, error: float | None = None
+    network: FeedForward,
+    weights: Weights,
+    epochs: int,
+    seed: int,
+    *,
+    minibatch: int = 256,
+    judge: FeedForward | None = None,
+    error: float | None = None,
 ) -> Weights:
     """Lowers the output error by gradient steps on the weights that stay, all of the network's at once.
 
     Adam on minibatches of tokens; a weight's step is relative to the root mean square of its matrix, so there is no
-    learning rate to set. What the last epoch leaves is returned only where the error on all tokens fell.
+    learning rate to set. What the last epoch leaves is returned only where the error fell.
 
     Args:
         network: with its outputs.
@@ -25,7 +32,8 @@ def polish(
         epochs: passes over the tokens; 0 returns the weights as they are.
         seed: of the order of the tokens.
         minibatch: tokens a step.
-        error: of the weights, where it is known.
+        judge: the network on the tokens whose error must fall; the same as ``network`` by default.
+        error: of the weights on those tokens, where it is known.
     """
     if epochs == 0:
         return weights
@@ -49,7 +57,8 @@ def polish(
         optimizer.step()
         decay.step()
     polished = Weights(**{name: leaf.detach() for name, leaf in leaves.items()})
-    return polished if network.error(polished) < (network.error(weights) if error is None else error) else weights
+    judge = judge or network
+    return polished if judge.error(polished) < (judge.error(weights) if error is None else error) else weights
 
 
 def step_size(weight: Tensor, keep: Tensor) -> float:

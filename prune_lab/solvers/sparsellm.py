@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from prune_lab.solvers.auxiliary import PStep, solve_through, solve_z_gated, solve_z_relu
 from prune_lab.solvers.feed_forward import FeedForward, Weights
-from prune_lab.solvers.gram import accumulate_upper, mirror_upper
 from prune_lab.solvers.obs import Factor, factorize
 
 Prune = Callable[[str, Tensor, Factor], Tensor]
@@ -27,7 +26,9 @@ class Settings:
     """The weights of the objective's terms, and how long to work.
 
     ``alpha``, ``beta`` and ``gamma`` matter by their ratios only. ``rounds`` counts the first one, which is SparseGPT;
-    a round that lowers the output error by less than ``tolerance`` of it is the last.
+    a round that lowers the output error by less than ``tolerance`` of it is the last. There are auxiliary activations
+    for about ``tokens_per_input`` tokens for every input of the network, evenly spaced, or for all; what is pruned
+    away and how good a round is depends on all tokens in any case.
     """
 
     alpha: float
@@ -36,6 +37,7 @@ class Settings:
     rounds: int
     damping: float
     tolerance: float = 0.01
+    tokens_per_input: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Outcome:
     weights: Weights
     errors: tuple[float, ...]
     network: FeedForward  # with its outputs
+    sample: FeedForward  # the tokens that had auxiliary activations
 
 
 def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Refit, settings: Settings) -> Outcome:
@@ -56,6 +59,9 @@ def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Ref
     is returned, with the values of its down-projection refitted; a round that gains less than ``settings.tolerance``
     is the last.
 
+    The regression of the up- and gate-projections has one unknown per input and row, so a few tokens for each input
+    determine it; that of the down-projection, and the choice of the best round, are made on all tokens.
+
     Args:
         network: its outputs are set here.
         start: the weights of the first round, pruned.
@@ -63,22 +69,29 @@ def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Ref
         refit: makes the values on a support optimal.
         settings: see there.
 
-    Memory on the device, in floats: ``2 hidden^2 + 2 in^2 + (out + 4 hidden) * chunk`` and the weights four times. On
-    the host: ``tokens * (in + out)`` in the type of the model, ``tokens * hidden`` floats for z and as many for s.
+    Memory on the device, in floats: ``2 hidden^2 + 4 in^2 + (out + 4 hidden) * chunk`` and the weights four times. On
+    the host: ``tokens * (in + out)`` in the type of the model, and for z, and for s, ``hidden`` floats for each token
+    that has them.
 
     Differs from the authors' code: see `SparseLLM`.
     """
-    network, states, gram = _States.of(network)
+    network = network.with_outputs()
+    sample = network.sample(settings.tokens_per_input)
+    if settings.rounds == 1:
+        return Outcome(start, (network.error(start),), network, sample)
+    gram = network.gram()
     factor = factorize(gram, settings.damping)
+    sample_gram = gram if sample is network else sample.gram()
+    sample_factor = factor if sample is network else factorize(sample_gram, settings.damping)
+    states = _States.of(sample)
     current = best = start
-    errors: list[float] = []
+    errors = [network.error(start)]
     for _ in range(settings.rounds - 1):
-        crosses, error = states.advance(network, current, settings, measure=not errors)
-        errors += [] if errors else [error]
-        up = prune("up", regress(crosses[0], gram, factor, network.dense.up), factor)
+        crosses = states.advance(sample, current, settings)
+        up = prune("up", regress(crosses[0], sample_gram, sample_factor, network.dense.up), factor)
         gate = None
         if network.dense.gate is not None:
-            gate = prune("gate", regress(crosses[1], gram, factor, network.dense.gate), factor)
+            gate = prune("gate", regress(crosses[1], sample_gram, sample_factor, network.dense.gate), factor)
         moments = network.moments(replace(network.dense, up=up, gate=gate))
         hidden_factor = factorize(moments.hidden, settings.damping)
         target = regress(moments.cross, moments.hidden, hidden_factor, network.dense.down)
@@ -92,7 +105,7 @@ def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Ref
         down = refit(best_target, best.down != 0, best_moments.hidden)
         best = replace(best, down=down)
         errors[errors.index(min(errors))] = best_moments.error(down)
-    return Outcome(best, tuple(errors) or (network.error(start),), network)
+    return Outcome(best, tuple(errors), network, sample)
 
 
 def regress(cross: Tensor, gram: Tensor, factor: Factor, prior: Tensor) -> Tensor:
@@ -120,56 +133,39 @@ class _States:
     s: Tensor | None
 
     @classmethod
-    def of(cls, network: FeedForward) -> tuple[FeedForward, "_States", Tensor]:
-        """One pass of the dense network.
-
-        Returns:
-            The network with its outputs, the states, and ``sum x x^T``, ``(in, in)``.
-        """
-        shape, dense = (len(network.inputs), len(network.dense.up)), network.dense
-        states = cls(torch.empty(shape), None if dense.gate is None else torch.empty(shape))
-        outputs = torch.empty(len(network.inputs), len(dense.down), dtype=network.inputs.dtype)
-        gram = torch.zeros(network.inputs.shape[1], network.inputs.shape[1], device=dense.up.device)
+    def of(cls, network: FeedForward) -> "_States":
+        """Those of the dense network."""
+        shape = (len(network.inputs), len(network.dense.up))
+        states = cls(torch.empty(shape), None if network.dense.gate is None else torch.empty(shape))
         for rows in network.chunks():
-            x = network.x(rows)
-            z, s = network.before_activation(x, dense)
-            states.put(rows, z, s)
-            outputs[rows] = (network.through(z, s) @ dense.down.T).to(outputs.dtype)
-            accumulate_upper(gram, x)
-        return replace(network, outputs=outputs), states, mirror_upper(gram)
+            states.put(rows, *network.before_activation(network.x(rows), network.dense))
+        return states
 
     def put(self, rows: slice, z: Tensor, s: Tensor | None) -> None:
         self.z[rows] = z
         if self.s is not None and s is not None:
             self.s[rows] = s
 
-    def advance(
-        self, network: FeedForward, weights: Weights, settings: Settings, *, measure: bool
-    ) -> tuple[tuple[Tensor, ...], float]:
+    def advance(self, network: FeedForward, weights: Weights, settings: Settings) -> tuple[Tensor, Tensor]:
         """One p-, z- and s-step for every token.
 
         Returns:
-            ``sum (z - b) x^T`` and, with a gate, ``sum (s - c) x^T``, ``(hidden, in)`` each; and with ``measure`` the
-            relative output error of the weights, which costs one more product.
+            ``sum (z - b) x^T`` and ``sum (s - c) x^T``, ``(hidden, in)`` each; zeros for the second without a gate.
         """
         device = network.dense.up.device
         p_step = PStep(weights.down, settings.beta, settings.gamma)
         up_cross, gate_cross = torch.zeros_like(weights.up), torch.zeros_like(weights.up)
-        error = total = 0.0
         for rows in network.chunks():
-            x, y = network.x(rows), network.y(rows)
+            x = network.x(rows)
             z, s = self.z[rows].to(device), None if self.s is None else self.s[rows].to(device)
-            p = p_step(network.through(z, s), y)
-            m, m_gate = network.before_activation(x, weights)
-            if measure:
-                error += float((y - network.through(m, m_gate) @ weights.down.T).square().sum(dtype=torch.float64))
-                total += float(y.square().sum(dtype=torch.float64))
-            z, s = minimize_before_activation(network, (m, m_gate), p, z, s, settings)
+            p = p_step(network.through(z, s), network.y(rows))
+            given = network.before_activation(x, weights)
+            z, s = minimize_before_activation(network, given, p, z, s, settings)
             self.put(rows, z, s)
             up_cross.addmm_((z if network.up_bias is None else z - network.up_bias).T, x)
             if s is not None:
                 gate_cross.addmm_((s if network.gate_bias is None else s - network.gate_bias).T, x)
-        return (up_cross, gate_cross), error / total if measure else float("nan")
+        return up_cross, gate_cross
 
 
 def minimize_before_activation(

@@ -3,11 +3,12 @@
 import csv
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from prune_lab.allocation.base import Allocation
 from prune_lab.allocation.uniform import Uniform
@@ -26,7 +27,8 @@ COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "bloc
 class Prune(Stage):
     """Prunes with a method, towards a target.
 
-    Writes ``masks.safetensors`` (a bool tensor a site, ``True`` = kept) and ``layers.csv`` into the run folder.
+    Writes ``masks.safetensors`` (a bool tensor a site, ``True`` = kept; where an N:M pattern holds for the channels in
+    another order, that order as ``<site>.order``) and ``layers.csv`` into the run folder.
 
     Args:
         method: how.
@@ -66,7 +68,7 @@ class Prune(Stage):
         target, metrics = self._allocate(run)
         calibration = _calibration(run, propagate=self.propagate, sequential=self.sequential)
         run.masks.update(self.method.prune(run.model, calibration, target))
-        _save_masks(run.masks, run.folder / "masks.safetensors")
+        _save_masks(run.masks, self.method.orders, run.folder / "masks.safetensors")
         rows = [_cells(row) for row in calibration.rows]
         write_text(run.folder / "layers.csv", _csv(rows))
         run.tables["layers"] = Table(COLUMNS, rows)
@@ -101,11 +103,11 @@ def _sparsity_in_range(run: Run, target: Target) -> float:
     return sparsity_of({site.name: site.weight != 0 for site in target.sites(run.model)})
 
 
-def _save_masks(masks: Masks, path: Path) -> None:
+def _save_masks(masks: Masks, orders: Mapping[str, Tensor], path: Path) -> None:
     def write(temporary: Path) -> None:
-        save_file(
-            {name: mask.contiguous() for name, mask in masks.items()}, temporary, metadata={"meaning": "True = kept"}
-        )
+        tensors = {name: mask.contiguous() for name, mask in masks.items()}
+        tensors |= {f"{name}.order": order for name, order in orders.items()}
+        save_file(tensors, temporary, metadata={"meaning": "True = kept"})
 
     write_atomically(path, write)
 

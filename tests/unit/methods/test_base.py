@@ -2,14 +2,32 @@ import pytest
 import torch
 
 from prune_lab.calibration import Calibration
+from prune_lab.methods.admm import ADMM
+from prune_lab.methods.alps import ALPS
 from prune_lab.methods.dense import Dense
+from prune_lab.methods.dsnot import DSnoT
+from prune_lab.methods.least_squares import LeastSquares
 from prune_lab.methods.magnitude import Magnitude
 from prune_lab.methods.random import Random
+from prune_lab.methods.ria import RIA
 from prune_lab.methods.sparsegpt import SparseGPT
+from prune_lab.methods.sparsellm import SparseLLM
+from prune_lab.methods.sparseswaps import SparseSwaps
 from prune_lab.methods.wanda import Wanda
+from prune_lab.methods.wanda_variant import WandaVariant
 from prune_lab.target import Target
 
 METHODS = [Magnitude(), Magnitude("row"), Random(), Wanda(), SparseGPT()]
+FIELD = [
+    SparseLLM(),
+    RIA(),
+    WandaVariant(),
+    DSnoT(Wanda()),
+    SparseSwaps(Wanda()),
+    ADMM(),
+    ALPS(),
+    LeastSquares(Wanda()),
+]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
@@ -35,6 +53,17 @@ def test_half_precision_models_are_pruned_in_their_own_type(tiny_model, random_t
         assert not site.weight[~masks[site.name]].any()
         assert int((~masks[site.name]).sum()) == masks[site.name].numel() // 2
     assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["opt", "llama"])
+@pytest.mark.parametrize("method", FIELD, ids=lambda method: type(method).__name__)
+def test_nothing_breaks_at_95_percent_in_any_type(tiny_model, random_tokens, method, family, dtype):
+    model = tiny_model(family, dtype)
+    method.prune(model, Calibration(random_tokens(6, 16)), Target(level=0.95))
+    assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
+    zeros = sum(int((site.weight == 0).sum()) for site in model.sites)
+    assert 0.93 < zeros / sum(site.weight.numel() for site in model.sites) < 0.96
 
 
 @pytest.mark.parametrize("pattern", ["1:2", "1:4", "3:4", "6:8", "7:16"])

@@ -4,6 +4,7 @@ from torch import nn
 
 from prune_lab.calibration import Calibration
 from prune_lab.errors import BadInput
+from prune_lab.methods.dsnot import DSnoT
 from prune_lab.methods.ria import RIA, relative_importance
 from prune_lab.models.view import Site
 from prune_lab.statistics import InputNorm
@@ -61,3 +62,30 @@ def test_half_precision_at_a_high_level(tiny_model, random_tokens, dtype):
 def test_a_negative_power_is_refused():
     with pytest.raises(BadInput, match=r"method\.power=-1"):
         RIA(-1)
+
+
+def test_permuted_channels_keep_more_of_the_score_in_an_order_that_is_told(tiny_model, random_tokens):
+    model, plain = tiny_model("llama"), tiny_model("llama")
+    method, tokens = RIA(permute=True), random_tokens(6, 16)
+    masks = method.prune(model, Calibration(tokens), Target("2:4"))
+    natural = RIA().prune(plain, Calibration(tokens), Target("2:4"))
+    assert set(method.orders) == set(masks)
+    for name, mask in masks.items():
+        assert (mask[:, method.orders[name]].unflatten(1, (-1, 4)).sum(-1) == 2).all()
+    first = model.blocks[0].sites[0].name  # its inputs are those of the dense model in both
+    assert not torch.equal(masks[first], natural[first])
+    assert not RIA().orders
+
+
+def test_permuting_changes_nothing_without_a_pattern(tiny_model, random_tokens):
+    masks = [
+        RIA(permute=permute).prune(tiny_model("opt"), Calibration(random_tokens(4, 16)), Target(level=0.6))
+        for permute in (False, True)
+    ]
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+
+def test_masks_in_another_order_cannot_be_refined():
+    with pytest.raises(BadInput, match=r"method\.inner\.permute=false"):
+        DSnoT(RIA(permute=True)).check(Target("2:4"))
+    DSnoT(RIA(permute=True)).check(Target(level=0.5))

@@ -92,6 +92,32 @@ def test_more_rounds_never_end_worse_and_the_best_is_kept(kind):
     assert best[1] < 0.8 * best[0]  # the first further round is worth most
 
 
+@pytest.mark.parametrize(("per_input", "tokens"), [(None, 1.0), (1000, 1.0), (20, 0.5)])
+def test_a_sample_is_evenly_spaced_or_all(per_input, tokens):
+    case = network("gated")
+    sample = case.sample(per_input)
+    assert (sample is case) == (tokens == 1.0)
+    stride = len(case.inputs) // (per_input * case.inputs.shape[1]) if tokens < 1 else 1
+    assert torch.equal(sample.inputs, case.inputs[::stride])
+    assert torch.equal(sample.outputs, case.outputs[::stride])
+    assert len(sample.inputs) >= min(len(case.inputs), (per_input or len(case.inputs)) * case.inputs.shape[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_auxiliary_activations_of_some_tokens_find_nearly_what_those_of_all_find(kind):
+    case = network(kind)
+    settings = Settings(1.0, 1.0, 1.0, 3, 0.01, tokens_per_input=20)
+
+    def refit_on(goal: Tensor, keep: Tensor, gram: Tensor) -> Tensor:
+        return refit(goal, keep, gram, damping=0.001)
+
+    outcome = prune_jointly(case, first_round(case), prune, refit_on, settings)
+    assert len(outcome.sample.inputs) < len(case.inputs)
+    assert outcome.network is not outcome.sample
+    assert case.error(outcome.weights) == pytest.approx(min(outcome.errors), rel=1e-2)  # of all tokens
+    assert min(outcome.errors) < 1.15 * min(solve(case, 3)[1])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_number_of_zeros_stays_and_zeros_stay_zero_while_polished(kind):
     case = network(kind)
