@@ -1,3 +1,27 @@
 """prune_lab: prune language models, measure what is left, and say how every number came about."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prune_lab.models.view import PrunableModel
+
 __version__ = "0.1.0"
+
+
+def load(folder: str, dtype: str = "auto") -> "PrunableModel":
+    """Opens a model folder that prune_lab saved, or any other that it knows: also one with blocks of unequal widths.
+
+    Args:
+        folder: in the Hugging Face format.
+        dtype: of the weights in memory: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+
+    Returns:
+        The model on the host, with its tokenizer; ``.hf`` is the transformers model.
+
+    Raises:
+        BadInput: the folder cannot be read.
+    """
+    from prune_lab.models.load import Checkpoint  # costs seconds, which ``import prune_lab`` should not
+
+    checkpoint = Checkpoint(folder, dtype=dtype)
+    return checkpoint.load(checkpoint.load_tokenizer())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from prune_lab.data.tokens import Data
 from prune_lab.evaluation.base import Subject
@@ -43,6 +44,15 @@ class Run:
     def subject(self) -> Subject:
         """What an evaluation may look at."""
         return Subject(self.model, self.data, self.device, self.folder)
+
+
+def training_windows(run: Run) -> Tensor:
+    """What a stage trains on, ``(windows, seqlen)`` int64; how it came about goes into the protocol."""
+    if run.data.training is None:
+        run.protocol["training"] = {"source": "calibration samples", "windows": len(run.data.calibration)}
+        return run.data.calibration
+    windows, run.protocol["training"] = run.data.training()
+    return windows
 
 
 class Stage(Protocol):

@@ -18,7 +18,7 @@ from prune_lab.errors import BadInput
 _TRUSTED = "prune_lab."
 _SECTIONS = (
     "seed", "device", "save_model", "stages", "propagate", "sequential", "objective", "pipeline",
-    "model", "data", "method", "sparsity", "allocation", "evaluate", "tracker",
+    "model", "data", "method", "sparsity", "allocation", "schedule", "finetune", "evaluate", "tracker",
 )  # fmt: skip
 _NOT_IN_KEY = ("tracker", "save_model")  # these change what is kept of a run, not its numbers
 

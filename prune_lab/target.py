@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from prune_lab.errors import BadInput
 from prune_lab.masks import count_dropped
+from prune_lab.models.units import Neurons, neurons_of
 from prune_lab.models.view import Block, PrunableModel, Site
 
 
@@ -14,7 +15,8 @@ class Target:
     """How much to remove, in what pattern, and where.
 
     Args:
-        pattern: ``unstructured``, or ``N:M``: N weights kept of every M consecutive inputs of a row.
+        pattern: ``unstructured``; ``N:M``: N weights kept of every M consecutive inputs of a row; or ``neurons``:
+            hidden neurons of feed-forward networks are removed whole.
         level: fraction removed, in [0, 1); null for N:M, which sets it.
         layers: half-open range of blocks ``[first, end)``; null for all.
         budget: sparsities by site name that replace ``level``.
@@ -29,9 +31,12 @@ class Target:
     budget: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.pattern != "unstructured" and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(self.pattern)):
+        if self.pattern not in ("unstructured", "neurons") and not re.fullmatch(
+            r"[1-9]\d*:[1-9]\d*", str(self.pattern)
+        ):
             raise BadInput(
-                f"sparsity.pattern={self.pattern!r} is unknown; allowed: unstructured, or N:M in quotes, such as '2:4'"
+                f"sparsity.pattern={self.pattern!r} is unknown; allowed: unstructured, neurons, or N:M in quotes, "
+                "such as '2:4'"
             )
         if self.level is not None and (isinstance(self.level, bool) or not isinstance(self.level, int | float)):
             raise BadInput(f"sparsity.level={self.level!r} is no number; allowed: [0, 1), the fraction removed")
@@ -66,6 +71,15 @@ class Target:
         """``(N, M)``: N kept of every M; ``None`` for other patterns."""
         n, _, m = str(self.pattern).partition(":")
         return (int(n), int(m)) if m else None
+
+    @property
+    def kind(self) -> str:
+        """``unstructured``, ``N:M`` or ``neurons``."""
+        return "N:M" if self.n_of_m else self.pattern
+
+    def units(self, model: PrunableModel) -> list[Neurons]:
+        """The neurons of every block in the range of layers."""
+        return [neurons_of(block) for block in model.blocks if self.includes(block)]
 
     @property
     def sparsity(self) -> float:

@@ -16,6 +16,7 @@ LAYERS = (  # a module imports from layers above its own line only, and from its
     {"target", "device", "statistics", "rehearsal"},
     {"calibration"},
     {"methods"},
+    {"training"},
     {"allocation"},
     {"evaluation"},
     {"tracking"},

@@ -3,9 +3,11 @@
 import hashlib
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from prune_lab.data.sources import FileText, HubText, TextSource
@@ -37,6 +39,7 @@ class TextData(DataSpec):
     Attributes:
         calibration: Where the calibration text comes from.
         evaluation: Where the evaluation text comes from.
+        training: Where text to train on comes from; None for the calibration text.
         sampling: ``stream`` draws random windows of the joined calibration text (WikiText-2 and PTB in the papers),
             ``documents`` draws random documents that are longer than a window, and a random window of each (C4).
         limit_windows: Evaluates the first so many windows only; None for all.
@@ -44,6 +47,7 @@ class TextData(DataSpec):
 
     calibration: TextSource
     evaluation: TextSource
+    training: TextSource | None = None
     sampling: str = "stream"
     limit_windows: int | None = None
 
@@ -79,7 +83,20 @@ class TextData(DataSpec):
                 "tokenizer": _tokenizer_protocol(tokenizer),
             },
             evaluation_bytes=covered,
+            training=partial(self._training_windows, tokenizer, seqlen, vocab_size),
         )
+
+    def _training_windows(
+        self, tokenizer: PreTrainedTokenizerBase, seqlen: int, vocab_size: int
+    ) -> tuple[Tensor, dict[str, object]]:
+        """All of the training text in neighbouring windows; tokenised only when it is asked for."""
+        source, what = (self.training, "data.training") if self.training else (self.calibration, "data.calibration")
+        documents = source.read()
+        tokens = np.asarray(encode(tokenizer, _joined(documents, source.join, what), what)["input_ids"], dtype=np.int64)
+        windows = evaluation_windows(tokens, seqlen, None, what)
+        check_vocabulary(windows, vocab_size, what)
+        protocol = source.describe() | {"documents": len(documents), "seqlen": seqlen, "windows": len(windows)}
+        return host_tensor(windows), protocol | {"sha256": token_digest(windows)}
 
     def _calibration_samples(
         self, tokenizer: PreTrainedTokenizerBase, seqlen: int

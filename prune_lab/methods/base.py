@@ -21,6 +21,9 @@ from prune_lab.target import Target
 class Method(ABC):
     """A way to prune a model."""
 
+    patterns: ClassVar[frozenset[str]] = frozenset({"unstructured", "N:M"})
+    """The kinds of pattern that it can make, see `Target.kind`."""
+
     @abstractmethod
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
         """Prunes the model in place and returns what was kept, by site name, on the host.

@@ -23,6 +23,7 @@ class Family:
     down: str
     gate: str | None = None
     activation: str = "hidden_act"  # the key of the configuration that names it
+    width: str = "intermediate_size"  # the key of the configuration that says how many neurons a block has
     tuple_out: bool = False
 
     @property
@@ -41,9 +42,23 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "gemma3_text": replace(_LLAMA, activation="hidden_activation"),
-    "opt": Family("model.decoder.layers", _QKV, "self_attn.out_proj", "fc1", "fc2", activation="activation_function"),
+    "opt": Family(
+        "model.decoder.layers",
+        _QKV,
+        "self_attn.out_proj",
+        "fc1",
+        "fc2",
+        activation="activation_function",
+        width="ffn_dim",
+    ),
     "gpt2": Family(
-        "transformer.h", ("attn.c_attn",), "attn.c_proj", "mlp.c_fc", "mlp.c_proj", activation="activation_function"
+        "transformer.h",
+        ("attn.c_attn",),
+        "attn.c_proj",
+        "mlp.c_fc",
+        "mlp.c_proj",
+        activation="activation_function",
+        width="n_inner",
     ),
     "gpt_neo": Family(
         "transformer.h",

@@ -10,6 +10,7 @@ import transformers  # its parts are imported when they are used: a mistake in t
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.families import family_of
+from prune_lab.models.shrink import WIDTHS, family_name, unequal_class, unequal_config
 from prune_lab.models.view import PrunableModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
@@ -56,7 +57,8 @@ class Checkpoint:
             BadInput: it cannot be read, or the family is unknown.
         """
         try:
-            config = transformers.AutoConfig.from_pretrained(self.path, **self._where)
+            unequal = None if self.kind == "hub" else unequal_config(Path(self.path))
+            config = unequal or transformers.AutoConfig.from_pretrained(self.path, **self._where)
         except Exception as error:  # the loaders raise a dozen kinds, from OSError to SafetensorError
             raise BadInput(self._cannot_load("configuration", error)) from error
         family_of(config.model_type)
@@ -83,8 +85,9 @@ class Checkpoint:
             RunFailed: a weight is not finite.
         """
         config = self.load_config()
+        unequal = None if getattr(config, WIDTHS, None) is None else unequal_class(config)
         try:
-            hf, report = transformers.AutoModelForCausalLM.from_pretrained(
+            hf, report = (unequal or transformers.AutoModelForCausalLM).from_pretrained(
                 self.path,
                 config=config,
                 dtype=DTYPES[self.dtype],
@@ -94,6 +97,8 @@ class Checkpoint:
             )
         except Exception as error:
             raise BadInput(self._cannot_load("checkpoint", error)) from error
+        if unequal is not None:
+            hf.__class__ = unequal.__base__
         _check_weights(hf, report, self.path)
         model = PrunableModel(hf, tokenizer, str(self.name))
         _ = model.blocks  # a model that the family table does not cover stops here
@@ -117,7 +122,7 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise BadInput(f"model.path={folder}: there is no such folder; give one in the Hugging Face format")
     config = _read_json(folder, "config.json")
-    family_of(str(config.get("model_type")))
+    family_of(family_name(config))
     if not any(folder.glob("*.safetensors")):
         raise BadInput(
             f"model.path={folder}: there is no *.safetensors file; weights are read as safetensors only. "

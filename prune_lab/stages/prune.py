@@ -17,9 +17,18 @@ from prune_lab.errors import BadInput
 from prune_lab.files import write_atomically, write_text
 from prune_lab.masks import Masks, sparsity_of
 from prune_lab.methods.base import Method
-from prune_lab.run import Run, Stage, Table
+from prune_lab.run import Run, Stage, Table, training_windows
 from prune_lab.target import Target
+from prune_lab.training.base import TrainedMethod
+from prune_lab.training.loop import Training
+from prune_lab.training.prune import prune_while_training
+from prune_lab.training.schedule import Cubic, Schedule
 
+_GROUPS = {  # what to write for each kind of pattern
+    "unstructured": "sparsity=unstructured",
+    "N:M": "sparsity=nm_2of4 or nm_4of8",
+    "neurons": "sparsity=neurons",
+}
 COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "block_relative_output_error", "seconds")
 
 
@@ -37,6 +46,8 @@ class Prune(Stage):
         sequential: when inputs are collected: once a ``block``, or again after every ``site`` (or sites that read the
             same tensor).
         allocation: how the target's sparsity is shared out over the layers.
+        schedule: how sparsity grows, for methods that prune while the model is trained.
+        training: how it is trained meanwhile.
     """
 
     method: Method
@@ -44,13 +55,25 @@ class Prune(Stage):
     propagate: str = "pruned"
     sequential: str = "block"
     allocation: Allocation = field(default_factory=Uniform)
+    schedule: Schedule = field(default_factory=Cubic)
+    training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         check_order(self.propagate, self.sequential)
 
     def prepare(self) -> None:
         """Whether the method can do what the target and the allocation ask."""
+        if self.target.kind not in self.method.patterns:
+            fitting = ", ".join(_GROUPS[kind] for kind in sorted(self.method.patterns))
+            raise BadInput(
+                f"method {type(self.method).__name__} cannot make sparsity.pattern={self.target.pattern}; use {fitting}"
+            )
         self.method.check(self.target)
+        if isinstance(self.method, TrainedMethod) and not isinstance(self.allocation, Uniform):
+            raise BadInput(
+                f"method {type(self.method).__name__} shares out neurons by its own scores; use allocation=uniform, "
+                "and method.scope=layer or global"
+            )
         if not self.method.by_block and not isinstance(self.allocation, Uniform):
             raise BadInput(
                 f"method {type(self.method).__name__} makes one cut for the whole model and so sets each layer's "
@@ -65,6 +88,8 @@ class Prune(Stage):
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Prunes the run's model in place."""
+        if isinstance(self.method, TrainedMethod):
+            return self._train(run, self.method)
         target, metrics = self._allocate(run)
         calibration = _calibration(run, propagate=self.propagate, sequential=self.sequential)
         run.masks.update(self.method.prune(run.model, calibration, target))
@@ -80,6 +105,41 @@ class Prune(Stage):
             "allocation": self.allocation.describe(),
         }
         return {"sparsity": _sparsity_in_range(run, target), **metrics}
+
+    def _train(self, run: Run, method: TrainedMethod) -> dict[str, float]:
+        """Prunes while the model is trained."""
+        windows = training_windows(run)
+        masks, progress = prune_while_training(
+            run.model,
+            method,
+            self.target,
+            self.schedule,
+            self.training,
+            windows,
+            run.device,
+            seed=run.seed,
+            folder=run.folder,
+        )
+        run.masks.update(masks)
+        _save_masks(run.masks, {}, run.folder / "masks.safetensors")
+        rows = [
+            (name, len(mask), 1, round(1 - float(mask.float().mean()), 6), "", "", "") for name, mask in masks.items()
+        ]
+        write_text(run.folder / "layers.csv", _csv(rows))
+        run.tables["layers"] = Table(COLUMNS, rows)
+        run.protocol["prune"] = {
+            "layers": list(self.target.layers or (0, len(run.model.blocks))),
+            "schedule": {"name": type(self.schedule).__name__, **vars(self.schedule)},
+            "steps": self.training.steps,
+            "batch_size": self.training.batch_size,
+            "seqlen": windows.shape[1],
+        }
+        last = progress.losses[-10:]
+        return {
+            "sparsity": sparsity_of(masks),
+            "loss": sum(last) / max(1, len(last)),
+            "training_seconds": round(progress.seconds, 3),
+        }
 
     def _allocate(self, run: Run) -> tuple[Target, dict[str, float]]:
         """The target with the budget of each layer, and how long finding it took."""

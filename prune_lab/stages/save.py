@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from prune_lab.models.shrink import finish_folder
 from prune_lab.run import Run, Stage
 
 
@@ -27,6 +28,7 @@ class Save(Stage):
         try:
             run.model.hf.config.use_cache = True  # switched off for calibration only; users generate from what is saved
             run.model.hf.save_pretrained(temporary)
+            finish_folder(temporary, run.model.hf.config)
             if run.model.tokenizer is not None:
                 run.model.tokenizer.save_pretrained(temporary)
             temporary.chmod(0o755)

@@ -44,11 +44,15 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
         ("data.calibration=nowhere.npy", ["data.calibration=nowhere.npy", "no such file"]),
         ("data.batch_size=0", ["data.batch_size=0"]),
         ("device=gpu", ["device='gpu'", "cuda:N"]),
-        ("stages=[prune,evalute]", ["'evalute'", "dense, prune, evaluate, save"]),
+        ("stages=[prune,evalute]", ["'evalute'", "dense, prune, finetune, shrink, evaluate, save"]),
         ("seed=x", ["seed='x'"]),
         ("sparsity.level=", ["sparsity.level"]),
         ("sparsity.level", ["sparsity.level"]),
         ("sparsity.level='0.5'", ["sparsity.level='0.5'"]),
+        ("method=gum", ["GUM cannot make sparsity.pattern=unstructured", "sparsity=neurons"]),
+        ("sparsity=neurons", ["SparseGPT cannot make sparsity.pattern=neurons", "sparsity=unstructured"]),
+        ("schedule.warmup=0.9", ["schedule.warmup=0.9", "less than 1"]),
+        ("finetune.steps=0", ["finetune.steps=0"]),
     ],
 )
 def test_a_setting_that_cannot_be(command, local_overrides, tmp_path, override, words):

@@ -1,0 +1,144 @@
+"""How redundant the neurons of feed-forward networks are: uniqueness and sensitivity."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from prune_lab.errors import BadInput
+from prune_lab.evaluation.base import Evaluation, Scores, Subject
+from prune_lab.models.units import Neurons, all_neurons
+from prune_lab.solvers.gram import accumulate_upper, mirror_upper
+
+
+@dataclass
+class Redundancy(Evaluation):
+    """Measures every block's neurons on evaluation windows; the metrics are means over blocks.
+
+    *Uniqueness* of a block is the share of neurons without a later one whose activation has a cosine of ``bar`` or more
+    with theirs over all tokens: a cluster of k clones counts once, so k clones and m orthogonal neurons give
+    ``(m + 1) / (m + k)``. *Sensitivity* of a neuron is the first-order estimate of the change of the loss if it were
+    removed, ``|sum W G|`` over its weights and bias, a mean over samples. Neurons that are zero (masked) do not count.
+
+    Args:
+        windows: at most so many windows of the evaluation text; null: all.
+        bar: the cosine from which two neurons are similar; signed.
+        sensitivity: whether to measure it, which takes a backward pass for every window.
+
+    Source: Santacroce et al., 2023, arXiv:2302.03773, section 5. Their code takes absolute values per batch, which is
+    the definition for batches of one sample only; here every sample counts by itself.
+    """
+
+    windows: int | None = 32
+    bar: float = 0.8
+    sensitivity: bool = True
+
+    def __post_init__(self) -> None:
+        if self.windows is not None and (type(self.windows) is not int or self.windows < 1):
+            raise BadInput(f"evaluate.windows={self.windows!r} is not allowed; allowed: 1 and more, or null for all")
+        if not 0 < self.bar <= 1:
+            raise BadInput(f"evaluate.bar={self.bar} is out of range; allowed: (0, 1]")
+
+    def key(self, subject: Subject) -> dict[str, object] | None:
+        """Settings; the text is part of every key."""
+        return {"windows": self.windows, "bar": self.bar, "sensitivity": self.sensitivity}
+
+    def __call__(self, subject: Subject) -> Scores:
+        """Measures; the model is left as it was."""
+        windows = subject.data.evaluation[: self.windows]
+        units = [each for each in all_neurons(subject.model) if bool(alive(each).any())]
+        grams = self._grams(subject, units, windows)
+        unique = [uniqueness(grams[each.name], alive(each), self.bar) for each in units]
+        metrics = {"uniqueness": sum(unique) / len(unique)}
+        for index, value in enumerate(unique):
+            metrics[f"uniqueness/block_{index}"] = value
+        if self.sensitivity:
+            found = self._sensitivities(subject, units, windows)
+            means = [float(found[each.name][alive(each)].mean()) for each in units]
+            metrics["sensitivity"] = sum(means) / len(means)
+            for index, value in enumerate(means):
+                metrics[f"sensitivity/block_{index}"] = value
+        protocol = {
+            "uniqueness": f"share of neurons without a later one of cosine >= {self.bar}; mean over blocks",
+            "sensitivity": "mean over samples and neurons of |sum of weight times gradient|; mean over blocks",
+            "windows": len(windows),
+        }
+        return Scores(metrics, protocol)
+
+    @torch.no_grad()
+    def _grams(self, subject: Subject, units: list[Neurons], windows: Tensor) -> dict[str, Tensor]:
+        grams = {each.name: torch.zeros(each.count, each.count, device=subject.device) for each in units}
+
+        def watch(name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            accumulate_upper(grams[name], inputs[0].detach().flatten(0, -2).float())
+
+        hooks = [each.mlp.down.module.register_forward_pre_hook(partial(watch, each.name)) for each in units]
+        try:
+            with subject.model.placed(subject.device) as hf:
+                for batch in windows.split(4):
+                    hf(batch.to(subject.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {name: mirror_upper(gram).cpu() for name, gram in grams.items()}
+
+    def _sensitivities(self, subject: Subject, units: list[Neurons], windows: Tensor) -> dict[str, Tensor]:
+        """The mean over windows of each neuron's ``|sum W G|``, ``(count,)`` on the host."""
+        totals = {each.name: torch.zeros(each.count, dtype=torch.float64) for each in units}
+        parameters = [
+            parameter
+            for each in units
+            for site, _ in each.members
+            for parameter in (site.module.weight, site.module.bias)
+            if parameter is not None
+        ]
+        with subject.model.placed(subject.device) as hf, torch.enable_grad():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            try:
+                for window in windows:
+                    tokens = window[None].to(subject.device)
+                    logits = hf(tokens).logits[0, :-1].float()
+                    torch.nn.functional.cross_entropy(logits, tokens[0, 1:]).backward()
+                    for each in units:
+                        totals[each.name] += _first_order(each).abs().double().cpu()
+                    for parameter in parameters:
+                        parameter.grad = None
+            finally:
+                for parameter in parameters:
+                    parameter.requires_grad_(False)
+                    parameter.grad = None
+        return {name: total / len(windows) for name, total in totals.items()}
+
+
+def alive(units: Neurons) -> Tensor:
+    """Which neurons have an incoming and an outgoing weight that is not zero, ``(count,)`` bool on the host."""
+    parts = [norm > 0 for norm in units.norms(1)]
+    return torch.stack(parts).all(0).cpu()
+
+
+def uniqueness(gram: Tensor, counted: Tensor, bar: float) -> float:
+    """The share of the counted neurons without a later similar one.
+
+    Args:
+        gram: ``(count, count)`` float32, the sum over tokens of ``h h^T``.
+        counted: ``(count,)`` bool.
+        bar: the cosine from which two are similar.
+    """
+    gram = gram[counted][:, counted]
+    norm = gram.diagonal().clamp_min(0).sqrt()
+    cosine = gram / (norm[:, None] * norm).clamp_min(torch.finfo(gram.dtype).tiny)
+    similar = (cosine.triu(1) >= bar).any(1)
+    return 1 - float(similar.float().mean())
+
+
+def _first_order(units: Neurons) -> Tensor:
+    total = torch.zeros(units.count, device=units.mlp.down.module.weight.device)
+    for site, dim in units.members:
+        product = site.module.weight.detach() * site.module.weight.grad
+        product = product if isinstance(site.module, nn.Linear) else product.T
+        total += product.float().sum(1 - dim)
+        if dim == 0 and site.module.bias is not None:
+            total += (site.module.bias.detach() * site.module.bias.grad).float()
+    return total

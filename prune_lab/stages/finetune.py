@@ -1,0 +1,27 @@
+"""Trains the model as it is: before it is pruned, or after, with what was pruned kept at zero."""
+
+from dataclasses import dataclass
+
+from prune_lab.run import Run, Stage, training_windows
+from prune_lab.training.loop import Training
+from prune_lab.training.prune import tune
+
+
+@dataclass
+class Finetune(Stage):
+    """Trains all weights on the training text.
+
+    Args:
+        training: how.
+    """
+
+    training: Training
+
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Trains the run's model in place."""
+        windows = training_windows(run)
+        progress = tune(run.model, run.masks, self.training, windows, run.device, folder=run.folder)
+        return {
+            "loss": sum(progress.losses[-10:]) / max(1, len(progress.losses[-10:])),
+            "training_seconds": progress.seconds,
+        }

@@ -1,0 +1,1 @@
+"""Training: the loop, its losses, and methods that prune while it runs."""

@@ -1,0 +1,304 @@
+"""The training loop: on accelerate, with steps as its unit, saved and continued where it was."""
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from prune_lab.errors import BadInput, RunFailed
+from prune_lab.files import write_json
+from prune_lab.training.losses import Distillation, language_loss
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("no", "bf16", "fp16")
+DECAYS = ("linear", "cosine", "constant")
+
+
+@dataclass
+class Training:
+    """How a model is trained.
+
+    Args:
+        steps: of the optimizer.
+        batch_size: samples a step, all told.
+        accumulate: micro-batches of a step; they divide ``batch_size``.
+        lr: the highest learning rate of the weights (AdamW).
+        weight_decay: of matrices; biases, norms and scores have none.
+        warmup: share of the steps in which learning rates rise from 0.
+        decay: ``linear`` to 0, ``cosine`` to 0, or ``constant``.
+        max_grad_norm: of all gradients together; null: no limit.
+        precision: ``no`` (that of the weights), ``bf16`` or ``fp16``: mixed precision.
+        distill: mixes in the divergence from the model as it was before training; null: none.
+        save_every: steps between two states in the run folder, from which an interrupted training goes on; 0: none.
+        seed: of the order of the samples, and of dropout.
+    """
+
+    steps: int = 200
+    batch_size: int = 8
+    accumulate: int = 1
+    lr: float = 5e-4
+    weight_decay: float = 0.1
+    warmup: float = 0.1
+    decay: str = "linear"
+    max_grad_norm: float | None = 1.0
+    precision: str = "no"
+    distill: Distillation | None = None
+    save_every: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in {"steps": 1, "batch_size": 1, "accumulate": 1, "save_every": 0}.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise BadInput(f"finetune.{name}={value!r} is not allowed; it is a whole number of at least {least}")
+        if self.batch_size % self.accumulate:
+            raise BadInput(
+                f"finetune.accumulate={self.accumulate} does not divide finetune.batch_size={self.batch_size}"
+            )
+        for name, high in {"lr": math.inf, "weight_decay": math.inf, "warmup": 1.0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
+                raise BadInput(f"finetune.{name}={value!r} is out of range; allowed: [0, {high:g}]")
+        if self.decay not in DECAYS:
+            raise BadInput(f"finetune.decay={self.decay!r} is unknown; allowed: {', '.join(DECAYS)}")
+        if self.precision not in PRECISIONS:
+            raise BadInput(f"finetune.precision={self.precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+
+    def rate(self, step: int) -> float:
+        """The share of the highest learning rate at a step, from 0."""
+        before = int(self.warmup * self.steps)
+        if step < before:
+            return (step + 1) / before
+        if self.decay == "constant":
+            return 1.0
+        left = (self.steps - step) / max(1, self.steps - before)
+        return left if self.decay == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+class Hooks(Protocol):
+    """What a pruning method does while the model is trained."""
+
+    def before_step(self, step: int) -> None:
+        """Before the forward pass of a step."""
+
+    def penalty(self) -> Tensor | None:
+        """Added to the loss of every step."""
+
+    def after_backward(self) -> None:
+        """Once the gradients of a step are there."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts a saved state back."""
+
+
+class NoHooks(Hooks):
+    """Plain training."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+@dataclass
+class Progress:
+    """What a training did."""
+
+    losses: list[float] = field(default_factory=list)  # of every step made here, penalty included
+    seconds: float = 0.0
+    resumed_at: int = 0
+
+
+def fit(
+    model: nn.Module,
+    windows: Tensor,
+    training: Training,
+    device: torch.device,
+    *,
+    groups: Sequence[dict[str, Any]] = (),
+    hooks: Hooks | None = None,
+    teacher: nn.Module | None = None,
+    folder: Path | None = None,
+) -> Progress:
+    """Trains a causal language model in place.
+
+    Args:
+        model: in the type it is trained in; its parameters that require gradients are trained.
+        windows: ``(samples, seqlen)`` int64 on the host.
+        training: how.
+        device: where; the model comes back to the host.
+        groups: further parameter groups of the optimizer, each with its own ``lr``; not among the model's parameters.
+        hooks: what is done beside.
+        teacher: for ``training.distill``.
+        folder: where states are saved.
+
+    Raises:
+        RunFailed: the loss is not finite.
+        BadInput: there are no samples.
+    """
+    if len(windows) == 0:
+        raise BadInput("there is no window to train on; give a longer text, or a smaller data.seqlen")
+    hooks = hooks or NoHooks()
+    torch.manual_seed(training.seed)  # of dropout
+    accelerator = _accelerator(training, device)
+    optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
+    model.to(device)
+    if teacher is not None:
+        teacher.to(device)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.register_for_checkpointing(scheduler, _Checkpointed(hooks))
+    progress, saved = Progress(), None if folder is None or not training.save_every else folder / "training"
+    first = progress.resumed_at = _resume(accelerator, saved)
+    start = time.perf_counter()
+    model.train()
+    try:
+        for step in range(first, training.steps):
+            hooks.before_step(step)
+            progress.losses.append(_step(accelerator, prepared, optimizer, hooks, teacher, windows, training, step))
+            scheduler.step()
+            _log(step, training, progress)
+            if saved is not None and (step + 1) % training.save_every == 0 and step + 1 < training.steps:
+                _save(accelerator, saved, step + 1)
+    finally:
+        model.eval()
+        model.to("cpu")
+        accelerator.free_memory()
+    progress.seconds = time.perf_counter() - start
+    if saved is not None:
+        shutil.rmtree(saved, ignore_errors=True)
+    return progress
+
+
+def _step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    hooks: Hooks,
+    teacher: nn.Module | None,
+    windows: Tensor,
+    training: Training,
+    step: int,
+) -> float:
+    """One step of the optimizer; returns its loss."""
+    total = 0.0
+    rows = samples_of(step, len(windows), training.batch_size, training.seed)
+    for part in rows.chunk(training.accumulate):
+        part = part[accelerator.process_index :: accelerator.num_processes]
+        tokens = windows[part].to(accelerator.device)
+        with accelerator.autocast():
+            logits = model(tokens).logits
+            if training.distill is not None and teacher is not None:
+                with torch.no_grad():
+                    goal = teacher(tokens).logits
+                loss = training.distill(logits, goal, tokens)
+            else:
+                loss = language_loss(logits, tokens)
+        loss = loss / training.accumulate
+        accelerator.backward(loss)
+        total += float(loss.detach())
+    penalty = hooks.penalty()
+    if penalty is not None:
+        accelerator.backward(penalty)
+        total += float(penalty.detach())
+    if not math.isfinite(total):
+        raise RunFailed(
+            f"the loss of training step {step} is not finite; lower finetune.lr, or use finetune.precision=no"
+        )
+    hooks.after_backward()
+    if training.max_grad_norm is not None:
+        accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return total
+
+
+def samples_of(step: int, samples: int, batch_size: int, seed: int) -> Tensor:
+    """The samples of a step, ``(batch_size,)`` int64: each once an epoch, in an order of its own every epoch.
+
+    It follows from the step alone, so that a training that goes on sees what it would have seen.
+    """
+    chosen: list[int] = []
+    position = step * batch_size
+    while len(chosen) < batch_size:
+        epoch, offset = divmod(position + len(chosen), samples)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(samples, generator=generator)
+        chosen += order[offset : offset + batch_size - len(chosen)].tolist()
+    return torch.tensor(chosen)
+
+
+def _weight_groups(model: nn.Module, training: Training) -> Iterable[dict[str, Any]]:
+    """Matrices decay, all else does not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    yield {"params": [p for p in trained if p.dim() >= 2], "weight_decay": training.weight_decay}
+    yield {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0}
+
+
+def _accelerator(training: Training, device: torch.device) -> Accelerator:
+    AcceleratorState._reset_state()  # a second training in one process may have another precision
+    return Accelerator(mixed_precision=training.precision, cpu=device.type == "cpu")
+
+
+class _Checkpointed:
+    """Hooks as accelerate wants them: with exactly these two methods."""
+
+    def __init__(self, hooks: Hooks):
+        self._hooks = hooks
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._hooks.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._hooks.load_state_dict(state)
+
+
+def _save(accelerator: Accelerator, saved: Path, step: int) -> None:
+    """A state appears whole: it counts once ``latest.json`` names it; the one before is removed then."""
+    state = saved / f"step-{step}"
+    accelerator.save_state(str(state))
+    write_json(saved / "latest.json", {"step": step})
+    for other in saved.glob("step-*"):
+        if other != state:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _resume(accelerator: Accelerator, saved: Path | None) -> int:
+    if saved is None or not (saved / "latest.json").is_file():
+        return 0
+    step = int(json.loads((saved / "latest.json").read_text(encoding="utf-8"))["step"])
+    accelerator.load_state(str(saved / f"step-{step}"))
+    logger.info("training goes on at step %d", step)
+    return step
+
+
+def _log(step: int, training: Training, progress: Progress) -> None:
+    if (step + 1) % max(1, training.steps // 10) == 0:
+        recent = progress.losses[-max(1, training.steps // 10) :]
+        logger.info("step %d of %d: loss %.4f", step + 1, training.steps, sum(recent) / len(recent))
+
+
+@contextmanager
+def trainable_weights(model: nn.Module, frozen: Callable[[str], bool] = lambda name: False):
+    """Lets parameters take gradients for a while."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not frozen(name))
+    try:
+        yield
+    finally:
+        model.requires_grad_(False)
+        model.zero_grad(set_to_none=True)

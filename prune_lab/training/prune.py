@@ -1,0 +1,161 @@
+"""Prunes a model while it is trained, and trains one that is pruned without letting zeros come back."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prune_lab.masks import Masks
+from prune_lab.models.view import PrunableModel
+from prune_lab.target import Target
+from prune_lab.training.base import TrainedMethod
+from prune_lab.training.live_mask import LiveMasks
+from prune_lab.training.loop import Hooks, Progress, Training, fit, trainable_weights
+from prune_lab.training.schedule import Schedule
+
+
+@dataclass
+class _MethodHooks(Hooks):
+    """Drives a method through the steps of the loop."""
+
+    method: TrainedMethod
+    live: LiveMasks
+    target: float
+    schedule: Schedule
+    steps: int
+    sparsity: float = field(default=0.0, init=False)
+
+    def before_step(self, step: int) -> None:
+        """Moves the masks to what the schedule asks of this step."""
+        self.sparsity = self.target * self.schedule.reached(step, self.steps)
+        self.method.update(self.live, self.sparsity, self.target)
+
+    def penalty(self) -> Tensor | None:
+        """The method's."""
+        return self.method.penalty(self.live, self.sparsity, self.target)
+
+    def after_backward(self) -> None:
+        """Lets the method look at the gradients."""
+        self.method.after_backward(self.live, self.sparsity)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores, masks, and what the method remembers."""
+        return {"live": self.live.masks.state_dict(), "method": self.method.state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts them back."""
+        self.live.masks.load_state_dict(state["live"])
+        self.method.restore(state["method"])
+
+
+def prune_while_training(
+    model: PrunableModel,
+    method: TrainedMethod,
+    target: Target,
+    schedule: Schedule,
+    training: Training,
+    windows: Tensor,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> tuple[Masks, Progress]:
+    """Trains the model with masks on its neurons that close as the schedule says, and makes the last ones permanent.
+
+    Args:
+        model: changed in place; on the host before and after.
+        method: chooses the neurons.
+        target: how many, and in which blocks.
+        schedule: when.
+        training: how.
+        windows: ``(samples, seqlen)`` int64.
+        device: where.
+        seed: of the method.
+        folder: where states are saved.
+
+    Returns:
+        What was kept, ``(count,)`` bool by the name of the units; and the course of the training.
+
+    Raises:
+        BadInput: the target leaves fewer neurons than the method must keep.
+        RunFailed: the loss is not finite, or a layer would lose all its neurons.
+    """
+    units = target.units(model)
+    method.check_counts(units, target.sparsity)
+    teacher = copy.deepcopy(model.hf) if training.distill is not None else None
+    live = method.mask(units, seed)
+    live.masks.to(device)
+    groups = [{"params": live.scores, "lr": method.lr, "weight_decay": 0.0}] if live.scores else []
+    hooks = _MethodHooks(method, live, target.sparsity, schedule, training.steps)
+    method.start(live)
+    try:
+        with trainable_weights(model.hf):
+            progress = fit(
+                model.hf, windows, training, device, groups=groups, hooks=hooks, teacher=teacher, folder=folder
+            )
+        live.masks.to("cpu")
+        method.update(live, target.sparsity, target.sparsity)  # the last step moved the scores once more
+    finally:
+        method.stop()
+        live.bake()
+    return Masks({mask.units.name: mask.keep for mask in live}), progress
+
+
+def tune(
+    model: PrunableModel,
+    masks: Mapping[str, Tensor],
+    training: Training,
+    windows: Tensor,
+    device: torch.device,
+    *,
+    folder: Path | None = None,
+) -> Progress:
+    """Trains the model; weights that are zero in a site that was pruned stay zero.
+
+    Args:
+        model: changed in place.
+        masks: by site or units, what was pruned so far; empty for a dense model.
+        training: how.
+        windows: ``(samples, seqlen)`` int64.
+        device: where.
+        folder: where states are saved.
+    """
+    hooks = _KeepZeros(model, set(masks))
+    teacher = copy.deepcopy(model.hf) if training.distill is not None else None
+    with trainable_weights(model.hf):
+        progress = fit(model.hf, windows, training, device, hooks=hooks, teacher=teacher, folder=folder)
+    hooks.restore()
+    return progress
+
+
+class _KeepZeros(Hooks):
+    """Sets weights that were zero back to zero before every step, and at the end."""
+
+    def __init__(self, model: PrunableModel, pruned: set[str]):
+        sites = [
+            site
+            for block in model.blocks
+            for site in block.sites
+            if site.name in pruned or (f"{block.name}.neurons" in pruned and site in block.mlp.sites)
+        ]
+        self._tensors = [site.module.weight for site in sites]
+        self._tensors += [site.module.bias for site in sites if site.module.bias is not None]
+        self._zero = [tensor.detach() == 0 for tensor in self._tensors]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Zeros again."""
+        for tensor, zero in zip(self._tensors, self._zero, strict=True):
+            tensor.masked_fill_(zero.to(tensor.device), 0)
+
+    def before_step(self, step: int) -> None:
+        """Undoes what momentum and decay did."""
+        self.restore()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: zeros are in the weights."""
+        return {}

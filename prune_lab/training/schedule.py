@@ -1,0 +1,108 @@
+"""How sparsity grows while a model is trained."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from prune_lab.errors import BadInput
+
+
+class Schedule(ABC):
+    """Says how much of the target's sparsity is reached at each step."""
+
+    @abstractmethod
+    def reached(self, step: int, steps: int) -> float:
+        """The share of the target's sparsity at ``step`` (from 0) of ``steps``, in [0, 1]; 1 at the last."""
+
+
+@dataclass
+class OneShot(Schedule):
+    """All of it at once.
+
+    Args:
+        begin: share of the training before it.
+    """
+
+    begin: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_shares(begin=self.begin)
+
+    def reached(self, step: int, steps: int) -> float:
+        """0 before ``begin``, 1 from there."""
+        return float(step >= int(self.begin * steps))
+
+
+@dataclass
+class Linear(Schedule):
+    """Evenly.
+
+    Args:
+        warmup: share of the training before it starts.
+        cooldown: share of the training after it ends.
+    """
+
+    warmup: float = 0.1
+    cooldown: float = 0.3
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_shares(warmup=self.warmup, cooldown=self.cooldown)
+        if self.warmup + self.cooldown >= 1:
+            raise BadInput(
+                f"schedule.warmup={self.warmup:g} and schedule.cooldown={self.cooldown:g} leave no step to prune at; "
+                "their sum must be less than 1"
+            )
+
+    def reached(self, step: int, steps: int) -> float:
+        """``1 - (1 - t)^power``, where t goes from 0 to 1 between warm-up and cool-down."""
+        before, after = int(self.warmup * steps), int(self.cooldown * steps)
+        if step <= before:
+            return 0.0
+        if step > steps - after:
+            return 1.0
+        return 1 - (1 - (step - before) / max(1, steps - after - before)) ** self.power
+
+
+@dataclass
+class Cubic(Linear):
+    """Fast at first, slower towards the end: the schedule of movement pruning and GUM.
+
+    With the defaults the kept fraction is ``v_f + (1 - v_f) (1 - (step - w) / (steps - 4 w))^3`` from ``w = steps /
+    10`` to ``steps - 3 w``.
+
+    Source: Sanh et al., 2020, arXiv:2005.07683; Zhu and Gupta, 2017, arXiv:1710.01878.
+    """
+
+    power: float = 3.0
+
+
+@dataclass
+class AGP(Linear):
+    """Automated gradual pruning: cubic, with steps in between at which nothing changes.
+
+    Args:
+        every: steps between two changes.
+
+    Source: Zhu and Gupta, 2017, arXiv:1710.01878.
+    """
+
+    warmup: float = 0.0
+    cooldown: float = 0.25
+    power: float = 3.0
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every < 1:
+            raise BadInput(f"schedule.every={self.every} is not allowed; allowed: 1 and more steps")
+
+    def reached(self, step: int, steps: int) -> float:
+        """That of the last step that is a multiple of ``every``; all of it in the cool-down."""
+        full = super().reached(step, steps)
+        return full if full == 1.0 else super().reached(step // self.every * self.every, steps)
+
+
+def _check_shares(**shares: float) -> None:
+    for key, value in shares.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+            raise BadInput(f"schedule.{key}={value!r} is not allowed; allowed: [0, 1), a share of the training")

@@ -1,0 +1,77 @@
+"""Neurons are pruned while the model is trained, removed, and the smaller folder is opened again."""
+
+import json
+
+import pytest
+import torch
+
+import prune_lab
+from prune_lab.models.units import all_neurons
+
+
+@pytest.mark.parametrize(("method", "equal"), [("l2_neurons", True), ("gum", False)])
+def test_prune_while_training_shrink_and_open_again(
+    command, local_overrides, model_folder, tmp_path, random_tokens, method, equal
+):
+    folder = tmp_path / "run"
+    job = (
+        *local_overrides,
+        f"method={method}",
+        "sparsity=neurons",
+        "evaluate=structured",
+        "stages=[dense,prune,shrink,evaluate,save]",
+        "finetune.steps=20",
+        "finetune.batch_size=2",
+        "finetune.lr=1e-2",
+        "pipeline.shrink.repeats=1",
+    )
+    if not equal:
+        job += ("method.lr=1",)
+    outcome = command(*job, f"hydra.run.dir={folder}")
+    assert outcome.status == 0, outcome.err
+    assert "uniqueness of neurons" in outcome.out
+    record = json.loads((folder / "record.json").read_text())
+    metrics, widths = record["metrics"], record["protocol"]["shrink"]["neurons_per_block"]
+    assert sum(widths) == 96
+    assert (len(set(widths)) == 1) == equal
+    assert metrics["prune/sparsity"] == 0.5
+    assert metrics["evaluate/parameters"] == metrics["shrink/parameters"] < metrics["dense/parameters"]
+    assert metrics["shrink/bytes"] == 4 * metrics["shrink/parameters"]
+
+    loaded = prune_lab.load(str(folder / "model"))
+    assert [units.count for units in all_neurons(loaded)] == widths
+    assert torch.isfinite(loaded.hf(random_tokens(1, 8)).logits).all()
+    again = command(
+        *local_overrides,
+        f"model.path={folder / 'model'}",
+        "stages=[evaluate]",
+        f"hydra.run.dir={tmp_path}/again",
+    )
+    assert again.status == 0, again.err
+    perplexity = json.loads((tmp_path / "again" / "record.json").read_text())["metrics"]["evaluate/perplexity"]
+    assert perplexity == pytest.approx(metrics["evaluate/perplexity"], rel=1e-5)
+
+
+def test_a_model_is_tuned_after_pruning_and_zeros_stay(command, local_overrides, tmp_path):
+    folder = tmp_path / "run"
+    outcome = command(
+        *local_overrides,
+        "method=magnitude",
+        "stages=[prune,finetune,evaluate,save]",
+        "finetune=distill",
+        "finetune.steps=5",
+        "evaluate=size",
+        f"hydra.run.dir={folder}",
+    )
+    assert outcome.status == 0, outcome.err
+    metrics = json.loads((folder / "record.json").read_text())["metrics"]
+    assert metrics["evaluate/sparsity"] == 0.5
+    assert metrics["finetune/loss"] > 0
+
+
+def test_allocations_and_trained_methods_do_not_mix(command, local_overrides, tmp_path):
+    outcome = command(
+        *local_overrides, "method=gum", "sparsity=neurons", "allocation=erk", f"hydra.run.dir={tmp_path}/run"
+    )
+    assert outcome.status == 2
+    assert "use allocation=uniform" in outcome.err

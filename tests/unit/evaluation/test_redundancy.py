@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from prune_lab.errors import BadInput
+from prune_lab.evaluation.redundancy import Redundancy, uniqueness
+from prune_lab.masks import Masks
+from prune_lab.models.shrink import shrink
+from prune_lab.models.units import all_neurons
+
+
+@pytest.mark.parametrize(("clones", "orthogonal"), [(1, 3), (2, 2), (4, 1), (5, 0)])
+def test_clones_count_once(clones, orthogonal):
+    """k clones and m orthogonal neurons give (m + 1) / (m + k)."""
+    h = torch.eye(orthogonal + 1)[:, [0] * clones + list(range(1, orthogonal + 1))]
+    counted = torch.ones(clones + orthogonal, dtype=torch.bool)
+    assert uniqueness(h.T @ h, counted, 0.8) == pytest.approx((orthogonal + 1) / (orthogonal + clones))
+
+
+def test_the_cosine_is_signed_and_masked_neurons_do_not_count():
+    h = torch.tensor([[1.0, -1.0, 1.0], [2.0, -2.0, 2.0]])
+    gram = h.T @ h
+    assert uniqueness(gram, torch.tensor([True, True, False]), 0.8) == 1.0
+    assert uniqueness(gram, torch.tensor([True, False, True]), 0.8) == 0.5
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2", "llama"])
+def test_sensitivity_is_the_first_order_change_of_the_loss(tiny_model, random_tokens, make_subject, family):
+    """Scaling a neuron's weights and bias by 1 - e changes the loss by e times it."""
+    model, tokens = tiny_model(family), random_tokens(3, 12)
+    model.hf.double()
+    scores = Redundancy()(make_subject(model, tokens))
+    units, step = all_neurons(model)[1], 1e-3
+    changes = []
+    for neuron in range(units.count):
+        factor = torch.ones(units.count, dtype=torch.float64)
+        factor[neuron] = 1 - step
+        losses = []
+        for scale in (torch.ones_like(factor), factor):
+            for tensor, dim in parts(units):
+                tensor.mul_(scale if dim == tensor.dim() - 1 else scale[:, None])
+            losses.append([loss_of(model, row) for row in tokens])
+        for tensor, dim in parts(units):
+            tensor.div_(factor if dim == tensor.dim() - 1 else factor[:, None])
+        changes.append(sum(abs(b - a) for a, b in zip(*losses, strict=True)) / len(tokens) / step)
+    assert scores.metrics["sensitivity/block_1"] == pytest.approx(sum(changes) / len(changes), rel=2e-2)
+
+
+def loss_of(model, row):
+    return float(torch.nn.functional.cross_entropy(model.hf(row[None]).logits[0, :-1], row[1:]))
+
+
+def parts(units):
+    for site, dim in units.members:
+        yield site.weight, dim
+        if dim == 0 and site.bias is not None:
+            yield site.bias, 0
+
+
+def test_masked_and_shrunk_models_are_equally_redundant(tiny_model, random_tokens, make_subject):
+    masked, shrunk, masks = tiny_model("opt"), tiny_model("opt"), Masks()
+    for units in all_neurons(masked):
+        masks[units.name] = torch.arange(units.count) % 3 != 0
+        units.apply(masks[units.name])
+    shrink(shrunk, masks)
+    scores = [Redundancy()(make_subject(model, random_tokens(3, 12))).metrics for model in (masked, shrunk)]
+    assert scores[0].keys() == scores[1].keys()
+    for name, value in scores[0].items():
+        assert scores[1][name] == pytest.approx(value, rel=1e-3), name
+
+
+def test_the_model_is_left_as_it_was(tiny_model, random_tokens, make_subject):
+    model = tiny_model("llama")
+    before = model.fingerprint()
+    Redundancy(windows=2)(make_subject(model, random_tokens(3, 12)))
+    assert model.fingerprint() == before
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.hf.parameters())
+
+
+@pytest.mark.parametrize("settings", [{"windows": 0}, {"bar": 0.0}])
+def test_bad_settings_name_their_key(settings):
+    with pytest.raises(BadInput, match=r"evaluate\." + next(iter(settings))):
+        Redundancy(**settings)

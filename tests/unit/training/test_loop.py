@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from prune_lab.errors import BadInput, RunFailed
+from prune_lab.training.loop import Training, fit, samples_of, trainable_weights
+
+CPU = torch.device("cpu")
+
+
+def test_every_sample_is_seen_once_an_epoch_in_another_order():
+    seen = torch.cat([samples_of(step, 10, 4, seed=0) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+    assert samples_of(3, 10, 4, seed=1).tolist() != samples_of(3, 10, 4, seed=0).tolist()
+
+
+def test_rates_rise_and_fall():
+    training = Training(steps=10, warmup=0.2)
+    assert [training.rate(step) for step in (0, 1, 2, 6, 10)] == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.0])
+    assert Training(steps=10, warmup=0.0, decay="cosine").rate(5) == pytest.approx(0.5)
+    assert Training(steps=10, decay="constant").rate(9) == 1.0
+
+
+def test_training_lowers_the_loss(tiny_model, random_tokens):
+    model = tiny_model("gpt_neo")
+    with trainable_weights(model.hf):
+        progress = fit(model.hf, random_tokens(4, 16), Training(steps=30, batch_size=4, lr=3e-3), CPU)
+    assert progress.losses[-1] < 0.7 * progress.losses[0]
+    assert not model.hf.training
+    assert not any(parameter.requires_grad for parameter in model.hf.parameters())
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(tiny_model, random_tokens):
+    model = tiny_model("opt")
+    model.blocks[0].sites[0].weight[0, 0] = torch.inf
+    with trainable_weights(model.hf), pytest.raises(RunFailed, match=r"step 0 is not finite; lower finetune\.lr"):
+        fit(model.hf, random_tokens(4, 16), Training(steps=2, batch_size=2), CPU)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 0},
+        {"batch_size": 4, "accumulate": 3},
+        {"lr": -1.0},
+        {"warmup": 2.0},
+        {"decay": "square"},
+        {"precision": "int8"},
+    ],
+    ids=str,
+)
+def test_bad_settings_name_their_key(settings):
+    with pytest.raises(BadInput, match=r"finetune\." + list(settings)[-1]):
+        Training(**settings)
+
+
+def test_no_windows_is_told(tiny_model):
+    with pytest.raises(BadInput, match="no window"):
+        fit(tiny_model("opt").hf, torch.zeros(0, 8, dtype=torch.int64), Training(), CPU)

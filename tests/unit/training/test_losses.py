@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from prune_lab.errors import BadInput
+from prune_lab.training.losses import Distillation, language_loss
+
+
+def test_only_real_targets_count():
+    logits, tokens = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
+    real = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    logp = logits.log_softmax(-1)
+    losses = [-logp[b, t, tokens[b, t + 1]] for b, t in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]]
+    assert language_loss(logits, tokens, real) == pytest.approx(float(sum(losses)) / 5)
+
+
+def test_the_divergence_is_a_mean_over_real_tokens_and_zero_from_oneself():
+    distill = Distillation(weight=1.0, temperature=2.0)
+    student, teacher, tokens = torch.randn(2, 4, 6), torch.randn(2, 4, 6), torch.zeros(2, 4, dtype=torch.int64)
+    p, q = (teacher[0, 0] / 2).softmax(-1), (student[0, 0] / 2).softmax(-1)
+    real = torch.tensor([[True, True, False, False], [False] * 4])
+    by_hand = 4 * (p * (p / q).log()).sum()
+    assert distill(student, teacher, tokens, real) == pytest.approx(float(by_hand), rel=1e-5)
+    assert distill.divergence(student, student) == pytest.approx(0.0, abs=1e-6)
+    twice = distill.divergence(student.repeat(3, 1, 1), teacher.repeat(3, 1, 1))
+    assert distill.divergence(student, teacher) == pytest.approx(float(twice), rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"weight": 1.5}, {"temperature": 0.0}])
+def test_bad_settings_are_refused(settings):
+    with pytest.raises(BadInput, match=r"finetune\.distill"):
+        Distillation(**settings)

@@ -1,0 +1,191 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from prune_lab.__main__ import conf_folder
+from prune_lab.errors import BadInput, RunFailed
+from prune_lab.models.units import all_neurons
+from prune_lab.target import Target
+from prune_lab.training.base import TrainedMethod
+from prune_lab.training.gum import GUM, similarity
+from prune_lab.training.live_mask import UnitMask
+from prune_lab.training.loop import Training
+from prune_lab.training.magnitude_neurons import MagnitudeNeurons
+from prune_lab.training.movement import Movement, SoftMovement
+from prune_lab.training.prune import prune_while_training, tune
+from prune_lab.training.schedule import Cubic
+
+YAMLS = [
+    path.stem
+    for path in sorted((conf_folder() / "method").glob("*.yaml"))
+    if "prune_lab.training." in path.read_text(encoding="utf-8")
+]
+CPU = torch.device("cpu")
+
+
+def train(model, method, tokens, *, level=0.5, layers=None, steps=20, folder: Path | None = None, **settings):
+    training = Training(steps=steps, batch_size=4, lr=1e-3, **settings)
+    return prune_while_training(
+        model, method, Target("neurons", level, layers), Cubic(), training, tokens, CPU, folder=folder
+    )
+
+
+def test_the_methods_of_the_study_are_there():
+    assert {"gradual_random", "l1_neurons", "l2_neurons", "top_v", "soft_movement", "gum"} <= set(YAMLS)
+
+
+@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize("family", ["opt", "gpt2", "llama"])
+def test_a_method_leaves_as_many_neurons_as_asked_and_the_same_twice(tiny_model, random_tokens, composed, name, family):
+    method = instantiate(composed(f"method={name}", "sparsity=neurons").method)
+    model, again, tokens = tiny_model(family), tiny_model(family), random_tokens(12, 16)
+    before = {key: tensor.clone() for key, tensor in model.hf.state_dict().items()}
+    masks, progress = train(model, method, tokens, layers=[1, 3])
+    assert len(progress.losses) == 20
+    units = all_neurons(model)
+    assert set(masks) == {each.name for each in units[1:]}
+    total, kept = sum(each.count for each in units[1:]), sum(int(mask.sum()) for mask in masks.values())
+    if name == "soft_movement":  # its level is the most that may go
+        assert kept >= total // 2
+    else:
+        assert kept == total // 2
+    for each in units[1:]:
+        for norm in each.norms(1):
+            assert not norm[~masks[each.name]].any()
+            assert (norm[masks[each.name]] > 0).all()
+    assert torch.isfinite(model.hf(tokens[:2]).logits).all()
+    assert not any(parameter.requires_grad for parameter in model.hf.parameters())
+    assert any(not torch.equal(tensor, before[key]) for key, tensor in model.hf.state_dict().items())
+    train(again, instantiate(composed(f"method={name}", "sparsity=neurons").method), tokens, layers=[1, 3])
+    for key, tensor in model.hf.state_dict().items():
+        assert torch.equal(tensor, again.hf.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", ["gum", "l2_neurons"])
+def test_an_interrupted_training_goes_on_to_the_same_result(tiny_model, random_tokens, composed, tmp_path, name):
+    tokens = random_tokens(12, 16)
+
+    def method() -> TrainedMethod:
+        return instantiate(composed(f"method={name}", "sparsity=neurons").method)
+
+    whole, broken = tiny_model("gpt_neo"), tiny_model("gpt_neo")
+    masks, _ = train(whole, method(), tokens)
+
+    class Interrupted(Exception):
+        pass
+
+    stopped = method()
+    original, calls = stopped.after_backward, []
+
+    def interrupt(live, sparsity):
+        calls.append(sparsity)
+        if len(calls) == 14:
+            raise Interrupted
+        original(live, sparsity)
+
+    stopped.after_backward = interrupt
+    with pytest.raises(Interrupted):
+        train(broken, stopped, tokens, folder=tmp_path, save_every=5)
+    fresh = tiny_model("gpt_neo")
+    masks_again, progress = train(fresh, method(), tokens, folder=tmp_path, save_every=5)
+    assert progress.resumed_at == 10
+    assert len(progress.losses) == 10
+    assert all(torch.equal(masks[name], masks_again[name]) for name in masks)
+    for key, tensor in whole.hf.state_dict().items():
+        torch.testing.assert_close(tensor, fresh.hf.state_dict()[key], rtol=1e-5, atol=1e-6)
+    assert not (tmp_path / "training").exists()
+
+
+def test_accumulated_micro_batches_are_one_batch(tiny_model, random_tokens):
+    models = [tiny_model("opt"), tiny_model("opt")]
+    for model, accumulate in zip(models, (1, 2), strict=True):
+        tune(model, {}, Training(steps=4, batch_size=4, accumulate=accumulate), random_tokens(8, 16), CPU)
+    for key, tensor in models[0].hf.state_dict().items():
+        torch.testing.assert_close(tensor, models[1].hf.state_dict()[key], rtol=1e-3, atol=1e-4)
+
+
+def test_what_was_pruned_stays_zero_while_the_rest_is_tuned(tiny_model, random_tokens):
+    model = tiny_model("opt")
+    units = all_neurons(model)[0]
+    units.apply(torch.arange(units.count) % 2 == 0)
+    site = model.blocks[1].sites[0]
+    site.weight[:, 3] = 0
+    dense = model.blocks[2].sites[0]
+    dense.weight[0, 0] = 0
+    tune(model, {units.name: torch.ones(1), site.name: torch.ones(1)}, Training(steps=5), random_tokens(8, 16), CPU)
+    assert all(not norm[1::2].any() and (norm[::2] > 0).all() for norm in units.norms(1))
+    assert not site.weight[:, 3].any()
+    assert dense.weight[0, 0] != 0
+
+
+def test_distillation_needs_no_second_model_and_changes_the_result(tiny_model, random_tokens, composed):
+    plain, taught = tiny_model("opt"), tiny_model("opt")
+    distill = instantiate(composed("finetune=distill").finetune).distill
+    train(plain, Movement(), random_tokens(8, 16))
+    train(taught, Movement(), random_tokens(8, 16), distill=distill)
+    assert not torch.equal(plain.blocks[0].sites[0].weight, taught.blocks[0].sites[0].weight)
+
+
+def mask_of(count: int, keep: list[bool] | None = None) -> UnitMask:
+    class Units:
+        name = "units"
+
+    mask = UnitMask(Units(), torch.zeros(count), learned=True)
+    if keep:
+        mask.set(torch.tensor(keep))
+    return mask
+
+
+def test_similarity_by_hand():
+    """Neurons 0 and 1 are opposite, 2 is orthogonal to both, 3 is masked."""
+    h = torch.tensor([[1.0, -2.0, 0.0, 1.0], [0.0, 0.0, 3.0, 1.0]])
+    found = similarity(h.T @ h, mask_of(4, [True, True, True, False]))
+    assert found.tolist()[:3] == pytest.approx([0.5, 0.5, 0.0], abs=1e-5)
+    assert found[3] == pytest.approx(3 * 0.5**0.5 / 3, abs=1e-5)
+
+
+def test_the_average_forgets_the_past_by_its_momentum_or_inverted():
+    for inverted, expected in ((False, 0.8 * (0.2 * 1) + 0.2 * 9), (True, 0.2 * (0.8 * 1) + 0.8 * 9)):
+        method, mask = GUM(momentum=0.8, inverted=inverted), mask_of(1)
+        for square in (1.0, 9.0):
+            method._batch["units"] = torch.tensor([[square]])
+            method.after_backward([mask], 0.0)
+        assert float(method._running["units"]) == pytest.approx(expected)
+
+
+def test_the_penalty_decays_and_weighs_similar_neurons_more():
+    method, mask = GUM(weight=2.0, uniqueness=3.0), mask_of(2)
+    method._similarity["units"] = torch.tensor([0.5, 0.0])
+    for sparsity, decay in ((0.0, 2.0 / 0.25), (0.75, 2.0)):
+        penalty = method.penalty([mask], sparsity, 0.75)
+        assert float(penalty.detach()) == pytest.approx(decay * (0.5 * 2.5 + 0.5) / 2)
+        mask.scores.grad = None
+        penalty.backward()
+        assert mask.scores.grad.tolist() == pytest.approx([decay / 2 * 0.25 * 2.5, decay / 2 * 0.25])
+
+
+def test_a_global_cut_never_empties_a_layer_unless_told_to_fail():
+    scores = {"a": torch.tensor([0.1, 0.2, 0.3]), "b": torch.tensor([1.0, 2.0, 3.0])}
+    keep = Movement(floor=1).choose(scores, 0.5)
+    assert keep["a"].tolist() == [False, False, True]
+    assert keep["b"].tolist() == [False, True, True]
+    with pytest.raises(RunFailed, match=r"a: .*none of its 3 neurons.*method\.floor"):
+        Movement(floor=None).choose(scores, 0.5)
+
+
+def test_a_level_that_leaves_less_than_the_floor_is_refused(tiny_model, random_tokens):
+    with pytest.raises(BadInput, match=r"leaves 2 of 192 neurons, fewer than 1 in each of 3 layers"):
+        train(tiny_model("opt"), Movement(), random_tokens(4, 8), level=0.99)
+    with pytest.raises(BadInput, match="fewer than 40"):
+        train(tiny_model("opt"), MagnitudeNeurons(floor=40), random_tokens(4, 8), level=0.5)
+
+
+def test_the_soft_threshold_moves_with_the_schedule_and_the_level_limits_it():
+    method = SoftMovement(threshold=0.4)
+    mask = mask_of(4)
+    mask.scores.data = torch.tensor([-3.0, -1.0, -0.5, 2.0])  # sigmoids 0.047, 0.269, 0.378, 0.881
+    for sparsity, expected in ((0.0, [1, 1, 1, 1]), (0.25, [0, 1, 1, 1]), (0.5, [0, 0, 1, 1])):
+        method.update([mask], sparsity, 0.5)
+        assert mask.mask.tolist() == expected
