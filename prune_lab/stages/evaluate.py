@@ -6,6 +6,8 @@ from prune_lab.evaluation.base import Evaluation, Scores
 from prune_lab.evaluation.dense import cached_scores
 from prune_lab.run import Run, Stage
 
+_RATIOS = ("uniqueness", "sensitivity")  # which mean something beside the dense model's only
+
 
 @dataclass
 class Evaluate(Stage):
@@ -23,7 +25,9 @@ class Evaluate(Stage):
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Measures."""
-        return self._note(run, "evaluate", self.evaluation(run.subject))
+        metrics = self._note(run, "evaluate", self.evaluation(run.subject))
+        ratios = {f"{name}_ratio": run.metrics.get(f"dense/{name}") for name in _RATIOS if name in metrics}
+        return metrics | {name: metrics[name.removesuffix("_ratio")] / dense for name, dense in ratios.items() if dense}
 
     def _note(self, run: Run, stage: str, scores: Scores) -> dict[str, float]:
         run.protocol[stage] = scores.protocol
