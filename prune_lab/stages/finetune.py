@@ -20,7 +20,9 @@ class Finetune(Stage):
     def __call__(self, run: Run) -> dict[str, float]:
         """Trains the run's model in place."""
         windows = training_windows(run)
-        progress = tune(run.model, run.masks, self.training, windows, run.device, folder=run.folder)
+        progress = tune(
+            run.model, run.masks, self.training, windows, run.device, folder=run.folder / "training" / "finetune"
+        )
         return {
             "loss": sum(progress.losses[-10:]) / max(1, len(progress.losses[-10:])),
             "training_seconds": progress.seconds,

@@ -118,7 +118,7 @@ class Prune(Stage):
             windows,
             run.device,
             seed=run.seed,
-            folder=run.folder,
+            folder=run.folder / "training" / "prune",
         )
         run.masks.update(masks)
         _save_masks(run.masks, {}, run.folder / "masks.safetensors")

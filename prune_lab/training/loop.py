@@ -144,11 +144,11 @@ def fit(
         groups: further parameter groups of the optimizer, each with its own ``lr``; not among the model's parameters.
         hooks: what is done beside.
         teacher: for ``training.distill``.
-        folder: where states are saved.
+        folder: where states are saved; removed when the training is done.
 
     Raises:
         RunFailed: the loss is not finite.
-        BadInput: there are no samples.
+        BadInput: there are no samples, or the folder has states of a training with other settings.
     """
     if len(windows) == 0:
         raise BadInput("there is no window to train on; give a longer text, or a smaller data.seqlen")
@@ -162,8 +162,8 @@ def fit(
         teacher.to(device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(scheduler, _Checkpointed(hooks))
-    progress, saved = Progress(), None if folder is None or not training.save_every else folder / "training"
-    first = progress.resumed_at = _resume(accelerator, saved)
+    progress, saved = Progress(), folder if training.save_every else None
+    first = progress.resumed_at = _resume(accelerator, saved, training)
     start = time.perf_counter()
     model.train()
     try:
@@ -173,7 +173,7 @@ def fit(
             scheduler.step()
             _log(step, training, progress)
             if saved is not None and (step + 1) % training.save_every == 0 and step + 1 < training.steps:
-                _save(accelerator, saved, step + 1)
+                _save(accelerator, saved, step + 1, training)
     finally:
         model.eval()
         model.to("cpu")
@@ -267,20 +267,26 @@ class _Checkpointed:
         self._hooks.load_state_dict(state)
 
 
-def _save(accelerator: Accelerator, saved: Path, step: int) -> None:
+def _save(accelerator: Accelerator, saved: Path, step: int, training: Training) -> None:
     """A state appears whole: it counts once ``latest.json`` names it; the one before is removed then."""
     state = saved / f"step-{step}"
     accelerator.save_state(str(state))
-    write_json(saved / "latest.json", {"step": step})
+    write_json(saved / "latest.json", {"step": step, "settings": repr(training)})
     for other in saved.glob("step-*"):
         if other != state:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _resume(accelerator: Accelerator, saved: Path | None) -> int:
+def _resume(accelerator: Accelerator, saved: Path | None, training: Training) -> int:
     if saved is None or not (saved / "latest.json").is_file():
         return 0
-    step = int(json.loads((saved / "latest.json").read_text(encoding="utf-8"))["step"])
+    latest = json.loads((saved / "latest.json").read_text(encoding="utf-8"))
+    if latest["settings"] != repr(training):
+        raise BadInput(
+            f"{saved} holds the state of a training with other settings ({latest['settings']}); remove it to start "
+            "anew, or use the same settings to go on"
+        )
+    step = int(latest["step"])
     accelerator.load_state(str(saved / f"step-{step}"))
     logger.info("training goes on at step %d", step)
     return step

@@ -75,3 +75,35 @@ def test_allocations_and_trained_methods_do_not_mix(command, local_overrides, tm
     )
     assert outcome.status == 2
     assert "use allocation=uniform" in outcome.err
+
+
+def test_a_training_that_was_cut_off_goes_on_where_it_was(command, local_overrides, tmp_path, monkeypatch):
+    """The same command again: the same numbers as without the interruption, and no state is left behind."""
+    from prune_lab.training import loop
+
+    job = (
+        *local_overrides,
+        "method=top_v",
+        "sparsity=neurons",
+        "stages=[prune,evaluate]",
+        "finetune.steps=12",
+        "finetune.save_every=5",
+    )
+    assert command(*job, f"hydra.run.dir={tmp_path}/whole").status == 0
+    step = loop._step
+
+    def cut_off(*arguments):
+        if arguments[-1] == 8:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "_step", cut_off)
+    assert command(*job, f"hydra.run.dir={tmp_path}/cut").status != 0
+    assert (tmp_path / "cut" / "training" / "prune" / "latest.json").is_file()
+    monkeypatch.setattr(loop, "_step", step)
+    outcome = command(*job, f"hydra.run.dir={tmp_path}/cut")
+    assert outcome.status == 0, outcome.err
+    assert "goes on at step 5" in outcome.err + outcome.out
+    results = [json.loads((tmp_path / name / "record.json").read_text())["metrics"] for name in ("whole", "cut")]
+    assert results[1]["evaluate/perplexity"] == pytest.approx(results[0]["evaluate/perplexity"], rel=1e-5)
+    assert not (tmp_path / "cut" / "training" / "prune").exists()

@@ -89,13 +89,15 @@ def test_an_interrupted_training_goes_on_to_the_same_result(tiny_model, random_t
     with pytest.raises(Interrupted):
         train(broken, stopped, tokens, folder=tmp_path, save_every=5)
     fresh = tiny_model("gpt_neo")
+    with pytest.raises(BadInput, match="other settings"):
+        train(tiny_model("gpt_neo"), method(), tokens, folder=tmp_path, save_every=5, weight_decay=0.0)
     masks_again, progress = train(fresh, method(), tokens, folder=tmp_path, save_every=5)
     assert progress.resumed_at == 10
     assert len(progress.losses) == 10
     assert all(torch.equal(masks[name], masks_again[name]) for name in masks)
     for key, tensor in whole.hf.state_dict().items():
         torch.testing.assert_close(tensor, fresh.hf.state_dict()[key], rtol=1e-5, atol=1e-6)
-    assert not (tmp_path / "training").exists()
+    assert not tmp_path.exists()
 
 
 def test_accumulated_micro_batches_are_one_batch(tiny_model, random_tokens):
