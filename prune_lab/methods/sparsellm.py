@@ -107,11 +107,11 @@ class SparseLLM(SparseGPT):
 
         outcome = sparsellm.prune_jointly(network, weights_of(mlp), prune, refit_on, settings)
         return polish(
-            outcome.sample,
+            outcome.sample.sample(_POLISH_STEPS * _POLISH_MINIBATCH),
             outcome.weights,
             self.polish,
             seed,
-            minibatch=max(_POLISH_MINIBATCH, len(outcome.sample.inputs) // _POLISH_STEPS),
+            minibatch=_POLISH_MINIBATCH,
             judge=outcome.network,
             error=min(outcome.errors),
         )
@@ -129,6 +129,6 @@ class SparseLLM(SparseGPT):
 
 
 _REFIT_DAMPING = 0.001
-_POLISH_STEPS = 64  # a pass; more, on fewer tokens each, would spend their time on the weights
-_POLISH_MINIBATCH = 64  # tokens at least
+_POLISH_STEPS = 64  # a pass, at least; the first few dozen bring most
+_POLISH_MINIBATCH = 64  # tokens
 _REFIT_ITERATIONS = 8  # an iteration costs out * hidden^2; from SparseGPT's values on, these are most of the gain

@@ -65,12 +65,12 @@ class FeedForward:
             outputs[rows] = (self.hidden(self.x(rows), self.dense) @ self.dense.down.T).to(outputs.dtype)
         return replace(self, outputs=outputs)
 
-    def sample(self, tokens_per_input: int | None) -> "FeedForward":
-        """Itself on evenly spaced tokens: at least so many for each input, or all where there are fewer, or for null.
+    def sample(self, tokens: int | None) -> "FeedForward":
+        """Itself on evenly spaced tokens: at least so many, or all where there are fewer, or for null.
 
         The network must have its outputs.
         """
-        stride = max(1, len(self.inputs) // (tokens_per_input * self.inputs.shape[1])) if tokens_per_input else 1
+        stride = max(1, len(self.inputs) // tokens) if tokens else 1
         if stride == 1:
             return self
         return replace(self, inputs=self.inputs[::stride].contiguous(), outputs=self.outputs[::stride].contiguous())

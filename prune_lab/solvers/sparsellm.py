@@ -40,6 +40,9 @@ class Settings:
     tokens_per_input: int | None = None
 
 
+_CLOSE = 0.9  # a sample's error is off by a few percent
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The best weights, and the relative output error after every round that was made."""
@@ -76,7 +79,8 @@ def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Ref
     Differs from the authors' code: see `SparseLLM`.
     """
     network = network.with_outputs()
-    sample = network.sample(settings.tokens_per_input)
+    few = settings.tokens_per_input
+    sample = network.sample(None if few is None else few * network.inputs.shape[1])
     if settings.rounds == 1:
         return Outcome(start, (network.error(start),), network, sample)
     gram = network.gram()
@@ -85,7 +89,7 @@ def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Ref
     sample_factor = factor if sample is network else factorize(sample_gram, settings.damping)
     states = _States.of(sample)
     current = best = start
-    errors = [network.error(start)]
+    errors = [sample.error(start)]  # on fewer tokens; where it decides anything, it is made good for all of them below
     for _ in range(settings.rounds - 1):
         crosses = states.advance(sample, current, settings)
         up = prune("up", regress(crosses[0], sample_gram, sample_factor, network.dense.up), factor)
@@ -97,14 +101,18 @@ def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Ref
         target = regress(moments.cross, moments.hidden, hidden_factor, network.dense.down)
         current = Weights(up, prune("down", target, hidden_factor), gate)
         errors.append(moments.error(current.down))
-        if errors[-1] < min(errors[:-1]):
+        if errors[-1] <= min(errors[1:]):
             best, best_moments, best_target = current, moments, target
         if errors[-1] > (1 - settings.tolerance) * min(errors[:-1]):
             break
-    if best is not start:
+    if sample is not network and min(errors[1:]) > _CLOSE * errors[0]:
+        errors[0] = network.error(start)
+    if min(errors[1:]) < errors[0]:
         down = refit(best_target, best.down != 0, best_moments.hidden)
         best = replace(best, down=down)
         errors[errors.index(min(errors))] = best_moments.error(down)
+    else:
+        best = start
     return Outcome(best, tuple(errors), network, sample)
 
 

@@ -95,7 +95,7 @@ def test_more_rounds_never_end_worse_and_the_best_is_kept(kind):
 @pytest.mark.parametrize(("per_input", "tokens"), [(None, 1.0), (1000, 1.0), (20, 0.5)])
 def test_a_sample_is_evenly_spaced_or_all(per_input, tokens):
     case = network("gated")
-    sample = case.sample(per_input)
+    sample = case.sample(per_input and per_input * case.inputs.shape[1])
     assert (sample is case) == (tokens == 1.0)
     stride = len(case.inputs) // (per_input * case.inputs.shape[1]) if tokens < 1 else 1
     assert torch.equal(sample.inputs, case.inputs[::stride])
