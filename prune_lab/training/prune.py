@@ -1,6 +1,7 @@
 """Prunes a model while it is trained, and trains one that is pruned without letting zeros come back."""
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prune_lab.masks import Masks
+from prune_lab.masks import Masks, sparsity_of
 from prune_lab.models.view import PrunableModel
 from prune_lab.target import Target
 from prune_lab.training.base import TrainedMethod
 from prune_lab.training.live_mask import LiveMasks
 from prune_lab.training.loop import Hooks, Progress, Training, fit, trainable_weights
 from prune_lab.training.schedule import Schedule
+
+logger = logging.getLogger(__name__)
+_NEARLY = 0.02  # floors cost a fraction of that
 
 
 @dataclass
@@ -102,7 +106,15 @@ def prune_while_training(
     finally:
         method.stop()
         live.bake()
-    return Masks({mask.units.name: mask.keep for mask in live}), progress
+    masks = Masks({mask.units.name: mask.keep for mask in live})
+    removed = sparsity_of(masks)
+    if removed < target.sparsity - _NEARLY:
+        logger.warning(
+            "%.1f %% of the neurons went, not the %.1f %% asked for; raise method.lr, method.weight or finetune.steps",
+            100 * removed,
+            100 * target.sparsity,
+        )
+    return masks, progress
 
 
 def tune(

@@ -184,6 +184,12 @@ def test_a_level_that_leaves_less_than_the_floor_is_refused(tiny_model, random_t
         train(tiny_model("opt"), MagnitudeNeurons(floor=40), random_tokens(4, 8), level=0.5)
 
 
+def test_a_soft_threshold_that_few_pass_is_told(tiny_model, random_tokens, caplog):
+    masks, _ = train(tiny_model("opt"), SoftMovement(lr=1e-6), random_tokens(8, 16))
+    assert all(mask.all() for mask in masks.values())
+    assert "0.0 % of the neurons went, not the 50.0 % asked for; raise method.lr" in caplog.text
+
+
 def test_the_soft_threshold_moves_with_the_schedule_and_the_level_limits_it():
     method = SoftMovement(threshold=0.4)
     mask = mask_of(4)
