@@ -60,7 +60,7 @@ class SparseLLM(SparseGPT):
         super().__post_init__()
         for name, least in {"rounds": 1, "polish": 0, "tokens_per_input": 1}.items():
             value = getattr(self, name)
-            if name == "tokens_per_input" and value is None:
+            if value is None and name == "tokens_per_input":
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise BadInput(f"method.{name}={value!r} is not allowed; it is a whole number of at least {least}")
@@ -76,14 +76,9 @@ class SparseLLM(SparseGPT):
         if self.rounds == 1 and (self.polish == 0 or self.variant == "paper"):
             return super().prune_block(block, inputs, target)
         dense = weights_of(block.mlp)
-        masks = Masks()
-        for sites in inputs.parts():
-            if block.mlp.up in sites:  # while the network is dense; with sequential=site, behind pruned attention
-                with recorded(block.mlp, inputs) as record:
-                    masks.update(self.prune_sites(sites, inputs, target))
-                network = network_of(block.mlp, inputs, dense, record.release())
-            else:
-                masks.update(self.prune_sites(sites, inputs, target))
+        with recorded(block.mlp, inputs) as record:  # with sequential=site, behind pruned attention
+            masks = super().prune_block(block, inputs, target)
+        network = network_of(block.mlp, inputs, dense, record.release())
         start = time.perf_counter()
         with naming(block.mlp.down):
             pruned = self._prune_network(block.mlp, network, target, inputs.calibration.seed)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prune_lab.solvers.auxiliary import PStep, solve_through, solve_z_gated, solve_z_relu
-from prune_lab.solvers.feed_forward import FeedForward, Weights
+from prune_lab.solvers.feed_forward import FeedForward, Moments, Weights
 from prune_lab.solvers.obs import Factor, factorize
 
 Prune = Callable[[str, Tensor, Factor], Tensor]
@@ -45,7 +45,10 @@ _CLOSE = 0.9  # a sample's error is off by a few percent
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best weights, and the relative output error after every round that was made."""
+    """The best weights, and the relative output error after every round that was made.
+
+    The first of the errors is that of the sample where a later one is far below it.
+    """
 
     weights: Weights
     errors: tuple[float, ...]
@@ -83,37 +86,52 @@ def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Ref
     sample = network.sample(None if few is None else few * network.inputs.shape[1])
     if settings.rounds == 1:
         return Outcome(start, (network.error(start),), network, sample)
-    gram = network.gram()
-    factor = factorize(gram, settings.damping)
-    sample_gram = gram if sample is network else sample.gram()
-    sample_factor = factor if sample is network else factorize(sample_gram, settings.damping)
-    states = _States.of(sample)
-    current = best = start
+    states = _States.of(sample, settings.damping)
+    factor = states.factor if sample is network else factorize(network.gram(), settings.damping)
+    current, best = start, None
     errors = [sample.error(start)]  # on fewer tokens; where it decides anything, it is made good for all of them below
     for _ in range(settings.rounds - 1):
-        crosses = states.advance(sample, current, settings)
-        up = prune("up", regress(crosses[0], sample_gram, sample_factor, network.dense.up), factor)
-        gate = None
-        if network.dense.gate is not None:
-            gate = prune("gate", regress(crosses[1], sample_gram, sample_factor, network.dense.gate), factor)
-        moments = network.moments(replace(network.dense, up=up, gate=gate))
-        hidden_factor = factorize(moments.hidden, settings.damping)
-        target = regress(moments.cross, moments.hidden, hidden_factor, network.dense.down)
-        current = Weights(up, prune("down", target, hidden_factor), gate)
-        errors.append(moments.error(current.down))
-        if errors[-1] <= min(errors[1:]):
-            best, best_moments, best_target = current, moments, target
-        if errors[-1] > (1 - settings.tolerance) * min(errors[:-1]):
+        up, gate = states.advance(sample, current, settings)
+        up = prune("up", up, factor)
+        gate = None if gate is None else prune("gate", gate, factor)
+        made = _Round.of(network, up, gate, prune, settings.damping)
+        current = made.weights
+        errors.append(made.error)
+        if best is None or made.error <= best.error:
+            best = made
+        if made.error > (1 - settings.tolerance) * min(errors[:-1]):
             break
-    if sample is not network and min(errors[1:]) > _CLOSE * errors[0]:
+    if sample is not network and best.error > _CLOSE * errors[0]:
         errors[0] = network.error(start)
-    if min(errors[1:]) < errors[0]:
-        down = refit(best_target, best.down != 0, best_moments.hidden)
-        best = replace(best, down=down)
-        errors[errors.index(min(errors))] = best_moments.error(down)
-    else:
-        best = start
-    return Outcome(best, tuple(errors), network, sample)
+    if best.error >= errors[0]:
+        return Outcome(start, tuple(errors), network, sample)
+    weights, error = best.refitted(refit)
+    errors[errors.index(best.error)] = error
+    return Outcome(weights, tuple(errors), network, sample)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What a round made of the network."""
+
+    weights: Weights
+    moments: Moments  # of what its pruned projections give
+    target: Tensor  # (out, hidden): the down-projection before it was pruned
+    error: float  # relative, of the outputs on all tokens
+
+    @classmethod
+    def of(cls, network: FeedForward, up: Tensor, gate: Tensor | None, prune: Prune, damping: float) -> "_Round":
+        """Fits the down-projection to the dense outputs, on what ``up`` and ``gate`` give it, and prunes it."""
+        moments = network.moments(replace(network.dense, up=up, gate=gate))
+        factor = factorize(moments.hidden, damping)
+        target = regress(moments.cross, moments.hidden, factor, network.dense.down)
+        down = prune("down", target, factor)
+        return cls(Weights(up, down, gate), moments, target, moments.error(down))
+
+    def refitted(self, refit: Refit) -> tuple[Weights, float]:
+        """The weights with the best values on the down-projection's support, and their relative error."""
+        down = refit(self.target, self.weights.down != 0, self.moments.hidden)
+        return replace(self.weights, down=down), self.moments.error(down)
 
 
 def regress(cross: Tensor, gram: Tensor, factor: Factor, prior: Tensor) -> Tensor:
@@ -135,16 +153,22 @@ def regress(cross: Tensor, gram: Tensor, factor: Factor, prior: Tensor) -> Tenso
 
 @dataclass(frozen=True)
 class _States:
-    """The auxiliary variables that live from round to round, ``(tokens, hidden)`` float32 on the host."""
+    """The auxiliary variables that live from round to round, ``(tokens, hidden)`` float32 on the host.
+
+    With what the regressions on them share: ``sum x x^T`` of their tokens, ``(in, in)``, and its factor.
+    """
 
     z: Tensor
     s: Tensor | None
+    gram: Tensor
+    factor: Factor
 
     @classmethod
-    def of(cls, network: FeedForward) -> "_States":
+    def of(cls, network: FeedForward, damping: float) -> "_States":
         """Those of the dense network."""
-        shape = (len(network.inputs), len(network.dense.up))
-        states = cls(torch.empty(shape), None if network.dense.gate is None else torch.empty(shape))
+        shape, gram = (len(network.inputs), len(network.dense.up)), network.gram()
+        s = None if network.dense.gate is None else torch.empty(shape)
+        states = cls(torch.empty(shape), s, gram, factorize(gram, damping))
         for rows in network.chunks():
             states.put(rows, *network.before_activation(network.x(rows), network.dense))
         return states
@@ -154,15 +178,16 @@ class _States:
         if self.s is not None and s is not None:
             self.s[rows] = s
 
-    def advance(self, network: FeedForward, weights: Weights, settings: Settings) -> tuple[Tensor, Tensor]:
+    def advance(self, network: FeedForward, weights: Weights, settings: Settings) -> tuple[Tensor, Tensor | None]:
         """One p-, z- and s-step for every token.
 
         Returns:
-            ``sum (z - b) x^T`` and ``sum (s - c) x^T``, ``(hidden, in)`` each; zeros for the second without a gate.
+            The up-projection fitted to z and, with a gate, the gate-projection fitted to s, ``(hidden, in)`` each.
         """
-        device = network.dense.up.device
+        device, dense = network.dense.up.device, network.dense
         p_step = PStep(weights.down, settings.beta, settings.gamma)
-        up_cross, gate_cross = torch.zeros_like(weights.up), torch.zeros_like(weights.up)
+        up_cross = torch.zeros_like(dense.up)
+        gate_cross = None if dense.gate is None else torch.zeros_like(dense.gate)
         for rows in network.chunks():
             x = network.x(rows)
             z, s = self.z[rows].to(device), None if self.s is None else self.s[rows].to(device)
@@ -171,9 +196,10 @@ class _States:
             z, s = minimize_before_activation(network, given, p, z, s, settings)
             self.put(rows, z, s)
             up_cross.addmm_((z if network.up_bias is None else z - network.up_bias).T, x)
-            if s is not None:
+            if gate_cross is not None:
                 gate_cross.addmm_((s if network.gate_bias is None else s - network.gate_bias).T, x)
-        return up_cross, gate_cross
+        up = regress(up_cross, self.gram, self.factor, dense.up)
+        return up, None if gate_cross is None else regress(gate_cross, self.gram, self.factor, dense.gate)
 
 
 def minimize_before_activation(
