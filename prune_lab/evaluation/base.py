@@ -34,10 +34,12 @@ class Scores:
     Attributes:
         metrics: Numbers by name, without the stage: `perplexity`, `stdlib_order/acc`.
         protocol: How the numbers came about, as plain JSON.
+        relative: Metrics that mean something beside the dense model's only.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, object] = field(default_factory=dict)
+    relative: frozenset[str] = frozenset()
 
 
 class Evaluation(Protocol):

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.base import Evaluation, Scores, Subject
 from prune_lab.models.units import Neurons, all_neurons
 from prune_lab.solvers.gram import accumulate_upper, mirror_upper
@@ -27,7 +27,8 @@ class Redundancy(Evaluation):
         sensitivity: whether to measure it, which takes a backward pass for every window.
 
     Source: Santacroce et al., 2023, arXiv:2302.03773, section 5. Their code takes absolute values per batch, which is
-    the definition for batches of one sample only; here every sample counts by itself.
+    the definition for batches of one sample only; here every sample counts by itself. They measure on training
+    text.
     """
 
     windows: int | None = 32
@@ -47,24 +48,25 @@ class Redundancy(Evaluation):
     def __call__(self, subject: Subject) -> Scores:
         """Measures; the model is left as it was."""
         windows = subject.data.evaluation[: self.windows]
-        units = [each for each in all_neurons(subject.model) if bool(alive(each).any())]
+        counted = {index: (each, alive(each)) for index, each in enumerate(all_neurons(subject.model))}
+        counted = {index: (each, keep) for index, (each, keep) in counted.items() if bool(keep.any())}
+        if not counted:
+            raise RunFailed("redundancy: every neuron of the model is zero; lower sparsity.level")
+        units = [each for each, _ in counted.values()]
         grams = self._grams(subject, units, windows)
-        unique = [uniqueness(grams[each.name], alive(each), self.bar) for each in units]
-        metrics = {"uniqueness": sum(unique) / len(unique)}
-        for index, value in enumerate(unique):
-            metrics[f"uniqueness/block_{index}"] = value
+        found = {"uniqueness": {i: uniqueness(grams[each.name], keep, self.bar) for i, (each, keep) in counted.items()}}
         if self.sensitivity:
-            found = self._sensitivities(subject, units, windows)
-            means = [float(found[each.name][alive(each)].mean()) for each in units]
-            metrics["sensitivity"] = sum(means) / len(means)
-            for index, value in enumerate(means):
-                metrics[f"sensitivity/block_{index}"] = value
+            totals = self._sensitivities(subject, units, windows)
+            found["sensitivity"] = {i: float(totals[each.name][keep].mean()) for i, (each, keep) in counted.items()}
+        metrics = {name: sum(blocks.values()) / len(blocks) for name, blocks in found.items()}
+        for name, blocks in found.items():
+            metrics |= {f"{name}/block_{index}": value for index, value in blocks.items()}
         protocol = {
             "uniqueness": f"share of neurons without a later one of cosine >= {self.bar}; mean over blocks",
             "sensitivity": "mean over samples and neurons of |sum of weight times gradient|; mean over blocks",
             "windows": len(windows),
         }
-        return Scores(metrics, protocol)
+        return Scores(metrics, protocol, relative=frozenset(found))
 
     @torch.no_grad()
     def _grams(self, subject: Subject, units: list[Neurons], windows: Tensor) -> dict[str, Tensor]:
@@ -114,8 +116,7 @@ class Redundancy(Evaluation):
 
 def alive(units: Neurons) -> Tensor:
     """Which neurons have an incoming and an outgoing weight that is not zero, ``(count,)`` bool on the host."""
-    parts = [norm > 0 for norm in units.norms(1)]
-    return torch.stack(parts).all(0).cpu()
+    return (units.norms(1) > 0).all(0).cpu()
 
 
 def uniqueness(gram: Tensor, counted: Tensor, bar: float) -> float:
@@ -136,9 +137,7 @@ def uniqueness(gram: Tensor, counted: Tensor, bar: float) -> float:
 def _first_order(units: Neurons) -> Tensor:
     total = torch.zeros(units.count, device=units.mlp.down.module.weight.device)
     for site, dim in units.members:
-        product = site.module.weight.detach() * site.module.weight.grad
-        product = product if isinstance(site.module, nn.Linear) else product.T
-        total += product.float().sum(1 - dim)
+        total += (site.weight * site.seen(site.module.weight.grad)).float().sum(1 - dim)
         if dim == 0 and site.module.bias is not None:
-            total += (site.module.bias.detach() * site.module.bias.grad).float()
+            total += (site.bias * site.module.bias.grad).float()
     return total

@@ -37,4 +37,5 @@ def merge(scores: Mapping[str, Scores]) -> Scores:
     metrics: dict[str, float] = {}
     for name, part in scores.items():
         metrics.update({(f"{name}/{key}" if key in metrics else key): value for key, value in part.metrics.items()})
-    return Scores(metrics, {name: part.protocol for name, part in scores.items()})
+    relative = frozenset[str]().union(*(part.relative for part in scores.values()))
+    return Scores(metrics, {name: part.protocol for name, part in scores.items()}, relative)

@@ -31,8 +31,15 @@ class Site:
     @property
     def weight(self) -> Tensor:
         """The weight, ``(out, in)``; a view of the parameter."""
-        weight = self.module.weight.detach()
-        return weight if isinstance(self.module, nn.Linear) else weight.T
+        return self.seen(self.module.weight.detach())
+
+    def seen(self, stored: Tensor) -> Tensor:
+        """A tensor that is stored like the weight, such as its gradient, as ``(out, in)``; a view."""
+        return stored if isinstance(self.module, nn.Linear) else stored.T
+
+    def stored_dim(self, dim: int) -> int:
+        """Where the parameter has the dimension ``dim`` of ``(out, in)``."""
+        return dim if isinstance(self.module, nn.Linear) else 1 - dim
 
     @property
     def bias(self) -> Tensor | None:
@@ -58,6 +65,16 @@ class Site:
                 f"{self.name}: the pruned weight has NaN or infinite values; use a larger model.dtype or more damping"
             )
         self.weight.copy_(cast)
+
+    @torch.no_grad()
+    def select(self, dim: int, index: Tensor) -> None:
+        """Keeps some outputs (``dim`` 0, with their biases) or inputs (``dim`` 1); the layer is smaller afterwards."""
+        index, module = index.to(self.weight.device), self.module
+        module.weight = nn.Parameter(module.weight.detach().index_select(self.stored_dim(dim), index), False)
+        if dim == 0 and module.bias is not None:
+            module.bias = nn.Parameter(module.bias.detach()[index], False)
+        names = ("out_features", "in_features") if isinstance(module, nn.Linear) else ("nf", "nx")
+        setattr(module, names[dim], len(index))
 
 
 @dataclass(frozen=True, eq=False)

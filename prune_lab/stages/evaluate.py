@@ -6,8 +6,6 @@ from prune_lab.evaluation.base import Evaluation, Scores
 from prune_lab.evaluation.dense import cached_scores
 from prune_lab.run import Run, Stage
 
-_RATIOS = ("uniqueness", "sensitivity")  # which mean something beside the dense model's only
-
 
 @dataclass
 class Evaluate(Stage):
@@ -24,10 +22,11 @@ class Evaluate(Stage):
         self.evaluation.prepare()
 
     def __call__(self, run: Run) -> dict[str, float]:
-        """Measures."""
-        metrics = self._note(run, "evaluate", self.evaluation(run.subject))
-        ratios = {f"{name}_ratio": run.metrics.get(f"dense/{name}") for name in _RATIOS if name in metrics}
-        return metrics | {name: metrics[name.removesuffix("_ratio")] / dense for name, dense in ratios.items() if dense}
+        """Measures; where the dense model was measured too, adds the ratios to it that the evaluation names."""
+        scores = self.evaluation(run.subject)
+        metrics = self._note(run, "evaluate", scores)
+        dense = {name: run.metrics.get(f"dense/{name}") for name in sorted(scores.relative)}
+        return metrics | {f"{name}_ratio": metrics[name] / value for name, value in dense.items() if value}
 
     def _note(self, run: Run, stage: str, scores: Scores) -> dict[str, float]:
         run.protocol[stage] = scores.protocol

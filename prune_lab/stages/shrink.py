@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from prune_lab.errors import BadInput
+from prune_lab.evaluation.size import Size
 from prune_lab.models.shrink import shrink
+from prune_lab.models.units import all_neurons
 from prune_lab.models.view import PrunableModel
 from prune_lab.run import Run, Stage
 
@@ -40,8 +42,8 @@ class Shrink(Stage):
         before = self._measure(run)
         widths = shrink(run.model, run.masks)
         after = self._measure(run)
-        for name in [name for name in run.masks if name.endswith(".neurons")]:
-            del run.masks[name]
+        for units in all_neurons(run.model):
+            run.masks.pop(units.name, None)
         run.protocol["shrink"] = {
             "neurons_per_block": widths,
             "prefill": f"{self.batch_size} x {min(self.seqlen, run.model.seqlen_limit)} random tokens, no cache",
@@ -53,11 +55,11 @@ class Shrink(Stage):
         return metrics | {"prefill_ratio": after["prefill_seconds"] / before["prefill_seconds"]}
 
     def _measure(self, run: Run) -> dict[str, float]:
-        parameters = list(run.model.hf.parameters())
+        size = Size()(run.subject).metrics
         return {
-            "parameters": float(sum(parameter.numel() for parameter in parameters)),
-            "bytes": float(sum(parameter.numel() * parameter.element_size() for parameter in parameters)),
-            "macs_per_token": float(sum(site.weight.numel() for site in run.model.sites)),
+            "parameters": size["parameters"],
+            "bytes": size["dense_bytes"],
+            "macs_per_token": size["prunable_parameters"],
             **self._time(run.model, run.device),
         }
 

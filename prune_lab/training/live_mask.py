@@ -1,12 +1,13 @@
 """Masks on live weights: the weights stay as they are, what the model computes with is masked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prune_lab.models.units import Neurons
+from prune_lab.models.view import Site
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -78,12 +79,11 @@ class LiveMasks:
         self._parametrized: list[tuple[nn.Module, str]] = []
         for mask in masks:
             for site, dim in mask.units.members:
-                stored = dim if isinstance(site.module, nn.Linear) else 1 - dim  # Conv1D stores (in, out)
-                self._register(site.module, "weight", _Masked(mask, stored))
+                self._register(site.module, "weight", _Masked(mask, site.stored_dim(dim)))
                 if dim == 0 and site.module.bias is not None:
                     self._register(site.module, "bias", _Masked(mask, 0))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[UnitMask]:
         """The mask of each layer."""
         return iter(self.masks)
 
@@ -103,6 +103,6 @@ class LiveMasks:
         self._parametrized.append((module, name))
 
 
-def weight_before_mask(module: nn.Module) -> Tensor:
-    """The live weight of a masked layer, as it is stored."""
-    return module.parametrizations.weight.original.detach()
+def weight_before_mask(site: Site) -> Tensor:
+    """The live weight of a masked site, ``(out, in)``."""
+    return site.seen(site.module.parametrizations.weight.original.detach())

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from prune_lab.errors import BadInput
 from prune_lab.training.base import TrainedMethod
-from prune_lab.training.live_mask import LiveMasks, UnitMask, weight_before_mask
+from prune_lab.training.live_mask import LiveMasks, weight_before_mask
 
 
 @dataclass
@@ -33,12 +32,5 @@ class MagnitudeNeurons(TrainedMethod):
     def refresh(self, live: LiveMasks) -> None:
         """Norms of the weights as they are under the masks."""
         for mask in live:
-            mask.scores.copy_(self._norm(mask))
-
-    def _norm(self, mask: UnitMask) -> Tensor:
-        total = torch.zeros_like(mask.scores)
-        for site, dim in mask.units.members:
-            weight = weight_before_mask(site.module)
-            weight = weight if isinstance(site.module, torch.nn.Linear) else weight.T
-            total += torch.linalg.vector_norm(weight.float(), self.order, dim=1 - dim) ** self.order
-        return total ** (1 / self.order)
+            parts = mask.units.norms(self.order, weight_before_mask)
+            mask.scores.copy_(torch.linalg.vector_norm(parts, self.order, dim=0))
