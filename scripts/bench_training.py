@@ -46,9 +46,6 @@ class _Clock(Hooks):
     def before_step(self, step: int) -> None:
         self.times.append(time.perf_counter())
 
-    def state_dict(self) -> dict[str, object]:
-        return {}
-
 
 def plain_steps(model: PrunableModel, windows: torch.Tensor, training: Training) -> list[float]:
     """Seconds of every step but the first."""

@@ -70,7 +70,7 @@ class TextData(DataSpec):
         seqlen = window_length(self.seqlen, seqlen_limit)
         samples, calibration = self._calibration_samples(tokenizer, seqlen)
         check_vocabulary(samples, vocab_size, "data.calibration")
-        windows, evaluation, covered = self._evaluation_windows(tokenizer, seqlen)
+        windows, evaluation, covered = _cut(self.evaluation, "data.evaluation", tokenizer, seqlen, self.limit_windows)
         check_vocabulary(windows, vocab_size, "data.evaluation")
         logger.info("data: %d samples and %d evaluation windows of %d tokens", len(samples), len(windows), seqlen)
         return Data(
@@ -89,14 +89,11 @@ class TextData(DataSpec):
     def _training_windows(
         self, tokenizer: PreTrainedTokenizerBase, seqlen: int, vocab_size: int
     ) -> tuple[Tensor, dict[str, object]]:
-        """All of the training text in neighbouring windows; tokenised only when it is asked for."""
+        """All of the training text; read and tokenised only when it is asked for."""
         source, what = (self.training, "data.training") if self.training else (self.calibration, "data.calibration")
-        documents = source.read()
-        tokens = np.asarray(encode(tokenizer, _joined(documents, source.join, what), what)["input_ids"], dtype=np.int64)
-        windows = evaluation_windows(tokens, seqlen, None, what)
+        windows, protocol, _ = _cut(source, what, tokenizer, seqlen, limit=None)
         check_vocabulary(windows, vocab_size, what)
-        protocol = source.describe() | {"documents": len(documents), "seqlen": seqlen, "windows": len(windows)}
-        return host_tensor(windows), protocol | {"sha256": token_digest(windows)}
+        return host_tensor(windows), protocol
 
     def _calibration_samples(
         self, tokenizer: PreTrainedTokenizerBase, seqlen: int
@@ -121,26 +118,6 @@ class TextData(DataSpec):
             )
         drawn = {"samples": len(samples), "seqlen": seqlen, "seed": self.seed, "sha256": token_digest(samples)}
         return samples, protocol | drawn
-
-    def _evaluation_windows(
-        self, tokenizer: PreTrainedTokenizerBase, seqlen: int
-    ) -> tuple[np.ndarray, dict[str, object], int | None]:
-        what = "data.evaluation"
-        documents = self.evaluation.read()
-        text = _joined(documents, self.evaluation.join, what)
-        encoding = encode(tokenizer, text, what)
-        tokens = np.asarray(encoding["input_ids"], dtype=np.int64)
-        windows = evaluation_windows(tokens, seqlen, self.limit_windows, what)
-        protocol = self.evaluation.describe() | {
-            "documents": len(documents),
-            "join": self.evaluation.join,
-            "text_sha256": _text_digest(text),
-            "seqlen": seqlen,
-            "windows": len(windows),
-            "dropped_tokens": len(tokens) - windows.size,
-            "sha256": token_digest(windows),
-        }
-        return windows, protocol, _covered_bytes(encoding, windows.size, text)
 
 
 @dataclass(kw_only=True)
@@ -205,6 +182,27 @@ class HubData(TextData):
         if self.root is not None:
             self.calibration = replace(self.calibration, root=str(self.root))
             self.evaluation = replace(self.evaluation, root=str(self.root))
+
+
+def _cut(
+    source: TextSource, what: str, tokenizer: PreTrainedTokenizerBase, seqlen: int, limit: int | None
+) -> tuple[np.ndarray, dict[str, object], int | None]:
+    """A whole text in neighbouring windows, how they came about, and the bytes that they cover."""
+    documents = source.read()
+    text = _joined(documents, source.join, what)
+    encoding = encode(tokenizer, text, what)
+    tokens = np.asarray(encoding["input_ids"], dtype=np.int64)
+    windows = evaluation_windows(tokens, seqlen, limit, what)
+    protocol = source.describe() | {
+        "documents": len(documents),
+        "join": source.join,
+        "text_sha256": _text_digest(text),
+        "seqlen": seqlen,
+        "windows": len(windows),
+        "dropped_tokens": len(tokens) - windows.size,
+        "sha256": token_digest(windows),
+    }
+    return windows, protocol, _covered_bytes(encoding, windows.size, text)
 
 
 def _joined(documents: list[str], join: str, what: str) -> str:

@@ -118,17 +118,12 @@ class RefiningMethod(BlockMethod):
 
     def check(self, target: Target) -> None:
         """What the inner method cannot do, this one cannot either."""
-        if not self.inner.by_block:
-            raise BadInput(
-                "method.inner chooses over the whole model at once, so nothing can be refined block by block; "
-                "use method.inner.scope=layer or row"
-            )
+        check_inner(self.inner, target)
         if target.n_of_m and not self.inner.keeps_order:
             raise BadInput(
                 f"method.inner={type(self.inner).__name__} puts the channels in another order for {target.pattern}, "
                 "which cannot be refined; use method.inner.permute=false"
             )
-        self.inner.check(target)
 
     def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
         """Lets the inner method prune the block, then refines site by site."""
@@ -197,6 +192,25 @@ class DataFreeMethod(BlockMethod):
     @abstractmethod
     def choose(self, sites: list[Site], target: Target, seed: int) -> Masks:
         """The keep-masks of all sites, ``(out, in)`` each."""
+
+
+def check_inner(inner: Method, target: Target) -> None:
+    """Checks a method that another one starts from, block by block.
+
+    Raises:
+        BadInput: it does not work so, or cannot do what the target asks.
+    """
+    if not isinstance(inner, BlockMethod):
+        raise BadInput(
+            f"method.inner={type(inner).__name__} does not prune block by block; use one that does, such as "
+            "method@method.inner=wanda"
+        )
+    if not inner.by_block:
+        raise BadInput(
+            "method.inner chooses over the whole model at once, and this method works block by block; "
+            "use method.inner.scope=layer or row"
+        )
+    inner.check(target)
 
 
 def keep_in_layer(scores: Tensor, target: Target, name: str) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prune_lab.calibration import BlockInputs, Calibration, walk
 from prune_lab.errors import BadInput
 from prune_lab.masks import Masks
-from prune_lab.methods.base import BlockMethod
+from prune_lab.methods.base import BlockMethod, check_inner
 from prune_lab.methods.feed_forward import bias_of, network_of, put_weights, weights_of
 from prune_lab.models.view import Block, PrunableModel, Site
 from prune_lab.rehearsal import Call
@@ -49,9 +49,7 @@ class Reconstruction(BlockMethod):
 
     def check(self, target: Target) -> None:
         """What the inner method cannot do, this one cannot either."""
-        if not self.inner.by_block:
-            raise BadInput("method.inner chooses over the whole model at once; use method.inner.scope=layer or row")
-        self.inner.check(target)
+        check_inner(self.inner, target)
 
     @property
     def orders(self) -> dict[str, Tensor]:

@@ -20,10 +20,9 @@ class Finetune(Stage):
     def __call__(self, run: Run) -> dict[str, float]:
         """Trains the run's model in place."""
         windows = training_windows(run)
-        progress = tune(
-            run.model, run.masks, self.training, windows, run.device, folder=run.folder / "training" / "finetune"
-        )
+        folder = run.folder / "training" / "finetune"
+        progress = tune(run.model, run.masks, self.training, windows, run.device, folder=folder)
         return {
-            "loss": sum(progress.losses[-10:]) / max(1, len(progress.losses[-10:])),
+            "loss": progress.loss(),
             "training_seconds": progress.seconds,
         }

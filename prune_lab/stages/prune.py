@@ -85,6 +85,8 @@ class Prune(Stage):
         """Whether the target fits the model."""
         self.target.check(run.model)
         self.allocation.check_model(run.model, self.target)
+        if isinstance(self.method, TrainedMethod):
+            self.method.check_counts(self.target.units(run.model), self.target.sparsity)
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Prunes the run's model in place."""
@@ -134,10 +136,9 @@ class Prune(Stage):
             "batch_size": self.training.batch_size,
             "seqlen": windows.shape[1],
         }
-        last = progress.losses[-10:]
         return {
             "sparsity": sparsity_of(masks),
-            "loss": sum(last) / max(1, len(last)),
+            "loss": progress.loss(),
             "training_seconds": round(progress.seconds, 3),
         }
 

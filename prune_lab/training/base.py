@@ -41,11 +41,6 @@ class TrainedMethod(Method):
         if self.floor is not None and (type(self.floor) is not int or self.floor < 1):
             raise BadInput(f"method.floor={self.floor!r} is not allowed; allowed: 1 and more neurons, or null")
 
-    @property
-    def by_block(self) -> bool:
-        """One cut for the whole model with ``scope=global``."""
-        return self.scope == "layer"
-
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
         """Never called: the stage trains the model."""
         raise AssertionError("prunes while the model is trained")

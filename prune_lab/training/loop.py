@@ -5,11 +5,11 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -87,31 +87,28 @@ class Training:
         return left if self.decay == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
-class Hooks(Protocol):
-    """What a pruning method does while the model is trained."""
+class Hooks:
+    """What is done beside the training; here nothing."""
+
+    settings = ""
+    """What a saved state depends on besides `Training`, in words."""
 
     def before_step(self, step: int) -> None:
         """Before the forward pass of a step."""
 
     def penalty(self) -> Tensor | None:
         """Added to the loss of every step."""
+        return None
 
     def after_backward(self) -> None:
         """Once the gradients of a step are there."""
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts a saved state back."""
-
-
-class NoHooks(Hooks):
-    """Plain training."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
 
 @dataclass
@@ -121,6 +118,11 @@ class Progress:
     losses: list[float] = field(default_factory=list)  # of every step made here, penalty included
     seconds: float = 0.0
     resumed_at: int = 0
+
+    def loss(self, steps: int = 10) -> float:
+        """The mean of the last steps."""
+        recent = self.losses[-steps:]
+        return sum(recent) / len(recent)
 
 
 def fit(
@@ -152,7 +154,7 @@ def fit(
     """
     if len(windows) == 0:
         raise BadInput("there is no window to train on; give a longer text, or a smaller data.seqlen")
-    hooks = hooks or NoHooks()
+    hooks = hooks or Hooks()
     torch.manual_seed(training.seed)  # of dropout
     accelerator = _accelerator(training, device)
     optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr)
@@ -161,9 +163,10 @@ def fit(
     if teacher is not None:
         teacher.to(device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.register_for_checkpointing(scheduler, _Checkpointed(hooks))
+    accelerator.register_for_checkpointing(scheduler, hooks)
     progress, saved = Progress(), folder if training.save_every else None
-    first = progress.resumed_at = _resume(accelerator, saved, training)
+    settings = f"{training} {hooks.settings}".strip()
+    first = progress.resumed_at = _resume(accelerator, saved, settings)
     start = time.perf_counter()
     model.train()
     try:
@@ -173,7 +176,7 @@ def fit(
             scheduler.step()
             _log(step, training, progress)
             if saved is not None and (step + 1) % training.save_every == 0 and step + 1 < training.steps:
-                _save(accelerator, saved, step + 1, training)
+                _save(accelerator, saved, step + 1, settings)
     finally:
         model.eval()
         model.to("cpu")
@@ -254,34 +257,21 @@ def _accelerator(training: Training, device: torch.device) -> Accelerator:
     return Accelerator(mixed_precision=training.precision, cpu=device.type == "cpu")
 
 
-class _Checkpointed:
-    """Hooks as accelerate wants them: with exactly these two methods."""
-
-    def __init__(self, hooks: Hooks):
-        self._hooks = hooks
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._hooks.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._hooks.load_state_dict(state)
-
-
-def _save(accelerator: Accelerator, saved: Path, step: int, training: Training) -> None:
+def _save(accelerator: Accelerator, saved: Path, step: int, settings: str) -> None:
     """A state appears whole: it counts once ``latest.json`` names it; the one before is removed then."""
     state = saved / f"step-{step}"
     accelerator.save_state(str(state))
-    write_json(saved / "latest.json", {"step": step, "settings": repr(training)})
+    write_json(saved / "latest.json", {"step": step, "settings": settings})
     for other in saved.glob("step-*"):
         if other != state:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _resume(accelerator: Accelerator, saved: Path | None, training: Training) -> int:
+def _resume(accelerator: Accelerator, saved: Path | None, settings: str) -> int:
     if saved is None or not (saved / "latest.json").is_file():
         return 0
     latest = json.loads((saved / "latest.json").read_text(encoding="utf-8"))
-    if latest["settings"] != repr(training):
+    if latest["settings"] != settings:
         raise BadInput(
             f"{saved} holds the state of a training with other settings ({latest['settings']}); remove it to start "
             "anew, or use the same settings to go on"
@@ -293,16 +283,15 @@ def _resume(accelerator: Accelerator, saved: Path | None, training: Training) ->
 
 
 def _log(step: int, training: Training, progress: Progress) -> None:
-    if (step + 1) % max(1, training.steps // 10) == 0:
-        recent = progress.losses[-max(1, training.steps // 10) :]
-        logger.info("step %d of %d: loss %.4f", step + 1, training.steps, sum(recent) / len(recent))
+    every = max(1, training.steps // 10)
+    if (step + 1) % every == 0:
+        logger.info("step %d of %d: loss %.4f", step + 1, training.steps, progress.loss(every))
 
 
 @contextmanager
-def trainable_weights(model: nn.Module, frozen: Callable[[str], bool] = lambda name: False):
-    """Lets parameters take gradients for a while."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not frozen(name))
+def trainable_weights(model: nn.Module) -> Iterator[None]:
+    """Lets all parameters take gradients for a while."""
+    model.requires_grad_(True)
     try:
         yield
     finally:

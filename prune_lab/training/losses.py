@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,9 +61,3 @@ class Distillation:
             return self.temperature**2 * per_token.mean()
         counted = real[:, 1:].to(per_token.dtype)
         return self.temperature**2 * (per_token * counted).sum() / counted.sum().clamp_min(1)
-
-
-@torch.no_grad()
-def teacher_logits(teacher: torch.nn.Module, tokens: Tensor) -> Tensor:
-    """Those of a model in evaluation mode, ``(samples, seqlen, vocab)``."""
-    return teacher(tokens).logits

@@ -33,6 +33,11 @@ class _MethodHooks(Hooks):
     steps: int
     sparsity: float = field(default=0.0, init=False)
 
+    @property
+    def settings(self) -> str:
+        """Method, level and schedule."""
+        return f"{self.method} {self.target} {self.schedule}"
+
     def before_step(self, step: int) -> None:
         """Moves the masks to what the schedule asks of this step."""
         self.sparsity = self.target * self.schedule.reached(step, self.steps)
@@ -90,7 +95,7 @@ def prune_while_training(
     """
     units = target.units(model)
     method.check_counts(units, target.sparsity)
-    teacher = copy.deepcopy(model.hf) if training.distill is not None else None
+    teacher = _teacher(model, training)
     live = method.mask(units, seed)
     live.masks.to(device)
     groups = [{"params": live.scores, "lr": method.lr, "weight_decay": 0.0}] if live.scores else []
@@ -107,14 +112,27 @@ def prune_while_training(
         method.stop()
         live.bake()
     masks = Masks({mask.units.name: mask.keep for mask in live})
+    _tell(masks, method, target.sparsity)
+    return masks, progress
+
+
+def _teacher(model: PrunableModel, training: Training) -> torch.nn.Module | None:
+    """A copy of the model as it is, where one is asked for."""
+    return copy.deepcopy(model.hf) if training.distill is not None else None
+
+
+def _tell(masks: Masks, method: TrainedMethod, sparsity: float) -> None:
+    """Warns where less went than was asked for, or where a floor decided."""
     removed = sparsity_of(masks)
-    if removed < target.sparsity - _NEARLY:
+    if removed < sparsity - _NEARLY:
         logger.warning(
             "%.1f %% of the neurons went, not the %.1f %% asked for; raise method.lr, method.weight or finetune.steps",
             100 * removed,
-            100 * target.sparsity,
+            100 * sparsity,
         )
-    return masks, progress
+    floored = [name for name, keep in masks.items() if int(keep.count_nonzero()) == method.floor]
+    if floored:
+        logger.warning("only method.floor=%d neurons are left in %s", method.floor, ", ".join(floored))
 
 
 def tune(
@@ -137,7 +155,7 @@ def tune(
         folder: where states are saved.
     """
     hooks = _KeepZeros(model, set(masks))
-    teacher = copy.deepcopy(model.hf) if training.distill is not None else None
+    teacher = _teacher(model, training)
     with trainable_weights(model.hf):
         progress = fit(model.hf, windows, training, device, hooks=hooks, teacher=teacher, folder=folder)
     hooks.restore()
@@ -167,7 +185,3 @@ class _KeepZeros(Hooks):
     def before_step(self, step: int) -> None:
         """Undoes what momentum and decay did."""
         self.restore()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: zeros are in the weights."""
-        return {}

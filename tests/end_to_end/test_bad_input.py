@@ -51,12 +51,15 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
         ("sparsity.level='0.5'", ["sparsity.level='0.5'"]),
         ("method=gum", ["GUM cannot make sparsity.pattern=unstructured", "sparsity=neurons"]),
         ("sparsity=neurons", ["SparseGPT cannot make sparsity.pattern=neurons", "sparsity=unstructured"]),
+        ("method=dsnot method@method.inner=gum", ["method.inner=GUM", "method@method.inner=wanda"]),
+        ("method=reconstruction method@method.inner=top_v", ["method.inner=Movement", "method@method.inner=wanda"]),
+        ("method=gum sparsity=neurons sparsity.level=0.99", ["leaves 2 of 192 neurons", "lower sparsity.level"]),
         ("schedule.warmup=0.9", ["schedule.warmup=0.9", "less than 1"]),
         ("finetune.steps=0", ["finetune.steps=0"]),
     ],
 )
 def test_a_setting_that_cannot_be(command, local_overrides, tmp_path, override, words):
-    outcome = command(*local_overrides, override, f"hydra.run.dir={tmp_path}/run")
+    outcome = command(*local_overrides, *override.split(), f"hydra.run.dir={tmp_path}/run")
     assert_refused(outcome, tmp_path / "run", *words)
 
 

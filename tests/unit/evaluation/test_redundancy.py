@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.redundancy import Redundancy, uniqueness
 from prune_lab.masks import Masks
 from prune_lab.models.shrink import shrink
@@ -66,6 +66,17 @@ def test_masked_and_shrunk_models_are_equally_redundant(tiny_model, random_token
     assert scores[0].keys() == scores[1].keys()
     for name, value in scores[0].items():
         assert scores[1][name] == pytest.approx(value, rel=1e-3), name
+
+
+def test_a_block_without_neurons_does_not_shift_the_numbers_of_others(tiny_model, random_tokens, make_subject):
+    model, tokens = tiny_model("opt"), random_tokens(3, 12)
+    all_neurons(model)[0].apply(torch.zeros(64, dtype=torch.bool))
+    scores = Redundancy(sensitivity=False)(make_subject(model, tokens))
+    assert set(scores.metrics) == {"uniqueness", "uniqueness/block_1", "uniqueness/block_2"}
+    for units in all_neurons(model):
+        units.apply(torch.zeros(64, dtype=torch.bool))
+    with pytest.raises(RunFailed, match="every neuron of the model is zero"):
+        Redundancy()(make_subject(model, tokens))
 
 
 def test_the_model_is_left_as_it_was(tiny_model, random_tokens, make_subject):

@@ -15,6 +15,7 @@ from prune_lab.training.loop import Training
 from prune_lab.training.magnitude_neurons import MagnitudeNeurons
 from prune_lab.training.movement import Movement, SoftMovement
 from prune_lab.training.prune import prune_while_training, tune
+from prune_lab.training.random_neurons import GradualRandom
 from prune_lab.training.schedule import Cubic
 
 YAMLS = [
@@ -89,8 +90,9 @@ def test_an_interrupted_training_goes_on_to_the_same_result(tiny_model, random_t
     with pytest.raises(Interrupted):
         train(broken, stopped, tokens, folder=tmp_path, save_every=5)
     fresh = tiny_model("gpt_neo")
-    with pytest.raises(BadInput, match="other settings"):
-        train(tiny_model("gpt_neo"), method(), tokens, folder=tmp_path, save_every=5, weight_decay=0.0)
+    for change in ({"weight_decay": 0.0}, {"level": 0.25}):
+        with pytest.raises(BadInput, match="other settings"):
+            train(tiny_model("gpt_neo"), method(), tokens, folder=tmp_path, save_every=5, **change)
     masks_again, progress = train(fresh, method(), tokens, folder=tmp_path, save_every=5)
     assert progress.resumed_at == 10
     assert len(progress.losses) == 10
@@ -175,6 +177,23 @@ def test_a_global_cut_never_empties_a_layer_unless_told_to_fail():
     assert keep["b"].tolist() == [False, True, True]
     with pytest.raises(RunFailed, match=r"a: .*none of its 3 neurons.*method\.floor"):
         Movement(floor=None).choose(scores, 0.5)
+
+
+def test_a_floor_that_decides_is_told(tiny_model, random_tokens, caplog):
+    train(tiny_model("opt"), GradualRandom(scope="global", floor=30), random_tokens(8, 16), level=0.5)
+    assert "only method.floor=30 neurons are left in" in caplog.text
+
+
+def test_mixed_precision_trains_after_full_precision_in_one_process(tiny_model, random_tokens):
+    full, mixed = tiny_model("llama"), tiny_model("llama")
+    for model, precision in ((full, "no"), (mixed, "bf16")):
+        masks, progress = train(model, GUM(), random_tokens(8, 16), precision=precision)
+        assert sum(int(mask.sum()) for mask in masks.values()) == 72
+        assert all(loss > 0 for loss in progress.losses)
+    weights = [model.blocks[0].sites[0].weight for model in (full, mixed)]
+    assert weights[1].dtype == torch.float32
+    assert not torch.equal(*weights)
+    torch.testing.assert_close(*weights, rtol=0.2, atol=0.2)
 
 
 def test_a_level_that_leaves_less_than_the_floor_is_refused(tiny_model, random_tokens):
