@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
+from prune_lab.data.samples import Samples
 from prune_lab.data.tokens import Data
 from prune_lab.evaluation.base import Subject
 from prune_lab.masks import Masks
@@ -46,13 +46,13 @@ class Run:
         return Subject(self.model, self.data, self.device, self.folder)
 
 
-def training_windows(run: Run) -> Tensor:
-    """What a stage trains on, ``(windows, seqlen)`` int64; how it came about goes into the protocol."""
+def training_samples(run: Run) -> Samples:
+    """What a stage trains on; how it came about goes into the protocol."""
     if run.data.training is None:
-        run.protocol["training"] = {"source": "calibration samples", "windows": len(run.data.calibration)}
-        return run.data.calibration
-    windows, run.protocol["training"] = run.data.training()
-    return windows
+        run.protocol["training"] = {"source": "calibration samples", "samples": len(run.data.calibration)}
+        return Samples(run.data.calibration)
+    samples, run.protocol["training"] = run.data.training()
+    return samples
 
 
 class Stage(Protocol):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import torch
 
+from prune_lab.data.samples import Samples
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.view import PrunableModel
 from prune_lab.target import Target
@@ -47,15 +48,15 @@ class _Clock(Hooks):
         self.times.append(time.perf_counter())
 
 
-def plain_steps(model: PrunableModel, windows: torch.Tensor, training: Training) -> list[float]:
+def plain_steps(model: PrunableModel, samples: Samples, training: Training) -> list[float]:
     """Seconds of every step but the first."""
     clock = _Clock()
     with trainable_weights(model.hf):
-        fit(model.hf, windows, training, torch.device("cpu"), hooks=clock)
+        fit(model.hf, samples, training, torch.device("cpu"), hooks=clock)
     return _between(clock.times)
 
 
-def masked_steps(model: PrunableModel, windows: torch.Tensor, training: Training, method: TrainedMethod) -> list[float]:
+def masked_steps(model: PrunableModel, samples: Samples, training: Training, method: TrainedMethod) -> list[float]:
     """Likewise, with a method at work."""
     times: list[float] = []
     update = method.update
@@ -65,7 +66,7 @@ def masked_steps(model: PrunableModel, windows: torch.Tensor, training: Training
         update(*arguments)  # type: ignore[arg-type]
 
     method.update = timed  # type: ignore[method-assign]
-    prune_while_training(model, method, Target("neurons", 0.5), Cubic(), training, windows, torch.device("cpu"))
+    prune_while_training(model, method, Target("neurons", 0.5), Cubic(), training, samples, torch.device("cpu"))
     return _between(times[: training.steps])
 
 
@@ -89,11 +90,11 @@ def main() -> None:
     for _ in range(arguments.repeats):
         for name, found in seconds.items():
             model = checkpoint.load()
-            windows = torch.randint(0, model.vocab_size, (64, arguments.seqlen))
+            samples = Samples(torch.randint(0, model.vocab_size, (64, arguments.seqlen)))
             if name == "plain":
-                found += plain_steps(model, windows, training)
+                found += plain_steps(model, samples, training)
             else:
-                found += masked_steps(model, windows, training, METHODS[name]())
+                found += masked_steps(model, samples, training, METHODS[name]())
     plain = statistics.median(seconds["plain"])
     rows = [
         f"| {name} | {1000 * statistics.median(s):.0f} | {statistics.median(s) / plain:.2f} |"

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from prune_lab.data.samples import Samples
 from prune_lab.data.sources import FileText, HubText, TextSource
 from prune_lab.data.spec import DataSpec, check_count
 from prune_lab.data.tokens import (
@@ -83,17 +83,17 @@ class TextData(DataSpec):
                 "tokenizer": _tokenizer_protocol(tokenizer),
             },
             evaluation_bytes=covered,
-            training=partial(self._training_windows, tokenizer, seqlen, vocab_size),
+            training=partial(self._training_samples, tokenizer, seqlen, vocab_size),
         )
 
-    def _training_windows(
+    def _training_samples(
         self, tokenizer: PreTrainedTokenizerBase, seqlen: int, vocab_size: int
-    ) -> tuple[Tensor, dict[str, object]]:
+    ) -> tuple[Samples, dict[str, object]]:
         """All of the training text; read and tokenised only when it is asked for."""
         source, what = (self.training, "data.training") if self.training else (self.calibration, "data.calibration")
         windows, protocol, _ = _cut(source, what, tokenizer, seqlen, limit=None)
         check_vocabulary(windows, vocab_size, what)
-        return host_tensor(windows), protocol
+        return Samples(host_tensor(windows)), protocol
 
     def _calibration_samples(
         self, tokenizer: PreTrainedTokenizerBase, seqlen: int

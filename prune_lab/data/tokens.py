@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
 
 PAPER_SEQLEN = 2048
@@ -29,8 +30,8 @@ class Data:
         batch_size: Sequences per forward pass; None leaves the choice to whoever runs the model.
         protocol: How the tokens came about, as plain JSON: ``calibration``, ``evaluation`` and ``tokenizer``.
         evaluation_bytes: UTF-8 bytes of the text that the evaluation windows cover; None where not known.
-        training: Reads what there is to train on: ``(windows, seqlen)`` int64 on the host, and how it came about; None
-            where there is nothing but the calibration samples.
+        training: Reads what there is to train on, and how it came about; None where there is nothing but the
+            calibration samples.
     """
 
     calibration: Tensor
@@ -38,7 +39,7 @@ class Data:
     batch_size: int | None
     protocol: dict[str, object]
     evaluation_bytes: int | None = None
-    training: Callable[[], tuple[Tensor, dict[str, object]]] | None = None
+    training: Callable[[], tuple[Samples, dict[str, object]]] | None = None
 
 
 def window_length(seqlen: int | None, seqlen_limit: int) -> int:

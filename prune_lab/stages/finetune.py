@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from prune_lab.run import Run, Stage, training_windows
+from prune_lab.run import Run, Stage, training_samples
 from prune_lab.training.loop import Training
 from prune_lab.training.prune import tune
 
@@ -19,9 +19,9 @@ class Finetune(Stage):
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Trains the run's model in place."""
-        windows = training_windows(run)
+        samples = training_samples(run)
         folder = run.folder / "training" / "finetune"
-        progress = tune(run.model, run.masks, self.training, windows, run.device, folder=folder)
+        progress = tune(run.model, run.masks, self.training, samples, run.device, folder=folder)
         return {
             "loss": progress.loss(),
             "training_seconds": progress.seconds,

@@ -17,7 +17,7 @@ from prune_lab.errors import BadInput
 from prune_lab.files import write_atomically, write_text
 from prune_lab.masks import Masks, sparsity_of
 from prune_lab.methods.base import Method
-from prune_lab.run import Run, Stage, Table, training_windows
+from prune_lab.run import Run, Stage, Table, training_samples
 from prune_lab.target import Target
 from prune_lab.training.base import TrainedMethod
 from prune_lab.training.loop import Training
@@ -110,14 +110,14 @@ class Prune(Stage):
 
     def _train(self, run: Run, method: TrainedMethod) -> dict[str, float]:
         """Prunes while the model is trained."""
-        windows = training_windows(run)
+        samples = training_samples(run)
         masks, progress = prune_while_training(
             run.model,
             method,
             self.target,
             self.schedule,
             self.training,
-            windows,
+            samples,
             run.device,
             seed=run.seed,
             folder=run.folder / "training" / "prune",
@@ -134,7 +134,7 @@ class Prune(Stage):
             "schedule": {"name": type(self.schedule).__name__, **vars(self.schedule)},
             "steps": self.training.steps,
             "batch_size": self.training.batch_size,
-            "seqlen": windows.shape[1],
+            "seqlen": samples.tokens.shape[1],
         }
         return {
             "sparsity": sparsity_of(masks),

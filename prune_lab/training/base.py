@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.calibration import Calibration
+from prune_lab.data.samples import Batch
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.masks import Masks, count_dropped, keep_all_but, keep_global
 from prune_lab.methods.base import Method
@@ -98,6 +99,9 @@ class TrainedMethod(Method):
     def penalty(self, live: LiveMasks, sparsity: float, final: float) -> Tensor | None:
         """What is added to the loss; ``sparsity`` of this step, ``final`` of the last."""
         return None
+
+    def before_forward(self, batch: Batch) -> None:
+        """Called before every micro-batch."""
 
     def after_backward(self, live: LiveMasks, sparsity: float) -> None:
         """Called after the gradients of a step are there, before the optimizer moves anything."""

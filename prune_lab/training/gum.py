@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from prune_lab.data.samples import Batch
 from prune_lab.errors import BadInput
 from prune_lab.solvers.gram import accumulate_upper, mirror_upper
 from prune_lab.training.live_mask import LiveMasks, UnitMask
@@ -53,6 +54,7 @@ class GUM(Movement):
         if self.tokens is not None and (type(self.tokens) is not int or self.tokens < 1):
             raise BadInput(f"method.tokens={self.tokens!r} is not allowed; allowed: 1 and more, or null for all")
         self._hooks: list[RemovableHandle] = []
+        self._real: Tensor | None = None
         self._batch: dict[str, Tensor] = {}
         self._running: dict[str, Tensor] = {}
         self._similarity: dict[str, Tensor] = {}
@@ -72,11 +74,16 @@ class GUM(Movement):
         for kept in (self._batch, self._running, self._similarity):
             kept.clear()
 
+    def before_forward(self, batch: Batch) -> None:
+        """Remembers what is padding, which is left out."""
+        self._real = batch.real
+
     @torch.no_grad()
     def _watch(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if not module.training:
             return
-        h = inputs[0].detach().flatten(0, -2).float()
+        h = inputs[0].detach()
+        h = (h.flatten(0, -2) if self._real is None else h[self._real]).float()
         if self.tokens is not None and len(h) > self.tokens:
             h = h[:: -(-len(h) // self.tokens)]
         if name not in self._batch:

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from prune_lab.data.samples import Batch, Samples
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.files import write_json
 from prune_lab.training.losses import Distillation, language_loss
@@ -94,7 +95,10 @@ class Hooks:
     """What a saved state depends on besides `Training`, in words."""
 
     def before_step(self, step: int) -> None:
-        """Before the forward pass of a step."""
+        """Before the first forward pass of a step."""
+
+    def before_forward(self, batch: Batch) -> None:
+        """Before the forward pass of every micro-batch."""
 
     def penalty(self) -> Tensor | None:
         """Added to the loss of every step."""
@@ -127,7 +131,7 @@ class Progress:
 
 def fit(
     model: nn.Module,
-    windows: Tensor,
+    samples: Samples,
     training: Training,
     device: torch.device,
     *,
@@ -140,7 +144,7 @@ def fit(
 
     Args:
         model: in the type it is trained in; its parameters that require gradients are trained.
-        windows: ``(samples, seqlen)`` int64 on the host.
+        samples: what to train on.
         training: how.
         device: where; the model comes back to the host.
         groups: further parameter groups of the optimizer, each with its own ``lr``; not among the model's parameters.
@@ -152,8 +156,8 @@ def fit(
         RunFailed: the loss is not finite.
         BadInput: there are no samples, or the folder has states of a training with other settings.
     """
-    if len(windows) == 0:
-        raise BadInput("there is no window to train on; give a longer text, or a smaller data.seqlen")
+    if len(samples) == 0:
+        raise BadInput("there is no sample to train on; give a longer text, or a smaller data.seqlen")
     hooks = hooks or Hooks()
     torch.manual_seed(training.seed)  # of dropout
     accelerator = _accelerator(training, device)
@@ -172,7 +176,7 @@ def fit(
     try:
         for step in range(first, training.steps):
             hooks.before_step(step)
-            progress.losses.append(_step(accelerator, prepared, optimizer, hooks, teacher, windows, training, step))
+            progress.losses.append(_step(accelerator, prepared, optimizer, hooks, teacher, samples, training, step))
             scheduler.step()
             _log(step, training, progress)
             if saved is not None and (step + 1) % training.save_every == 0 and step + 1 < training.steps:
@@ -193,25 +197,28 @@ def _step(
     optimizer: torch.optim.Optimizer,
     hooks: Hooks,
     teacher: nn.Module | None,
-    windows: Tensor,
+    samples: Samples,
     training: Training,
     step: int,
 ) -> float:
     """One step of the optimizer; returns its loss."""
     total = 0.0
-    rows = samples_of(step, len(windows), training.batch_size, training.seed)
+    rows = samples_of(step, len(samples), training.batch_size, training.seed)
+    targets = samples.count_targets(rows)
     for part in rows.chunk(training.accumulate):
         part = part[accelerator.process_index :: accelerator.num_processes]
-        tokens = windows[part].to(accelerator.device)
+        batch = samples.batch(part, accelerator.device)
+        hooks.before_forward(batch)
         with accelerator.autocast():
-            logits = model(tokens).logits
+            logits = _logits(model, batch)
             if training.distill is not None and teacher is not None:
                 with torch.no_grad():
-                    goal = teacher(tokens).logits
-                loss = training.distill(logits, goal, tokens)
+                    goal = _logits(teacher, batch)
+                loss = training.distill(logits, goal, batch.tokens, batch.targets)
             else:
-                loss = language_loss(logits, tokens)
-        loss = loss / training.accumulate
+                loss = language_loss(logits, batch.tokens, batch.targets)
+        # the mean over the targets of the whole step, however they fall to micro-batches and processes
+        loss = loss * (accelerator.num_processes * samples.count_targets(part) / targets)
         accelerator.backward(loss)
         total += float(loss.detach())
     penalty = hooks.penalty()
@@ -228,6 +235,12 @@ def _step(
     optimizer.step()
     optimizer.zero_grad()
     return total
+
+
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    """``(samples, seqlen, vocab)``."""
+    padding = {} if batch.real is None else {"attention_mask": batch.real.long()}
+    return model(batch.tokens, **padding).logits
 
 
 def samples_of(step: int, samples: int, batch_size: int, seed: int) -> Tensor:

@@ -8,25 +8,25 @@ from torch.nn import functional
 from prune_lab.errors import BadInput
 
 
-def language_loss(logits: Tensor, tokens: Tensor, real: Tensor | None = None) -> Tensor:
+def language_loss(logits: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
     """Mean next-token cross-entropy in nats.
 
     Args:
         logits: ``(samples, seqlen, vocab)``.
         tokens: ``(samples, seqlen)`` int64.
-        real: ``(samples, seqlen)`` bool, the tokens that count as targets; all by default.
+        targets: ``(samples, seqlen)`` bool, the tokens that are to be predicted; all by default.
     """
-    targets = tokens[:, 1:]
-    if real is not None:
-        targets = targets.masked_fill(~real[:, 1:], -100)
-    return functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=-100)
+    wanted = tokens[:, 1:]
+    if targets is not None:
+        wanted = wanted.masked_fill(~targets[:, 1:], -100)
+    return functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), wanted.flatten(), ignore_index=-100)
 
 
 @dataclass
 class Distillation:
     """Mixes the loss with the divergence from a teacher.
 
-    ``(1 - weight) CE + weight T^2 KL(teacher || student)``, both at temperature T, where KL is the mean over the real
+    ``(1 - weight) CE + weight T^2 KL(teacher || student)``, both at temperature T, where KL is the mean over the
     target tokens.
 
     Args:
@@ -47,17 +47,17 @@ class Distillation:
         if not self.temperature > 0:
             raise BadInput(f"finetune.distill.temperature={self.temperature} is out of range; allowed: above 0")
 
-    def __call__(self, logits: Tensor, teacher: Tensor, tokens: Tensor, real: Tensor | None = None) -> Tensor:
+    def __call__(self, logits: Tensor, teacher: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """The mixed loss; ``teacher`` are logits of the shape of ``logits``."""
-        language = language_loss(logits, tokens, real)
-        return (1 - self.weight) * language + self.weight * self.divergence(logits, teacher, real)
+        language = language_loss(logits, tokens, targets)
+        return (1 - self.weight) * language + self.weight * self.divergence(logits, teacher, targets)
 
-    def divergence(self, logits: Tensor, teacher: Tensor, real: Tensor | None = None) -> Tensor:
-        """``T^2 KL``, the mean over real targets."""
+    def divergence(self, logits: Tensor, teacher: Tensor, targets: Tensor | None = None) -> Tensor:
+        """``T^2 KL``, the mean over targets."""
         student = (logits[:, :-1].float() / self.temperature).log_softmax(-1)
         goal = (teacher[:, :-1].float() / self.temperature).log_softmax(-1)
         per_token = functional.kl_div(student, goal, log_target=True, reduction="none").sum(-1)
-        if real is None:
+        if targets is None:
             return self.temperature**2 * per_token.mean()
-        counted = real[:, 1:].to(per_token.dtype)
+        counted = targets[:, 1:].to(per_token.dtype)
         return self.temperature**2 * (per_token * counted).sum() / counted.sum().clamp_min(1)

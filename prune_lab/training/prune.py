@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prune_lab.data.samples import Batch, Samples
 from prune_lab.masks import Masks, sparsity_of
 from prune_lab.models.view import PrunableModel
 from prune_lab.target import Target
@@ -43,6 +44,10 @@ class _MethodHooks(Hooks):
         self.sparsity = self.target * self.schedule.reached(step, self.steps)
         self.method.update(self.live, self.sparsity, self.target)
 
+    def before_forward(self, batch: Batch) -> None:
+        """Tells the method what comes."""
+        self.method.before_forward(batch)
+
     def penalty(self) -> Tensor | None:
         """The method's."""
         return self.method.penalty(self.live, self.sparsity, self.target)
@@ -67,7 +72,7 @@ def prune_while_training(
     target: Target,
     schedule: Schedule,
     training: Training,
-    windows: Tensor,
+    samples: Samples,
     device: torch.device,
     *,
     seed: int = 0,
@@ -81,7 +86,7 @@ def prune_while_training(
         target: how many, and in which blocks.
         schedule: when.
         training: how.
-        windows: ``(samples, seqlen)`` int64.
+        samples: what to train on.
         device: where.
         seed: of the method.
         folder: where states are saved.
@@ -104,7 +109,7 @@ def prune_while_training(
     try:
         with trainable_weights(model.hf):
             progress = fit(
-                model.hf, windows, training, device, groups=groups, hooks=hooks, teacher=teacher, folder=folder
+                model.hf, samples, training, device, groups=groups, hooks=hooks, teacher=teacher, folder=folder
             )
         live.masks.to("cpu")
         method.update(live, target.sparsity, target.sparsity)  # the last step moved the scores once more
@@ -139,7 +144,7 @@ def tune(
     model: PrunableModel,
     masks: Mapping[str, Tensor],
     training: Training,
-    windows: Tensor,
+    samples: Samples,
     device: torch.device,
     *,
     folder: Path | None = None,
@@ -150,14 +155,14 @@ def tune(
         model: changed in place.
         masks: by site or units, what was pruned so far; empty for a dense model.
         training: how.
-        windows: ``(samples, seqlen)`` int64.
+        samples: what to train on.
         device: where.
         folder: where states are saved.
     """
     hooks = _KeepZeros(model, set(masks))
     teacher = _teacher(model, training)
     with trainable_weights(model.hf):
-        progress = fit(model.hf, windows, training, device, hooks=hooks, teacher=teacher, folder=folder)
+        progress = fit(model.hf, samples, training, device, hooks=hooks, teacher=teacher, folder=folder)
     hooks.restore()
     return progress
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.training.loop import Training, fit, samples_of, trainable_weights
 
@@ -24,7 +25,7 @@ def test_rates_rise_and_fall():
 def test_training_lowers_the_loss(tiny_model, random_tokens):
     model = tiny_model("gpt_neo")
     with trainable_weights(model.hf):
-        progress = fit(model.hf, random_tokens(4, 16), Training(steps=30, batch_size=4, lr=3e-3), CPU)
+        progress = fit(model.hf, Samples(random_tokens(4, 16)), Training(steps=30, batch_size=4, lr=3e-3), CPU)
     assert progress.losses[-1] < 0.7 * progress.losses[0]
     assert not model.hf.training
     assert not any(parameter.requires_grad for parameter in model.hf.parameters())
@@ -34,7 +35,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(tiny_model, random_tokens
     model = tiny_model("opt")
     model.blocks[0].sites[0].weight[0, 0] = torch.inf
     with trainable_weights(model.hf), pytest.raises(RunFailed, match=r"step 0 is not finite; lower finetune\.lr"):
-        fit(model.hf, random_tokens(4, 16), Training(steps=2, batch_size=2), CPU)
+        fit(model.hf, Samples(random_tokens(4, 16)), Training(steps=2, batch_size=2), CPU)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,21 @@ def test_bad_settings_name_their_key(settings):
         Training(**settings)
 
 
-def test_no_windows_is_told(tiny_model):
-    with pytest.raises(BadInput, match="no window"):
-        fit(tiny_model("opt").hf, torch.zeros(0, 8, dtype=torch.int64), Training(), CPU)
+def test_no_samples_are_told(tiny_model):
+    with pytest.raises(BadInput, match="no sample"):
+        fit(tiny_model("opt").hf, Samples(torch.zeros(0, 8, dtype=torch.int64)), Training(), CPU)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_padding_and_prompts_do_not_count_however_a_step_is_divided(tiny_model, random_tokens, accumulate):
+    """The loss of the first step is the mean over all targets, computed one sample at a time without padding."""
+    tokens, lengths, prompts = random_tokens(4, 16), torch.tensor([16, 5, 9, 12]), torch.tensor([4, 0, 3, 10])
+    model, nats, count = tiny_model("gpt_neo"), 0.0, 0
+    for row, length, prompt in zip(tokens, lengths, prompts, strict=True):
+        logits = model.hf(row[None, :length]).logits[0]
+        losses = torch.nn.functional.cross_entropy(logits[:-1], row[1:length], reduction="none")
+        nats, count = nats + float(losses[max(0, prompt - 1) :].sum()), count + int(length - prompt.clamp_min(1))
+    samples = Samples(torch.where(torch.arange(16) < lengths[:, None], tokens, 0), lengths, prompts)
+    with trainable_weights(model.hf):
+        progress = fit(model.hf, samples, Training(steps=1, batch_size=4, accumulate=accumulate), CPU)
+    assert progress.losses[0] == pytest.approx(nats / count, rel=1e-5)

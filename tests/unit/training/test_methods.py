@@ -5,6 +5,7 @@ import torch
 from hydra.utils import instantiate
 
 from prune_lab.__main__ import conf_folder
+from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.units import all_neurons
 from prune_lab.target import Target
@@ -26,11 +27,14 @@ YAMLS = [
 CPU = torch.device("cpu")
 
 
-def train(model, method, tokens, *, level=0.5, layers=None, steps=20, folder: Path | None = None, **settings):
+def train(model, method, tokens, **settings):
+    return train_on(model, method, Samples(tokens), **settings)
+
+
+def train_on(model, method, samples, *, level=0.5, layers=None, steps=20, folder: Path | None = None, **settings):
     training = Training(steps=steps, batch_size=4, lr=1e-3, **settings)
-    return prune_while_training(
-        model, method, Target("neurons", level, layers), Cubic(), training, tokens, CPU, folder=folder
-    )
+    target = Target("neurons", level, layers)
+    return prune_while_training(model, method, target, Cubic(), training, samples, CPU, folder=folder)
 
 
 def test_the_methods_of_the_study_are_there():
@@ -105,7 +109,7 @@ def test_an_interrupted_training_goes_on_to_the_same_result(tiny_model, random_t
 def test_accumulated_micro_batches_are_one_batch(tiny_model, random_tokens):
     models = [tiny_model("opt"), tiny_model("opt")]
     for model, accumulate in zip(models, (1, 2), strict=True):
-        tune(model, {}, Training(steps=4, batch_size=4, accumulate=accumulate), random_tokens(8, 16), CPU)
+        tune(model, {}, Training(steps=4, batch_size=4, accumulate=accumulate), Samples(random_tokens(8, 16)), CPU)
     for key, tensor in models[0].hf.state_dict().items():
         torch.testing.assert_close(tensor, models[1].hf.state_dict()[key], rtol=1e-3, atol=1e-4)
 
@@ -118,7 +122,13 @@ def test_what_was_pruned_stays_zero_while_the_rest_is_tuned(tiny_model, random_t
     site.weight[:, 3] = 0
     dense = model.blocks[2].sites[0]
     dense.weight[0, 0] = 0
-    tune(model, {units.name: torch.ones(1), site.name: torch.ones(1)}, Training(steps=5), random_tokens(8, 16), CPU)
+    tune(
+        model,
+        {units.name: torch.ones(1), site.name: torch.ones(1)},
+        Training(steps=5),
+        Samples(random_tokens(8, 16)),
+        CPU,
+    )
     assert all(not norm[1::2].any() and (norm[::2] > 0).all() for norm in units.norms(1))
     assert not site.weight[:, 3].any()
     assert dense.weight[0, 0] != 0
@@ -148,6 +158,19 @@ def test_similarity_by_hand():
     found = similarity(h.T @ h, mask_of(4, [True, True, True, False]))
     assert found.tolist()[:3] == pytest.approx([0.5, 0.5, 0.0], abs=1e-5)
     assert found[3] == pytest.approx(3 * 0.5**0.5 / 3, abs=1e-5)
+
+
+def test_padding_does_not_enter_the_similarities(tiny_model, random_tokens):
+    """The same samples, padded with something else."""
+    found, lengths = [], torch.tensor([16, 9, 12, 2])
+    for seed in (1, 2):
+        tokens = torch.where(torch.arange(16) < lengths[:, None], random_tokens(4, 16), random_tokens(4, 16, seed))
+        method, kept = GUM(), {}
+        method.stop = lambda method=method, kept=kept: (kept.update(method._running), GUM.stop(method))
+        train_on(tiny_model("opt"), method, Samples(tokens, lengths), steps=1)
+        found.append(kept)
+    for name, gram in found[0].items():
+        torch.testing.assert_close(gram, found[1][name])
 
 
 def test_the_average_forgets_the_past_by_its_momentum_or_inverted():

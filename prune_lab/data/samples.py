@@ -1,0 +1,65 @@
+"""What a model is trained on: token sequences, of one length or of many."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Some samples on the device they are computed on.
+
+    Attributes:
+        tokens: ``(samples, seqlen)`` int64, as long as the longest of them.
+        real: ``(samples, seqlen)`` bool, false for padding; None: nothing is padded.
+        targets: ``(samples, seqlen)`` bool, the tokens that are to be predicted; None: all but the first of each.
+    """
+
+    tokens: Tensor
+    real: Tensor | None = None
+    targets: Tensor | None = None
+
+
+@dataclass
+class Samples:
+    """Token sequences on the host.
+
+    Attributes:
+        tokens: ``(samples, seqlen)`` int64, padded at the end.
+        lengths: ``(samples,)`` int64, the tokens of each that are no padding; None: all.
+        prompts: ``(samples,)`` int64, so many tokens at the start of each are context, which is not to be predicted;
+            None: none.
+    """
+
+    tokens: Tensor
+    lengths: Tensor | None = None
+    prompts: Tensor | None = None
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.tokens)
+
+    def batch(self, rows: Tensor, device: torch.device) -> Batch:
+        """Those of ``rows``, ``(n,)`` int64, cut to the longest."""
+        tokens, lengths = self.tokens[rows], self._lengths(rows)
+        seqlen = int(lengths.max())
+        position = torch.arange(seqlen)
+        real = position < lengths[:, None]
+        return Batch(
+            tokens[:, :seqlen].to(device),
+            None if bool(real.all()) else real.to(device),
+            None if self.prompts is None and bool(real.all()) else self._targets(rows, seqlen).to(device),
+        )
+
+    def count_targets(self, rows: Tensor) -> int:
+        """How many tokens of those samples are to be predicted."""
+        return int(self._targets(rows, self.tokens.shape[1]).count_nonzero())
+
+    def _lengths(self, rows: Tensor) -> Tensor:
+        return torch.full((len(rows),), self.tokens.shape[1]) if self.lengths is None else self.lengths[rows]
+
+    def _targets(self, rows: Tensor, seqlen: int) -> Tensor:
+        position = torch.arange(seqlen)
+        first = torch.ones(len(rows), dtype=torch.int64) if self.prompts is None else self.prompts[rows].clamp_min(1)
+        return (position >= first[:, None]) & (position < self._lengths(rows)[:, None])
