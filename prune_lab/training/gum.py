@@ -82,8 +82,10 @@ class GUM(Movement):
     def _watch(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if not module.training:
             return
-        h = inputs[0].detach()
-        h = (h.flatten(0, -2) if self._real is None else h[self._real]).float()
+        h = inputs[0].detach().flatten(0, -2)
+        if self._real is not None:
+            h = h[self._real.flatten()]
+        h = h.float()
         if self.tokens is not None and len(h) > self.tokens:
             h = h[:: -(-len(h) // self.tokens)]
         if name not in self._batch:
