@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 from prune_lab.errors import BadInput
 from prune_lab.masks import count_dropped
-from prune_lab.models.units import Neurons, neurons_of
+from prune_lab.models.units import Units, heads_of, neurons_of, weights_of
 from prune_lab.models.view import Block, PrunableModel, Site
+
+PATTERNS = ("unstructured", "neurons", "heads")
 
 
 @dataclass(frozen=True)
@@ -15,8 +17,8 @@ class Target:
     """How much to remove, in what pattern, and where.
 
     Args:
-        pattern: ``unstructured``; ``N:M``: N weights kept of every M consecutive inputs of a row; or ``neurons``:
-            hidden neurons of feed-forward networks are removed whole.
+        pattern: ``unstructured``; ``N:M``: N weights kept of every M consecutive inputs of a row; ``neurons``:
+            hidden neurons of feed-forward networks are removed whole; or ``heads``: attention heads are.
         level: fraction removed, in [0, 1); null for N:M, which sets it.
         layers: half-open range of blocks ``[first, end)``; null for all.
         budget: sparsities by site name that replace ``level``.
@@ -31,11 +33,9 @@ class Target:
     budget: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.pattern not in ("unstructured", "neurons") and not re.fullmatch(
-            r"[1-9]\d*:[1-9]\d*", str(self.pattern)
-        ):
+        if self.pattern not in PATTERNS and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(self.pattern)):
             raise BadInput(
-                f"sparsity.pattern={self.pattern!r} is unknown; allowed: unstructured, neurons, or N:M in quotes, "
+                f"sparsity.pattern={self.pattern!r} is unknown; allowed: {', '.join(PATTERNS)}, or N:M in quotes, "
                 "such as '2:4'"
             )
         if self.level is not None and (isinstance(self.level, bool) or not isinstance(self.level, int | float)):
@@ -74,12 +74,15 @@ class Target:
 
     @property
     def kind(self) -> str:
-        """``unstructured``, ``N:M`` or ``neurons``."""
+        """``unstructured``, ``N:M``, ``neurons`` or ``heads``."""
         return "N:M" if self.n_of_m else self.pattern
 
-    def units(self, model: PrunableModel) -> list[Neurons]:
-        """The neurons of every block in the range of layers."""
-        return [neurons_of(block) for block in model.blocks if self.includes(block)]
+    def units(self, model: PrunableModel) -> list[Units]:
+        """What is kept or removed as one, in the range of layers: neurons, heads, or single weights."""
+        if self.kind in ("neurons", "heads"):
+            of_block = neurons_of if self.kind == "neurons" else heads_of
+            return [of_block(block) for block in model.blocks if self.includes(block)]
+        return [weights_of(site) for site in self.sites(model)]
 
     @property
     def sparsity(self) -> float:

@@ -23,15 +23,15 @@ from prune_lab.target import Target
 from prune_lab.training.base import TrainedMethod
 from prune_lab.training.gum import GUM
 from prune_lab.training.loop import Hooks, Training, fit, trainable_weights
-from prune_lab.training.magnitude_neurons import MagnitudeNeurons
+from prune_lab.training.magnitude import GradualMagnitude
 from prune_lab.training.movement import Movement
 from prune_lab.training.prune import prune_while_training
-from prune_lab.training.random_neurons import GradualRandom
+from prune_lab.training.random import GradualRandom
 from prune_lab.training.schedule import Cubic
 
 METHODS: dict[str, Callable[[], TrainedMethod]] = {
     "gradual_random": GradualRandom,
-    "l2_neurons": MagnitudeNeurons,
+    "l2_neurons": GradualMagnitude,
     "top_v": Movement,
     "gum": GUM,
     "gum, all tokens": lambda: GUM(tokens=None),

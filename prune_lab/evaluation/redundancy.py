@@ -91,8 +91,8 @@ class Redundancy(Evaluation):
         parameters = [
             parameter
             for each in units
-            for site, _ in each.members
-            for parameter in (site.module.weight, site.module.bias)
+            for member in each.members
+            for parameter in (member.site.module.weight, member.site.module.bias)
             if parameter is not None
         ]
         with subject.model.placed(subject.device) as hf, torch.enable_grad():
@@ -136,8 +136,9 @@ def uniqueness(gram: Tensor, counted: Tensor, bar: float) -> float:
 
 def _first_order(units: Neurons) -> Tensor:
     total = torch.zeros(units.count, device=units.mlp.down.module.weight.device)
-    for site, dim in units.members:
-        total += (site.weight * site.seen(site.module.weight.grad)).float().sum(1 - dim)
-        if dim == 0 and site.module.bias is not None:
-            total += (site.bias * site.module.bias.grad).float()
+    for member in units.members:
+        site = member.site
+        total += member.sum((site.weight * site.seen(site.module.weight.grad)).float(), units.count)
+        if member.bias is not None:
+            total += (member.bias * site.module.bias.grad).float()
     return total

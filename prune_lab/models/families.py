@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Block, Mlp, Site
+from prune_lab.models.view import Attention, Block, Mlp, Site
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig, PreTrainedModel
@@ -25,6 +25,9 @@ class Family:
     activation: str = "hidden_act"  # the key of the configuration that names it
     width: str = "intermediate_size"  # the key of the configuration that says how many neurons a block has
     tuple_out: bool = False
+    layout: str = "separate"  # of a fused projection: see Attention
+    counters: tuple[str, ...] = ()  # attributes of the attention module that count heads
+    head_dim: str | None = None  # the key of the configuration that sets it apart from the number of heads
 
     @property
     def readers(self) -> tuple[tuple[str, ...], ...]:
@@ -34,7 +37,9 @@ class Family:
 
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_LLAMA = Family("model.layers", _QKV, "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
+_LLAMA = Family(
+    "model.layers", _QKV, "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj", "mlp.gate_proj", head_dim="head_dim"
+)
 
 FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
     "llama": _LLAMA,
@@ -50,6 +55,7 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         "fc2",
         activation="activation_function",
         width="ffn_dim",
+        counters=("num_heads",),
     ),
     "gpt2": Family(
         "transformer.h",
@@ -59,6 +65,8 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         "mlp.c_proj",
         activation="activation_function",
         width="n_inner",
+        layout="parts",
+        counters=("num_heads", "split_size"),
     ),
     "gpt_neo": Family(
         "transformer.h",
@@ -68,9 +76,15 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         "mlp.c_proj",
         activation="activation_function",
         tuple_out=True,
+        counters=("num_heads",),
     ),
     "gpt_neox": Family(
-        "gpt_neox.layers", ("attention.query_key_value",), "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"
+        "gpt_neox.layers",
+        ("attention.query_key_value",),
+        "attention.dense",
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+        layout="heads",
     ),
 }
 
@@ -125,4 +139,16 @@ def _read_block(index: int, name: str, module: nn.Module, family: Family, config
     gate, activation = sites[family.gate] if family.gate else None, str(getattr(config, family.activation))
     mlp = Mlp(sites[family.up], sites[family.down], gate, activation)
     readers = tuple(tuple(sites[path] for path in together) for together in family.readers)
-    return Block(index, name, module, readers, mlp, family.tuple_out)
+    attention = _read_attention(module, sites, family, config)
+    return Block(index, name, module, readers, mlp, attention, family.tuple_out)
+
+
+def _read_attention(block: nn.Module, sites: dict[str, Site], family: Family, config: "PretrainedConfig") -> Attention:
+    return Attention(
+        block.get_submodule(family.attention_out.rpartition(".")[0]),
+        tuple(sites[path] for path in family.attention),
+        sites[family.attention_out],
+        int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads),
+        family.layout,
+        family.counters,
+    )

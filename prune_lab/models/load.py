@@ -10,7 +10,7 @@ import transformers  # its parts are imported when they are used: a mistake in t
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.families import family_of
-from prune_lab.models.shrink import WIDTHS, family_name, unequal_class, unequal_config
+from prune_lab.models.shrink import family_name, is_unequal, unequal_class, unequal_config
 from prune_lab.models.view import PrunableModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
@@ -85,7 +85,7 @@ class Checkpoint:
             RunFailed: a weight is not finite.
         """
         config = self.load_config()
-        unequal = None if getattr(config, WIDTHS, None) is None else unequal_class(config)
+        unequal = unequal_class(config) if is_unequal(config) else None
         try:
             hf, report = (unequal or transformers.AutoModelForCausalLM).from_pretrained(
                 self.path,

@@ -1,12 +1,13 @@
 """Removes what masks dropped, and keeps models whose blocks differ in width.
 
-A model with equal widths is an ordinary one of its family with a smaller configuration. One with unequal widths has no
-configuration in its family: its folder says ``model_type: prune_lab_<family>``, which other loaders refuse by that
-name, and ``neurons_per_block``.
+A model with equal widths is an ordinary one of its family with a smaller configuration. One whose blocks differ in
+neurons or heads, or whose family ties the size of a head to the number of heads, has no configuration in its family:
+its folder says ``model_type: prune_lab_<family>``, which other loaders refuse by that name, and ``neurons_per_block``
+or ``heads_per_block``.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from prune_lab.errors import BadInput
 from prune_lab.files import write_json
 from prune_lab.models.families import family_of
-from prune_lab.models.units import all_neurons
+from prune_lab.models.units import Units, all_heads, all_neurons, removable
 from prune_lab.models.view import PrunableModel
 
 if TYPE_CHECKING:
@@ -24,45 +25,46 @@ if TYPE_CHECKING:
 
 PREFIX = "prune_lab_"
 WIDTHS = "neurons_per_block"
+HEADS = "heads_per_block"
 
 
-def shrink(model: PrunableModel, masks: Mapping[str, Tensor]) -> list[int]:
-    """Removes the neurons that masks drop, in place.
+def shrink(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Removes the neurons and heads that masks drop, in place.
 
     Args:
         model: on the host.
         masks: keep-masks ``(count,)`` by the name of the units; units without one stay whole.
 
     Returns:
-        How many neurons each block is left with.
+        ``neurons_per_block`` and ``heads_per_block``: what is left. Heads are those of keys and values.
 
     Raises:
-        BadInput: a mask keeps no neuron, or has another length than the units.
+        BadInput: a mask keeps nothing, or has another length than the units.
     """
-    units = all_neurons(model)
+    units = removable(model)
     for each in units:
         keep = masks.get(each.name)
         if keep is not None and (len(keep) != each.count or not bool(keep.any())):
             raise BadInput(
-                f"{each.name}: the mask keeps {int(keep.count_nonzero())} of {len(keep)} neurons and the layer has "
+                f"{each.name}: the mask keeps {int(keep.count_nonzero())} of {len(keep)} {each.kind} and the layer has "
                 f"{each.count}; at least one must stay"
             )
     for each in units:
         keep = masks.get(each.name)
         if keep is not None and not bool(keep.all()):
-            each.resize(keep)
-    widths = [each.count for each in all_neurons(model)]
-    _tell_config(model.hf.config, widths)
-    return widths
+            each.select(keep)
+    left = {name: [each.count for each in units_of(model)] for name, units_of in _COUNTED.items()}
+    _tell_config(model, left)
+    return left
 
 
 def finish_folder(folder: Path, config: "PretrainedConfig") -> None:
     """Marks a saved folder whose blocks differ in width, so that no other loader takes it for an ordinary one."""
-    if getattr(config, WIDTHS, None) is None:
+    if not is_unequal(config):
         return
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     raw["model_type"] = PREFIX + str(config.model_type)
-    raw["note"] = "feed-forward networks of unequal widths; open it with prune_lab.load(DIR)"
+    raw["note"] = "blocks of sizes that the family has no configuration for; open it with prune_lab.load(DIR)"
     write_json(folder / "config.json", raw)
 
 
@@ -75,7 +77,7 @@ def unequal_config(folder: Path) -> "PretrainedConfig | None":
     """The configuration of a folder with unequal widths; ``None`` for any other."""
     path = folder / "config.json"
     raw = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if WIDTHS not in raw:
+    if not any(raw.get(name) for name in _COUNTED):
         return None
     from transformers import AutoConfig
 
@@ -83,8 +85,13 @@ def unequal_config(folder: Path) -> "PretrainedConfig | None":
     return AutoConfig.for_model(family_name({"model_type": raw.pop("model_type")}), **raw)
 
 
+def is_unequal(config: "PretrainedConfig") -> bool:
+    """Whether its family has no configuration for the sizes of its blocks."""
+    return any(getattr(config, name, None) is not None for name in _COUNTED)
+
+
 def unequal_class(config: "PretrainedConfig") -> "type[PreTrainedModel]":
-    """The class of the configuration's family, with the feed-forward networks as wide as ``neurons_per_block`` says.
+    """The class of the configuration's family, with as many neurons and heads in its blocks as the configuration says.
 
     What ``from_pretrained`` of it returns should be given the class of its family again (``type(model).__base__``).
     """
@@ -96,18 +103,35 @@ def unequal_class(config: "PretrainedConfig") -> "type[PreTrainedModel]":
     class Unequal(family_class):  # type: ignore[misc, valid-type]
         def __init__(self, given: "PretrainedConfig", *args: Any, **kwargs: Any):
             super().__init__(given, *args, **kwargs)
-            for each, width in zip(all_neurons(PrunableModel(self)), getattr(given, WIDTHS), strict=True):
-                each.resize(torch.arange(each.count, device="cpu") < width)
+            for name, units_of in _COUNTED.items():
+                counts = getattr(given, name, None)
+                for each, count in zip(units_of(PrunableModel(self)), counts, strict=True) if counts else ():
+                    each.select(torch.arange(each.count, device="cpu") < count)
 
     # transformers knows by these how old names of weights translate
     Unequal.__name__, Unequal.__module__ = family_class.__name__, family_class.__module__
     return Unequal
 
 
-def _tell_config(config: "PretrainedConfig", widths: Sequence[int]) -> None:
-    if len(set(widths)) == 1:
-        setattr(config, family_of(config.model_type).width, widths[0])
-        if getattr(config, WIDTHS, None) is not None:
-            setattr(config, WIDTHS, None)
-    else:
-        setattr(config, WIDTHS, list(widths))
+def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[int]]) -> None:
+    """Says the sizes in the family's own way where it has one, and block by block where not."""
+    config = model.hf.config
+    family, neurons, heads = family_of(config.model_type), left[WIDTHS], left[HEADS]
+    attention = model.blocks[0].attention
+    own_way = {WIDTHS: len(set(neurons)) == 1, HEADS: attention.heads == config.num_attention_heads}
+    if own_way[WIDTHS]:
+        setattr(config, family.width, neurons[0])
+    if family.head_dim is not None and len(set(heads)) == 1:
+        own_way[HEADS] = True
+        setattr(config, family.head_dim, attention.head_dim)
+        config.num_attention_heads, config.num_key_value_heads = attention.heads, attention.kv_heads
+    elif len(set(heads)) > 1:
+        own_way[HEADS] = False
+    for name, counts in left.items():
+        if not own_way[name]:
+            setattr(config, name, list(counts))
+        elif getattr(config, name, None) is not None:
+            setattr(config, name, None)
+
+
+_COUNTED: dict[str, Callable[[PrunableModel], Sequence[Units]]] = {WIDTHS: all_neurons, HEADS: all_heads}

@@ -1,64 +1,181 @@
-"""Units that are removed whole: the hidden neurons of a block's feed-forward network."""
+"""What is removed whole: hidden neurons, attention heads, or single weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from prune_lab.models.view import Block, Mlp, PrunableModel, Site
+from prune_lab.models.view import Attention, Block, Mlp, PrunableModel, Site
 
 
 @dataclass(frozen=True, eq=False)
-class Neurons:
-    """The hidden neurons of one feed-forward network.
+class Member:
+    """A weight matrix in which units have their parts.
 
-    Neuron i is row i of the up-projection (and of the gate) with its bias, and column i of the down-projection.
+    Attributes:
+        site: the matrix.
+        dim: of ``(out, in)``, along which units lie; None: every weight is a unit.
+        owner: ``(size of dim,)`` int64, the unit of each row or column; None: each is one of its own.
     """
 
-    name: str
-    mlp: Mlp
-    count: int  # fixed when the view is made: under a live mask a weight's shape costs its computation
+    site: Site
+    dim: int | None
+    owner: Tensor | None = None
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of units, one for each row or column."""
+        return values if self.owner is None else values[self.owner.to(values.device)]
+
+    def broadcast(self, values: Tensor) -> Tensor:
+        """Values of units in a shape that multiplies the weight as it is stored."""
+        if self.dim is None:
+            return self.site.seen(values)
+        spread = self.spread(values)
+        return spread[:, None] if self.site.stored_dim(self.dim) == 0 else spread
+
+    def sum(self, weight: Tensor, count: int) -> Tensor:
+        """The sum over each unit's part of a ``(out, in)`` tensor: ``(count,)``."""
+        assert self.dim is not None
+        return self.gather(weight.sum(1 - self.dim), count)
+
+    def gather(self, parts: Tensor, count: int) -> Tensor:
+        """Adds up values of rows or columns by unit: ``(count,)``."""
+        if self.owner is None:
+            return parts
+        return parts.new_zeros(count).index_add_(0, self.owner.to(parts.device), parts)
 
     @property
-    def members(self) -> Iterator[tuple[Site, int]]:
-        """Each site with the dimension of ``(out, in)`` along which the neurons lie."""
-        for site in self.mlp.sites:
-            yield site, 1 if site is self.mlp.down else 0
+    def bias(self) -> Tensor | None:
+        """The bias that belongs to the rows, if units are rows."""
+        return self.site.bias if self.dim == 0 else None
 
-    def norms(self, order: float, weight: Callable[[Site], Tensor] = attrgetter("weight")) -> Tensor:
-        """The norm of each neuron's part of every member, ``(members, count)`` float32.
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Units of one layer. ``count`` is fixed when they are read: under a live mask a shape costs a computation."""
+
+    name: str
+    members: tuple[Member, ...]
+    count: int
+    kind: ClassVar[str] = "units"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of their scores and masks."""
+        return (self.count,)
+
+    def norm(self, order: float, weight: Callable[[Site], Tensor] = attrgetter("weight")) -> Tensor:
+        """The norm of all weights of each unit, of `shape`, float32.
 
         Args:
             order: of the norm.
             weight: what to measure of a site, ``(out, in)``.
         """
-        return torch.stack(
-            [torch.linalg.vector_norm(weight(site).float(), order, dim=1 - dim) for site, dim in self.members]
-        )
+        return torch.linalg.vector_norm(self.norms(order, weight), order, dim=0)
+
+    def norms(self, order: float, weight: Callable[[Site], Tensor] = attrgetter("weight")) -> Tensor:
+        """The norm of each unit's part of every member, ``(members, count)`` float32."""
+        return torch.stack([self._norm(member, weight(member.site).float(), order) for member in self.members])
+
+    def _norm(self, member: Member, weight: Tensor, order: float) -> Tensor:
+        assert member.dim is not None
+        norms = torch.linalg.vector_norm(weight, order, dim=1 - member.dim)
+        return norms if member.owner is None else member.gather(norms**order, self.count) ** (1 / order)
 
     @torch.no_grad()
     def apply(self, keep: Tensor) -> None:
-        """Sets what belongs to the other neurons to zero; ``keep`` ``(count,)`` bool."""
-        for site, dim in self.members:
-            mask = keep.to(site.weight.device)
-            site.weight.mul_(mask[:, None] if dim == 0 else mask)
-            if dim == 0 and site.bias is not None:
-                site.bias.mul_(mask)
+        """Sets what belongs to the other units to zero; ``keep`` of `shape`, bool."""
+        for member in self.members:
+            module = member.site.module
+            module.weight.mul_(member.broadcast(keep.to(module.weight.device)))
+            if member.bias is not None:
+                member.bias.mul_(member.spread(keep.to(module.weight.device)))
 
-    def resize(self, keep: Tensor) -> None:
-        """Removes the other neurons; the layers hold ``keep.sum()`` of them afterwards."""
-        index = keep.nonzero().flatten()
-        for site, dim in self.members:
-            site.select(dim, index)
+    def select(self, keep: Tensor) -> None:
+        """Removes the other units; the layers are smaller afterwards."""
+        for member in self.members:
+            assert member.dim is not None
+            member.site.select(member.dim, member.spread(keep).nonzero().flatten())
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons(Units):
+    """The hidden neurons of a feed-forward network.
+
+    Neuron i is row i of the up-projection (and of the gate) with its bias, and column i of the down-projection.
+    """
+
+    mlp: Mlp
+    kind: ClassVar[str] = "neurons"
+
+
+@dataclass(frozen=True, eq=False)
+class Heads(Units):
+    """The attention heads of a block: rows of query, key and value with their biases, columns of the output.
+
+    Where several queries share a key and a value, they are one unit with them.
+    """
+
+    attention: Attention
+    kind: ClassVar[str] = "heads"
+
+    def select(self, keep: Tensor) -> None:
+        """Removes the other heads, and tells the module how many are left."""
+        super().select(keep)
+        self.attention.tell(int(keep.count_nonzero()))
+
+
+@dataclass(frozen=True, eq=False)
+class Weights(Units):
+    """Every weight of one matrix by itself."""
+
+    kind: ClassVar[str] = "weights"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(out, in)``."""
+        return self.members[0].site.shape
+
+    def norm(self, order: float, weight: Callable[[Site], Tensor] = attrgetter("weight")) -> Tensor:
+        """The absolute value."""
+        return weight(self.members[0].site).float().abs()
 
 
 def neurons_of(block: Block) -> Neurons:
     """The neurons of a block."""
-    return Neurons(f"{block.name}.neurons", block.mlp, block.mlp.down.shape[1])
+    mlp = block.mlp
+    members = tuple(Member(site, 1 if site is mlp.down else 0) for site in mlp.sites)
+    return Neurons(f"{block.name}.neurons", members, mlp.down.shape[1], mlp)
+
+
+def heads_of(block: Block) -> Heads:
+    """The heads of a block."""
+    attention = block.attention
+    owners = attention.owners()
+    members = [Member(site, 0, owner) for site, owner in zip(attention.projections, owners, strict=True)]
+    members.append(Member(attention.out, 1, attention.owner_of_outputs()))
+    return Heads(f"{block.name}.heads", tuple(members), attention.kv_heads, attention)
+
+
+def weights_of(site: Site) -> Weights:
+    """The weights of a matrix."""
+    rows, columns = site.shape
+    return Weights(site.name, (Member(site, None),), rows * columns)
 
 
 def all_neurons(model: PrunableModel) -> list[Neurons]:
     """Those of every block, in order."""
     return [neurons_of(block) for block in model.blocks]
+
+
+def all_heads(model: PrunableModel) -> list[Heads]:
+    """Those of every block, in order."""
+    return [heads_of(block) for block in model.blocks]
+
+
+def removable(model: PrunableModel) -> Sequence[Units]:
+    """What can be taken out of a model so that it becomes smaller."""
+    return [*all_neurons(model), *all_heads(model)]

@@ -93,6 +93,57 @@ class Mlp:
 
 
 @dataclass(frozen=True, eq=False)
+class Attention:
+    """Multi-head attention.
+
+    Attributes:
+        module: that holds it.
+        projections: query, key and value, or one that is all three.
+        out: the output projection.
+        head_dim: rows of a head.
+        layout: ``separate``; or of a fused projection: ``parts`` (all queries, all keys, all values) or ``heads``
+            (query, key and value of each head in turn).
+        counters: attributes of ``module`` that say how many heads (``num_heads``) or rows of queries (``split_size``)
+            there are.
+    """
+
+    module: nn.Module
+    projections: tuple[Site, ...]
+    out: Site
+    head_dim: int
+    layout: str
+    counters: tuple[str, ...]
+
+    @property
+    def heads(self) -> int:
+        """Of queries."""
+        return self.out.shape[1] // self.head_dim
+
+    @property
+    def kv_heads(self) -> int:
+        """Of keys and values; ``heads`` is a multiple of it."""
+        return self.projections[1].shape[0] // self.head_dim if self.layout == "separate" else self.heads
+
+    def owners(self) -> list[Tensor]:
+        """For each projection, which key-value head each row belongs to: ``(rows,)`` int64."""
+        head = torch.arange(self.kv_heads, device="cpu")  # also where a model is laid out without memory
+        if self.layout == "heads":
+            return [head.repeat_interleave(3 * self.head_dim)]
+        queries, keys = self.owner_of_outputs(), head.repeat_interleave(self.head_dim)
+        parts = [queries, keys, keys]
+        return [torch.cat(parts)] if self.layout == "parts" else parts
+
+    def owner_of_outputs(self) -> Tensor:
+        """Which key-value head each column of the output projection belongs to: ``(columns,)`` int64."""
+        return torch.arange(self.kv_heads, device="cpu").repeat_interleave(self.heads // self.kv_heads * self.head_dim)
+
+    def tell(self, kv_heads: int) -> None:
+        """Says how many are left."""
+        for name in self.counters:
+            setattr(self.module, name, kv_heads * (self.head_dim if name == "split_size" else 1))
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
     """One transformer block.
 
@@ -105,6 +156,7 @@ class Block:
     module: nn.Module
     readers: tuple[tuple[Site, ...], ...]
     mlp: Mlp
+    attention: Attention
     tuple_out: bool = False  # the block returns (hidden, ...), not hidden
 
     @property

@@ -28,6 +28,7 @@ _GROUPS = {  # what to write for each kind of pattern
     "unstructured": "sparsity=unstructured",
     "N:M": "sparsity=nm_2of4 or nm_4of8",
     "neurons": "sparsity=neurons",
+    "heads": "sparsity=heads",
 }
 COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "block_relative_output_error", "seconds")
 
@@ -71,7 +72,7 @@ class Prune(Stage):
         self.method.check(self.target)
         if isinstance(self.method, TrainedMethod) and not isinstance(self.allocation, Uniform):
             raise BadInput(
-                f"method {type(self.method).__name__} shares out neurons by its own scores; use allocation=uniform, "
+                f"method {type(self.method).__name__} shares out what goes by its own scores; use allocation=uniform, "
                 "and method.scope=layer or global"
             )
         if not self.method.by_block and not isinstance(self.allocation, Uniform):
@@ -125,7 +126,8 @@ class Prune(Stage):
         run.masks.update(masks)
         _save_masks(run.masks, {}, run.folder / "masks.safetensors")
         rows = [
-            (name, len(mask), 1, round(1 - float(mask.float().mean()), 6), "", "", "") for name, mask in masks.items()
+            (name, len(mask), mask[0].numel(), round(1 - float(mask.float().mean()), 6), "", "", "")
+            for name, mask in masks.items()
         ]
         write_text(run.folder / "layers.csv", _csv(rows))
         run.tables["layers"] = Table(COLUMNS, rows)

@@ -1,4 +1,4 @@
-"""Removes masked neurons physically, and measures what that saves."""
+"""Removes masked neurons and heads physically, and measures what that saves."""
 
 import statistics
 import time
@@ -9,14 +9,14 @@ import torch
 from prune_lab.errors import BadInput
 from prune_lab.evaluation.size import Size
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_neurons
+from prune_lab.models.units import removable
 from prune_lab.models.view import PrunableModel
 from prune_lab.run import Run, Stage
 
 
 @dataclass
 class Shrink(Stage):
-    """Makes the model smaller by the neurons that were pruned; what it computes stays the same to rounding.
+    """Makes the model smaller by the neurons and heads that were pruned; what it computes stays the same to rounding.
 
     Measures parameters, bytes, multiply-adds of a token, and the time of a forward pass, before and after. Run it after
     ``prune``; masks of single weights stay as zeros.
@@ -40,12 +40,12 @@ class Shrink(Stage):
     def __call__(self, run: Run) -> dict[str, float]:
         """Shrinks the run's model in place."""
         before = self._measure(run)
-        widths = shrink(run.model, run.masks)
+        left = shrink(run.model, run.masks)
         after = self._measure(run)
-        for units in all_neurons(run.model):
+        for units in removable(run.model):
             run.masks.pop(units.name, None)
         run.protocol["shrink"] = {
-            "neurons_per_block": widths,
+            **left,
             "prefill": f"{self.batch_size} x {min(self.seqlen, run.model.seqlen_limit)} random tokens, no cache",
             "seconds": f"median of {self.repeats} passes after one warm-up",
             "threads": torch.get_num_threads(),

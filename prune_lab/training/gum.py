@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class GUM(Movement):
     lets padding into C.
     """
 
+    patterns: ClassVar[frozenset[str]] = frozenset({"neurons"})
     weight: float = 0.667
     uniqueness: float = 1.0
     momentum: float = 0.9

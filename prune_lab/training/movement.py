@@ -1,4 +1,4 @@
-"""Movement pruning of neurons: scores that are learned with the weights."""
+"""Movement pruning: scores that are learned with the weights."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +13,7 @@ from prune_lab.training.live_mask import LiveMasks
 
 @dataclass
 class Movement(TrainedMethod):
-    """Learns scores by gradient descent through the masks; a neuron whose weights move away from zero rises (Top_v).
+    """Learns scores by gradient descent through the masks; a unit whose weights move away from zero rises (Top_v).
 
     Args:
         lr: learning rate of the scores.
@@ -34,7 +34,7 @@ class Movement(TrainedMethod):
 
 @dataclass
 class SoftMovement(Movement):
-    """Masks neurons with ``sigmoid(score)`` below a threshold; a penalty on the sigmoids says how many that are.
+    """Masks units with ``sigmoid(score)`` below a threshold; a penalty on the sigmoids says how many that are.
 
     How much goes is not set but follows from ``weight``: the target's level is only the most that may go of a layer,
     and the threshold grows with the schedule.
@@ -61,7 +61,7 @@ class SoftMovement(Movement):
         """Cuts at the threshold, but never below what the target leaves."""
         for mask in live:
             scores = mask.scores.detach().cpu()
-            least = self.choose({mask.units.name: scores}, final)[mask.units.name]
+            least = self.choose({mask.key: scores}, final)[mask.key]
             above = scores.sigmoid() > self.threshold * (sparsity / final if final else 1.0)
             mask.set(above | least)
 

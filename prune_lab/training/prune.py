@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prune_lab.data.samples import Batch, Samples
 from prune_lab.masks import Masks, sparsity_of
+from prune_lab.models.units import removable
 from prune_lab.models.view import PrunableModel
 from prune_lab.target import Target
 from prune_lab.training.base import TrainedMethod
@@ -78,11 +79,11 @@ def prune_while_training(
     seed: int = 0,
     folder: Path | None = None,
 ) -> tuple[Masks, Progress]:
-    """Trains the model with masks on its neurons that close as the schedule says, and makes the last ones permanent.
+    """Trains the model with masks on its units that close as the schedule says, and makes the last ones permanent.
 
     Args:
         model: changed in place; on the host before and after.
-        method: chooses the neurons.
+        method: chooses the units.
         target: how many, and in which blocks.
         schedule: when.
         training: how.
@@ -92,11 +93,11 @@ def prune_while_training(
         folder: where states are saved.
 
     Returns:
-        What was kept, ``(count,)`` bool by the name of the units; and the course of the training.
+        What was kept, bool of the units' shape by their name; and the course of the training.
 
     Raises:
-        BadInput: the target leaves fewer neurons than the method must keep.
-        RunFailed: the loss is not finite, or a layer would lose all its neurons.
+        BadInput: the target leaves fewer units than the method must keep.
+        RunFailed: the loss is not finite, or a layer would lose all its units.
     """
     units = target.units(model)
     method.check_counts(units, target.sparsity)
@@ -112,12 +113,14 @@ def prune_while_training(
                 model.hf, samples, training, device, groups=groups, hooks=hooks, teacher=teacher, folder=folder
             )
         live.masks.to("cpu")
-        method.update(live, target.sparsity, target.sparsity)  # the last step moved the scores once more
+        method.finish(live, target.sparsity)
     finally:
         method.stop()
         live.bake()
-    masks = Masks({mask.units.name: mask.keep for mask in live})
-    _tell(masks, method, target.sparsity)
+    masks = live.kept
+    for each in units:
+        each.apply(masks[each.name])  # where members had masks of their own
+    _tell(masks, units[0].kind, method, target.sparsity)
     return masks, progress
 
 
@@ -126,18 +129,19 @@ def _teacher(model: PrunableModel, training: Training) -> torch.nn.Module | None
     return copy.deepcopy(model.hf) if training.distill is not None else None
 
 
-def _tell(masks: Masks, method: TrainedMethod, sparsity: float) -> None:
+def _tell(masks: Masks, kind: str, method: TrainedMethod, sparsity: float) -> None:
     """Warns where less went than was asked for, or where a floor decided."""
     removed = sparsity_of(masks)
     if removed < sparsity - _NEARLY:
         logger.warning(
-            "%.1f %% of the neurons went, not the %.1f %% asked for; raise method.lr, method.weight or finetune.steps",
+            "%.1f %% of the %s went, not the %.1f %% asked for; raise method.lr, method.weight or finetune.steps",
             100 * removed,
+            kind,
             100 * sparsity,
         )
     floored = [name for name, keep in masks.items() if int(keep.count_nonzero()) == method.floor]
     if floored:
-        logger.warning("only method.floor=%d neurons are left in %s", method.floor, ", ".join(floored))
+        logger.warning("only method.floor=%d %s are left in %s", method.floor, kind, ", ".join(floored))
 
 
 def tune(
@@ -171,12 +175,8 @@ class _KeepZeros(Hooks):
     """Sets weights that were zero back to zero before every step, and at the end."""
 
     def __init__(self, model: PrunableModel, pruned: set[str]):
-        sites = [
-            site
-            for block in model.blocks
-            for site in block.sites
-            if site.name in pruned or (f"{block.name}.neurons" in pruned and site in block.mlp.sites)
-        ]
+        touched = {member.site for units in removable(model) if units.name in pruned for member in units.members}
+        sites = [site for site in model.sites if site.name in pruned or site in touched]
         self._tensors = [site.module.weight for site in sites]
         self._tensors += [site.module.bias for site in sites if site.module.bias is not None]
         self._zero = [tensor.detach() == 0 for tensor in self._tensors]

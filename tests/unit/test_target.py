@@ -17,7 +17,7 @@ def test_an_unstructured_target_needs_a_level():
 
 @pytest.mark.parametrize("pattern", ["2:", ":4", "2-4", "0:4", "2:0", "neuron", "2:4:8", 124])
 def test_an_unknown_pattern_is_refused(pattern):
-    with pytest.raises(BadInput, match=r"sparsity\.pattern=.*unstructured, neurons, or N:M"):
+    with pytest.raises(BadInput, match=r"sparsity\.pattern=.*unstructured, neurons, heads, or N:M"):
         Target(pattern, level=0.5)
 
 

@@ -50,7 +50,7 @@ def loss_of(model, row):
 
 
 def parts(units):
-    for site, dim in units.members:
+    for site, dim in ((member.site, member.dim) for member in units.members):
         yield site.weight, dim
         if dim == 0 and site.bias is not None:
             yield site.bias, 0

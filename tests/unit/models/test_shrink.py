@@ -5,8 +5,9 @@ from transformers import AutoModelForCausalLM
 import prune_lab
 from prune_lab.errors import BadInput
 from prune_lab.masks import Masks
+from prune_lab.models.families import family_of
 from prune_lab.models.shrink import finish_folder, shrink
-from prune_lab.models.units import all_neurons
+from prune_lab.models.units import all_heads, all_neurons
 
 
 def random_masks(model, kept):
@@ -23,7 +24,7 @@ def masked_and_shrunk(tiny_model, family, kept, tokens):
     masks = random_masks(masked, kept)
     for units in all_neurons(masked):
         units.apply(masks[units.name])
-    assert shrink(shrunk, masks) == list(kept)
+    assert shrink(shrunk, masks)["neurons_per_block"] == list(kept)
     expected = masked.hf(tokens).logits
     assert not torch.allclose(expected, tiny_model(family).hf(tokens).logits, atol=1e-3)
     return shrunk, expected
@@ -52,7 +53,50 @@ def test_unequal_widths_are_opened_by_prune_lab_and_refused_by_others(tiny_model
     assert [units.count for units in all_neurons(loaded)] == [20, 1, 31]
     with pytest.raises(ValueError, match=f"prune_lab_{loaded.hf.config.model_type}"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert shrink(loaded, random_masks(loaded, (1, 1, 1))) == [1, 1, 1]  # and may become equal again
+    left = shrink(loaded, random_masks(loaded, (1, 1, 1)))
+    assert left["neurons_per_block"] == [1, 1, 1]  # and may become equal again
+
+
+@pytest.mark.parametrize("kept", [(1, 1, 1), (2, 1, 2)], ids=str)
+def test_heads_are_removed_and_the_folder_opens(tiny_model, random_tokens, family, tmp_path, kept):
+    """Equal numbers of heads are an ordinary folder where the family says how large a head is."""
+    tokens = random_tokens()
+    masked, shrunk = tiny_model(family), tiny_model(family)
+    some = zip(all_heads(masked), kept, strict=True)
+    masks = Masks({heads.name: torch.arange(heads.count) >= heads.count - n for heads, n in some})
+    for heads in all_heads(masked):
+        heads.apply(masks[heads.name])
+    expected = masked.hf(tokens).logits
+    assert not torch.allclose(expected, tiny_model(family).hf(tokens).logits, atol=1e-3)
+    before = sum(parameter.numel() for parameter in shrunk.hf.parameters())
+    assert shrink(shrunk, masks)["heads_per_block"] == list(kept)
+    assert sum(parameter.numel() for parameter in shrunk.hf.parameters()) < before
+    torch.testing.assert_close(shrunk.hf(tokens).logits, expected, rtol=1e-4, atol=1e-4)
+    shrunk.hf.save_pretrained(tmp_path)
+    finish_folder(tmp_path, shrunk.hf.config)
+    loaded = prune_lab.load(str(tmp_path))
+    assert [heads.count for heads in all_heads(loaded)] == list(kept)
+    torch.testing.assert_close(loaded.hf(tokens).logits, shrunk.hf(tokens).logits, rtol=0, atol=0)
+    if len(set(kept)) == 1 and family_of(family).head_dim:
+        ordinary = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(ordinary(tokens).logits, shrunk.hf(tokens).logits, rtol=0, atol=0)
+    else:
+        with pytest.raises(ValueError, match=f"prune_lab_{loaded.hf.config.model_type}"):
+            AutoModelForCausalLM.from_pretrained(tmp_path)
+    generated = loaded.hf.generate(tokens[:1], max_new_tokens=4, do_sample=False, use_cache=True, pad_token_id=0)
+    plain = loaded.hf.generate(tokens[:1], max_new_tokens=4, do_sample=False, use_cache=False, pad_token_id=0)
+    assert torch.equal(generated, plain)
+
+
+def test_neurons_and_heads_of_unequal_numbers_go_together(tiny_model, random_tokens, tmp_path):
+    tokens, model = random_tokens(), tiny_model("opt")
+    masks = dict(random_masks(model, (20, 1, 31))) | {all_heads(model)[1].name: torch.tensor([True, False, True, True])}
+    shrink(model, masks)
+    model.hf.save_pretrained(tmp_path)
+    finish_folder(tmp_path, model.hf.config)
+    loaded = prune_lab.load(str(tmp_path))
+    torch.testing.assert_close(loaded.hf(tokens).logits, model.hf(tokens).logits, rtol=0, atol=0)
+    assert [heads.count for heads in all_heads(loaded)] == [4, 3, 4]
 
 
 def test_masks_that_do_not_fit_are_refused(tiny_model):

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -7,16 +8,17 @@ from hydra.utils import instantiate
 from prune_lab.__main__ import conf_folder
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.models.units import all_neurons
+from prune_lab.models.units import Units, all_heads, all_neurons
 from prune_lab.target import Target
 from prune_lab.training.base import TrainedMethod
 from prune_lab.training.gum import GUM, similarity
+from prune_lab.training.hard_concrete import GateMask, HardConcrete
 from prune_lab.training.live_mask import UnitMask
 from prune_lab.training.loop import Training
-from prune_lab.training.magnitude_neurons import MagnitudeNeurons
+from prune_lab.training.magnitude import GradualMagnitude
 from prune_lab.training.movement import Movement, SoftMovement
 from prune_lab.training.prune import prune_while_training, tune
-from prune_lab.training.random_neurons import GradualRandom
+from prune_lab.training.random import GradualRandom
 from prune_lab.training.schedule import Cubic
 
 YAMLS = [
@@ -31,14 +33,26 @@ def train(model, method, tokens, **settings):
     return train_on(model, method, Samples(tokens), **settings)
 
 
-def train_on(model, method, samples, *, level=0.5, layers=None, steps=20, folder: Path | None = None, **settings):
-    training = Training(steps=steps, batch_size=4, lr=1e-3, **settings)
-    target = Target("neurons", level, layers)
+def train_on(
+    model,
+    method,
+    samples,
+    *,
+    pattern="neurons",
+    level=0.5,
+    layers=None,
+    steps=20,
+    folder: Path | None = None,
+    **settings,
+):
+    training = Training(**{"steps": steps, "batch_size": 4, "lr": 1e-3, **settings})
+    target = Target(pattern, level, layers)
     return prune_while_training(model, method, target, Cubic(), training, samples, CPU, folder=folder)
 
 
 def test_the_methods_of_the_study_are_there():
-    assert {"gradual_random", "l1_neurons", "l2_neurons", "top_v", "soft_movement", "gum"} <= set(YAMLS)
+    assert {"gradual_random", "l1_neurons", "l2_neurons", "top_v", "soft_movement", "l0", "gum"} <= set(YAMLS)
+    assert {"movement", "gradual_magnitude"} <= set(YAMLS)
 
 
 @pytest.mark.parametrize("name", YAMLS)
@@ -52,7 +66,7 @@ def test_a_method_leaves_as_many_neurons_as_asked_and_the_same_twice(tiny_model,
     units = all_neurons(model)
     assert set(masks) == {each.name for each in units[1:]}
     total, kept = sum(each.count for each in units[1:]), sum(int(mask.sum()) for mask in masks.values())
-    if name == "soft_movement":  # its level is the most that may go
+    if name in ("soft_movement", "l0"):  # their level is the most that may go
         assert kept >= total // 2
     else:
         assert kept == total // 2
@@ -68,7 +82,70 @@ def test_a_method_leaves_as_many_neurons_as_asked_and_the_same_twice(tiny_model,
         assert torch.equal(tensor, again.hf.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("name", ["gum", "l2_neurons"])
+@pytest.mark.parametrize("pattern", ["heads", "unstructured"])
+@pytest.mark.parametrize("name", ["gradual_random", "gradual_magnitude", "top_v", "movement", "soft_movement", "l0"])
+@pytest.mark.parametrize("family", ["gpt_neox", "qwen3"])
+def test_heads_and_weights_are_pruned_too(tiny_model, random_tokens, composed, name, pattern, family):
+    method = instantiate(composed(f"method={name}").method)
+    if pattern not in method.patterns:
+        pytest.skip("only what is removed whole has gates")
+    model = tiny_model(family)
+    masks, _ = train(model, method, random_tokens(12, 16), pattern=pattern)
+    entries, kept = sum(mask.numel() for mask in masks.values()), sum(int(mask.sum()) for mask in masks.values())
+    assert kept >= entries // 2 if name in ("soft_movement", "l0") else kept == entries // 2
+    if pattern == "unstructured":
+        for site in model.sites:
+            assert not site.weight[~masks[site.name]].any()
+    else:
+        assert set(masks) == {heads.name for heads in all_heads(model)}
+        for heads in all_heads(model):
+            assert not heads.norms(1)[:, ~masks[heads.name]].any()
+
+
+def test_scores_of_one_neuron_or_of_its_two_matrices(tiny_model, random_tokens):
+    """The authors' way keeps half of the rows and half of the columns, and so fewer whole neurons."""
+    shared, apart = tiny_model("gpt_neo"), tiny_model("gpt_neo")
+    for model, method in ((shared, GradualMagnitude()), (apart, GradualMagnitude(shared=False))):
+        units = all_neurons(model)[0]
+        norms = units.norms(2)
+        masks, _ = train(model, method, random_tokens(8, 16), steps=1, layers=[0, 1], lr=0.0)
+        best = [norm.argsort(descending=True)[:64].tolist() for norm in norms]
+        expected = set(best[0]) & set(best[1])
+        if method.shared:
+            expected = set(norms.square().sum(0).argsort(descending=True)[:64].tolist())
+        assert set(masks[units.name].nonzero().flatten().tolist()) == expected
+    with pytest.raises(BadInput, match=r"method\.shared=false is for sparsity=neurons"):
+        GradualMagnitude(shared=False).check(Target("unstructured", 0.5))
+
+
+def test_hard_concrete_gates_by_hand():
+    method, mask = HardConcrete(weight=2.0), GateMask(Units("units", (), 3), torch.tensor([-3.0, 0.0, 3.0]))
+    mask.noise.copy_(torch.tensor([4.0, 0.5, 1.0]))
+    mask.drawn = True
+    opened = [1 / (1 + math.exp(-1.5 * logit)) for logit in (1.0, 0.5, 4.0)]
+    gates = mask()
+    assert gates.tolist() == pytest.approx([1.2 * opened[0] - 0.1, 1.2 * opened[1] - 0.1, 1.0])
+    gates.sum().backward()
+    assert mask.scores.grad.tolist() == pytest.approx([1.2 * 1.5 * each * (1 - each) for each in opened[:2]] + [0.0])
+    penalty = method.penalty([mask], 0.25, 0.5)
+    chances = [1 / (1 + math.exp(-(score + 2 / 3 * math.log(11)))) for score in (-3.0, 0.0, 3.0)]
+    assert float(penalty.detach()) == pytest.approx(2.0 * 0.5 * sum(chances) / 3)
+    method.finish([mask], 0.5)
+    assert mask.keep.tolist() == [False, True, True]
+    assert mask().tolist() == pytest.approx([0.0, 0.5, 1.2 / (1 + math.exp(-3.0)) - 0.1])
+    method.finish([mask], 0.25)  # the level saves the first one
+    assert mask().tolist() == pytest.approx([0.01, 0.5, 1.2 / (1 + math.exp(-3.0)) - 0.1])
+
+
+def test_gates_end_up_in_the_weights(tiny_model, random_tokens):
+    """Pruned and saved, the model computes what the gates made of it."""
+    model = tiny_model("opt")
+    before = all_neurons(model)[0].norms(1)
+    train(model, HardConcrete(init=0.0, lr=1e-9), random_tokens(8, 16), steps=1)
+    torch.testing.assert_close(all_neurons(model)[0].norms(1), 0.5 * before, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["gum", "l2_neurons", "l0"])
 def test_an_interrupted_training_goes_on_to_the_same_result(tiny_model, random_tokens, composed, tmp_path, name):
     tokens = random_tokens(12, 16)
 
@@ -198,7 +275,7 @@ def test_a_global_cut_never_empties_a_layer_unless_told_to_fail():
     keep = Movement(floor=1).choose(scores, 0.5)
     assert keep["a"].tolist() == [False, False, True]
     assert keep["b"].tolist() == [False, True, True]
-    with pytest.raises(RunFailed, match=r"a: .*none of its 3 neurons.*method\.floor"):
+    with pytest.raises(RunFailed, match=r"a: .*none of its 3 units.*method\.floor"):
         Movement(floor=None).choose(scores, 0.5)
 
 
@@ -223,7 +300,7 @@ def test_a_level_that_leaves_less_than_the_floor_is_refused(tiny_model, random_t
     with pytest.raises(BadInput, match=r"leaves 2 of 192 neurons, fewer than 1 in each of 3 layers"):
         train(tiny_model("opt"), Movement(), random_tokens(4, 8), level=0.99)
     with pytest.raises(BadInput, match="fewer than 40"):
-        train(tiny_model("opt"), MagnitudeNeurons(floor=40), random_tokens(4, 8), level=0.5)
+        train(tiny_model("opt"), GradualMagnitude(floor=40), random_tokens(4, 8), level=0.5)
 
 
 def test_a_soft_threshold_that_few_pass_is_told(tiny_model, random_tokens, caplog):
