@@ -64,12 +64,12 @@ class Prune(Stage):
 
     def prepare(self) -> None:
         """Whether the method can do what the target and the allocation ask."""
+        self.method.check(self.target)
         if self.target.kind not in self.method.patterns:
             fitting = ", ".join(_GROUPS[kind] for kind in sorted(self.method.patterns))
             raise BadInput(
                 f"method {type(self.method).__name__} cannot make sparsity.pattern={self.target.pattern}; use {fitting}"
             )
-        self.method.check(self.target)
         if isinstance(self.method, TrainedMethod) and not isinstance(self.allocation, Uniform):
             raise BadInput(
                 f"method {type(self.method).__name__} shares out what goes by its own scores; use allocation=uniform, "
