@@ -12,6 +12,9 @@ _ROWS = (  # metric, how it reads
     ("perplexity", "perplexity", "{:.3f}"),
     ("bits_per_byte", "bits per byte", "{:.4f}"),
     ("accuracy", "zero-shot accuracy", "{:.2%}"),
+    ("bleu", "BLEU", "{:.2f}"),
+    ("rougeL", "ROUGE-L", "{:.4f}"),
+    ("exact_match", "exact match", "{:.2%}"),
     ("uniqueness", "uniqueness of neurons", "{:.4f}"),
     ("sensitivity", "sensitivity of neurons", "{:.3g}"),
     ("sparsity", "zeros in prunable layers", "{:.2%}"),
@@ -36,8 +39,9 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
         if stage == "evaluate" and task.endswith("/acc"):
             _add(table, task.removesuffix("/acc"), metrics.get(f"dense/{task}"), metrics[name], "{:.2%}")
     _add(table, "removed of what was to prune", None, metrics.get("prune/sparsity"), "{:.2%}")
-    before, after = metrics.get("shrink/prefill_seconds_before"), metrics.get("shrink/prefill_seconds")
-    _add(table, "seconds of a forward pass", before, after, "{:.3f}")
+    for part, label in (("prefill", "seconds of a forward pass"), ("decode", "seconds of a token after it")):
+        before, after = metrics.get(f"shrink/{part}_seconds_before"), metrics.get(f"shrink/{part}_seconds")
+        _add(table, label, before, after, "{:.4f}")
     _add(table, "seconds to prune", None, metrics.get("prune/seconds"), "{:.1f}")
     _add(table, "peak memory while pruning, MB", None, metrics.get("prune/peak_memory_mb"), "{:,.0f}")
     console.print(table)

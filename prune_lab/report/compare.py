@@ -184,14 +184,24 @@ def _protocol(records: Records, *, dense: bool = False) -> str:
     parts = [f"{_text(evaluation)}, windows of {seqlen}", record["protocol"]["model"]["dtype"]]
     if not dense:
         seeds = [str(cell.seed) for cell, _ in records]
-        drawn = f"{_text(calibration)}, {calibration.get('samples')} x {calibration.get('seqlen')}"
         parts = [
             _layers(record),
-            f"calibrated on {drawn}",
+            _chosen_on(record),
             *parts,
             f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}",
         ]
     return _cell_text("; ".join(parts))
+
+
+def _chosen_on(record: dict[str, Any]) -> str:
+    """The text that decided what to prune: of the training, or of the calibration."""
+    protocol = record["protocol"]
+    pruned = protocol.get("prune", {})
+    if "steps" in pruned:
+        steps = f"{pruned['steps']} steps of {pruned['batch_size']} x {pruned['seqlen']}"
+        return f"trained on {_text(protocol.get('training', {}))}, {steps}"
+    calibration = protocol["data"].get("calibration", {})
+    return f"calibrated on {_text(calibration)}, {calibration.get('samples')} x {calibration.get('seqlen')}"
 
 
 def _layers(record: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def report_text(findings: Findings) -> str:
         lines += [f"## {metric.title}", ""]
         if records:
             lines += [*table_lines(spec, metric, records), ""]
-        if metric in compared:
+        if any(line.published or line.elsewhere for line in compared.get(metric, ())):
             lines += ["### Beside the published numbers", "", *markdown(spec, compared[metric], origins), ""]
     lines += ["## Protocol", "", *_protocol(spec, records), ""]
     if origins:
@@ -126,8 +126,15 @@ def _facts(protocol: dict[str, Any]) -> dict[str, str]:
     versions = ", ".join(
         f"{name} {packages[name]}" for name in ("prune_lab", "python", "torch", "transformers", "lm-eval")
     )
-    return {
-        "calibration": _brief(calibration, "source", "split", "sampling", "samples", "seqlen"),
+    pruned = protocol.get("prune", {})
+    facts = {}
+    if "steps" in pruned:  # the method trains the model, and does not look at calibration samples
+        text = _brief(protocol.get("training", {}), "source", "split", "seqlen", "windows", "samples")
+        schedule = pruned["schedule"]["name"].lower()
+        facts["training"] = f"{text}; {pruned['steps']} steps of {pruned['batch_size']} samples, schedule {schedule}"
+    else:
+        facts["calibration"] = _brief(calibration, "source", "split", "sampling", "samples", "seqlen")
+    return facts | {
         "perplexity": "exp of the mean over windows of the mean next-token cross-entropy; "
         + _brief(evaluation, "source", "split", "join", "seqlen", "windows", "dropped_tokens"),
         "weights": f"{protocol['model']['dtype']} on {protocol['device']}",
@@ -141,8 +148,8 @@ def _brief(part: dict[str, Any], *names: str) -> str:
 
 def _csv(spec: TableSpec, records: Records) -> str:
     stages = ("dense", "evaluate")
-    names = list(dict.fromkeys(key_of(metric.name, stage) for metric in spec.metrics for stage in stages))
-    names.append("prune/sparsity")
+    names = [key_of(metric.name, stage) for metric in spec.metrics for stage in stages]
+    names = list(dict.fromkeys([*names, "prune/sparsity"]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*spec.rows, "column", "seed", *names, "key"])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prune_lab.run import Run, Stage, training_samples
 from prune_lab.training.loop import Training
-from prune_lab.training.prune import tune
+from prune_lab.training.prune import check_teacher, tune
 
 
 @dataclass
@@ -16,6 +16,10 @@ class Finetune(Stage):
     """
 
     training: Training
+
+    def check(self, run: Run) -> None:
+        """Whether a teacher fits the model."""
+        check_teacher(run.model, self.training)
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Trains the run's model in place."""

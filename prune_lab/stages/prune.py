@@ -21,7 +21,7 @@ from prune_lab.run import Run, Stage, Table, training_samples
 from prune_lab.target import Target
 from prune_lab.training.base import TrainedMethod
 from prune_lab.training.loop import Training
-from prune_lab.training.prune import prune_while_training
+from prune_lab.training.prune import check_teacher, prune_while_training
 from prune_lab.training.schedule import Cubic, Schedule
 
 _GROUPS = {  # what to write for each kind of pattern
@@ -88,6 +88,7 @@ class Prune(Stage):
         self.allocation.check_model(run.model, self.target)
         if isinstance(self.method, TrainedMethod):
             self.method.check_counts(self.target.units(run.model), self.target.sparsity)
+            check_teacher(run.model, self.training)
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Prunes the run's model in place."""

@@ -1,5 +1,6 @@
 """Removes masked neurons and heads physically, and measures what that saves."""
 
+import itertools
 import statistics
 import time
 from dataclasses import dataclass
@@ -13,26 +14,30 @@ from prune_lab.models.units import removable
 from prune_lab.models.view import PrunableModel
 from prune_lab.run import Run, Stage
 
+PARTS = ("prefill", "decode")
+
 
 @dataclass
 class Shrink(Stage):
     """Makes the model smaller by the neurons and heads that were pruned; what it computes stays the same to rounding.
 
-    Measures parameters, bytes, multiply-adds of a token, and the time of a forward pass, before and after. Run it after
-    ``prune``; masks of single weights stay as zeros.
+    Measures parameters, bytes, multiply-adds of a token, and the time of a forward pass (prefill) and of a token after
+    it (decode), before and after. Run it after ``prune``; masks of single weights stay as zeros.
 
     Args:
-        batch_size: samples of the timed pass.
-        seqlen: its tokens a sample, at most the model's positions.
+        batch_size: samples of the timed passes.
+        seqlen: tokens a sample, at most the model's positions.
+        new_tokens: that follow one by one, with the cache of keys and values; as far as the positions reach.
         repeats: timed passes after one that is not counted.
     """
 
     batch_size: int = 4
     seqlen: int = 512
+    new_tokens: int = 16
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "seqlen", "repeats"):
+        for name in ("batch_size", "seqlen", "new_tokens", "repeats"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise BadInput(f"pipeline.shrink.{name}={value!r} is not allowed; it is a whole number of at least 1")
@@ -46,13 +51,15 @@ class Shrink(Stage):
             run.masks.pop(units.name, None)
         run.protocol["shrink"] = {
             **left,
-            "prefill": f"{self.batch_size} x {min(self.seqlen, run.model.seqlen_limit)} random tokens, no cache",
-            "seconds": f"median of {self.repeats} passes after one warm-up",
+            "prefill": f"{self.batch_size} x {self._seqlen(run.model)} random tokens",
+            "decode": f"one token a sample after them, with their cache; median of {self.new_tokens} tokens in a pass",
+            "seconds": f"median of {self.repeats} passes after one warm-up; spread: longest minus shortest",
             "threads": torch.get_num_threads(),
             "macs_per_token": "multiply-adds of the blocks' weight matrices",
         }
         metrics = {f"{name}_before": value for name, value in before.items()} | after
-        return metrics | {"prefill_ratio": after["prefill_seconds"] / before["prefill_seconds"]}
+        ratios = {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
+        return metrics | ratios
 
     def _measure(self, run: Run) -> dict[str, float]:
         size = Size()(run.subject).metrics
@@ -63,20 +70,33 @@ class Shrink(Stage):
             **self._time(run.model, run.device),
         }
 
+    def _seqlen(self, model: PrunableModel) -> int:
+        return max(1, min(self.seqlen, model.seqlen_limit - self.new_tokens))
+
     @torch.no_grad()
     def _time(self, model: PrunableModel, device: torch.device) -> dict[str, float]:
         generator = torch.Generator().manual_seed(0)
-        shape = (self.batch_size, min(self.seqlen, model.seqlen_limit))
+        shape = (self.batch_size, self._seqlen(model))
         tokens = torch.randint(0, model.vocab_size, shape, generator=generator).to(device)
-        seconds = []
+        seconds: dict[str, list[float]] = {part: [] for part in PARTS}
         with model.placed(device) as hf:
             for _ in range(self.repeats + 1):
-                start = time.perf_counter()
-                hf(tokens)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                seconds.append(time.perf_counter() - start)
-        return {
-            "prefill_seconds": statistics.median(seconds[1:]),
-            "prefill_seconds_spread": max(seconds[1:]) - min(seconds[1:]),
+                start = _now(device)
+                cache = hf(tokens, use_cache=True).past_key_values
+                seconds["prefill"].append(_now(device) - start)
+                steps = [_now(device)]
+                for _ in range(min(self.new_tokens, model.seqlen_limit - shape[1])):
+                    cache = hf(tokens[:, :1], past_key_values=cache, use_cache=True).past_key_values
+                    steps.append(_now(device))
+                seconds["decode"].append(statistics.median(end - start for start, end in itertools.pairwise(steps)))
+        counted = {part: values[1:] for part, values in seconds.items()}
+        return {f"{part}_seconds": statistics.median(values) for part, values in counted.items()} | {
+            f"{part}_seconds_spread": max(values) - min(values) for part, values in counted.items()
         }
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

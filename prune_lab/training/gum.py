@@ -5,6 +5,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -100,7 +101,7 @@ class GUM(Movement):
         old = 1 - self.momentum if self.inverted else self.momentum
         for mask in live:
             name = mask.units.name
-            batch = self._batch.pop(name)
+            batch = reduce(self._batch.pop(name), reduction="sum")  # over processes, each with its share of the batch
             if name in self._running:
                 self._running[name].mul_(old).add_(batch, alpha=1 - old)
             else:

@@ -161,6 +161,11 @@ def fit(
     hooks = hooks or Hooks()
     torch.manual_seed(training.seed)  # of dropout
     accelerator = _accelerator(training, device)
+    if training.batch_size // training.accumulate < accelerator.num_processes:
+        raise BadInput(
+            f"finetune.batch_size={training.batch_size} in {training.accumulate} micro-batches leaves nothing for some "
+            f"of {accelerator.num_processes} processes; raise finetune.batch_size or lower finetune.accumulate"
+        )
     optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
     model.to(device)
@@ -186,7 +191,8 @@ def fit(
         model.to("cpu")
         accelerator.free_memory()
     progress.seconds = time.perf_counter() - start
-    if saved is not None:
+    accelerator.wait_for_everyone()
+    if saved is not None and accelerator.is_main_process:
         shutil.rmtree(saved, ignore_errors=True)
     return progress
 
@@ -210,13 +216,13 @@ def _step(
         batch = samples.batch(part, accelerator.device)
         hooks.before_forward(batch)
         with accelerator.autocast():
-            logits = _logits(model, batch)
             if training.distill is not None and teacher is not None:
+                hidden = training.distill.hidden > 0
                 with torch.no_grad():
-                    goal = _logits(teacher, batch)
-                loss = training.distill(logits, goal, batch.tokens, batch.targets)
+                    goal = _outputs(teacher, batch, hidden=hidden)
+                loss = training.distill(_outputs(model, batch, hidden=hidden), goal, batch.tokens, batch.targets)
             else:
-                loss = language_loss(logits, batch.tokens, batch.targets)
+                loss = language_loss(_outputs(model, batch).logits, batch.tokens, batch.targets)
         # the mean over the targets of the whole step, however they fall to micro-batches and processes
         loss = loss * (accelerator.num_processes * samples.count_targets(part) / targets)
         accelerator.backward(loss)
@@ -225,6 +231,8 @@ def _step(
     if penalty is not None:
         accelerator.backward(penalty)
         total += float(penalty.detach())
+    if accelerator.num_processes > 1:
+        total = _share(accelerator, optimizer, model, total)
     if not math.isfinite(total):
         raise RunFailed(
             f"the loss of training step {step} is not finite; lower finetune.lr, or use finetune.precision=no"
@@ -237,10 +245,20 @@ def _step(
     return total
 
 
-def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    """``(samples, seqlen, vocab)``."""
+def _share(accelerator: Accelerator, optimizer: torch.optim.Optimizer, model: nn.Module, total: float) -> float:
+    """The mean over processes of the loss, and of the gradients of what is no part of the model: scores."""
+    own = {id(parameter) for parameter in model.parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in own and parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+    return float(accelerator.reduce(torch.tensor(total, device=accelerator.device), reduction="mean"))
+
+
+def _outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> Any:
+    """Logits ``(samples, seqlen, vocab)``, and the hidden states where they are asked for."""
     padding = {} if batch.real is None else {"attention_mask": batch.real.long()}
-    return model(batch.tokens, **padding).logits
+    return model(batch.tokens, **padding, output_hidden_states=hidden)
 
 
 def samples_of(step: int, samples: int, batch_size: int, seed: int) -> Tensor:
@@ -274,6 +292,9 @@ def _save(accelerator: Accelerator, saved: Path, step: int, settings: str) -> No
     """A state appears whole: it counts once ``latest.json`` names it; the one before is removed then."""
     state = saved / f"step-{step}"
     accelerator.save_state(str(state))
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return
     write_json(saved / "latest.json", {"step": step, "settings": settings})
     for other in saved.glob("step-*"):
         if other != state:

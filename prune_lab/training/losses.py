@@ -1,11 +1,16 @@
 """What training minimises."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from prune_lab.errors import BadInput
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers.utils import ModelOutput
 
 
 def language_loss(logits: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -26,38 +31,57 @@ def language_loss(logits: Tensor, tokens: Tensor, targets: Tensor | None = None)
 class Distillation:
     """Mixes the loss with the divergence from a teacher.
 
-    ``(1 - weight) CE + weight T^2 KL(teacher || student)``, both at temperature T, where KL is the mean over the
-    target tokens.
+    ``(1 - weight) CE + weight T^2 KL(teacher || student) + hidden MSE``: KL at temperature T, a mean over targets; MSE
+    of the hidden states (embedding and every block) at the positions that predict a target, a mean over them, the
+    layers and the width.
 
     Args:
         weight: of the divergence, in [0, 1].
         temperature: T, above 0.
+        hidden: weight of the hidden states' distance, 0 or more; the teacher needs the student's layers and width then.
+        teacher: a model folder; null: the model as it was before the stage.
 
     Source: Hinton et al., 2015, arXiv:1503.02531. The code of arXiv:2302.03773 divides the sum over all tokens, padding
     included, by the number of samples only, so that its divergence weighs hundreds of times more beside the
-    cross-entropy, which is a mean over tokens.
+    cross-entropy, which is a mean over tokens; hidden states it leaves alone.
     """
 
     weight: float = 0.5
     temperature: float = 2.0
+    hidden: float = 0.0
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
             raise BadInput(f"finetune.distill.weight={self.weight} is out of range; allowed: [0, 1]")
         if not self.temperature > 0:
             raise BadInput(f"finetune.distill.temperature={self.temperature} is out of range; allowed: above 0")
+        if not self.hidden >= 0:
+            raise BadInput(f"finetune.distill.hidden={self.hidden} is out of range; allowed: 0 and more")
 
-    def __call__(self, logits: Tensor, teacher: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """The mixed loss; ``teacher`` are logits of the shape of ``logits``."""
-        language = language_loss(logits, tokens, targets)
-        return (1 - self.weight) * language + self.weight * self.divergence(logits, teacher, targets)
+    def __call__(
+        self, student: "ModelOutput", teacher: "ModelOutput", tokens: Tensor, targets: Tensor | None = None
+    ) -> Tensor:
+        """The mixed loss of what the two models returned, with their hidden states where those count."""
+        loss = (1 - self.weight) * language_loss(student.logits, tokens, targets)
+        loss = loss + self.weight * self.divergence(student.logits, teacher.logits, targets)
+        if not self.hidden:
+            return loss
+        pairs = zip(student.hidden_states, teacher.hidden_states, strict=True)
+        layers = [(mine.float() - goal.float())[:, :-1].square().mean(-1) for mine, goal in pairs]
+        return loss + self.hidden * _mean(torch.stack(layers).mean(0), targets)
 
     def divergence(self, logits: Tensor, teacher: Tensor, targets: Tensor | None = None) -> Tensor:
         """``T^2 KL``, the mean over targets."""
         student = (logits[:, :-1].float() / self.temperature).log_softmax(-1)
         goal = (teacher[:, :-1].float() / self.temperature).log_softmax(-1)
         per_token = functional.kl_div(student, goal, log_target=True, reduction="none").sum(-1)
-        if targets is None:
-            return self.temperature**2 * per_token.mean()
-        counted = targets[:, 1:].to(per_token.dtype)
-        return self.temperature**2 * (per_token * counted).sum() / counted.sum().clamp_min(1)
+        return self.temperature**2 * _mean(per_token, targets)
+
+
+def _mean(values: Tensor, targets: Tensor | None) -> Tensor:
+    """The mean of ``(samples, seqlen - 1)`` values at the positions that predict a target."""
+    if targets is None:
+        return values.mean()
+    counted = targets[:, 1:].to(values.dtype)
+    return (values * counted).sum() / counted.sum().clamp_min(1)

@@ -67,6 +67,14 @@ def test_a_line_has_both_numbers_their_difference_and_the_protocol(findings):
     assert line in report_text(findings()).splitlines()
 
 
+def test_the_text_of_a_training_is_told_where_it_decided(findings):
+    found = findings()
+    for _, run in found.records:
+        run["protocol"]["training"] = {"source": "stdlib", "split": "train"}
+        run["protocol"]["prune"] = {"steps": 50, "batch_size": 4, "seqlen": 256}
+    assert "blocks 0 to 23; trained on stdlib train, 50 steps of 4 x 256; Salesforce" in report_text(found)
+
+
 def test_the_dense_model_has_a_line_of_its_own(findings):
     lines = [line for line in report_text(findings()).splitlines() if line.startswith("| big | dense")]
     assert lines == [

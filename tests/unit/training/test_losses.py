@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -19,13 +21,26 @@ def test_the_divergence_is_a_mean_over_real_tokens_and_zero_from_oneself():
     p, q = (teacher[0, 0] / 2).softmax(-1), (student[0, 0] / 2).softmax(-1)
     real = torch.tensor([[True, True, False, False], [False] * 4])
     by_hand = 4 * (p * (p / q).log()).sum()
-    assert distill(student, teacher, tokens, real) == pytest.approx(float(by_hand), rel=1e-5)
+    returned = [SimpleNamespace(logits=logits) for logits in (student, teacher)]
+    assert distill(*returned, tokens, real) == pytest.approx(float(by_hand), rel=1e-5)
     assert distill.divergence(student, student) == pytest.approx(0.0, abs=1e-6)
     twice = distill.divergence(student.repeat(3, 1, 1), teacher.repeat(3, 1, 1))
     assert distill.divergence(student, teacher) == pytest.approx(float(twice), rel=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"weight": 1.5}, {"temperature": 0.0}])
+def test_hidden_states_are_compared_where_a_target_is_predicted():
+    """Two layers that differ by 1 and by 3 everywhere, and by anything where nothing is predicted."""
+    tokens, logits = torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, 4, 6)
+    targets = torch.tensor([[False, True, True, False], [False] * 4])
+    mine = [torch.randn(2, 4, 8) for _ in range(2)]
+    goal = [mine[0] + 1, mine[1] - 3]
+    goal[0][1], goal[1][0, 2:] = 99.0, -99.0
+    returned = [SimpleNamespace(logits=logits, hidden_states=states) for states in (mine, goal)]
+    without = Distillation()(*returned, tokens, targets)
+    assert Distillation(hidden=2.0)(*returned, tokens, targets) == pytest.approx(float(without) + 2 * (1 + 9) / 2)
+
+
+@pytest.mark.parametrize("settings", [{"weight": 1.5}, {"temperature": 0.0}, {"hidden": -1.0}])
 def test_bad_settings_are_refused(settings):
     with pytest.raises(BadInput, match=r"finetune\.distill"):
         Distillation(**settings)

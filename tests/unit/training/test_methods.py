@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
+from transformers import OPTConfig, OPTForCausalLM
 
 from prune_lab.__main__ import conf_folder
 from prune_lab.data.samples import Samples
@@ -15,9 +16,10 @@ from prune_lab.training.gum import GUM, similarity
 from prune_lab.training.hard_concrete import GateMask, HardConcrete
 from prune_lab.training.live_mask import UnitMask
 from prune_lab.training.loop import Training
+from prune_lab.training.losses import Distillation
 from prune_lab.training.magnitude import GradualMagnitude
 from prune_lab.training.movement import Movement, SoftMovement
-from prune_lab.training.prune import prune_while_training, tune
+from prune_lab.training.prune import check_teacher, prune_while_training, tune
 from prune_lab.training.random import GradualRandom
 from prune_lab.training.schedule import Cubic
 
@@ -217,6 +219,26 @@ def test_distillation_needs_no_second_model_and_changes_the_result(tiny_model, r
     train(plain, Movement(), random_tokens(8, 16))
     train(taught, Movement(), random_tokens(8, 16), distill=distill)
     assert not torch.equal(plain.blocks[0].sites[0].weight, taught.blocks[0].sites[0].weight)
+
+
+def test_a_teacher_may_come_from_a_folder_and_must_fit(tiny_model, model_folder, random_tokens, tmp_path):
+    teacher = model_folder("opt")
+    same, other = tiny_model("opt"), tiny_model("opt")
+    train(same, Movement(), random_tokens(8, 16), distill=Distillation(hidden=1.0))
+    train(other, Movement(), random_tokens(8, 16), distill=Distillation(hidden=1.0, teacher=str(teacher)))
+    for mine, theirs in zip(same.hf.parameters(), other.hf.parameters(), strict=True):
+        assert torch.equal(mine, theirs)  # the folder holds the model as it was
+    small = OPTConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=8, word_embed_proj_dim=16
+    )
+    for vocab_size, words in ((60, "vocabulary of 60 tokens and the model one of 64"), (64, "2 layers of width 16")):
+        small.vocab_size = vocab_size
+        OPTForCausalLM(small).save_pretrained(tmp_path / str(vocab_size))
+        training = Training(distill=Distillation(hidden=1.0, teacher=str(tmp_path / str(vocab_size))))
+        with pytest.raises(BadInput, match=words):
+            check_teacher(tiny_model("opt"), training)
+    with pytest.raises(BadInput, match=r"finetune\.distill\.teacher=/nowhere: there is no such folder"):
+        check_teacher(tiny_model("opt"), Training(distill=Distillation(teacher="/nowhere")))
 
 
 def mask_of(count: int, keep: list[bool] | None = None) -> UnitMask:
