@@ -71,8 +71,11 @@ def test_the_text_of_a_training_is_told_where_it_decided(findings):
     found = findings()
     for _, run in found.records:
         run["protocol"]["training"] = {"source": "stdlib", "split": "train"}
-        run["protocol"]["prune"] = {"steps": 50, "batch_size": 4, "seqlen": 256}
-    assert "blocks 0 to 23; trained on stdlib train, 50 steps of 4 x 256; Salesforce" in report_text(found)
+        run["protocol"]["prune"] = {"steps": 50, "batch_size": 4, "seqlen": 256, "schedule": {"name": "Cubic"}}
+    text = report_text(found)
+    assert "blocks 0 to 23; trained on stdlib train, 50 steps of 4 x 256; Salesforce" in text
+    assert "- training: source 'stdlib', split 'train'; 50 steps of 4 samples, schedule cubic" in text
+    assert "- calibration:" not in text
 
 
 def test_the_dense_model_has_a_line_of_its_own(findings):
