@@ -138,7 +138,7 @@ class PairData(DataSpec):
         sequences = [start + end for start, end in zip(starts, code.completions(completions, what), strict=True)]
         fits = [len(sequence) <= seqlen for sequence in sequences]
         left_out[f"more than {seqlen} tokens"] = len(fits) - sum(fits)
-        _warn(what, left_out, len(sequences))
+        _warn(what, left_out, f"{len(sequences) + left_out['empty']} samples")
         trained = _Trained(
             [np.asarray(sequence, dtype=np.int64) for sequence, fit in zip(sequences, fits, strict=True) if fit],
             [len(start) for start, fit in zip(starts, fits, strict=True) if fit],
@@ -181,7 +181,7 @@ class PairData(DataSpec):
             if len(start) < seqlen_limit
         ]
         left_out["no room to complete them"] = len(used) - len(pairs)
-        _warn(what, left_out, len(grouped))
+        _warn(what, left_out, f"{len(grouped)} prompts")
         stream = np.asarray([t for start, end in zip(starts, firsts, strict=True) for t in start + end], dtype=np.int64)
         windows = evaluation_windows(stream, seqlen, self.limit_windows, what)
         check_vocabulary(stream[None], vocab_size, what)
@@ -269,9 +269,9 @@ def _padded(trained: _Trained, end: int, protocol: dict[str, object]) -> tuple[S
     return Samples(tokens, lengths, torch.tensor(trained.prompts)), protocol
 
 
-def _warn(what: str, left_out: Counter[str], total: int) -> None:
+def _warn(what: str, left_out: Counter[str], all_of_them: str) -> None:
     if left_out.total():
-        logger.warning("%s: %d of %d samples are left out: %s", what, left_out.total(), total, _told(left_out))
+        logger.warning("%s: of %s %d are left out: %s", what, all_of_them, left_out.total(), _told(left_out))
 
 
 def _told(left_out: Counter[str]) -> str:
