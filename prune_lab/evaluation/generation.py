@@ -186,13 +186,14 @@ class Generation(Evaluation):
 def compare(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[dict[str, float], dict[str, object]]:
     """BLEU, ROUGE and exact matches of some texts, each with its references, and how they were measured."""
     from rouge_score.rouge_scorer import RougeScorer  # slow to import, and seldom needed
+    from rouge_score.tokenizers import DefaultTokenizer
     from sacrebleu.metrics import BLEU
 
     bleu = BLEU()
     most = max(len(some) for some in references)
     streams = [[some[index] if index < len(some) else None for some in references] for index in range(most)]
     metrics = {"bleu": bleu.corpus_score(texts, streams).score}
-    scorer = RougeScorer(ROUGES, use_stemmer=False)
+    scorer = RougeScorer(ROUGES, tokenizer=DefaultTokenizer(use_stemmer=False))  # given, it logs nothing
     best = [scorer.score_multi(some, text) for text, some in zip(texts, references, strict=True)]
     metrics |= {name: sum(scores[name].fmeasure for scores in best) / len(best) for name in ROUGES}
     same = [_plain(text) in {_plain(one) for one in some} for text, some in zip(texts, references, strict=True)]
