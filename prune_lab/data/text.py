@@ -125,7 +125,7 @@ class FileData(DataSpec):
     """A user's own files: ``data=files data.calibration=A data.evaluation=B``.
 
     Attributes:
-        calibration: A file, a folder or a glob pattern; ``.txt``, ``.jsonl`` or ``.parquet``.
+        calibration: A file, a folder or a glob pattern; ``.txt``, ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``.
         evaluation: Likewise.
         field: The key or column that holds the text.
         join: Between two documents.

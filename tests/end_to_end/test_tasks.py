@@ -55,9 +55,10 @@ def test_gum_on_e2e_is_measured_by_bleu_and_rouge(command, task_overrides, gener
         *generation_overrides,
         "method=gum",
         "sparsity=neurons",
+        "stages=[dense,prune,shrink,evaluate]",
+        "pipeline.shrink.repeats=1",
         "finetune.steps=3",
         "finetune.batch_size=2",
-        "save_model=false",
         f"hydra.run.dir={folder}",
     )
     assert outcome.status == 0, outcome.err
@@ -84,8 +85,7 @@ def test_tuning_on_completions_teaches_them(command, task_overrides, generation_
         *task_overrides,
         *generation_overrides,
         "evaluate.max_new_tokens=16",
-        "stages=[finetune,shrink,evaluate]",
-        "pipeline.shrink.repeats=1",
+        "stages=[finetune,evaluate]",
         "finetune.steps=40",
         "finetune.batch_size=8",
         "finetune.lr=2e-3",
