@@ -1,6 +1,7 @@
 """Tiny models with random weights, one of every family, and what tests do with them."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,14 @@ def composed() -> Callable[..., DictConfig]:
             return compose("config", overrides=list(overrides))
 
     return compose_config
+
+
+@pytest.fixture(autouse=True)
+def no_stream_is_kept() -> Iterator[None]:
+    """absl, which rouge-score loads, holds on to the standard error of a test and closes it in a later one."""
+    yield
+    if logging := sys.modules.get("absl.logging"):
+        logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(autouse=True)

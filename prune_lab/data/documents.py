@@ -1,5 +1,6 @@
-"""Reads documents from text, JSON-lines and parquet files, and says in which file and line something is wrong."""
+"""Reads rows and documents from text, JSON, CSV and parquet files, and says in which file and line a mistake is."""
 
+import csv
 import glob
 import gzip
 import json
@@ -7,8 +8,9 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from prune_lab.errors import BadInput
 
@@ -21,9 +23,18 @@ with its blanks and its line end, but an empty string for a blank line, as the h
 
 TEXT_SUFFIXES = (".txt", ".raw", ".tokens")
 JSON_SUFFIXES = (".jsonl", ".json")
+CSV_SUFFIXES = (".csv",)
 PARQUET_SUFFIXES = (".parquet",)
 OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
-ALLOWED = f"{', '.join(TEXT_SUFFIXES + JSON_SUFFIXES)} (plain, .gz or .xz) and .parquet"
+ALLOWED = f"{', '.join(TEXT_SUFFIXES + JSON_SUFFIXES + CSV_SUFFIXES)} (plain, .gz or .xz) and .parquet"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file: ``where`` it stands, for messages, and its values by key or column."""
+
+    where: str
+    values: dict[str, object]
 
 
 def find_files(path: str, key: str) -> list[Path]:
@@ -55,8 +66,13 @@ def find_files(path: str, key: str) -> list[Path]:
 
 def is_readable_kind(path: Path) -> bool:
     """Whether the name ends like that of a file that can be read."""
+    return has_rows(path) or _kind(path) in TEXT_SUFFIXES
+
+
+def has_rows(path: Path) -> bool:
+    """Whether the name ends like that of a file whose rows have keys or columns."""
     kind = _kind(path)
-    return kind in TEXT_SUFFIXES + JSON_SUFFIXES or (kind in PARQUET_SUFFIXES and path.suffix == kind)
+    return kind in JSON_SUFFIXES + CSV_SUFFIXES or (kind in PARQUET_SUFFIXES and path.suffix.lower() == kind)
 
 
 def read_documents(path: Path, field: str, text_rows: TextRows) -> Iterator[str]:
@@ -64,20 +80,44 @@ def read_documents(path: Path, field: str, text_rows: TextRows) -> Iterator[str]
 
     Args:
         path: A file of a kind that ``is_readable_kind`` takes.
-        field: The key (JSON lines) or column (parquet) that holds the text.
+        field: The key (JSON) or column (CSV, parquet) that holds the text.
         text_rows: What a document is in a text file.
 
     Raises:
         BadInput: If the file cannot be read, is torn, is not UTF-8, or a row has no text.
     """
+    if has_rows(path):
+        for row in read_rows(path, only=field):
+            text = row.values.get(field)
+            if not isinstance(text, str):
+                raise BadInput(f"{row.where}: {_no_text(field, row.values)}")
+            yield text
+    else:
+        with _reading(path):
+            yield from _text_rows(path, text_rows)
+
+
+def read_rows(path: Path, only: str | None = None) -> Iterator[Row]:
+    """Yields the rows of one file, in its order.
+
+    A row is an object of a JSON-lines file or of a JSON array (``.json`` may be either), a record of a CSV file with a
+    line of column names, or a row of a parquet file.
+
+    Args:
+        path: A file of a kind that ``has_rows`` takes.
+        only: The one column that is wanted, which saves reading the others of a parquet file; None for all.
+
+    Raises:
+        BadInput: If the file cannot be read, is torn, is not UTF-8, a row is no row, or a parquet file lacks ``only``.
+    """
     kind = _kind(path)
     with _reading(path):
         if kind in PARQUET_SUFFIXES:
-            yield from _parquet_rows(path, field)
-        elif kind in JSON_SUFFIXES:
-            yield from _json_rows(path, field)
+            yield from _parquet_rows(path, only)
+        elif kind in CSV_SUFFIXES:
+            yield from _csv_rows(path)
         else:
-            yield from _text_rows(path, text_rows)
+            yield from _json_rows(path)
 
 
 def _kind(path: Path) -> str:
@@ -85,8 +125,9 @@ def _kind(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix in OPENERS else suffix
 
 
-def _open(path: Path) -> IO[str]:
-    return OPENERS.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8-sig")  # takes a byte-order mark or none
+def _open(path: Path, newline: str | None = None) -> IO[str]:
+    opener = OPENERS.get(path.suffix.lower(), open)
+    return opener(path, "rt", encoding="utf-8-sig", newline=newline)  # takes a byte-order mark or none
 
 
 @contextmanager
@@ -110,40 +151,74 @@ def _text_rows(path: Path, text_rows: TextRows) -> Iterator[str]:
             yield from (line if line.strip() else "" for line in file)
 
 
-def _json_rows(path: Path, field: str) -> Iterator[str]:
+def _json_rows(path: Path) -> Iterator[Row]:
     with _open(path) as file:
+        start = next((line.lstrip() for line in file if line.strip()), "")
+        file.seek(0)
+        if start.startswith("[") and _kind(path) == ".json":
+            yield from _json_array(path, file.read())
+            return
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{path}, line {number}: not valid JSON, one object a line ({error})") from error
-            if not isinstance(row, dict):
-                raise BadInput(f"{path}, line {number}: expected an object with the key {field!r}, found {row!r:.40}")
-            if not isinstance(row.get(field), str):
-                raise BadInput(_no_text(f"{path}, line {number}", field, row))
-            yield row[field]
+            if line.strip():
+                where = f"{path}, line {number}"
+                yield Row(where, _object(where, _parsed(line, where, "one object a line")))
 
 
-def _parquet_rows(path: Path, field: str) -> Iterator[str]:
+def _json_array(path: Path, text: str) -> Iterator[Row]:
+    for number, value in enumerate(_parsed(text, str(path), "an array of objects"), start=1):
+        where = f"{path}, item {number}"
+        yield Row(where, _object(where, value))
+
+
+def _parsed(text: str, where: str, expected: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{where}: not valid JSON, {expected} ({error})") from error
+
+
+def _object(where: str, value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise BadInput(f"{where}: expected an object with keys, found {value!r:.40}")
+    return value
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    with _open(path, newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            columns = next(reader, [])
+            for values in reader:
+                if not values:  # a blank line
+                    continue
+                where = f"{path}, line {reader.line_num}"
+                if len(values) != len(columns):
+                    raise BadInput(
+                        f"{where}: {len(values)} values for the {len(columns)} columns {', '.join(columns)}; "
+                        "values with commas or line ends stand in double quotes"
+                    )
+                yield Row(where, dict(zip(columns, values, strict=True)))
+        except csv.Error as error:
+            raise BadInput(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
+
+
+def _parquet_rows(path: Path, only: str | None) -> Iterator[Row]:
     from pyarrow import ArrowException, parquet  # slow to import, and seldom needed
 
     try:
         with parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
-            if field not in columns:
-                raise BadInput(f"{path} has no column {field!r}; its columns are {', '.join(columns)}")
-            values = (value for batch in file.iter_batches(columns=[field]) for value in batch.column(0).to_pylist())
-            for number, value in enumerate(values, start=1):
-                if not isinstance(value, str):
-                    raise BadInput(_no_text(f"{path}, row {number}", field, {field: value}))
-                yield value
+            if only is not None and only not in columns:
+                raise BadInput(f"{path} has no column {only!r}; its columns are {', '.join(columns)}")
+            batches = file.iter_batches(columns=None if only is None else [only])
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield Row(f"{path}, row {number}", row)
     except ArrowException as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
 
 
-def _no_text(where: str, field: str, row: dict[str, object]) -> str:
+def _no_text(field: str, row: dict[str, object]) -> str:
     if field in row:
-        return f"{where}: {field!r} holds {row[field]!r:.40}, not text"
-    return f"{where}: there is no key {field!r}; the keys are {', '.join(map(str, row)) or 'none'}"
+        return f"{field!r} holds {row[field]!r:.40}, not text"
+    return f"there is no key {field!r}; the keys are {', '.join(map(str, row)) or 'none'}"

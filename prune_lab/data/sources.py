@@ -1,4 +1,4 @@
-"""Where text comes from: the standard library, files, or the Hugging Face hub."""
+"""Where text and rows come from: the standard library, files, or the Hugging Face hub."""
 
 import dataclasses
 import logging
@@ -6,13 +6,14 @@ import os
 import platform
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, get_args
 
 from prune_lab.data import stdlib
-from prune_lab.data.documents import TextRows, find_files, is_readable_kind, read_documents
+from prune_lab.data.documents import Row, TextRows, find_files, has_rows, is_readable_kind, read_documents, read_rows
 from prune_lab.data.spec import check_count
 from prune_lab.errors import BadInput
 
@@ -21,7 +22,9 @@ logger = logging.getLogger(__name__)
 PROBE_SECONDS = 5.0
 """How long the hub may take to answer at all before a download is given up."""
 
-ROOT_KINDS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet", ".txt")
+ROOT_KINDS = (".jsonl", ".json", ".parquet", ".csv", ".txt")
+PACKED = ("", ".gz", ".xz")
+"""A local copy may be packed: every name is tried with these endings."""
 
 
 class TextSource(Protocol):
@@ -31,6 +34,18 @@ class TextSource(Protocol):
 
     def read(self) -> list[str]:
         """The documents; raises BadInput if they cannot be had."""
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """What was read, as plain JSON for the protocol."""
+        ...
+
+
+class RowSource(Protocol):
+    """Rows with keys or columns."""
+
+    def read(self) -> Iterator[Row]:
+        """The rows, in their order; raises BadInput if they cannot be had."""
         ...
 
     def describe(self) -> dict[str, object]:
@@ -67,7 +82,7 @@ class StdlibText:
 class FileText:
     """Text of a user's own files.
 
-    A ``.txt`` file is one document; each line of a ``.jsonl`` file and each row of a ``.parquet`` file is one.
+    A ``.txt`` file is one document; each object of a JSON file and each row of a CSV or parquet file is one.
 
     Attributes:
         path: Of a file or a folder, or a glob pattern; the files are read in the order of their names.
@@ -95,8 +110,8 @@ class FileText:
 
 
 @dataclass
-class HubText:
-    """Text of one file of a data set on the Hugging Face hub, or of a local copy of it.
+class HubFile:
+    """One file of a data set on the Hugging Face hub, or of a local copy of it.
 
     The file itself is fetched, not a data set built from it: that needs no loading script, works with every copy in the
     hub's cache, and reads no more of a large shard than is asked for.
@@ -104,37 +119,22 @@ class HubText:
     Attributes:
         repo: The data set, such as ``allenai/c4``.
         file: Of the data set.
-        split: That the file holds; a local copy may be called ``<split>.jsonl``, ``.parquet``, ``.txt`` and so on.
-        join: Between two documents.
-        field: The key or column that holds the text.
+        split: That the file holds; a local copy may be called ``<split>.jsonl``, ``.parquet``, ``.csv`` and so on.
         revision: Commit, tag or branch of the data set.
-        limit_documents: The first so many only; None for all.
-        text_rows: What a document is in a local text file.
-        local_names: Further names that a local copy may have.
+        local_names: Further names that a local copy may have; like all names, with or without ``.gz`` or ``.xz``.
         root: The folder of the local copy; None to use the hub.
     """
 
     repo: str
     file: str
     split: str
-    join: str = "\n\n"
-    field: str = "text"
     revision: str = "main"
-    limit_documents: int | None = None
-    text_rows: TextRows = "stripped"
     local_names: list[str] = dataclasses.field(default_factory=list)
     root: str | None = None
 
     def __post_init__(self) -> None:
-        check_count("limit_documents", self.limit_documents, optional=True)
-        if self.text_rows not in get_args(TextRows):
-            raise BadInput(f"text_rows={self.text_rows} is not allowed; use {', '.join(get_args(TextRows))}")
         if self.root is not None:
             self._local_copy(Path(self.root).expanduser())
-
-    def read(self) -> list[str]:
-        """The documents, in the order of the file."""
-        return list(islice(read_documents(self._fetch(), self.field, self.text_rows), self.limit_documents))
 
     def describe(self) -> dict[str, object]:
         """The data set and its file, or the local file that was read instead."""
@@ -143,17 +143,21 @@ class HubText:
             return origin | {"revision": self.revision, "file": self.file}
         return origin | {"file": str(self._local_copy(Path(self.root).expanduser()))}
 
+    def _can_read(self, path: Path) -> bool:
+        return is_readable_kind(path)
+
     def _local_copy(self, root: Path) -> Path:
         if not root.is_dir():
             raise BadInput(f"data.root={self.root}: there is no such folder")
         names = [self.file]
         if self.split in Path(self.file).name:  # a bare name that does not say its split could be the wrong file
             names.append(Path(self.file).name)
-        names += [*self.local_names, *(self.split + kind for kind in ROOT_KINDS)]
+        names += [*self.local_names, *(self.split + kind for kind in ROOT_KINDS if self._can_read(Path(f"a{kind}")))]
         for name in names:
-            if (root / name).is_file() and is_readable_kind(root / name):
-                return root / name
-        looked_for = ", ".join(names)
+            for path in (root / (name + ending) for ending in PACKED):
+                if path.is_file() and self._can_read(path):
+                    return path
+        looked_for = f"{', '.join(names)} (plain, .gz or .xz)"
         raise BadInput(f"data.root={self.root} has no copy of {self.repo}, split {self.split}; looked for {looked_for}")
 
     def _fetch(self) -> Path:
@@ -180,6 +184,55 @@ class HubText:
             f"{self.file} of {self.repo} (revision {self.revision}) is not in the cache and cannot be downloaded: "
             f"{reason}. For a local copy, set data.root=DIR to the folder with {self.file} or {self.split}.jsonl"
         )
+
+
+@dataclass
+class HubText(HubFile):
+    """Text of one file of the hub or of a local copy.
+
+    Attributes:
+        join: Between two documents.
+        field: The key or column that holds the text.
+        limit_documents: The first so many only; None for all.
+        text_rows: What a document is in a local text file.
+    """
+
+    join: str = "\n\n"
+    field: str = "text"
+    limit_documents: int | None = None
+    text_rows: TextRows = "stripped"
+
+    def __post_init__(self) -> None:
+        check_count("limit_documents", self.limit_documents, optional=True)
+        if self.text_rows not in get_args(TextRows):
+            raise BadInput(f"text_rows={self.text_rows} is not allowed; use {', '.join(get_args(TextRows))}")
+        super().__post_init__()
+
+    def read(self) -> list[str]:
+        """The documents, in the order of the file."""
+        return list(islice(read_documents(self._fetch(), self.field, self.text_rows), self.limit_documents))
+
+
+@dataclass
+class HubRows(HubFile):
+    """Rows of one file of the hub or of a local copy.
+
+    Attributes:
+        limit_rows: The first so many only; None for all.
+    """
+
+    limit_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("limit_rows", self.limit_rows, optional=True)
+        super().__post_init__()
+
+    def read(self) -> Iterator[Row]:
+        """The rows, in the order of the file."""
+        return islice(read_rows(self._fetch()), self.limit_rows)
+
+    def _can_read(self, path: Path) -> bool:
+        return has_rows(path)
 
 
 def _answers(address: str) -> bool:

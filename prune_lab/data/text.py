@@ -4,7 +4,6 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -21,6 +20,7 @@ from prune_lab.data.tokens import (
     sample_documents,
     sample_stream,
     token_digest,
+    tokenizer_protocol,
     window_length,
 )
 from prune_lab.errors import BadInput
@@ -80,7 +80,7 @@ class TextData(DataSpec):
             protocol={
                 "calibration": calibration,
                 "evaluation": evaluation,
-                "tokenizer": _tokenizer_protocol(tokenizer),
+                "tokenizer": tokenizer_protocol(tokenizer),
             },
             evaluation_bytes=covered,
             training=partial(self._training_samples, tokenizer, seqlen, vocab_size),
@@ -125,7 +125,7 @@ class FileData(DataSpec):
     """A user's own files: ``data=files data.calibration=A data.evaluation=B``.
 
     Attributes:
-        calibration: A file, a folder or a glob pattern; ``.txt``, ``.jsonl`` or ``.parquet``.
+        calibration: A file, a folder or a glob pattern; ``.txt``, ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``.
         evaluation: Likewise.
         field: The key or column that holds the text.
         join: Between two documents.
@@ -217,16 +217,6 @@ def _check_not_empty(documents: list[str], what: str) -> None:
 
 def _text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _tokenizer_protocol(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
-    name = tokenizer.name_or_path
-    folder = Path(name)
-    return {
-        "name": folder.name if folder.is_dir() else name,  # where a folder lies says nothing to somebody else
-        "class": type(tokenizer).__name__,
-        "vocab_size": len(tokenizer),
-    }
 
 
 def _covered_bytes(encoding: BatchEncoding, kept: int, text: str) -> int | None:

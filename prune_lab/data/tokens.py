@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,21 @@ MAX_DRAWS = 10_000
 """Documents drawn for one sample before the search for a long enough one is given up."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A prompt that a model is to complete, and what counts as right.
+
+    Attributes:
+        prompt: As text.
+        tokens: Of the prompt, with the token that starts a text.
+        references: Completions without blanks around them; at least one.
+    """
+
+    prompt: str
+    tokens: list[int]
+    references: list[str]
+
+
 @dataclass
 class Data:
     """What a run calibrates on and is measured on, as token ids.
@@ -28,10 +44,12 @@ class Data:
         calibration: ``(samples, seqlen)`` int64 on the host.
         evaluation: ``(windows, seqlen)`` int64 on the host; its seqlen may differ from the calibration's.
         batch_size: Sequences per forward pass; None leaves the choice to whoever runs the model.
-        protocol: How the tokens came about, as plain JSON: ``calibration``, ``evaluation`` and ``tokenizer``.
+        protocol: How the tokens came about, as plain JSON: ``calibration``, ``evaluation``, ``tokenizer``, and
+            ``pairs`` where there are any.
         evaluation_bytes: UTF-8 bytes of the text that the evaluation windows cover; None where not known.
         training: Reads what there is to train on, and how it came about; None where there is nothing but the
             calibration samples.
+        pairs: Prompts to complete in an evaluation; None where the data has none.
     """
 
     calibration: Tensor
@@ -40,20 +58,21 @@ class Data:
     protocol: dict[str, object]
     evaluation_bytes: int | None = None
     training: Callable[[], tuple[Samples, dict[str, object]]] | None = None
+    pairs: list[Pair] | None = None
 
 
-def window_length(seqlen: int | None, seqlen_limit: int) -> int:
-    """Tokens per window: ``seqlen``, or without one the papers' 2,048 as far as the model reaches.
+def window_length(seqlen: int | None, seqlen_limit: int, most: int = PAPER_SEQLEN) -> int:
+    """Tokens per window: ``seqlen``, or without one ``most`` as far as the model reaches.
 
     Raises:
         BadInput: If ``seqlen`` is more than ``seqlen_limit``, the positions of the model.
     """
     if seqlen is None:
-        return min(seqlen_limit, PAPER_SEQLEN)
+        return min(seqlen_limit, most)
     if seqlen > seqlen_limit:
         raise BadInput(
             f"data.seqlen={seqlen} is more than the {seqlen_limit} positions of the model; "
-            f"use data.seqlen={seqlen_limit} or less (null: the model's, at most {PAPER_SEQLEN})"
+            f"use data.seqlen={seqlen_limit} or less (null: the model's, at most {most})"
         )
     return seqlen
 
@@ -72,12 +91,46 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> BatchEnc
     Raises:
         BadInput: If the text holds half of a surrogate pair (JSON can spell one).
     """
+    _check_encodable(text, what)
+    return tokenizer(text, truncation=False, padding=False, return_attention_mask=False, verbose=False)
+
+
+def encode_parts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], what: str) -> list[list[int]]:
+    """Tokenises parts of texts, each by itself, without any special token and without truncation.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        texts: Any texts.
+        what: The key that gave them, for the message.
+
+    Raises:
+        BadInput: If a text holds half of a surrogate pair.
+    """
+    for text in texts:
+        _check_encodable(text, what)
+    if not texts:
+        return []
+    options = {"truncation": False, "padding": False, "return_attention_mask": False, "verbose": False}
+    return tokenizer(list(texts), add_special_tokens=False, **options)["input_ids"]
+
+
+def _check_encodable(text: str, what: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         character = repr(text[error.start])
         raise BadInput(f"{what}: the text holds {character}, half of a surrogate pair; remove it") from error
-    return tokenizer(text, truncation=False, padding=False, return_attention_mask=False, verbose=False)
+
+
+def tokenizer_protocol(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    """Which tokenizer it is, as plain JSON."""
+    name = tokenizer.name_or_path
+    folder = Path(name)
+    return {
+        "name": folder.name if folder.is_dir() else name,  # where a folder lies says nothing to somebody else
+        "class": type(tokenizer).__name__,
+        "vocab_size": len(tokenizer),
+    }
 
 
 def evaluation_windows(tokens: np.ndarray, seqlen: int, limit: int | None, what: str) -> np.ndarray:

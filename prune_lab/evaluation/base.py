@@ -19,12 +19,14 @@ class Subject:
         data: The text to evaluate on, as tokens of this model.
         device: Where to compute.
         folder: The run folder.
+        stage: Which stage asks, for the names of files.
     """
 
     model: PrunableModel
     data: Data
     device: torch.device
     folder: Path
+    stage: str = "evaluate"
 
 
 @dataclass
@@ -43,7 +45,10 @@ class Scores:
 
 
 class Evaluation(Protocol):
-    """A callable on a `Subject`. Subclasses inherit a `prepare` that does nothing and a `key` that forbids keeping."""
+    """A callable on a `Subject`.
+
+    Subclasses inherit a `prepare` and a `check` that do nothing, and a `key` that forbids keeping.
+    """
 
     def prepare(self) -> None:
         """Check what can be checked before a model is loaded.
@@ -51,6 +56,13 @@ class Evaluation(Protocol):
         Raises:
             BadInput: What was asked for does not exist.
             RunFailed: It exists, but cannot be reached from here.
+        """
+
+    def check(self, subject: Subject) -> None:
+        """Check what only the data and the loaded model can tell, before anything is done to the model.
+
+        Raises:
+            BadInput: They are not what the evaluation needs.
         """
 
     def key(self, subject: Subject) -> dict[str, object] | None:

@@ -23,6 +23,11 @@ class Suite(Evaluation):
         for part in self.parts.values():
             part.prepare()
 
+    def check(self, subject: Subject) -> None:
+        """Check each part."""
+        for part in self.parts.values():
+            part.check(subject)
+
     def __call__(self, subject: Subject) -> Scores:
         """Run each part."""
         return merge({name: part(subject) for name, part in self.parts.items()})

@@ -1,6 +1,6 @@
 """Measures the model: as it is now, or as it was before anything was done to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prune_lab.evaluation.base import Evaluation, Scores
 from prune_lab.evaluation.dense import cached_scores
@@ -21,6 +21,10 @@ class Evaluate(Stage):
         """Lets the evaluation check itself."""
         self.evaluation.prepare()
 
+    def check(self, run: Run) -> None:
+        """Lets the evaluation look at the data and the model."""
+        self.evaluation.check(run.subject)
+
     def __call__(self, run: Run) -> dict[str, float]:
         """Measures; where the dense model was measured too, adds the ratios to it that the evaluation names."""
         scores = self.evaluation(run.subject)
@@ -39,4 +43,4 @@ class Dense(Evaluate):
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Measures, or remembers."""
-        return self._note(run, "dense", cached_scores(self.evaluation, run.subject))
+        return self._note(run, "dense", cached_scores(self.evaluation, replace(run.subject, stage="dense")))

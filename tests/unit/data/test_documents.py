@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from prune_lab.data.documents import find_files, read_documents
+from prune_lab.data.documents import find_files, has_rows, read_documents, read_rows
 from prune_lab.errors import BadInput
 
 ROWS = ["one\ntwo", "", "drei \u00fc"]
@@ -59,7 +59,7 @@ def test_only_as_much_is_read_as_is_asked_for(tmp_path):
     ("line", "message"),
     [
         ("{broken", r"a\.jsonl, line 3: not valid JSON"),
-        ("[1]", r"line 3: expected an object with the key 'text', found \[1\]"),
+        ("[1]", r"line 3: expected an object with keys, found \[1\]"),
         ('{"body": "x", "id": 1}', r"line 3: there is no key 'text'; the keys are body, id"),
         ('{"text": null}', r"line 3: 'text' holds None, not text"),
         ('{"text": ["x"]}', r"line 3: 'text' holds \['x'\], not text"),
@@ -136,3 +136,71 @@ def test_a_path_that_stands_for_nothing_is_refused(tmp_path, path, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match=message):
         find_files(str(tmp_path / path), "data.calibration")
+
+
+PEOPLE = [{"name": "Ann, the first", "says": 'one\n"two"'}, {"name": "Bob \u00fc", "says": ""}]
+PEOPLE_CSV = 'name,says\n"Ann, the first","one\n""two"""\n\nBob \u00fc,\n'
+
+
+def save_people(folder):
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PEOPLE))
+    (folder / "a.json").write_text("\n " + json.dumps(PEOPLE, indent=2))
+    (folder / "lines.json").write_text("".join(json.dumps(row) + "\n" for row in PEOPLE))
+    (folder / "a.csv").write_bytes(b"\xef\xbb\xbf" + PEOPLE_CSV.encode())
+    for name in ("a.jsonl", "a.json", "a.csv"):
+        content = (folder / name).read_bytes()
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        (folder / f"{name}.xz").write_bytes(lzma.compress(content))
+    parquet.write_table(pa.Table.from_pylist(PEOPLE), folder / "a.parquet")
+
+
+def test_rows_of_every_kind_are_the_same(tmp_path):
+    save_people(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 11 and all(map(has_rows, files))
+    for file in files:
+        assert [row.values for row in read_rows(file)] == PEOPLE, file
+        assert read(file, field="name") == [row["name"] for row in PEOPLE], file
+
+
+def test_a_row_says_where_it_stands(tmp_path):
+    save_people(tmp_path)
+    ends = {"a.jsonl": "line 2", "a.json": "item 2", "a.csv": "line 5", "a.parquet": "row 2"}
+    for name, end in ends.items():
+        assert [*read_rows(tmp_path / name)][1].where == f"{tmp_path / name}, {end}"
+
+
+def test_a_text_file_has_no_rows(tmp_path):
+    assert not has_rows(tmp_path / "a.txt") and not has_rows(tmp_path / "a.parquet.gz")
+
+
+def test_values_that_lie_deeper_are_kept(tmp_path):
+    rows = [{"table": {"id": "t-1", "header": ["A", "B"]}}]
+    (tmp_path / "a.jsonl").write_text(json.dumps(rows[0]))
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        assert [row.values for row in read_rows(tmp_path / name)] == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "x,y\n1,2\n3\n", r"a\.csv, line 3: 1 values for the 2 columns x, y; .* double quotes"),
+        ("a.csv", "x,y\n1,2,3\n", r"a\.csv, line 2: 3 values for the 2 columns x, y"),
+        ("a.csv", 'x,y\n1,"2\n', r"a\.csv, line 2: not valid CSV"),
+        ("a.csv", 'x,y\n1,"2"3\n', r"a\.csv, line 2: not valid CSV"),
+        ("a.json", '[{"x": 1}, 2]', r"a\.json, item 2: expected an object with keys, found 2"),
+        ("a.json", '[{"x": 1},', r"a\.json: not valid JSON, an array of objects"),
+        ("a.jsonl", '[{"x": 1}]', r"a\.jsonl, line 1: expected an object with keys"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BadInput, match=message):
+        list(read_rows(tmp_path / name))
+
+
+def test_a_file_without_rows_gives_none(tmp_path):
+    for name, content in {"a.csv": "", "b.csv": "x,y\n", "a.json": "[]", "b.json": "", "a.jsonl": "\n"}.items():
+        (tmp_path / name).write_text(content)
+        assert list(read_rows(tmp_path / name)) == []

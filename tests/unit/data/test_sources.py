@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import platform
 import time
 
@@ -11,7 +12,7 @@ from huggingface_hub import constants
 from pyarrow import parquet
 
 from prune_lab.data import sources, stdlib
-from prune_lab.data.sources import FileText, HubText, StdlibText
+from prune_lab.data.sources import FileText, HubRows, HubText, StdlibText
 from prune_lab.errors import BadInput
 
 C4 = {"repo": "allenai/c4", "file": "en/c4-train.00000-of-01024.json.gz", "split": "train"}
@@ -140,3 +141,44 @@ def test_bad_limits_and_row_rules_are_refused():
         HubText(**C4, limit_documents=0)
     with pytest.raises(BadInput, match="text_rows=words is not allowed; use file, stripped, wikitext"):
         HubText(**C4, text_rows="words")
+
+
+E2E = {"repo": "owner/e2e", "file": "default/test/0000.parquet", "split": "test", "local_names": ["testset_w_refs.csv"]}
+
+
+@pytest.mark.parametrize("name", ["testset_w_refs.csv", "test.csv", "test.json", "test.jsonl"])
+@pytest.mark.parametrize("ending", ["", ".xz"])
+def test_rows_of_a_local_copy_are_read_by_any_of_its_names(tmp_path, name, ending):
+    content = {"csv": "mr,ref\na,b\nc,d\n", "json": '[{"mr": "a", "ref": "b"}]', "jsonl": '{"mr": "a", "ref": "b"}\n'}
+    data = content[name.rpartition(".")[2]].encode()
+    (tmp_path / (name + ending)).write_bytes(lzma.compress(data) if ending else data)
+    source = HubRows(**E2E, root=str(tmp_path), limit_rows=1)
+    assert [row.values for row in source.read()] == [{"mr": "a", "ref": "b"}]
+    assert source.describe() == {"source": "owner/e2e", "split": "test", "file": str(tmp_path / (name + ending))}
+
+
+def test_a_text_file_is_no_copy_of_rows(tmp_path):
+    (tmp_path / "test.txt").write_text("a\n")
+    expected = (
+        r"looked for default/test/0000\.parquet, testset_w_refs\.csv, test\.jsonl, .*test\.csv \(plain, \.gz or \.xz\)"
+    )
+    with pytest.raises(BadInput, match=expected):
+        HubRows(**E2E, root=str(tmp_path))
+
+
+def test_rows_come_from_the_hubs_cache_too(empty_hub_cache):
+    folder = empty_hub_cache / "datasets--owner--e2e"
+    file = folder / "snapshots" / "c0ffee" / E2E["file"]
+    file.parent.mkdir(parents=True)
+    parquet.write_table(pa.table({"mr": ["a"], "ref": ["b"]}), file)
+    reference = folder / "refs" / "refs" / "convert" / "parquet"
+    reference.parent.mkdir(parents=True)
+    reference.write_text("c0ffee")
+    source = HubRows(**E2E, revision="refs/convert/parquet")
+    assert [row.values for row in source.read()] == [{"mr": "a", "ref": "b"}]
+    assert source.describe()["revision"] == "refs/convert/parquet"
+
+
+def test_bad_limits_of_rows_are_refused():
+    with pytest.raises(BadInput, match="limit_rows=0 is not allowed"):
+        HubRows(**E2E, limit_rows=0)

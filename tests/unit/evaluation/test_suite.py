@@ -9,10 +9,13 @@ from prune_lab.evaluation.suite import Suite
 
 class Constant(Evaluation):
     def __init__(self, **metrics):
-        self.metrics, self.prepared = metrics, 0
+        self.metrics, self.prepared, self.checked = metrics, 0, []
 
     def prepare(self):
         self.prepared += 1
+
+    def check(self, subject):
+        self.checked.append(subject)
 
     def __call__(self, subject):
         return Scores(dict(self.metrics), {"constant": True})
@@ -33,6 +36,13 @@ def test_every_part_is_prepared():
     parts = {"one": Constant(), "two": Constant()}
     Suite(**parts).prepare()
     assert [part.prepared for part in parts.values()] == [1, 1]
+
+
+def test_every_part_is_shown_the_subject(tiny_model, make_subject):
+    subject = make_subject(tiny_model("opt"))
+    parts = {"one": Constant(), "two": Constant()}
+    Suite(**parts).check(subject)
+    assert [part.checked for part in parts.values()] == [[subject], [subject]]
 
 
 def test_a_part_can_be_switched_off_but_not_all(tiny_model, make_subject):

@@ -1,0 +1,130 @@
+"""How a row of a task becomes a prompt and its completions: templates, or a marker in one text."""
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from prune_lab.errors import BadInput
+
+
+class DoesNotFit(Exception):
+    """A row lacks what a form needs."""
+
+
+class Form(Protocol):
+    """Finds the prompt and the completions in rows of one kind."""
+
+    def read(self, values: Mapping[str, object]) -> tuple[str, list[str]]:
+        """The prompt and its completions; raises `DoesNotFit`."""
+        ...
+
+    def needs(self) -> str:
+        """What a row must have, for a message."""
+        ...
+
+
+@dataclass
+class Template:
+    """Fills templates as ``str.format`` does: ``{question}``, or ``{table[id]}`` for what lies deeper.
+
+    A list is joined by commas; but a completion of one field that holds a list is as many completions. Where the text
+    goes on with a word, the blank before it belongs to the template of the completion: tokenizers know ``" word"``.
+
+    Attributes:
+        prompt: Of the prompt.
+        completion: Of each completion.
+    """
+
+    prompt: str
+    completion: str
+    _fields: list[str] = field(init=False, repr=False)  # of the completion
+
+    def __post_init__(self) -> None:
+        _check_template("prompt", self.prompt)
+        self._fields = _check_template("completion", self.completion)
+
+    def read(self, values: Mapping[str, object]) -> tuple[str, list[str]]:
+        """The prompt and its completions; raises `DoesNotFit`."""
+        prompt = _fill(self.prompt, values)
+        if len(self._fields) == 1 and isinstance(many := _value(self._fields[0], values), list):
+            before, after = _around_field(self.completion)
+            return prompt, [before + _text(one) + after for one in many]
+        return prompt, [_fill(self.completion, values)]
+
+    def needs(self) -> str:
+        """The fields."""
+        return ", ".join(dict.fromkeys(_check_template("prompt", self.prompt) + self._fields))
+
+
+@dataclass
+class Marked:
+    r"""Cuts one text behind the last marker in it.
+
+    Attributes:
+        text: The key or column of the text.
+        marker: What ends the prompt, such as ``"\nA:"``; the blank after it is left to the completion.
+    """
+
+    text: str
+    marker: str
+
+    def __post_init__(self) -> None:
+        if not self.marker:
+            raise BadInput("data.forms: the marker is empty; give the text that ends the prompt")
+
+    def read(self, values: Mapping[str, object]) -> tuple[str, list[str]]:
+        """The prompt, which ends with the marker, and the one completion; raises `DoesNotFit`."""
+        text = values.get(self.text)
+        if not isinstance(text, str) or self.marker not in text:
+            raise DoesNotFit
+        prompt, marker, completion = text.rpartition(self.marker)
+        return prompt + marker, [completion]
+
+    def needs(self) -> str:
+        """The field and its marker."""
+        return f"{self.text} with {self.marker!r} in it"
+
+
+class _Filler(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return super().format_field(_text(value), format_spec)
+
+
+def _fill(template: str, values: Mapping[str, object]) -> str:
+    try:
+        return _Filler().vformat(template, (), values)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DoesNotFit from error
+
+
+def _value(name: str, values: Mapping[str, object]) -> object:
+    try:
+        return string.Formatter().get_field(name, (), values)[0]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DoesNotFit from error
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str | int | float):
+        return str(value)
+    if isinstance(value, Sequence):
+        return ", ".join(_text(item) for item in value)
+    raise DoesNotFit  # null, or an object
+
+
+def _around_field(template: str) -> tuple[str, str]:
+    """The text before and after the one field of a template."""
+    first, *others = string.Formatter().parse(template)
+    return first[0], "".join(literal for literal, *_ in others)
+
+
+def _check_template(key: str, template: str) -> list[str]:
+    """The fields of a template, with what lies deeper; raises BadInput if it is none."""
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise BadInput(f"data.forms: {key}={template!r} is not a template ({error})") from error
+    if not names or any(not name or name[0].isdigit() for name in names):
+        raise BadInput(f"data.forms: {key}={template!r} is not allowed; it names at least one field, such as {{text}}")
+    return names
