@@ -130,7 +130,7 @@ def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
     if "miniature" in content and asked and all(model.startswith(_SHIPPED) for model in asked.split(",")):
         base, name = tuple(content["miniature"]), f"{name}_reference"
     _refuse_settled(overrides, own, columns)
-    rows, seeds, extra, given = dict(own), tuple(content["seeds"]), [], {}
+    rows, seeds, extra, given = dict(own), tuple(content["seeds"]), {}, {}
     per_model = {key: {m: str(v) for m, v in values.items()} for key, values in content.get("per_model", {}).items()}
     for override in (*base, *overrides):
         key, _, value = override.partition("=")
@@ -141,12 +141,12 @@ def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
         elif key == "seed":
             seeds = _seeds(value)
         else:
-            extra.append(override)
+            extra[key] = override  # the command line's in place of the table's
     per_model |= {key: dict.fromkeys(rows["model"], value) for key, value in given.items()}
     return TableSpec(
         name=name,
         title=content["title"],
-        overrides=tuple(extra),
+        overrides=tuple(extra.values()),
         rows=rows,
         columns=columns,
         seeds=seeds,
