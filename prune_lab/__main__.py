@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prune_lab.errors import BadInput, RunFailed
@@ -31,6 +32,9 @@ def run_job(cfg: DictConfig) -> float | None:
     from prune_lab.summary import print_summary
 
     quiet_libraries()
+    if is_assistant():
+        logging.disable(logging.INFO)
+        cfg.tracker = OmegaConf.create({"_target_": "prune_lab.tracking.jsonl.JsonlTracker"})
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
@@ -43,7 +47,8 @@ def run_job(cfg: DictConfig) -> float | None:
         # The others go on; the command ends with the first of these errors.
         log.error("job %s (%s) failed: %s", hydra_config.job.num, hydra_config.job.override_dirname, error)
         raise
-    print_summary(record, folder)
+    if not is_assistant():
+        print_summary(record, folder)
     objective = record["metrics"].get(cfg.objective)
     if objective is None and sweep:
         log.warning("objective=%s was not measured by this job", cfg.objective)
@@ -54,7 +59,12 @@ def main() -> None:
     """Runs the command and exits with its status: 0 done, 1 a run failed, 2 bad input."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
     try:
-        run_job()
+        if is_assistant():
+            with tempfile.TemporaryDirectory() as aside:
+                sys.argv += [f"hydra.run.dir={aside}/run", f"hydra.sweep.dir={aside}/sweep"]
+                run_job()
+        else:
+            run_job()
     except OSError as error:
         if not _is_about_run_folder(error):
             raise
@@ -64,6 +74,14 @@ def main() -> None:
     except Exception as error:
         _exit_if_expected(error)
         raise
+
+
+def is_assistant() -> bool:
+    """Whether this is one of several processes of a run (``accelerate launch``, ``torchrun``), but not the first.
+
+    It does what the first does, shares the training with it, and leaves nothing behind.
+    """
+    return int(os.environ.get("RANK", "0")) > 0
 
 
 def _exit_if_expected(error: Exception) -> None:

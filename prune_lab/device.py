@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is the first GPU if there is one.
+    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is a GPU if there is one.
+
+    Without a number it is the first one, or in one of several processes of a run that process' own.
 
     Raises:
         BadInput: the name is unknown, or there is no such device.
@@ -23,17 +26,18 @@ def resolve_device(name: str) -> torch.device:
     kind, _, index = str(name).partition(":")
     if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdigit()):
         raise BadInput(f"device={name!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
+    own = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise BadInput(
             f"device={name}: torch {torch.__version__} finds no CUDA device here; use device=cpu or device=auto"
         )
-    if int(index or 0) >= torch.cuda.device_count():
+    if int(index or own) >= torch.cuda.device_count():
         raise BadInput(f"device={name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
-    return torch.device("cuda", int(index or 0))
+    return torch.device("cuda", int(index or own))
 
 
 def release_free_memory(device: torch.device) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from prune_lab.data.samples import Batch, Samples
@@ -173,7 +174,7 @@ def fit(
         teacher.to(device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(scheduler, hooks)
-    progress, saved = Progress(), folder if training.save_every else None
+    progress, saved = Progress(), _shared(accelerator, folder) if training.save_every else None
     settings = f"{training} {hooks.settings}".strip()
     first = progress.resumed_at = _resume(accelerator, saved, settings)
     start = time.perf_counter()
@@ -286,6 +287,11 @@ def _weight_groups(model: nn.Module, training: Training) -> Iterable[dict[str, A
 def _accelerator(training: Training, device: torch.device) -> Accelerator:
     AcceleratorState._reset_state()  # a second training in one process may have another precision
     return Accelerator(mixed_precision=training.precision, cpu=device.type == "cpu")
+
+
+def _shared(accelerator: Accelerator, folder: Path | None) -> Path | None:
+    """The first process' folder, for all of them."""
+    return broadcast_object_list([folder])[0] if accelerator.num_processes > 1 else folder
 
 
 def _save(accelerator: Accelerator, saved: Path, step: int, settings: str) -> None:
