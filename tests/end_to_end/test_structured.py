@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 import prune_lab
-from prune_lab.models.units import all_neurons
+from prune_lab.models.units import all_heads, all_neurons
 
 
 @pytest.mark.parametrize(("method", "equal"), [("l2_neurons", True), ("gum", False)])
@@ -50,6 +51,39 @@ def test_prune_while_training_shrink_and_open_again(
     assert again.status == 0, again.err
     perplexity = json.loads((tmp_path / "again" / "record.json").read_text())["metrics"]["evaluate/perplexity"]
     assert perplexity == pytest.approx(metrics["evaluate/perplexity"], rel=1e-5)
+
+
+def test_heads_are_pruned_shrunk_and_saved(command, local_overrides, tmp_path, random_tokens):
+    """An OPT model with half of its heads: a folder of our own, smaller, which computes what the masked model did."""
+    folder = tmp_path / "run"
+    job = (*local_overrides, "method=top_v", "sparsity=heads", "stages=[dense,prune,shrink,evaluate,save]")
+    outcome = command(*job, "evaluate=all", "evaluate.zero_shot=null", "finetune.steps=6", f"hydra.run.dir={folder}")
+    assert outcome.status == 0, outcome.err
+    record = json.loads((folder / "record.json").read_text())
+    heads = record["protocol"]["shrink"]["heads_per_block"]
+    assert sum(heads) == 6
+    assert record["metrics"]["prune/sparsity"] == 0.5
+    assert record["metrics"]["evaluate/parameters"] < record["metrics"]["dense/parameters"]
+    loaded = prune_lab.load(str(folder / "model"))
+    assert [units.count for units in all_heads(loaded)] == heads
+    assert torch.isfinite(loaded.hf(random_tokens(1, 8)).logits).all()
+
+
+def test_a_teacher_that_does_not_fit_is_refused_before_anything_runs(command, local_overrides, model_folder, tmp_path):
+    small = OPTConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=8, word_embed_proj_dim=16
+    )
+    OPTForCausalLM(small).save_pretrained(tmp_path / "teacher")
+    outcome = command(
+        *local_overrides,
+        "method=gum",
+        "finetune=distill",
+        f"finetune.distill.teacher={tmp_path}/teacher",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert outcome.status == 2
+    assert "vocabulary of 60 tokens and the model one of 64" in outcome.err
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["metrics"] == {}
 
 
 def test_a_model_is_tuned_after_pruning_and_zeros_stay(command, local_overrides, tmp_path):
