@@ -70,8 +70,8 @@ class HardConcrete(Movement):
 
     patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads"})
     scope: str = "layer"
-    weight: float = 10.0
-    lr: float = 0.05
+    weight: float = 30.0
+    lr: float = 0.1
     init: float = 2.197
 
     def __post_init__(self) -> None:

@@ -48,9 +48,9 @@ class SoftMovement(Movement):
     """
 
     scope: str = "layer"
-    weight: float = 10.0
+    weight: float = 100.0
     threshold: float = 0.1
-    lr: float = 0.05  # scores start at 0 and must fall to -2.2 to pass the threshold
+    lr: float = 0.1  # scores start at 0 and must fall to -2.2 to pass the threshold
 
     def __post_init__(self) -> None:
         super().__post_init__()
