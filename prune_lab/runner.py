@@ -160,6 +160,8 @@ def _run_stage(name: str, stage: Stage, run: Run, tracker: Tracker) -> None:
     peak = watch_peak_memory(run.device)
     start = time.perf_counter()
     measured = stage(run)
+    if not measured:  # it had nothing to do
+        return
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
     measured |= {"seconds": round(time.perf_counter() - start, 3), "peak_memory_mb": round(peak(), 1)}

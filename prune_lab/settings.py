@@ -41,6 +41,8 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
         problems += [
             f"stages: {name!r} is unknown; allowed: {', '.join(pipeline)}" for name in stages if name not in pipeline
         ]
+    if isinstance(stages, list) and _trains_nothing(stages, plain.get("finetune", {})):
+        problems.append("stages lists finetune before pruning, and finetune=none trains nothing; use finetune=full")
     if not isinstance(plain["seed"], int) or isinstance(plain["seed"], bool) or plain["seed"] < 0:
         problems.append(f"seed={plain['seed']!r} is not allowed; it is a whole number of at least 0")
     if not isinstance(plain["save_model"], bool):
@@ -53,6 +55,12 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     return plain
 
 
+def _trains_nothing(stages: list[str], finetune: dict[str, Any]) -> bool:
+    """Whether a training is asked for by its place in the list, but not by its settings."""
+    before = stages[: stages.index("prune")] if "prune" in stages else stages
+    return "finetune" in before and finetune.get("after_pruning") is False
+
+
 def run_key(plain: dict[str, Any]) -> str:
     """A SHA-256 of all settings that the numbers of a run depend on."""
     relevant = {key: value for key, value in plain.items() if key not in _NOT_IN_KEY}
@@ -61,13 +69,18 @@ def run_key(plain: dict[str, Any]) -> str:
 
 
 def run_title(plain: dict[str, Any]) -> str:
-    """Model, method, sparsity and allocation in a few words: what readers and trackers call the run."""
+    """Model, method, sparsity, allocation and tuning in a few words: what readers and trackers call the run."""
     model, sparsity = plain["model"], plain["sparsity"]
     name = model.get("name") or str(model["path"]).rstrip("/").rpartition("/")[2]
     method = str(plain["method"]["_target_"]).rpartition(".")[2]
     amount = sparsity["pattern"] if sparsity["level"] is None else f"{sparsity['level']:.0%} {sparsity['pattern']}"
     allocation = str(plain.get("allocation", {}).get("_target_", "Uniform")).rpartition(".")[2]
-    return f"{name}, {method}, {amount}" + ("" if allocation == "Uniform" else f", {allocation}")
+    parts = [name, method, amount, *([] if allocation == "Uniform" else [allocation])]
+    tuning = plain.get("finetune", {})
+    if "finetune" in plain.get("stages", ()) and tuning.get("after_pruning"):
+        lora = "sparse LoRA" if (tuning.get("lora") or {}).get("sparse") else "LoRA"
+        parts.append(lora if tuning.get("lora") else "distilled" if tuning.get("distill") else "tuned")
+    return ", ".join(parts)
 
 
 def _problems(value: Any, where: str) -> Iterator[str]:

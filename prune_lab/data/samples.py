@@ -40,6 +40,10 @@ class Samples:
         """How many there are."""
         return len(self.tokens)
 
+    def select(self, rows: Tensor) -> "Samples":
+        """Those of ``rows``, ``(n,)`` int64."""
+        return Samples(*(None if part is None else part[rows] for part in (self.tokens, self.lengths, self.prompts)))
+
     def batch(self, rows: Tensor, device: torch.device) -> Batch:
         """Those of ``rows``, ``(n,)`` int64, cut to the longest."""
         tokens, lengths = self.tokens[rows], self._lengths(rows)

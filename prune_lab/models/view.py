@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_lab.errors import RunFailed
+from prune_lab.models.adapter import Adapter
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -191,6 +192,7 @@ class PrunableModel:
         self.hf.config.use_cache = False  # a cache kept between calls would let one sample attend to another
         self.tokenizer = tokenizer
         self.name = name
+        self.adapter: Adapter | None = None  # updates that stand beside the weights
 
     @cached_property
     def blocks(self) -> list[Block]:

@@ -81,6 +81,11 @@ class Prune(Stage):
                 "sparsity itself; use allocation=uniform, or compare within layers (method.scope=layer)"
             )
         self.allocation.check(self.target)
+        if isinstance(self.method, TrainedMethod) and (self.training.lora or self.training.patience):
+            raise BadInput(
+                f"method {type(self.method).__name__} trains all weights for all of its steps; "
+                "finetune=lora and finetune.patience are for training after pruning"
+            )
 
     def check(self, run: Run) -> None:
         """Whether the target fits the model."""
@@ -135,6 +140,7 @@ class Prune(Stage):
         run.protocol["prune"] = {
             "layers": list(self.target.layers or (0, len(run.model.blocks))),
             "schedule": {"name": type(self.schedule).__name__, **vars(self.schedule)},
+            "trained": True,
             "steps": self.training.steps,
             "batch_size": self.training.batch_size,
             "seqlen": samples.tokens.shape[1],

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,8 @@ class Save(Stage):
         temporary = Path(tempfile.mkdtemp(dir=run.folder, prefix=".model."))
         try:
             run.model.hf.config.use_cache = True  # switched off for calibration only; users generate from what is saved
-            run.model.hf.save_pretrained(temporary)
+            with run.model.adapter.off() if run.model.adapter else nullcontext():
+                run.model.hf.save_pretrained(temporary)
             finish_folder(temporary, run.model.hf.config)
             if run.model.tokenizer is not None:
                 run.model.tokenizer.save_pretrained(temporary)

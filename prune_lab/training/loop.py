@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from prune_lab.data.samples import Batch, Samples
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.files import write_json
-from prune_lab.training.losses import Distillation, language_loss
+from prune_lab.training.held_out import HeldOut, split
+from prune_lab.training.lora import Lora
+from prune_lab.training.losses import Distillation, language_loss, outputs
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,14 @@ class Training:
         max_grad_norm: of all gradients together; null: no limit.
         precision: ``no`` (that of the weights), ``bf16`` or ``fp16``: mixed precision.
         distill: mixes in the divergence from the model as it was before training; null: none.
+        lora: trains low-rank updates of the blocks' weights instead of the weights; null: all weights.
+        checkpointing: computes activations again in the backward pass instead of keeping them.
+        holdout: so many samples are not trained on; their loss is measured.
+        check_every: steps between two measurements.
+        patience: ends the training after so many measurements without a lower loss, and goes back to the best; null:
+            never.
         save_every: steps between two states in the run folder, from which an interrupted training goes on; 0: none.
+        after_pruning: whether the stage ``finetune`` trains; methods that prune while the model is trained always do.
         seed: of the order of the samples, and of dropout.
     """
 
@@ -57,11 +66,18 @@ class Training:
     max_grad_norm: float | None = 1.0
     precision: str = "no"
     distill: Distillation | None = None
+    lora: Lora | None = None
+    checkpointing: bool = False
+    holdout: int = 0
+    check_every: int = 20
+    patience: int | None = None
     save_every: int = 0
+    after_pruning: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in {"steps": 1, "batch_size": 1, "accumulate": 1, "save_every": 0}.items():
+        least_of = {"steps": 1, "batch_size": 1, "accumulate": 1, "holdout": 0, "check_every": 1, "save_every": 0}
+        for name, least in least_of.items():
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise BadInput(f"finetune.{name}={value!r} is not allowed; it is a whole number of at least {least}")
@@ -73,6 +89,14 @@ class Training:
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
                 raise BadInput(f"finetune.{name}={value!r} is out of range; allowed: [0, {high:g}]")
+        for name in ("checkpointing", "after_pruning"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadInput(f"finetune.{name}={getattr(self, name)!r} is not allowed; it is true or false")
+        if self.patience is not None and (type(self.patience) is not int or self.patience < 1 or not self.holdout):
+            raise BadInput(
+                f"finetune.patience={self.patience!r} with finetune.holdout={self.holdout} is not allowed; it is a "
+                "whole number of at least 1 (or null), and needs samples that are held out, such as finetune.holdout=16"
+            )
         if self.decay not in DECAYS:
             raise BadInput(f"finetune.decay={self.decay!r} is unknown; allowed: {', '.join(DECAYS)}")
         if self.precision not in PRECISIONS:
@@ -121,8 +145,11 @@ class Progress:
     """What a training did."""
 
     losses: list[float] = field(default_factory=list)  # of every step made here, penalty included
+    held_out: dict[int, float] = field(default_factory=dict)  # the loss of held-out samples, by steps made before
     seconds: float = 0.0
     resumed_at: int = 0
+    trained_parameters: int = 0
+    optimizer_bytes: int = 0
 
     def loss(self, steps: int = 10) -> float:
         """The mean of the last steps."""
@@ -157,8 +184,13 @@ def fit(
         RunFailed: the loss is not finite.
         BadInput: there are no samples, or the folder has states of a training with other settings.
     """
-    if len(samples) == 0:
-        raise BadInput("there is no sample to train on; give a longer text, or a smaller data.seqlen")
+    if len(samples) <= training.holdout:
+        raise BadInput(
+            f"there is no sample to train on: {len(samples)} in all, finetune.holdout={training.holdout}; give a "
+            "longer text, a smaller data.seqlen, or hold out fewer"
+        )
+    samples, others = split(samples, training.holdout, training.seed)
+    held_out = HeldOut(others, training.check_every, training.patience, training.batch_size)
     hooks = hooks or Hooks()
     torch.manual_seed(training.seed)  # of dropout
     accelerator = _accelerator(training, device)
@@ -170,24 +202,34 @@ def fit(
     optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
     model.to(device)
+    _checkpoint_activations(model, training.checkpointing)
     if teacher is not None:
         teacher.to(device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.register_for_checkpointing(scheduler, hooks)
+    accelerator.register_for_checkpointing(scheduler, hooks, held_out)
     progress, saved = Progress(), _shared(accelerator, folder) if training.save_every else None
     settings = f"{training} {hooks.settings}".strip()
+    progress.trained_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     first = progress.resumed_at = _resume(accelerator, saved, settings)
     start = time.perf_counter()
     model.train()
     try:
         for step in range(first, training.steps):
+            if held_out.measure(model, step, device):
+                logger.info("training ends at step %d: the loss of held-out samples no longer falls", step)
+                break
             hooks.before_step(step)
             progress.losses.append(_step(accelerator, prepared, optimizer, hooks, teacher, samples, training, step))
             scheduler.step()
             _log(step, training, progress)
             if saved is not None and (step + 1) % training.save_every == 0 and step + 1 < training.steps:
                 _save(accelerator, saved, step + 1, settings)
+        held_out.measure(model, first + len(progress.losses), device, last=True)
+        held_out.restore_best(model)
+        progress.held_out = held_out.losses
+        progress.optimizer_bytes = _bytes(optimizer)
     finally:
+        _checkpoint_activations(model, False)
         model.eval()
         model.to("cpu")
         accelerator.free_memory()
@@ -220,10 +262,10 @@ def _step(
             if training.distill is not None and teacher is not None:
                 hidden = training.distill.hidden > 0
                 with torch.no_grad():
-                    goal = _outputs(teacher, batch, hidden=hidden)
-                loss = training.distill(_outputs(model, batch, hidden=hidden), goal, batch.tokens, batch.targets)
+                    goal = outputs(teacher, batch, hidden=hidden)
+                loss = training.distill(outputs(model, batch, hidden=hidden), goal, batch.tokens, batch.targets)
             else:
-                loss = language_loss(_outputs(model, batch).logits, batch.tokens, batch.targets)
+                loss = language_loss(outputs(model, batch).logits, batch.tokens, batch.targets)
         # the mean over the targets of the whole step, however they fall to micro-batches and processes
         loss = loss * (accelerator.num_processes * samples.count_targets(part) / targets)
         accelerator.backward(loss)
@@ -256,12 +298,6 @@ def _share(accelerator: Accelerator, optimizer: torch.optim.Optimizer, model: nn
     return float(accelerator.reduce(torch.tensor(total, device=accelerator.device), reduction="mean"))
 
 
-def _outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> Any:
-    """Logits ``(samples, seqlen, vocab)``, and the hidden states where they are asked for."""
-    padding = {} if batch.real is None else {"attention_mask": batch.real.long()}
-    return model(batch.tokens, **padding, output_hidden_states=hidden)
-
-
 def samples_of(step: int, samples: int, batch_size: int, seed: int) -> Tensor:
     """The samples of a step, ``(batch_size,)`` int64: each once an epoch, in an order of its own every epoch.
 
@@ -275,6 +311,21 @@ def samples_of(step: int, samples: int, batch_size: int, seed: int) -> Tensor:
         order = torch.randperm(samples, generator=generator)
         chosen += order[offset : offset + batch_size - len(chosen)].tolist()
     return torch.tensor(chosen)
+
+
+def _checkpoint_activations(model: nn.Module, on: bool) -> None:
+    """Switches recomputation on or off, by the name that transformers has for it, which is a new one."""
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if on:
+        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    elif any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        getattr(model, f"{kind}_checkpointing_disable")()
+
+
+def _bytes(optimizer: torch.optim.Optimizer) -> int:
+    """What an optimizer remembers."""
+    states = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
+    return sum(value.numel() * value.element_size() for value in states)
 
 
 def _weight_groups(model: nn.Module, training: Training) -> Iterable[dict[str, Any]]:

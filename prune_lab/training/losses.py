@@ -1,16 +1,23 @@
 """What training minimises."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from prune_lab.data.samples import Batch
 from prune_lab.errors import BadInput
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers.utils import ModelOutput
+
+
+def outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> Any:
+    """What a causal language model returns: logits ``(samples, seqlen, vocab)``, and hidden states if asked for."""
+    padding = {} if batch.real is None else {"attention_mask": batch.real.long()}
+    return model(batch.tokens, **padding, output_hidden_states=hidden)
 
 
 def language_loss(logits: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from prune_lab.target import Target
 from prune_lab.training.base import TrainedMethod
 from prune_lab.training.live_mask import LiveMasks
 from prune_lab.training.loop import Hooks, Progress, Training, fit, trainable_weights
+from prune_lab.training.lora import trained_beside
 from prune_lab.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def tune(
     *,
     folder: Path | None = None,
 ) -> Progress:
-    """Trains the model; weights that are zero in a site that was pruned stay zero.
+    """Trains the model, or low-rank updates of its weights; what is zero in a site that was pruned stays zero.
 
     Args:
         model: changed in place.
@@ -197,30 +198,36 @@ def tune(
         device: where.
         folder: where states are saved.
     """
-    hooks = _KeepZeros(model, set(masks))
+    keep = _KeepZeros(model, set(masks))
     teacher = _teacher(model, training)
-    with trainable_weights(model.hf):
-        progress = fit(model.hf, samples, training, device, hooks=hooks, teacher=teacher, folder=folder)
-    hooks.restore()
-    return progress
+    if training.lora is None:
+        with trainable_weights(model.hf):
+            return fit(model.hf, samples, training, device, hooks=keep, teacher=teacher, folder=folder)
+    with trained_beside(model, training.lora, keep.zero, training.seed):
+        return fit(model.hf, samples, training, device, teacher=teacher, folder=folder)
 
 
 class _KeepZeros(Hooks):
-    """Sets weights that were zero back to zero before every step, and at the end."""
+    """Gives weights that were pruned no gradient, so that they stay zero, and what the optimizer knows of them too.
+
+    Attributes:
+        zero: by site, ``(out, in)`` bool on the host.
+    """
 
     def __init__(self, model: PrunableModel, pruned: set[str]):
         touched = {member.site for units in removable(model) if units.name in pruned for member in units.members}
         sites = [site for site in model.sites if site.name in pruned or site in touched]
-        self._tensors = [site.module.weight for site in sites]
-        self._tensors += [site.module.bias for site in sites if site.module.bias is not None]
-        self._zero = [tensor.detach() == 0 for tensor in self._tensors]
+        self.zero = {site.name: site.weight == 0 for site in sites}
+        self._kept = [(site.module.weight, site.seen(self.zero[site.name])) for site in sites]
+        biases = [site.module.bias for site in sites if site in touched and site.module.bias is not None]
+        self._kept += [(bias, bias.detach() == 0) for bias in biases]
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Zeros again."""
-        for tensor, zero in zip(self._tensors, self._zero, strict=True):
-            tensor.masked_fill_(zero.to(tensor.device), 0)
-
-    def before_step(self, step: int) -> None:
-        """Undoes what momentum and decay did."""
-        self.restore()
+    def after_backward(self) -> None:
+        """Before the optimizer sees them."""
+        for number, (parameter, zero) in enumerate(self._kept):
+            if parameter.grad is not None:
+                if zero.device != parameter.device:
+                    zero = zero.to(parameter.device)
+                    self._kept[number] = (parameter, zero)
+                parameter.grad.masked_fill_(zero, 0)

@@ -59,6 +59,9 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
         ("method=gum sparsity=neurons sparsity.level=0.99", ["leaves 2 of 192 neurons", "lower sparsity.level"]),
         ("schedule.warmup=0.9", ["schedule.warmup=0.9", "less than 1"]),
         ("finetune.steps=0", ["finetune.steps=0"]),
+        ("stages=[finetune,evaluate]", ["finetune=none trains nothing", "finetune=full"]),
+        ("method=gum finetune=lora", ["GUM trains all weights", "after pruning"]),
+        ("finetune=full finetune.patience=3", ["finetune.patience=3", "finetune.holdout=16"]),
     ],
 )
 def test_a_setting_that_cannot_be(command, local_overrides, tmp_path, override, words):

@@ -103,6 +103,30 @@ def test_a_model_is_tuned_after_pruning_and_zeros_stay(command, local_overrides,
     assert metrics["finetune/loss"] > 0
 
 
+@pytest.mark.parametrize("finetune", ["full", "lora", "sparse_lora", "lora finetune.lora.merge=false", "distill"])
+def test_tuning_after_pruning_keeps_what_was_pruned(command, local_overrides, tmp_path, finetune):
+    folder = tmp_path / "run"
+    job = (*local_overrides, "method=wanda", "sparsity.level=0.7", "finetune.steps=6", "evaluate=size")
+    outcome = command(*job, *f"finetune={finetune}".split(), f"hydra.run.dir={folder}")
+    assert outcome.status == 0, outcome.err
+    metrics = json.loads((folder / "record.json").read_text())["metrics"]
+    assert metrics["finetune/sparsity_before"] == metrics["finetune/sparsity_after"] > 0.68
+    assert metrics["finetune/trained_parameters"] > 0
+    saved = prune_lab.load(str(folder / "model"))
+    zeros = sum(int((site.weight == 0).sum()) for site in saved.sites) / sum(s.weight.numel() for s in saved.sites)
+    assert zeros == pytest.approx(metrics["finetune/sparsity_after"])
+    assert (folder / "adapter" / "adapter_config.json").is_file() == ("merge=false" in finetune)
+
+
+def test_nothing_is_tuned_unless_asked_for_and_not_twice(command, local_overrides, tmp_path):
+    for name, job in {"none": ["method=wanda"], "trained": ["method=top_v", "finetune=full"]}.items():
+        outcome = command(*local_overrides, *job, "finetune.steps=2", f"hydra.run.dir={tmp_path}/{name}")
+        assert outcome.status == 0, outcome.err
+        metrics = json.loads((tmp_path / name / "record.json").read_text())["metrics"]
+        assert not any(metric.startswith("finetune/") for metric in metrics)
+    assert "pipeline.finetune.again=true" in outcome.err + outcome.out
+
+
 def test_allocations_and_trained_methods_do_not_mix(command, local_overrides, tmp_path):
     outcome = command(
         *local_overrides, "method=gum", "sparsity=neurons", "allocation=erk", f"hydra.run.dir={tmp_path}/run"

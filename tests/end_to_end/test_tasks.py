@@ -86,6 +86,7 @@ def test_tuning_on_completions_teaches_them(command, task_overrides, generation_
         *generation_overrides,
         "evaluate.max_new_tokens=16",
         "stages=[finetune,evaluate]",
+        "finetune=full",
         "finetune.steps=40",
         "finetune.batch_size=8",
         "finetune.lr=2e-3",

@@ -1,0 +1,149 @@
+"""Low-rank updates of weights: beside a pruned weight, merged into it, or such that its zeros stay by construction."""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from prune_lab.errors import BadInput
+from prune_lab.models.adapter import Adapter
+from prune_lab.models.view import PrunableModel, Site
+
+
+@dataclass
+class Lora:
+    """``W + alpha / rank * B A`` with A ``(rank, in)`` and B ``(out, rank)``, for every weight in the blocks.
+
+    Args:
+        rank: of the updates.
+        alpha: see above.
+        dropout: of the inputs of A; none with ``sparse``.
+        sparse: multiplies ``B A`` with the mask of what was pruned, so that the sum has its zeros at every step.
+        merge: adds the update to the weight in the end, with the mask re-applied; else it stays beside it, in the
+            folder ``adapter`` of the run, and a pruned weight has no zeros where it acts. ``sparse`` always merges.
+
+    Source: Hu et al., 2021, arXiv:2106.09685, through peft. The masked product: as SPP, Lu et al., 2024,
+    arXiv:2405.16057, keeps masks, with a product instead of their scaling.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    sparse: bool = False
+    merge: bool = True
+
+    def __post_init__(self) -> None:
+        if type(self.rank) is not int or self.rank < 1:
+            raise BadInput(f"finetune.lora.rank={self.rank!r} is not allowed; it is a whole number of at least 1")
+        if not self.alpha > 0:
+            raise BadInput(f"finetune.lora.alpha={self.alpha} is out of range; allowed: above 0")
+        if not 0 <= self.dropout < 1 or (self.sparse and self.dropout):
+            raise BadInput(
+                f"finetune.lora.dropout={self.dropout} is not allowed; allowed: [0, 1), and 0 with "
+                "finetune.lora.sparse=true"
+            )
+        for name in ("sparse", "merge"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadInput(f"finetune.lora.{name}={getattr(self, name)!r} is not allowed; it is true or false")
+        if self.sparse and not self.merge:
+            raise BadInput(
+                "finetune.lora.merge=false and sparse=true contradict: a sparse update is part of its weight"
+            )
+
+    @property
+    def scale(self) -> float:
+        """``alpha / rank``."""
+        return self.alpha / self.rank
+
+
+@contextmanager
+def trained_beside(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor], seed: int) -> Iterator[None]:
+    """Puts updates on the blocks' weights, the only parameters that take gradients, and settles them afterwards.
+
+    Args:
+        model: on the host.
+        lora: what kind.
+        zero: by site, ``(out, in)`` bool, what was pruned.
+        seed: of A; B starts at zero.
+    """
+    torch.manual_seed(seed)
+    model.hf.requires_grad_(False)
+    if lora.sparse:
+        with _masked_products(model, lora, zero):
+            yield
+        return
+    adapter = _through_peft(model, lora)
+    try:
+        yield
+    finally:
+        model.hf.requires_grad_(False)
+        if lora.merge:
+            adapter.detach()
+            _merge(model, adapter, zero)
+        else:
+            model.adapter = adapter
+
+
+class _MaskedProduct(nn.Module):
+    """A parametrization that adds ``scale * (B A)`` to a weight as it is stored, except where it was pruned."""
+
+    def __init__(self, site: Site, lora: Lora, zero: Tensor | None):
+        super().__init__()
+        rows, columns = site.shape
+        self.down = nn.Parameter(torch.empty(lora.rank, columns))
+        self.up = nn.Parameter(torch.zeros(rows, lora.rank))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))  # as peft does
+        self._site, self._scale = (site,), lora.scale  # in a tuple, so that its module is not one of this one's
+        self.register_buffer("zero", None if zero is None else site.seen(zero), persistent=False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        update = self._site[0].seen(self.up @ self.down).to(weight.dtype) * self._scale
+        return weight + (update if self.zero is None else update.masked_fill(self.zero, 0))
+
+
+@contextmanager
+def _masked_products(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor]) -> Iterator[None]:
+    sites = list(model.sites)
+    shapes = [_MaskedProduct(site, lora, zero.get(site.name)) for site in sites]
+    for site, product in zip(sites, shapes, strict=True):
+        parametrize.register_parametrization(site.module, "weight", product)
+    try:
+        yield
+    finally:
+        for site in sites:
+            parametrize.remove_parametrizations(site.module, "weight", leave_parametrized=True)
+            site.module.weight.requires_grad_(False)
+
+
+def _through_peft(model: PrunableModel, lora: Lora) -> Adapter:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise BadInput(
+            "finetune=lora needs peft; pip install 'prune-lab[lora]', or use finetune=sparse_lora"
+        ) from error
+    sites = list(model.sites)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=[site.name for site in sites],
+        fan_in_fan_out=not isinstance(sites[0].module, nn.Linear),
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute by its former name
+        return Adapter(get_peft_model(model.hf, config), [site.name for site in sites])
+
+
+@torch.no_grad()
+def _merge(model: PrunableModel, adapter: Adapter, zero: Mapping[str, Tensor]) -> None:
+    """Adds every update to its weight, and sets to zero again what was."""
+    for site in model.sites:
+        weight = site.weight.float() + site.seen(adapter.update(site.name)).float()
+        site.write(weight.masked_fill(zero[site.name], 0) if site.name in zero else weight)
