@@ -22,10 +22,12 @@ class Finetune(Stage):
     Args:
         training: how.
         again: trains after such a method too.
+        folder: of the run folder's ``training``, for its states.
     """
 
     training: Training
     again: bool = False
+    folder: str = "finetune"
 
     def check(self, run: Run) -> None:
         """Whether a teacher fits the model."""
@@ -44,7 +46,7 @@ class Finetune(Stage):
             return {}
         samples = training_samples(run)
         before = _sparsity(run)
-        folder = run.folder / "training" / "finetune"
+        folder = run.folder / "training" / self.folder
         progress = tune(run.model, run.masks, self.training, samples, run.device, folder=folder)
         lora, metrics = self.training.lora, {}
         if before is not None:

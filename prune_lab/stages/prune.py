@@ -1,7 +1,5 @@
 """Prunes the model, and writes down what was done to each weight."""
 
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +12,7 @@ from prune_lab.allocation.base import Allocation
 from prune_lab.allocation.uniform import Uniform
 from prune_lab.calibration import Calibration, LayerRow, check_order
 from prune_lab.errors import BadInput
-from prune_lab.files import write_atomically, write_text
+from prune_lab.files import write_atomically, write_csv
 from prune_lab.masks import Masks, sparsity_of
 from prune_lab.methods.base import Method
 from prune_lab.run import Run, Stage, Table, training_samples
@@ -104,7 +102,7 @@ class Prune(Stage):
         run.masks.update(self.method.prune(run.model, calibration, target))
         _save_masks(run.masks, self.method.orders, run.folder / "masks.safetensors")
         rows = [_cells(row) for row in calibration.rows]
-        write_text(run.folder / "layers.csv", _csv(rows))
+        write_csv(run.folder / "layers.csv", COLUMNS, rows)
         run.tables["layers"] = Table(COLUMNS, rows)
         run.protocol["prune"] = {
             "layers": list(self.target.layers or (0, len(run.model.blocks))),
@@ -135,7 +133,7 @@ class Prune(Stage):
             (name, len(mask), mask[0].numel(), round(1 - float(mask.float().mean()), 6), "", "", "")
             for name, mask in masks.items()
         ]
-        write_text(run.folder / "layers.csv", _csv(rows))
+        write_csv(run.folder / "layers.csv", COLUMNS, rows)
         run.tables["layers"] = Table(COLUMNS, rows)
         run.protocol["prune"] = {
             "layers": list(self.target.layers or (0, len(run.model.blocks))),
@@ -185,11 +183,3 @@ def _save_masks(masks: Masks, orders: Mapping[str, Tensor], path: Path) -> None:
 def _cells(row: LayerRow) -> Sequence[object]:
     errors = (float(f"{error:.4g}") for error in (row.error, row.block_error))
     return (row.name, *row.shape, round(row.sparsity, 6), *errors, round(row.seconds, 4))
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
-    return text.getvalue()

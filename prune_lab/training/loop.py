@@ -52,6 +52,8 @@ class Training:
         patience: ends the training after so many measurements without a lower loss, and goes back to the best; null:
             never.
         save_every: steps between two states in the run folder, from which an interrupted training goes on; 0: none.
+        part: of a training in several parts with one learning-rate schedule, from 0.
+        parts: of such a training.
         after_pruning: whether the stage ``finetune`` trains; methods that prune while the model is trained always do.
         seed: of the order of the samples, and of dropout.
     """
@@ -72,6 +74,8 @@ class Training:
     check_every: int = 20
     patience: int | None = None
     save_every: int = 0
+    part: int = 0
+    parts: int = 1
     after_pruning: bool = True
     seed: int = 0
 
@@ -104,12 +108,13 @@ class Training:
 
     def rate(self, step: int) -> float:
         """The share of the highest learning rate at a step, from 0."""
-        before = int(self.warmup * self.steps)
+        step, steps = step + self.part * self.steps, self.steps * self.parts
+        before = int(self.warmup * steps)
         if step < before:
             return (step + 1) / before
         if self.decay == "constant":
             return 1.0
-        left = (self.steps - step) / max(1, self.steps - before)
+        left = (steps - step) / max(1, steps - before)
         return left if self.decay == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 

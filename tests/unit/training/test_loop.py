@@ -20,6 +20,9 @@ def test_rates_rise_and_fall():
     assert [training.rate(step) for step in (0, 1, 2, 6, 10)] == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.0])
     assert Training(steps=10, warmup=0.0, decay="cosine").rate(5) == pytest.approx(0.5)
     assert Training(steps=10, decay="constant").rate(9) == 1.0
+    whole = [Training(steps=12).rate(step) for step in range(12)]
+    parts = [Training(steps=4, part=part, parts=3).rate(step) for part in range(3) for step in range(4)]
+    assert parts == whole
 
 
 def test_training_lowers_the_loss(tiny_model, random_tokens):
