@@ -92,7 +92,7 @@ def test_a_seed_is_a_whole_number(changed, seed):
 
 @pytest.mark.parametrize("stages", [[], None, "prune"])
 def test_stages_are_a_list(changed, stages):
-    with pytest.raises(BadInput, match=r"stages=.*allowed: dense, prune, finetune, shrink, evaluate, save"):
+    with pytest.raises(BadInput, match=r"stages=.*allowed: dense, prune, finetune, iterate, shrink, evaluate, save"):
         check_settings(changed({"stages": stages}))
 
 
