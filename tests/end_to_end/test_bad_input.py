@@ -44,7 +44,7 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
         ("data.calibration=nowhere.npy", ["data.calibration=nowhere.npy", "no such file"]),
         ("data.batch_size=0", ["data.batch_size=0"]),
         ("device=gpu", ["device='gpu'", "cuda:N"]),
-        ("stages=[prune,evalute]", ["'evalute'", "dense, prune, finetune, shrink, evaluate, save"]),
+        ("stages=[prune,evalute]", ["'evalute'", "dense, prune, finetune, iterate, shrink, evaluate, save"]),
         ("seed=x", ["seed='x'"]),
         ("sparsity.level=", ["sparsity.level"]),
         ("sparsity.level", ["sparsity.level"]),
