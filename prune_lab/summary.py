@@ -20,7 +20,20 @@ _ROWS = (  # metric, how it reads
     ("sparsity", "zeros in prunable layers", "{:.2%}"),
     ("parameters", "parameters", "{:,.0f}"),
     ("nonzeros", "non-zero parameters", "{:,.0f}"),
+    ("dense_bytes", "bytes, zeros too", "{:,.0f}"),
     ("bitmask_bytes", "bytes as bitmask + values", "{:,.0f}"),
+    ("csr_bytes", "bytes as compressed rows (CSR)", "{:,.0f}"),
+    ("prefill_flops", "FLOPs of a prompt", "{:.3e}"),
+    ("prefill_nonzero_flops", "FLOPs of a prompt, without zeros", "{:.3e}"),
+    ("decode_flops", "FLOPs of a token after it", "{:.3e}"),
+    ("decode_nonzero_flops", "FLOPs of a token, without zeros", "{:.3e}"),
+    ("prefill_tokens_per_second", "tokens a second, prompt", "{:,.0f}"),
+    ("sparse_prefill_tokens_per_second", "the same on 2:4 kernels", "{:,.0f}"),
+    ("decode_tokens_per_second", "tokens a second, one by one", "{:,.0f}"),
+    ("sparse_decode_tokens_per_second", "the same on 2:4 kernels", "{:,.0f}"),
+    ("working_memory_mb", "memory beyond the weights, MB", "{:,.0f}"),
+    ("prefill_joules_per_token", "joules a token, prompt", "{:.3g}"),
+    ("decode_joules_per_token", "joules a token, one by one", "{:.3g}"),
 )
 
 

@@ -3,29 +3,35 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from prune_lab.evaluation.base import Evaluation, Scores, Subject
+
+_INDEX_BYTES = 4  # int32, which the kernels of MKL and cuSPARSE take
 
 
 @dataclass
 class Size(Evaluation):
-    """Counts parameters and the bytes they take on disk, dense and as bit mask plus values."""
+    """Counts parameters and the bytes they take: dense, as bit mask plus values, and as compressed rows (CSR)."""
 
     def __call__(self, subject: Subject) -> Scores:
         """Count.
 
         Returns:
             `parameters` and `nonzeros` of the whole model (tied ones once), `prunable_parameters` and the `sparsity`
-            among them, `dense_bytes` of all parameters in their own type, and `bitmask_bytes`: the same with every
-            prunable matrix as one bit per weight and its non-zero values.
+            among them, `dense_bytes` of all parameters in their own type, `memory_bytes` with the model's buffers, and
+            `bitmask_bytes` and `csr_bytes`: as `dense_bytes`, with every prunable matrix in that format.
         """
-        parameters = list(subject.model.hf.parameters())  # names a tied parameter once
-        dense_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-        bitmask_bytes, prunable, kept = dense_bytes, 0, 0
+        hf = subject.model.hf
+        parameters = list(hf.parameters())  # names a tied parameter once
+        dense_bytes = sum(map(_dense_bytes, parameters))
+        bitmask_bytes, csr_bytes, prunable, kept = dense_bytes, dense_bytes, 0, 0
         for site in subject.model.sites:
             weight = site.weight
             nonzeros = int(torch.count_nonzero(weight))
-            bitmask_bytes += -(-weight.numel() // 8) - (weight.numel() - nonzeros) * weight.element_size()
+            values = nonzeros * weight.element_size()
+            bitmask_bytes += -(-weight.numel() // 8) + values - _dense_bytes(weight)
+            csr_bytes += (nonzeros + weight.shape[0] + 1) * _INDEX_BYTES + values - _dense_bytes(weight)
             prunable += weight.numel()
             kept += nonzeros
         metrics = {
@@ -34,10 +40,22 @@ class Size(Evaluation):
             "prunable_parameters": float(prunable),
             "sparsity": 1 - kept / prunable,
             "dense_bytes": float(dense_bytes),
+            "memory_bytes": float(dense_bytes + sum(map(_dense_bytes, hf.buffers()))),
             "bitmask_bytes": float(bitmask_bytes),
+            "csr_bytes": float(csr_bytes),
         }
         protocol: dict[str, object] = {
             "sparsity": "share of zeros in the prunable matrices",
+            "dense_bytes": "parameters in their own type, zeros too: the weights on disk, without the file's header",
+            "memory_bytes": "parameters and buffers (such as masks and rotary tables), zeros too",
             "bitmask_bytes": "prunable matrices as one bit per weight and their non-zero values, everything else dense",
+            "csr_bytes": (
+                "prunable matrices as their non-zero values, an int32 column for each and an int32 offset for each row "
+                "and one more; everything else dense"
+            ),
         }
         return Scores(metrics, protocol)
+
+
+def _dense_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

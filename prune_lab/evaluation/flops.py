@@ -1,0 +1,91 @@
+"""How many multiply-adds a model takes: with every weight it stores, and with those that are not zero."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prune_lab.models.view import Attention, PrunableModel
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-adds of a pass.
+
+    Attributes:
+        dense: of every stored weight, as dense kernels execute them.
+        nonzero: of weights that are not zero, and of heads that reach the output: what an ideal sparse kernel needs.
+        by_part: ``dense`` of the ``blocks``' matrices, of ``other`` layers (the output layer), and of the products of
+            ``attention``: queries with keys, and attention weights with values.
+    """
+
+    dense: int
+    nonzero: int
+    by_part: dict[str, int]
+
+
+@torch.no_grad()
+def count_macs(model: PrunableModel, prompt: Tensor) -> dict[str, Macs]:
+    """Counts what happens when one prompt passes through a model, and a token after it.
+
+    Layers are counted by the rows they were given, so a model that was made smaller is counted as it is. Attention is
+    counted as if every query met every key it is given, the masked ones too, as eager attention and PyTorch's own
+    counter have it; in decoding a sliding window bounds the keys, as it bounds the cache. Lookups, biases, norms,
+    activations, softmax and rotations are not counted.
+
+    Args:
+        model: on the device of ``prompt``.
+        prompt: ``(1, seqlen)`` int64.
+
+    Returns:
+        ``prefill``, the whole prompt, with logits of all its tokens; ``decode``, one token with the prompt behind it.
+    """
+    prefill, cache = _count_pass(model, prompt, None)
+    decode, _ = _count_pass(model, prompt[:, :1], cache)
+    return {"prefill": prefill, "decode": decode}
+
+
+def live_heads(attention: Attention) -> int:
+    """How many heads of queries have a weight in the output projection that is not zero."""
+    columns = (attention.out.weight != 0).any(0)  # (heads * head_dim,)
+    return int(columns.view(attention.heads, attention.head_dim).any(1).sum())
+
+
+def _count_pass(model: PrunableModel, tokens: Tensor, cache: Any) -> tuple[Macs, Any]:
+    """``cache``: of keys and values, which the pass makes longer; None: there is none yet."""
+    past = [0] * len(model.blocks) if cache is None else [layer.keys.shape[-2] for layer in cache.layers]
+    rows, cache = _rows(model.hf, tokens, cache)
+    in_blocks = {site.module for site in model.sites}
+    blocks = sum(rows[layer] * layer.weight.numel() for layer in rows if layer in in_blocks)
+    other = sum(rows[layer] * layer.weight.numel() for layer in rows if layer not in in_blocks)
+    nonzero = sum(rows[layer] * int(torch.count_nonzero(layer.weight)) for layer in rows)
+    attention = 0
+    for block, behind in zip(model.blocks, past, strict=True):
+        queries = tokens.shape[1]
+        a_head = 2 * queries * (behind + queries) * block.attention.head_dim
+        attention += block.attention.heads * a_head
+        nonzero += live_heads(block.attention) * a_head
+    by_part = {"blocks": blocks, "other": other, "attention": attention}
+    return Macs(sum(by_part.values()), nonzero, by_part), cache
+
+
+def _rows(hf: "PreTrainedModel", tokens: Tensor, cache: Any) -> tuple[dict[nn.Module, int], Any]:
+    """How many rows each layer multiplies in a pass."""
+    from transformers.pytorch_utils import Conv1D
+
+    rows: dict[nn.Module, int] = {}
+
+    def watch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows[layer] = rows.get(layer, 0) + inputs[0].numel() // inputs[0].shape[-1]
+
+    layers = [module for module in hf.modules() if isinstance(module, nn.Linear | Conv1D)]
+    hooks = [layer.register_forward_pre_hook(watch) for layer in layers]
+    try:
+        return rows, hf(tokens, past_key_values=cache, use_cache=True).past_key_values
+    finally:
+        for hook in hooks:
+            hook.remove()
