@@ -2,11 +2,17 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from prune_lab.calibration import Calibration, walk
+from prune_lab.data.tokens import Data
+from prune_lab.evaluation.base import Subject
+from prune_lab.evaluation.efficiency import Efficiency
+from prune_lab.evaluation.sparse_kernels import on_sparse_kernels
 from prune_lab.masks import keep_all_but, keep_n_of_m
 from prune_lab.methods.sparsegpt import SparseGPT
 from prune_lab.methods.wanda import Wanda
+from prune_lab.models.view import PrunableModel
 from prune_lab.target import Target
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -40,3 +46,21 @@ def test_masks_are_the_same_bits():
     scores = torch.randint(0, 50, (7, 64), generator=torch.Generator().manual_seed(1)).float()
     assert torch.equal(keep_all_but(scores, 20), keep_all_but(scores.cuda(), 20).cpu())
     assert torch.equal(keep_n_of_m(scores, 2, 4), keep_n_of_m(scores.cuda(), 2, 4).cpu())
+
+
+@torch.no_grad()
+def test_two_of_four_kernels_compute_the_same_and_are_timed(tmp_path):
+    sizes = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+    config = LlamaConfig(**sizes, num_attention_heads=4, bos_token_id=0, eos_token_id=0)
+    model = PrunableModel(AutoModelForCausalLM.from_config(config).half())
+    for site in model.sites:
+        site.write(site.weight * keep_n_of_m(site.weight.abs().float(), 2, 4))
+    device, before = torch.device("cuda"), model.fingerprint()
+    with model.placed(device) as hf:
+        expected = hf(TOKENS.to(device)).logits
+        with on_sparse_kernels(model):
+            torch.testing.assert_close(hf(TOKENS.to(device)).logits, expected, rtol=2e-2, atol=2e-2)
+    data = Data(TOKENS, TOKENS, None, {"evaluation": {"source": "test"}}, None)
+    scores = Efficiency(seqlen=64, repeats=2)(Subject(model, data, device, tmp_path))
+    assert scores.metrics["sparse_prefill_seconds"] > 0, scores.protocol["sparse"]
+    assert model.fingerprint() == before

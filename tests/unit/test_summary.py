@@ -45,3 +45,16 @@ def test_what_was_not_measured_has_no_row(capsys):
 def test_a_pattern_is_named_instead_of_a_level(capsys):
     config = {**RECORD["config"], "sparsity": {"pattern": "2:4", "level": None}}
     assert printed({**RECORD, "config": config}, capsys)[0] == ["small, Wanda, 2:4"]
+
+
+def test_costs_of_running_have_rows(capsys):
+    metrics = {
+        "dense/prefill_flops": 4.0734e9,
+        "evaluate/prefill_flops": 4.0734e9,
+        "dense/prefill_nonzero_flops": 4.0734e9,
+        "evaluate/prefill_nonzero_flops": 2.7934e9,
+        "evaluate/decode_tokens_per_second": 1234.5,
+    }
+    lines = printed({**RECORD, "metrics": metrics}, capsys)
+    assert ["FLOPs of a prompt, without zeros", "4.073e+09", "2.793e+09"] in lines
+    assert ["tokens a second, one by one", "", "1,234"] in lines
