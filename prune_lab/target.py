@@ -77,9 +77,14 @@ class Target:
         """``unstructured``, ``N:M``, ``neurons`` or ``heads``."""
         return "N:M" if self.n_of_m else self.pattern
 
+    @property
+    def removes_units(self) -> bool:
+        """Whether whole neurons or heads go."""
+        return self.kind in ("neurons", "heads")
+
     def units(self, model: PrunableModel) -> list[Units]:
         """What is kept or removed as one, in the range of layers: neurons, heads, or single weights."""
-        if self.kind in ("neurons", "heads"):
+        if self.removes_units:
             of_block = neurons_of if self.kind == "neurons" else heads_of
             return [of_block(block) for block in model.blocks if self.includes(block)]
         return [weights_of(site) for site in self.sites(model)]

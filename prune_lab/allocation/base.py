@@ -50,7 +50,12 @@ class LayerAllocation(Allocation):
         check_number("max_level", self.max_level, 0, 1, open_end=True, optional=True)
 
     def check(self, target: Target) -> None:
-        """A pattern leaves nothing to share out."""
+        """A pattern leaves nothing to share out, and levels are those of weights."""
+        if target.removes_units:
+            raise BadInput(
+                f"allocations share out single weights, and sparsity.pattern={target.pattern} removes {target.kind} "
+                "whole; use allocation=uniform, with method.scope=model for another share in every block"
+            )
         if target.n_of_m:
             raise BadInput(
                 f"sparsity.pattern={target.pattern!r} fixes every layer's sparsity, so there is nothing to allocate; "

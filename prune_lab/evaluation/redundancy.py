@@ -1,6 +1,6 @@
 """How redundant the neurons of feed-forward networks are: uniqueness and sensitivity."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.base import Evaluation, Scores, Subject
+from prune_lab.evaluation.keys import tensor_digest
 from prune_lab.models.units import Neurons, all_neurons
 from prune_lab.solvers.gram import accumulate_upper, mirror_upper
 
@@ -42,8 +43,9 @@ class Redundancy(Evaluation):
             raise BadInput(f"evaluate.bar={self.bar} is out of range; allowed: (0, 1]")
 
     def key(self, subject: Subject) -> dict[str, object] | None:
-        """Settings; the text is part of every key."""
-        return {"windows": self.windows, "bar": self.bar, "sensitivity": self.sensitivity}
+        """Settings and windows."""
+        windows = subject.data.evaluation[: self.windows]
+        return {**asdict(self), "tokens": tensor_digest(windows)}
 
     def __call__(self, subject: Subject) -> Scores:
         """Measures; the model is left as it was."""

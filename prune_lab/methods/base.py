@@ -13,6 +13,7 @@ from torch import Tensor
 from prune_lab.calibration import BlockInputs, Calibration, walk
 from prune_lab.errors import BadInput, NotPositiveDefinite
 from prune_lab.masks import Masks, count_dropped, keep_all_but, keep_n_of_m
+from prune_lab.models.units import Units
 from prune_lab.models.view import Block, PrunableModel, Site
 from prune_lab.statistics import Statistic
 from prune_lab.target import Target
@@ -175,6 +176,11 @@ class DataFreeMethod(BlockMethod):
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
         """Chooses all masks, then applies them block by block."""
         start = time.perf_counter()
+        if target.removes_units:
+            units = target.units(model)
+            masks = self.choose_units(units, target, calibration.seed)
+            _apply_to_units(units, masks, walk(model, calibration.first_batch(), target.end(model)), start)
+            return masks
         masks = self.choose(target.sites(model), target, calibration.seed)
         seconds = (time.perf_counter() - start) / len(masks)
         for block, inputs in walk(model, calibration.first_batch(), target.end(model)):
@@ -192,6 +198,10 @@ class DataFreeMethod(BlockMethod):
     @abstractmethod
     def choose(self, sites: list[Site], target: Target, seed: int) -> Masks:
         """The keep-masks of all sites, ``(out, in)`` each."""
+
+    def choose_units(self, units: list[Units], target: Target, seed: int) -> Masks:
+        """The keep-masks ``(count,)`` of neurons or heads, by the name of the units; for methods that can."""
+        raise NotImplementedError(type(self).__name__)
 
 
 def check_inner(inner: Method, target: Target) -> None:
@@ -260,6 +270,21 @@ def _apply(masks: Masks, sites: tuple[Site, ...], inputs: BlockInputs, seconds: 
     for site in sites:
         weight = site.weight
         masks[site.name] = inputs.install(site, weight * masks[site.name].to(weight.device), seconds)
+
+
+def _apply_to_units(
+    units: list[Units], masks: Masks, blocks: Iterator[tuple[Block, BlockInputs]], start: float
+) -> None:
+    """Zeros what belongs to the units that go, block by block; ``start`` is when choosing them began."""
+    seconds = (time.perf_counter() - start) / sum(len(each.members) for each in units)
+    of_site = {member.site.name: (each, member) for each in units for member in each.members}
+    for block, inputs in blocks:
+        found = [(site, *of_site[site.name]) for site in block.sites if site.name in of_site]
+        for site, each, member in found:
+            keep = member.spread(masks[each.name]).to(site.weight.device)
+            inputs.install(site, site.weight * (keep[:, None] if member.dim == 0 else keep), seconds)
+        for name, each in {each.name: each for _, each, _ in found}.items():
+            each.apply(masks[name])  # biases too
 
 
 def by_statistic(statistics: dict[str, Any], sites: tuple[Site, ...]) -> Iterator[tuple[Any, list[Site]]]:

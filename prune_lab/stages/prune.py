@@ -163,7 +163,9 @@ def _calibration(run: Run, **order: str) -> Calibration:
 
 
 def _sparsity_in_range(run: Run, target: Target) -> float:
-    """The share of zeros among the weights that the target covers."""
+    """The share of zeros among the weights that the target covers, or of the neurons or heads that went."""
+    if target.removes_units:
+        return sparsity_of({each.name: run.masks[each.name] for each in target.units(run.model)})
     if run.masks:
         return sparsity_of(
             {site.name: run.masks[site.name] for site in target.sites(run.model) if site.name in run.masks}

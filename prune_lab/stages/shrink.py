@@ -1,5 +1,6 @@
 """Removes masked neurons and heads physically, and measures what that saves."""
 
+import logging
 from dataclasses import dataclass
 
 from prune_lab.evaluation.latency import PARTS, Workload, latency, time_passes
@@ -7,6 +8,8 @@ from prune_lab.evaluation.size import Size
 from prune_lab.models.shrink import shrink
 from prune_lab.models.units import removable
 from prune_lab.run import Run, Stage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,7 +36,10 @@ class Shrink(Stage):
         self._workload.check("pipeline.shrink")
 
     def __call__(self, run: Run) -> dict[str, float]:
-        """Shrinks the run's model in place."""
+        """Shrinks the run's model in place; does nothing where no neuron or head was pruned."""
+        if not any(units.name in run.masks for units in removable(run.model)):
+            log.info("shrink: no neuron and no head was pruned, so nothing can be taken out")
+            return {}
         workload = self._workload.fit(run.model)
         before = self._measure(run, workload)
         left = shrink(run.model, run.masks)

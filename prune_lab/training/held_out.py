@@ -1,14 +1,13 @@
 """Samples that are not trained on: their loss on the way, and an early end when it no longer falls."""
 
 import logging
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prune_lab.data.samples import Samples
-from prune_lab.training.losses import language_loss, outputs
+from prune_lab.training.losses import mean_loss
 
 logger = logging.getLogger(__name__)
 
@@ -51,17 +50,12 @@ class HeldOut:
             if name in self._best:
                 parameter.copy_(self._best[name])
 
-    @torch.no_grad()
     def _loss(self, model: nn.Module, device: torch.device) -> float:
-        """The mean over all targets, in nats."""
-        was_training, total, targets = model.training, 0.0, 0
+        was_training = model.training
         model.eval()
-        for rows in torch.arange(len(self.samples)).split(self.batch_size):
-            batch, count = self.samples.batch(rows, device), self.samples.count_targets(rows)
-            total += count * float(language_loss(outputs(model, batch).logits, batch.tokens, batch.targets))
-            targets += count
+        loss = mean_loss(model, self.samples, self.batch_size, device)
         model.train(was_training)
-        return total / targets if targets else math.nan
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured, and the best weights."""

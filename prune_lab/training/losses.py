@@ -1,5 +1,6 @@
 """What training minimises."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prune_lab.data.samples import Batch
+from prune_lab.data.samples import Batch, Samples
 from prune_lab.errors import BadInput
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -32,6 +33,24 @@ def language_loss(logits: Tensor, tokens: Tensor, targets: Tensor | None = None)
     if targets is not None:
         wanted = wanted.masked_fill(~targets[:, 1:], -100)
     return functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), wanted.flatten(), ignore_index=-100)
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, samples: Samples, batch_size: int, device: torch.device) -> float:
+    """The mean next-token cross-entropy over all targets of samples, in nats; nan if there is none.
+
+    Args:
+        model: on ``device``; in the mode that it should be measured in.
+        samples: on the host.
+        batch_size: samples a forward pass.
+        device: where to compute.
+    """
+    total, targets = 0.0, 0
+    for rows in torch.arange(len(samples)).split(batch_size):
+        batch, count = samples.batch(rows, device), samples.count_targets(rows)
+        total += count * float(language_loss(outputs(model, batch).logits, batch.tokens, batch.targets))
+        targets += count
+    return total / targets if targets else math.nan
 
 
 @dataclass

@@ -165,3 +165,39 @@ def test_a_training_that_was_cut_off_goes_on_where_it_was(command, local_overrid
     results = [json.loads((tmp_path / name / "record.json").read_text())["metrics"] for name in ("whole", "cut")]
     assert results[1]["evaluate/perplexity"] == pytest.approx(results[0]["evaluate/perplexity"], rel=1e-5)
     assert not (tmp_path / "cut" / "training" / "prune").exists()
+
+
+def test_neurons_pruned_at_once_are_tuned_and_taken_out(command, local_overrides, tmp_path):
+    folder = tmp_path / "run"
+    outcome = command(
+        *local_overrides,
+        "method=magnitude_neurons",
+        "evaluate=study",
+        "evaluate.efficiency.repeats=1",
+        "stages=[dense,prune,finetune,shrink,evaluate]",
+        "finetune=full",
+        "finetune.steps=3",
+        "finetune.batch_size=2",
+        "pipeline.shrink.repeats=1",
+        f"hydra.run.dir={folder}",
+    )
+    assert outcome.status == 0, outcome.err
+    metrics = json.loads((folder / "record.json").read_text())["metrics"]
+    assert metrics["prune/sparsity"] == 0.5
+    assert metrics["finetune/sparsity_after"] == metrics["finetune/sparsity_before"]
+    assert metrics["evaluate/prefill_flops"] == metrics["evaluate/prefill_nonzero_flops"]  # nothing is zero any more
+    assert metrics["evaluate/prefill_flops_ratio"] < 0.9
+    assert metrics["evaluate/training_perplexity"] != metrics["evaluate/perplexity"]
+
+
+def test_shrinking_without_units_that_went_does_nothing(command, local_overrides, tmp_path):
+    folder = tmp_path / "run"
+    outcome = command(*local_overrides, "method=magnitude", "stages=[prune,shrink]", f"hydra.run.dir={folder}")
+    assert outcome.status == 0, outcome.err
+    assert not [name for name in json.loads((folder / "record.json").read_text())["metrics"] if "shrink/" in name]
+
+
+def test_an_allocation_of_weights_is_refused_for_neurons(command, local_overrides):
+    outcome = command(*local_overrides, "method=magnitude_neurons", "allocation=owl")
+    assert outcome.status == 2
+    assert "allocations share out single weights, and sparsity.pattern=neurons removes neurons whole" in outcome.err

@@ -91,3 +91,11 @@ def test_the_model_is_left_as_it_was(tiny_model, random_tokens, make_subject):
 def test_bad_settings_name_their_key(settings):
     with pytest.raises(BadInput, match=r"evaluate\." + next(iter(settings))):
         Redundancy(**settings)
+
+
+def test_the_key_changes_with_the_windows_that_are_measured(tiny_model, random_tokens, make_subject):
+    model, tokens = tiny_model("opt"), random_tokens(6, 12)
+    key = Redundancy(windows=3).key(make_subject(model, tokens))
+    assert key == Redundancy(windows=3).key(make_subject(model, torch.cat([tokens[:3], tokens[4:]])))
+    assert key != Redundancy(windows=3).key(make_subject(model, tokens.flip(0)))
+    assert key != Redundancy(windows=2).key(make_subject(model, tokens))

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from prune_lab.calibration import Calibration
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, RunFailed
 from prune_lab.masks import keep_top
 from prune_lab.methods.magnitude import Magnitude
+from prune_lab.methods.random import Random
 from prune_lab.target import Target
 
 
@@ -89,3 +90,50 @@ def test_one_cut_for_a_range_of_layers_counts_these_layers_only(tiny_model, rand
     sites = model.blocks[1].sites
     assert set(masks) == {site.name for site in sites}
     assert sum(int((~mask).sum()) for mask in masks.values()) == sum(site.weight.numel() for site in sites) // 2
+
+
+@pytest.mark.parametrize("kind", ["neurons", "heads"])
+@pytest.mark.parametrize("name", ["opt", "llama", "gpt2"])
+@pytest.mark.parametrize("method", [Magnitude(), Magnitude("model"), Random()], ids=["layer", "model", "random"])
+def test_whole_units_go_with_all_that_belongs_to_them(tiny_model, random_tokens, kind, name, method):
+    level = 0.25 if method == Magnitude("model") else 0.5  # of two heads a block, half may be all of one block
+    model, target = tiny_model(name), Target(kind, level, layers=[0, 2])
+    units = target.units(model)
+    norms = {each.name: each.norm(2) for each in units}
+    before = {key: tensor.clone() for key, tensor in model.hf.state_dict().items()}
+    calibration = Calibration(random_tokens(2, 8))
+    masks = method.prune(model, calibration, target)
+    assert list(masks) == [each.name for each in units]
+    total = sum(each.count for each in units)
+    assert sum(int(keep.count_nonzero()) for keep in masks.values()) == total - int(level * total)
+    lost, kept = [], []
+    for each in units:
+        keep = masks[each.name]
+        assert keep.shape == (each.count,)
+        assert torch.equal(each.norm(2), norms[each.name] * keep)  # what stays is as it was
+        lost.append(norms[each.name][~keep])
+        kept.append(norms[each.name][keep])
+        for member in each.members:
+            if member.bias is not None:
+                assert torch.equal(member.bias != 0, member.spread(keep) & (member.bias != 0))
+        if type(method) is Magnitude and method.scope == "layer":
+            assert lost[-1].max() <= kept[-1].min()
+    if type(method) is Magnitude and method.scope == "model":
+        assert torch.cat(lost).max() <= torch.cat(kept).min()
+    sites = {member.site.name for each in units for member in each.members}
+    assert {row.name for row in calibration.rows} == sites
+    unchanged = [key for key in before if not any(key.startswith(f"{site}.") for site in sites)]
+    assert all(torch.equal(before[key], model.hf.state_dict()[key]) for key in unchanged)
+
+
+def test_rows_mean_nothing_to_neurons():
+    with pytest.raises(BadInput, match=r"method\.scope=row is for single weights, not for neurons; use scope=layer"):
+        Magnitude("row").check(Target("neurons", 0.5))
+
+
+def test_one_cut_that_would_empty_a_block_ends_the_run(tiny_model, random_tokens):
+    model = tiny_model("opt")
+    for site in model.blocks[0].mlp.sites:
+        site.weight.mul_(1e-3)
+    with pytest.raises(RunFailed, match=r"one cut of 0\.6 for the model leaves none of .* method\.scope=layer"):
+        Magnitude("model").prune(model, Calibration(random_tokens(2, 8)), Target("neurons", 0.6))

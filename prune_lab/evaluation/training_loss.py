@@ -1,0 +1,50 @@
+"""How well a model knows the text it is trained on: beside its perplexity on other text, how well it generalises."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+
+from prune_lab.data.samples import Samples
+from prune_lab.data.spec import check_count
+from prune_lab.evaluation.base import Evaluation, Scores, Subject
+from prune_lab.evaluation.keys import tensor_digest
+from prune_lab.training.losses import mean_loss
+
+
+@dataclass
+class TrainingLoss(Evaluation):
+    """Loss and perplexity on some of the samples that ``finetune`` trains on.
+
+    Args:
+        samples: so many, spread evenly over all there are. ``finetune.holdout`` takes some of all out of the training
+            by its seed; those may be among them.
+        batch_size: samples a forward pass.
+    """
+
+    samples: int = 64
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_count("evaluate.samples", self.samples)
+        check_count("evaluate.batch_size", self.batch_size)
+
+    def key(self, subject: Subject) -> dict[str, object]:
+        """The samples themselves."""
+        return {**asdict(self), "tokens": tensor_digest(self._choose(subject)[0].tokens)}
+
+    def __call__(self, subject: Subject) -> Scores:
+        """Measures ``training_loss`` in nats a token, and its exponential, ``training_perplexity``."""
+        chosen, protocol = self._choose(subject)
+        with subject.model.placed(subject.device) as hf:
+            loss = mean_loss(hf, chosen, self.batch_size, subject.device)
+        metrics = {"training_loss": loss, "training_perplexity": math.exp(loss) if loss < 700 else math.inf}
+        return Scores(metrics, {"samples": len(chosen), "seqlen": chosen.tokens.shape[1], "text": protocol})
+
+    def _choose(self, subject: Subject) -> tuple[Samples, dict[str, object]]:
+        if subject.data.training is None:
+            samples, protocol = Samples(subject.data.calibration), {"source": "calibration samples"}
+        else:
+            samples, protocol = subject.data.training()
+        rows = torch.linspace(0, len(samples) - 1, min(self.samples, len(samples))).long()
+        return samples.select(rows), dict(protocol)
