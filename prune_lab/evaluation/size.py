@@ -20,7 +20,8 @@ class Size(Evaluation):
         Returns:
             `parameters` and `nonzeros` of the whole model (tied ones once), `prunable_parameters` and the `sparsity`
             among them, `dense_bytes` of all parameters in their own type, `memory_bytes` with the model's buffers, and
-            `bitmask_bytes` and `csr_bytes`: as `dense_bytes`, with every prunable matrix in that format.
+            `bitmask_bytes` and `csr_bytes`: as `dense_bytes`, with every prunable matrix in that format;
+            `smallest_bytes`: the least of these three.
         """
         hf = subject.model.hf
         parameters = list(hf.parameters())  # names a tied parameter once
@@ -43,6 +44,7 @@ class Size(Evaluation):
             "memory_bytes": float(dense_bytes + sum(map(_dense_bytes, hf.buffers()))),
             "bitmask_bytes": float(bitmask_bytes),
             "csr_bytes": float(csr_bytes),
+            "smallest_bytes": float(min(dense_bytes, bitmask_bytes, csr_bytes)),
         }
         protocol: dict[str, object] = {
             "sparsity": "share of zeros in the prunable matrices",

@@ -1,4 +1,4 @@
-"""Plots a metric of a table: a panel for each model (and data set), a line for each of the other row values."""
+"""Plots a metric of a table: a panel for each model and data set (or as it says), a line for the other row values."""
 
 import statistics
 from collections.abc import Callable
@@ -8,27 +8,33 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from prune_lab.report.records import Records, values
-from prune_lab.report.spec import Metric, TableSpec
+from prune_lab.report.spec import CONTROL, Metric, TableSpec
 
 
 def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[Path], None]:
     """Draws the figure, and returns what writes it to a path as SVG; the same records give the same bytes."""
     run = {cell.row for cell, _ in records}
     rows = [row for row in spec.row_values if row in run]
-    panels = list(dict.fromkeys(spec.subject(row) for row in rows))
+    panels = list(dict.fromkeys(spec.panel(row) for row in rows))
     figure = Figure(figsize=(3.6 * len(panels), 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
-        for row in (row for row in rows if spec.subject(row) == panel):
+        for row in (row for row in rows if spec.panel(row) == panel):
             found = [values(records, row, column, metric.name) for column in spec.columns]
             shown = [(column, cell) for column, cell in zip(spec.columns, found, strict=True) if cell]
             means = [statistics.fmean(cell) for _, cell in shown]
             spread = [statistics.stdev(cell) if len(cell) > 1 else 0.0 for _, cell in shown]
-            label = " ".join(value for key, value in spec.keys(row).items() if key not in ("model", "data"))
+            label = " ".join(value for key, value in spec.keys(row).items() if key not in spec.panels)
             axis.errorbar([column for column, _ in shown], means, yerr=spread, marker="o", capsize=3, label=label)
-        dense = values(records, next(row for row in rows if spec.subject(row) == panel), None, metric.name)
+        first = next(row for row in rows if spec.panel(row) == panel)
+        dense = values(records, first, None, metric.name)
+        control = values(records, spec.control_of(first), CONTROL, metric.name)
         if dense:
             axis.axhline(dense[0], color="black", linewidth=1, linestyle="--", label="dense")
+        if control:
+            axis.axhline(
+                statistics.fmean(control), color="black", linewidth=1, linestyle=":", label="dense, trained alike"
+            )
         axis.set(title=", ".join(panel), yscale=metric.scale)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(metric.title)

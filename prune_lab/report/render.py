@@ -11,8 +11,10 @@ from typing import Any
 
 from prune_lab.files import write_atomically, write_text
 from prune_lab.report.compare import Comparison, Findings, compare, comparison_csv, footnotes, markdown
+from prune_lab.report.pareto import front_lines, plot_front
 from prune_lab.report.records import Records, key_of, mean_and_spread, measured, values
-from prune_lab.report.spec import Choices, Metric, TableSpec
+from prune_lab.report.recovery import explanation, recovery_lines
+from prune_lab.report.spec import CONTROL, Choices, Front, Metric, TableSpec
 
 
 def write_report(findings: Findings, folder: Path) -> str:
@@ -33,9 +35,10 @@ def write_report(findings: Findings, folder: Path) -> str:
         from prune_lab.report.plot import plot_metric
     except ImportError:  # the extra `plots` is not installed
         return text
-    for metric in measured(spec, records):
-        figure = plot_metric(spec, metric, records)
-        write_atomically(folder / "plots" / f"{spec.name}_{metric.name.replace('/', '_')}.svg", figure)
+    figures = {metric.name: plot_metric(spec, metric, records) for metric in measured(spec, records)}
+    figures |= {f"{f.y}_over_{f.x}": plot_front(spec, f, metric, records) for f, metric in _fronts(spec, records)}
+    for name, figure in figures.items():
+        write_atomically(folder / "plots" / f"{spec.name}_{name.replace('/', '_')}.svg", figure)
     return text
 
 
@@ -49,6 +52,12 @@ def report_text(findings: Findings) -> str:
             lines += [*table_lines(spec, metric, records), ""]
         if any(line.published or line.elsewhere for line in compared.get(metric, ())):
             lines += ["### Beside the published numbers", "", *markdown(spec, compared[metric], origins), ""]
+    for name in spec.recovery.metrics if spec.recovery and records else ():
+        shares = recovery_lines(spec, spec.recovery, name, records)
+        lines += [f"## What training gives back of {name}", "", explanation(name), "", *shares, ""]
+    for front, metric in _fronts(spec, records):
+        lines += [f"## {metric.title} over {front.title.lower()}: what no other cell beats in both", ""]
+        lines += [*front_lines(spec, front, metric, records), ""]
     lines += ["## Protocol", "", *_protocol(spec, records), ""]
     if origins:
         lines += ["## Sources", "", *footnotes(origins), ""]
@@ -70,16 +79,26 @@ def update_readme(readme: Path, spec: TableSpec, records: Records) -> None:
 
 def table_lines(spec: TableSpec, metric: Metric, records: Records) -> list[str]:
     """The Markdown table of one metric: a row for each combination of the row keys."""
+    heads = ["dense", *(["dense, trained alike"] if spec.control else []), *spec.columns]
     lines = [
-        "| " + " | ".join([*spec.rows, "dense", *spec.columns]) + " |",
-        "|" + "---|" * len(spec.rows) + "---:|" * (1 + len(spec.columns)),
+        "| " + " | ".join([*spec.rows, *heads]) + " |",
+        "|" + "---|" * len(spec.rows) + "---:|" * len(heads),
     ]
     for row in spec.row_values:
         dense = values(records, row, None, metric.name)
         cells = [metric.form.format(dense[0]) if dense else "-"]
+        if spec.control:
+            cells.append(mean_and_spread(values(records, spec.control_of(row), CONTROL, metric.name), metric.form))
         cells += [mean_and_spread(values(records, row, column, metric.name), metric.form) for column in spec.columns]
         lines.append("| " + " | ".join([*row, *cells]) + " |")
     return lines
+
+
+def _fronts(spec: TableSpec, records: Records) -> list[tuple[Front, Metric]]:
+    """The fronts whose metrics any run has, each with the metric that is tabulated too."""
+    metrics = {metric.name: metric for metric in measured(spec, records)}
+    has = {front.x: any(key_of(front.x) in record["metrics"] for _, record in records) for front in spec.fronts}
+    return [(front, metrics[front.y]) for front in spec.fronts if front.y in metrics and has[front.x]]
 
 
 def _comparisons(findings: Findings) -> dict[Metric, list[Comparison]]:
@@ -149,6 +168,7 @@ def _brief(part: dict[str, Any], *names: str) -> str:
 def _csv(spec: TableSpec, records: Records) -> str:
     stages = ("dense", "evaluate")
     names = [key_of(metric.name, stage) for metric in spec.metrics for stage in stages]
+    names += [key_of(front.x, stage) for front in spec.fronts for stage in stages]
     names = list(dict.fromkeys([*names, "prune/sparsity"]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

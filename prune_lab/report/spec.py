@@ -12,6 +12,7 @@ from prune_lab.errors import BadInput
 
 Choices = dict[str, tuple[str, ...]]  # the values of a row key, or the columns, with the overrides that each adds
 
+CONTROL = "control"  # in the place of a method and of a column, for the dense model with the same training
 _SHIPPED = "reference"  # how the names of the models that come with prune_lab begin
 
 
@@ -36,6 +37,31 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """What training after pruning gives back: the share of a metric's distance to the dense model that it closes.
+
+    Args:
+        metrics: that are looked at.
+        key: of the rows, whose values say how the model was trained.
+        base: the value that trains nothing.
+    """
+
+    metrics: tuple[str, ...]
+    key: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Front:
+    """Two metrics, both better when lower, of which a plot and a table show what no other run beats in both."""
+
+    x: str
+    y: str
+    title: str
+    form: str = "{:.4g}"
+
+
+@dataclass(frozen=True)
 class TableSpec:
     """A table: the product of the values in ``rows`` down, ``columns`` across, ``seeds`` in every cell.
 
@@ -51,6 +77,10 @@ class TableSpec:
         reference: a file of ``results/reference`` with published numbers.
         models: the YAML's own, whatever the command line asks for; the published numbers are theirs.
         data: the YAML's own data set, or the first of them.
+        control: overrides that leave the model dense; every row is then compared with the dense model trained alike.
+        recovery: what training gives back, beside the control.
+        fronts: pairs of metrics to plot against each other.
+        panels: the row keys that a plot has panels for.
     """
 
     name: str
@@ -64,6 +94,10 @@ class TableSpec:
     reference: str | None = None
     models: tuple[str, ...] = ()
     data: str | None = None
+    control: tuple[str, ...] = ()
+    recovery: Recovery | None = None
+    fronts: tuple[Front, ...] = ()
+    panels: tuple[str, ...] = ("model", "data")
 
     @property
     def row_values(self) -> list[tuple[str, ...]]:
@@ -85,6 +119,25 @@ class TableSpec:
             chosen = [override for key, value in self.keys(row).items() for override in self.rows[key][value]]
             filled = tuple(self._filled(override, row) for override in (*chosen, *added))
             yield Cell(row, column, seed, (*self.overrides, *filled, f"seed={seed}"))
+        for row, seed in itertools.product(self.control_rows if self.control else (), self.seeds):
+            kept = {key: value for key, value in self.keys(row).items() if key != "method"}
+            chosen = [override for key, value in kept.items() for override in self.rows[key][value]]
+            filled = tuple(self._filled(override, row) for override in (*chosen, *self.control))
+            yield Cell(row, CONTROL, seed, (*self.overrides, *filled, f"seed={seed}"))
+
+    @property
+    def control_rows(self) -> list[tuple[str, ...]]:
+        """A row for the control of each row that is trained, once where several share it."""
+        rows = dict.fromkeys(self.control_of(row) for row in self.row_values)
+        return [row for row in rows if self.recovery is None or self.keys(row)[self.recovery.key] != self.recovery.base]
+
+    def control_of(self, row: tuple[str, ...]) -> tuple[str, ...]:
+        """The row of the dense model that was trained as the runs of ``row`` were."""
+        return tuple(CONTROL if key == "method" else value for key, value in self.keys(row).items())
+
+    def panel(self, row: tuple[str, ...]) -> tuple[str, ...]:
+        """The panel of a plot that shows a row."""
+        return tuple(value for key, value in self.keys(row).items() if key in self.panels)
 
     def keys(self, row: tuple[str, ...]) -> dict[str, str]:
         """The values of a row, by key."""
@@ -155,7 +208,20 @@ def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
         reference=content.get("reference"),
         models=tuple(own.get("model", ())),
         data=data,
+        control=tuple(content.get("control", ())),
+        recovery=_recovery(content),
+        fronts=tuple(Front(**front) for front in content.get("fronts", ())),
+        panels=tuple(content.get("panels", TableSpec.panels)),
     )
+
+
+def _recovery(content: dict[str, Any]) -> Recovery | None:
+    found = content.get("recovery")
+    if not found:
+        return None
+    if "control" not in content:
+        raise BadInput("a table with recovery needs a control: the overrides that leave the model dense")
+    return Recovery(tuple(found["metrics"]), found["key"], found["base"])
 
 
 def _content(folder: Path, name: str) -> dict[str, Any]:

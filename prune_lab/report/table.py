@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "overrides", nargs="*", help="KEY=VALUE: replaces the values of a row key, or goes to every run"
     )
-    parser.add_argument("--runs", type=Path, default=Path("outputs/tables"), help="where run folders are (%(default)s)")
+    runs = "where run folders go, and where finished runs are looked for, however deep (%(default)s)"
+    parser.add_argument("--runs", type=Path, default=Path("outputs/tables"), help=runs)
     parser.add_argument("--results", type=Path, default=Path("results"), help="where tables go (%(default)s)")
     parser.add_argument("--readme", type=Path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->")
     parsed = parser.parse_intermixed_args(arguments)
@@ -77,16 +78,16 @@ def run_cells(spec: TableSpec, folder: Path) -> tuple[Records, Failures]:
 
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         configs = [(cell, compose("config", list(cell.overrides))) for cell in spec.cells()]
-    folders = [folder / run_key(check_settings(cfg))[:20] for _, cfg in configs]
-    runner = _Runner(spec.name)
+    keys = [run_key(check_settings(cfg)) for _, cfg in configs]
+    runner, finished = _Runner(spec.name), _finished_runs(folder)
     records: Records = []
     failures: Failures = []
-    for number, ((cell, cfg), run_folder) in enumerate(zip(configs, folders, strict=True), start=1):
-        record = _finished(run_folder)
+    for number, ((cell, cfg), key) in enumerate(zip(configs, keys, strict=True), start=1):
+        record = finished.get(key)
         if record is None:
             log.info("%d of %d: %s, %s, seed %d", number, len(configs), ", ".join(cell.row), cell.column, cell.seed)
             try:
-                record = runner.run(cfg, run_folder)
+                record = runner.run(cfg, folder / key[:20])
             except Exception as error:
                 log.error("failed: %s", error)
                 failures.append((cell, str(error) or type(error).__name__))
@@ -121,13 +122,17 @@ def _reference_folder() -> Path:
     return conf_folder().parent / "results" / "reference"
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
-    """The record of a run that finished; ``None`` otherwise."""
-    try:
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if record.get("status") == "finished" else None
+def _finished_runs(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records of all finished runs below a folder, those of sweeps too, by the keys of their settings."""
+    found = {}
+    for path in sorted(folder.rglob("record.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if record.get("status") == "finished":
+            found[record["key"]] = record
+    return found
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def test_a_dense_model(tiny_model, make_subject):
         "memory_bytes": 4 * (PRUNABLE + OTHERS) + 2 * 4 * 4,  # inverse frequencies of 4 pairs, twice
         "bitmask_bytes": 4 * (PRUNABLE + OTHERS) + PRUNABLE / 8,
         "csr_bytes": 4 * (PRUNABLE + OTHERS) + 4 * PRUNABLE + 4 * ROWS,
+        "smallest_bytes": 4 * (PRUNABLE + OTHERS),
     }
 
 
@@ -54,6 +55,7 @@ def test_compressed_rows_by_hand(tiny_model, make_subject):
     a_matrix = 3 * 2 + 3 * 4 + 4 * 4  # values, columns, offsets
     assert metrics["csr_bytes"] - metrics["dense_bytes"] == 3 * 6 * (a_matrix - 15 * 2)
     assert metrics["bitmask_bytes"] - metrics["dense_bytes"] == 3 * 6 * (2 + 3 * 2 - 15 * 2)
+    assert metrics["smallest_bytes"] == metrics["bitmask_bytes"]
 
 
 def test_tied_parameters_count_once(tiny_model, make_subject):

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from prune_lab.__main__ import conf_folder
 from prune_lab.errors import BadInput
@@ -10,6 +11,7 @@ from prune_lab.report import table
 from prune_lab.report.compare import Findings
 from prune_lab.report.render import write_report
 from prune_lab.report.spec import read_table
+from prune_lab.settings import check_settings, run_key
 
 YAML = """
 title: Toy
@@ -79,7 +81,7 @@ def test_finished_runs_are_not_run_again_and_failures_do_not_stop_the_rest(tmp_p
         if cfg.seed == 1:
             raise RuntimeError("boom")
         folder.mkdir(parents=True)
-        result = {"status": "finished", **record(5.0)}
+        result = {"status": "finished", **record(5.0), "key": run_key(check_settings(cfg))}
         (folder / "record.json").write_text(json.dumps(result))
         return result
 
@@ -92,6 +94,24 @@ def test_finished_runs_are_not_run_again_and_failures_do_not_stop_the_rest(tmp_p
     records, failures = table.run_cells(spec, tmp_path)
     assert (len(records), len(failures)) == (6, 6)
     assert {seed for _, seed in calls} == {1}
+
+
+def test_finished_runs_of_a_sweep_are_found_by_their_settings(tmp_path, monkeypatch):
+    spec = read_table(conf_folder() / "table", "reference", ["model=reference", "method=wanda", "seed=0"])
+    cells = list(spec.cells())
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        keys = [run_key(check_settings(compose("config", list(cell.overrides)))) for cell in cells]
+    for number, (key, status) in enumerate(zip(keys, ["finished", "failed", "torn"], strict=True)):
+        folder = tmp_path / "sweeps" / "yesterday" / str(number)
+        folder.mkdir(parents=True)
+        text = json.dumps({"status": status, "key": key, **{k: v for k, v in record(7.0).items() if k != "key"}})
+        (folder / "record.json").write_text(text if status != "torn" else text[:40])
+    run = []
+    monkeypatch.setattr("prune_lab.runner.execute", lambda cfg, folder, group: run.append(folder.name) or record(8.0))
+    records, failures = table.run_cells(spec, tmp_path)
+    assert not failures
+    assert [found["metrics"]["evaluate/perplexity"] for _, found in records] == [7.0, 8.0, 8.0]
+    assert run == [key[:20] for key in keys[1:]]
 
 
 def test_a_model_that_cannot_be_had_is_asked_for_once(tmp_path, monkeypatch):
