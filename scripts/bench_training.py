@@ -1,6 +1,7 @@
-"""Measures a training step with live masks beside one of plain fine-tuning.
+"""Measures a training step with live masks, or one that keeps zeros, beside one of plain fine-tuning.
 
-The variants alternate in one process on one model; medians over all their steps are printed as a Markdown table.
+The variants alternate in one process on one model; medians over all their steps are printed as a Markdown table, with
+what the optimizer remembers.
 
 Example:
     python scripts/bench_training.py --model gpt_neo --batch 4 --seqlen 256 --steps 20 --repeats 3
@@ -13,19 +14,25 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
+from prune_lab.calibration import Calibration
 from prune_lab.data.samples import Samples
+from prune_lab.methods.magnitude import Magnitude
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.view import PrunableModel
 from prune_lab.target import Target
 from prune_lab.training.base import TrainedMethod
 from prune_lab.training.gum import GUM
-from prune_lab.training.loop import Hooks, Training, fit, trainable_weights
+from prune_lab.training.loop import Hooks, Training, fit, samples_of, trainable_weights
+from prune_lab.training.lora import Lora
 from prune_lab.training.magnitude import GradualMagnitude
 from prune_lab.training.movement import Movement
-from prune_lab.training.prune import prune_while_training
+from prune_lab.training.prune import prune_while_training, tune
 from prune_lab.training.random import GradualRandom
 from prune_lab.training.schedule import Cubic
 
@@ -48,15 +55,32 @@ class _Clock(Hooks):
         self.times.append(time.perf_counter())
 
 
-def plain_steps(model: PrunableModel, samples: Samples, training: Training) -> list[float]:
-    """Seconds of every step but the first."""
+def plain_steps(model: PrunableModel, samples: Samples, training: Training) -> tuple[list[float], int]:
+    """Seconds of every step but the first, and the bytes of the optimizer."""
     clock = _Clock()
     with trainable_weights(model.hf):
-        fit(model.hf, samples, training, torch.device("cpu"), hooks=clock)
-    return _between(clock.times)
+        progress = fit(model.hf, samples, training, torch.device("cpu"), hooks=clock)
+    return _between(clock.times), progress.optimizer_bytes
 
 
-def masked_steps(model: PrunableModel, samples: Samples, training: Training, method: TrainedMethod) -> list[float]:
+def tuned_steps(model: PrunableModel, samples: Samples, training: Training) -> tuple[list[float], int]:
+    """Likewise of a model with 70 % zeros that stay: `tune`, as the stage ``finetune`` calls it."""
+    calibration = Calibration(samples.tokens[:1])
+    masks = Magnitude().prune(model, calibration, Target(level=0.7))
+    times: list[float] = []
+
+    def counted(step: int, *_: object) -> Tensor:
+        times.append(time.perf_counter())
+        return samples_of(step, *_)  # type: ignore[arg-type]
+
+    with patch("prune_lab.training.loop.samples_of", counted):
+        progress = tune(model, masks, training, samples, torch.device("cpu"))
+    return _between(times), progress.optimizer_bytes
+
+
+def masked_steps(
+    model: PrunableModel, samples: Samples, training: Training, method: TrainedMethod
+) -> tuple[list[float], int]:
     """Likewise, with a method at work."""
     times: list[float] = []
     update = method.update
@@ -66,8 +90,9 @@ def masked_steps(model: PrunableModel, samples: Samples, training: Training, met
         update(*arguments)  # type: ignore[arg-type]
 
     method.update = timed  # type: ignore[method-assign]
-    prune_while_training(model, method, Target("neurons", 0.5), Cubic(), training, samples, torch.device("cpu"))
-    return _between(times[: training.steps])
+    target, cpu = Target("neurons", 0.5), torch.device("cpu")
+    _, progress = prune_while_training(model, method, target, Cubic(), training, samples, cpu)
+    return _between(times[: training.steps]), progress.optimizer_bytes
 
 
 def _between(times: list[float]) -> list[float]:
@@ -86,23 +111,36 @@ def main() -> None:
     logging.disable(logging.WARNING)
     checkpoint = Checkpoint(arguments.model, kind="reference", dtype="float32")
     training = Training(steps=arguments.steps, batch_size=arguments.batch)
-    seconds: dict[str, list[float]] = {name: [] for name in ("plain", *METHODS)}
+    tuned = {
+        "zeros kept": training,
+        "zeros kept, lora": replace(training, lora=Lora()),
+        "zeros kept, sparse_lora": replace(training, lora=Lora(sparse=True)),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ("plain", *tuned, *METHODS)}
+    remembered: dict[str, int] = {}
     for _ in range(arguments.repeats):
         for name, found in seconds.items():
             model = checkpoint.load()
             samples = Samples(torch.randint(0, model.vocab_size, (64, arguments.seqlen)))
             if name == "plain":
-                found += plain_steps(model, samples, training)
+                steps, size = plain_steps(model, samples, training)
+            elif name in tuned:
+                steps, size = tuned_steps(model, samples, tuned[name])
             else:
-                found += masked_steps(model, samples, training, METHODS[name]())
+                steps, size = masked_steps(model, samples, training, METHODS[name]())
+            found += steps
+            remembered[name] = size
     plain = statistics.median(seconds["plain"])
     rows = [
-        f"| {name} | {1000 * statistics.median(s):.0f} | {statistics.median(s) / plain:.2f} |"
+        f"| {name} | {1000 * statistics.median(s):.0f} | {statistics.median(s) / plain:.2f} | "
+        f"{remembered[name] / 1e6:.1f} | {remembered[name] / remembered['plain']:.1%} |"
         for name, s in seconds.items()
     ]
     sys.stdout.write(
         f"{arguments.model}, {arguments.batch} x {arguments.seqlen} tokens, {torch.get_num_threads()} threads\n\n"
-        "| method | ms a step | times plain |\n|---|---:|---:|\n" + "\n".join(rows) + "\n"
+        "| method | ms a step | times plain | MB of the optimizer | of plain |\n|---|---:|---:|---:|---:|\n"
+        + "\n".join(rows)
+        + "\n"
     )
 
 
