@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("no", "bf16", "fp16")
 DECAYS = ("linear", "cosine", "constant")
+_WHOLE_WEIGHTS = ("NO", "MULTI_CPU", "MULTI_GPU")  # accelerate's names of what leaves every process all weights
 
 
 @dataclass
@@ -342,7 +343,13 @@ def _weight_groups(model: nn.Module, training: Training) -> Iterable[dict[str, A
 
 def _accelerator(training: Training, device: torch.device) -> Accelerator:
     AcceleratorState._reset_state()  # a second training in one process may have another precision
-    return Accelerator(mixed_precision=training.precision, cpu=device.type == "cpu")
+    accelerator = Accelerator(mixed_precision=training.precision, cpu=device.type == "cpu")
+    if accelerator.distributed_type.value not in _WHOLE_WEIGHTS:
+        raise BadInput(
+            f"accelerate is configured for {accelerator.distributed_type.value}, which splits weights among processes, "
+            "and zeros are kept on whole ones; use processes with a model each (accelerate launch --multi_gpu)"
+        )
+    return accelerator
 
 
 def _shared(accelerator: Accelerator, folder: Path | None) -> Path | None:

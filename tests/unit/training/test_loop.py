@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, RunFailed
@@ -76,3 +79,10 @@ def test_padding_and_prompts_do_not_count_however_a_step_is_divided(tiny_model, 
     with trainable_weights(model.hf):
         progress = fit(model.hf, samples, Training(steps=1, batch_size=4, accumulate=accumulate), CPU)
     assert progress.losses[0] == pytest.approx(nats / count, rel=1e-5)
+
+
+def test_weights_split_among_processes_are_refused(tiny_model, random_tokens, monkeypatch):
+    split = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr("prune_lab.training.loop.Accelerator", lambda **_: split)
+    with pytest.raises(BadInput, match=r"accelerate is configured for FSDP, which splits weights .* --multi_gpu"):
+        fit(tiny_model("opt").hf, Samples(random_tokens(4, 16)), Training(steps=1, batch_size=2), CPU)

@@ -1,0 +1,64 @@
+"""A fine-tuning run that is killed and started again ends where an undisturbed one ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import prune_lab
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finetune", ["full", "sparse_lora", "distill"])
+def test_a_killed_run_goes_on_where_it_was(spawn, local_overrides, tmp_path, finetune):
+    job = [
+        *local_overrides,
+        "method=wanda",
+        "sparsity.level=0.5",
+        f"finetune={finetune}",
+        "finetune.steps=60",
+        "finetune.batch_size=2",
+        "finetune.holdout=2",
+        "finetune.save_every=5",
+        "stages=[prune,finetune,evaluate,save]",
+    ]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert spawn(*job, f"hydra.run.dir={whole}").status == 0
+    _kill_after_a_state([*job, f"hydra.run.dir={killed}"], killed / "training/finetune/latest.json")
+    assert not (killed / "model").exists() and not (killed / "record.json").exists()
+    outcome = spawn(*job, f"hydra.run.dir={killed}")
+    assert outcome.status == 0, outcome.err
+    assert "training goes on at step" in outcome.out + outcome.err
+    records = [json.loads((folder / "record.json").read_text())["metrics"] for folder in (whole, killed)]
+    for name in ("finetune/loss", "finetune/held_out_loss", "evaluate/perplexity", "finetune/sparsity_after"):
+        assert records[0][name] == records[1][name], name
+    models = [prune_lab.load(str(folder / "model")).hf.state_dict() for folder in (whole, killed)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    assert not (killed / "training/finetune").exists()
+
+
+def _kill_after_a_state(job: list[str], state: Path) -> None:
+    """Starts the command, and kills it without warning once it has saved a state."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prune_lab", *job],
+        cwd=state.parents[3],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 240
+    while not state.is_file() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.is_file()
