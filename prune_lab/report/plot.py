@@ -1,10 +1,11 @@
 """Plots a metric of a table: a panel for each model and data set (or as it says), a line for the other row values."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prune_lab.report.records import Records, values
@@ -16,7 +17,7 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
     run = {cell.row for cell, _ in records}
     rows = [row for row in spec.row_values if row in run]
     panels = list(dict.fromkeys(spec.panel(row) for row in rows))
-    figure = Figure(figsize=(3.6 * len(panels), 3.4), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(panels) + 1.8, 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         for row in (row for row in rows if spec.panel(row) == panel):
@@ -38,10 +39,25 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
         axis.set(title=", ".join(panel), yscale=metric.scale)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(metric.title)
-    axes[-1].legend(fontsize="small")
+    legend_beside(figure, axes)
+
+    return writer(figure, spec.name)
+
+
+def legend_beside(figure: Figure, axes: Iterable[Axes]) -> None:
+    """One legend for all panels, on their right, where it hides nothing."""
+    handles = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(list(handles.values()), list(handles), fontsize="small", loc="outside right upper")
+
+
+def writer(figure: Figure, salt: str) -> Callable[[Path], None]:
+    """Writes a figure as SVG; the same figure and salt give the same bytes."""
 
     def write(path: Path) -> None:
-        with matplotlib.rc_context({"svg.hashsalt": spec.name, "svg.fonttype": "path"}):
+        with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "path"}):
             figure.savefig(path, format="svg", metadata={"Date": None})
 
     return write

@@ -11,7 +11,7 @@ from typing import Any
 
 from prune_lab.files import write_atomically, write_text
 from prune_lab.report.compare import Comparison, Findings, compare, comparison_csv, footnotes, markdown
-from prune_lab.report.pareto import front_lines, plot_front
+from prune_lab.report.pareto import front_lines
 from prune_lab.report.records import Records, key_of, mean_and_spread, measured, values
 from prune_lab.report.recovery import explanation, recovery_lines
 from prune_lab.report.spec import CONTROL, Choices, Front, Metric, TableSpec
@@ -33,6 +33,7 @@ def write_report(findings: Findings, folder: Path) -> str:
         write_text(folder / "comparisons" / f"{spec.name}.csv", comparison_csv(spec, lines))
     try:
         from prune_lab.report.plot import plot_metric
+        from prune_lab.report.plot_front import plot_front
     except ImportError:  # the extra `plots` is not installed
         return text
     figures = {metric.name: plot_metric(spec, metric, records) for metric in measured(spec, records)}
