@@ -52,6 +52,10 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
         if stage == "evaluate" and task.endswith("/acc"):
             _add(table, task.removesuffix("/acc"), metrics.get(f"dense/{task}"), metrics[name], "{:.2%}")
     _add(table, "removed of what was to prune", None, metrics.get("prune/sparsity"), "{:.2%}")
+    _add(table, "perplexity before it was tuned", None, metrics.get("finetune/perplexity_before"), "{:.3f}")
+    for when in ("before", "after"):
+        label = f"zeros of what was pruned, {when} tuning"
+        _add(table, label, None, metrics.get(f"finetune/sparsity_{when}"), "{:.4%}")
     for part, label in (("prefill", "seconds of a forward pass"), ("decode", "seconds of a token after it")):
         before, after = metrics.get(f"shrink/{part}_seconds_before"), metrics.get(f"shrink/{part}_seconds")
         _add(table, label, before, after, "{:.4f}")

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from prune_lab.errors import RunFailed
+from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.masks import sparsity_of
 from prune_lab.models.units import removable
 from prune_lab.run import Run, Stage, Table, training_samples
@@ -22,11 +23,13 @@ class Finetune(Stage):
     Args:
         training: how.
         again: trains after such a method too.
+        score: measures the perplexity before the training, so that what it gives back can be seen.
         folder: of the run folder's ``training``, for its states.
     """
 
     training: Training
     again: bool = False
+    score: bool = True
     folder: str = "finetune"
 
     def check(self, run: Run) -> None:
@@ -46,6 +49,7 @@ class Finetune(Stage):
             return {}
         samples = training_samples(run)
         before = _sparsity(run)
+        scored = {"perplexity_before": Perplexity()(run.subject).metrics["perplexity"]} if self.score else {}
         folder = run.folder / "training" / self.folder
         progress = tune(run.model, run.masks, self.training, samples, run.device, folder=folder)
         lora, metrics = self.training.lora, {}
@@ -69,13 +73,17 @@ class Finetune(Stage):
             metrics |= {"held_out_before": rows[0][1], "held_out_loss": min(loss for _, loss in rows)}
             if self.training.patience is None:
                 metrics["held_out_loss"] = rows[-1][1]
-        return metrics | {
-            "loss": progress.loss(),
-            "training_seconds": progress.seconds,
-            "trained_parameters": float(progress.trained_parameters),
-            "optimizer_bytes": float(progress.optimizer_bytes),
-            **({"rank": float(lora.rank)} if lora else {}),
-        }
+        return (
+            scored
+            | metrics
+            | {
+                "loss": progress.loss(),
+                "training_seconds": progress.seconds,
+                "trained_parameters": float(progress.trained_parameters),
+                "optimizer_bytes": float(progress.optimizer_bytes),
+                **({"rank": float(lora.rank)} if lora else {}),
+            }
+        )
 
 
 def _sparsity(run: Run) -> float | None:

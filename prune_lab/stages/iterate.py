@@ -93,7 +93,7 @@ class Iterate(Stage):
             training = self.finetune.training
             if not self.rewind_lr:
                 training = replace(training, part=number - 1, parts=self.rounds)
-            tuned = replace(self.finetune, training=training, folder=f"iterate-{number}")(run)
+            tuned = replace(self.finetune, training=training, score=False, folder=f"iterate-{number}")(run)
             after = self._perplexity(run)
             rows.append((number, round(pruned["sparsity"], 6), before, after, tuned["loss"]))
             metrics |= pruned | tuned

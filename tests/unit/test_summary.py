@@ -42,6 +42,14 @@ def test_what_was_not_measured_has_no_row(capsys):
     assert [line for line in lines if len(line) == 3] == [["perplexity", "", "5.000"]]
 
 
+def test_what_was_tuned_says_what_it_was_before(capsys):
+    tuned = {"finetune/perplexity_before": 21.0, "finetune/sparsity_before": 0.7, "finetune/sparsity_after": 0.7}
+    lines = printed({**RECORD, "metrics": {**RECORD["metrics"], **tuned}}, capsys)
+    assert ["perplexity before it was tuned", "", "21.000"] in lines
+    assert ["zeros of what was pruned, before tuning", "", "70.0000%"] in lines
+    assert ["zeros of what was pruned, after tuning", "", "70.0000%"] in lines
+
+
 def test_a_pattern_is_named_instead_of_a_level(capsys):
     config = {**RECORD["config"], "sparsity": {"pattern": "2:4", "level": None}}
     assert printed({**RECORD, "config": config}, capsys)[0] == ["small, Wanda, 2:4"]
