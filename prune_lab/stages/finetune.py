@@ -23,11 +23,13 @@ class Finetune(Stage):
         training: how.
         again: trains after such a method too.
         folder: of the run folder's ``training``, for its states.
+        reports: whether a search is told the losses of held-out samples.
     """
 
     training: Training
     again: bool = False
     folder: str = "finetune"
+    reports: bool = True
 
     def check(self, run: Run) -> None:
         """Whether a teacher fits the model."""
@@ -47,7 +49,8 @@ class Finetune(Stage):
         samples = training_samples(run)
         before = _sparsity(run)
         folder = run.folder / "training" / self.folder
-        progress = tune(run.model, run.masks, self.training, samples, run.device, folder=folder)
+        report = run.report if self.reports else None
+        progress = tune(run.model, run.masks, self.training, samples, run.device, folder=folder, report=report)
         lora, metrics = self.training.lora, {}
         if before is not None:
             metrics = {"sparsity_before": before, "sparsity_after": _sparsity(run) or 0.0}
