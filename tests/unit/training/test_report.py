@@ -89,6 +89,6 @@ def test_reporting_changes_neither_numbers_nor_key(composed, local_overrides, tm
 
 @pytest.mark.parametrize("objective", ["[]", "[a,a]", "3", "null", "[a,2]"])
 def test_an_objective_is_a_name_or_different_names(composed, objective):
-    with pytest.raises(BadInput, match="objective=.* is not allowed"):
+    with pytest.raises(BadInput, match=r"objective=.* is not allowed"):
         check_settings(composed(f"objective={objective}"))
     check_settings(composed("objective=[evaluate/perplexity,prune/seconds]"))
