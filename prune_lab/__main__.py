@@ -1,11 +1,14 @@
 """The command ``prune-lab``: one run, or with ``-m`` a sweep."""
 
 import logging
+import math
 import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,9 +17,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import BadInput, RunFailed, TrialStopped
 
 log = logging.getLogger(__name__)
+
+SEARCH = "hydra_plugins.prune_lab_optuna.OptunaSweeper"
+"""The sweeper of `prune_lab.search`."""
 
 
 def conf_folder() -> Path:
@@ -26,8 +32,8 @@ def conf_folder() -> Path:
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
-def run_job(cfg: DictConfig) -> float | None:
-    """Runs one job and returns the objective, which sweepers read."""
+def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
+    """Runs one job and returns the objective, or all of several, which sweepers read."""
     from prune_lab.runner import execute  # slow to import, and not needed for --help
     from prune_lab.summary import print_summary
 
@@ -37,9 +43,19 @@ def run_job(cfg: DictConfig) -> float | None:
         cfg.tracker = OmegaConf.create({"_target_": "prune_lab.tracking.jsonl.JsonlTracker"})
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN
+    searched = sweep and hydra_config.sweeper._target_ == SEARCH
     folder = Path(hydra_config.runtime.output_dir)
     try:
-        record = execute(cfg, folder, group=Path(hydra_config.sweep.dir).name if sweep else None)
+        record = execute(
+            cfg,
+            folder,
+            group=Path(hydra_config.sweep.dir).name if sweep else None,
+            report=_report_to_trial(hydra_config) if searched else None,
+        )
+        objective = _objective(record, cfg.objective, needed=searched)
+    except TrialStopped as stopped:  # the study knows
+        log.info("%s", stopped)
+        return None
     except Exception as error:
         if not sweep:
             _exit_if_expected(error)
@@ -49,10 +65,31 @@ def run_job(cfg: DictConfig) -> float | None:
         raise
     if not is_assistant():
         print_summary(record, folder)
-    objective = record["metrics"].get(cfg.objective)
     if objective is None and sweep:
         log.warning("objective=%s was not measured by this job", cfg.objective)
     return objective
+
+
+def _report_to_trial(hydra_config: DictConfig) -> Callable[[int, float], None] | None:
+    from prune_lab.search.job import trial_of_job  # needs Optuna
+
+    return trial_of_job(hydra_config)
+
+
+def _objective(record: dict[str, Any], asked: Any, *, needed: bool) -> float | tuple[float, ...] | None:
+    """What the job is judged by; a search needs a number, a sweep of all combinations only shows it."""
+    from prune_lab.settings import objectives_of
+
+    names, metrics = objectives_of(asked), record["metrics"]
+    missing = [name for name in names if not math.isfinite(metrics.get(name, math.nan))]
+    if missing and needed:
+        found = ", ".join(f"{name} = {metrics[name]}" for name in missing if name in metrics) or "not measured"
+        measured = ", ".join(sorted(name for name, value in metrics.items() if math.isfinite(value)))
+        raise RunFailed(f"objective={', '.join(missing)}: {found}; this job measured {measured}")
+    if any(name not in metrics for name in names):
+        return None
+    values = tuple(metrics[name] for name in names)
+    return values[0] if len(values) == 1 else values
 
 
 def main() -> None:

@@ -14,3 +14,10 @@ class RunFailed(RuntimeError):
 
 class NotPositiveDefinite(RunFailed):
     """A damped Hessian has no Cholesky factor; more calibration tokens or more damping help."""
+
+
+class TrialStopped(Exception):
+    """A trial of a search is not worth going on with; no failure, and no result either.
+
+    The message says at which step, with which value.
+    """

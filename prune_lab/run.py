@@ -1,6 +1,6 @@
 """What flows from stage to stage of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,9 @@ from prune_lab.data.tokens import Data
 from prune_lab.evaluation.base import Subject
 from prune_lab.masks import Masks
 from prune_lab.models.view import PrunableModel
+
+Report = Callable[[int, float], None]
+"""Takes a value on the way, lower is better, at a step from 0 on; may raise `TrialStopped`."""
 
 
 @dataclass
@@ -27,7 +30,7 @@ class Run:
     """The state of a run.
 
     ``metrics`` holds what stages measured, as ``stage/metric``; ``protocol`` how those numbers came about; ``tables``
-    what a stage wants shown as a table, by name.
+    what a stage wants shown as a table, by name; ``report`` is told values on the way, in a search that stops trials.
     """
 
     model: PrunableModel
@@ -39,6 +42,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, object] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
+    report: Report | None = None
 
     @property
     def subject(self) -> Subject:

@@ -20,11 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from prune_lab.data.spec import DataSpec
 from prune_lab.device import resolve_device, watch_peak_memory
 from prune_lab.environment import describe_environment, package_versions
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, TrialStopped
 from prune_lab.files import write_json, write_text
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.view import seqlen_limit_of
-from prune_lab.run import Run, Stage
+from prune_lab.run import Report, Run, Stage
 from prune_lab.settings import check_settings, run_key, run_title
 from prune_lab.tracking.base import RunInfo, Tracker, without_secrets
 from prune_lab.tracking.trackers import Trackers
@@ -43,13 +43,14 @@ class Parts:
     device: torch.device
 
 
-def execute(cfg: DictConfig, folder: Path, *, group: str | None = None) -> dict[str, Any]:
+def execute(cfg: DictConfig, folder: Path, *, group: str | None = None, report: Report | None = None) -> dict[str, Any]:
     """Runs a configuration.
 
     Args:
         cfg: the composed configuration.
         folder: the run folder; made if need be.
         group: the sweep that the run belongs to.
+        report: is told values on the way.
 
     Returns:
         The record, as in ``record.json``.
@@ -57,6 +58,7 @@ def execute(cfg: DictConfig, folder: Path, *, group: str | None = None) -> dict[
     Raises:
         BadInput: the settings, the model or the data cannot be used.
         RunFailed: a stage could not go on.
+        TrialStopped: ``report`` said so; the record's status is ``stopped``, with the reason.
     """
     plain = check_settings(cfg)
     parts = _make(cfg)
@@ -73,8 +75,11 @@ def execute(cfg: DictConfig, folder: Path, *, group: str | None = None) -> dict[
     _open_folder(folder, cfg, parts.device)
     info = RunInfo(folder, config, name=run_title(plain), group=group)
     try:
-        _run_stages(parts, info, plain["seed"], record)
+        _run_stages(parts, info, plain["seed"], record, report)
         record["status"] = "finished"
+    except TrialStopped as stopped:
+        record |= {"status": "stopped", "reason": str(stopped)}
+        raise
     except BaseException as error:
         record["error"] = f"{type(error).__name__}: {error}"
         raise
@@ -115,7 +120,7 @@ def _open_folder(folder: Path, cfg: DictConfig, device: torch.device) -> None:
         ) from error
 
 
-def _run_stages(parts: Parts, info: RunInfo, seed: int, record: dict[str, Any]) -> None:
+def _run_stages(parts: Parts, info: RunInfo, seed: int, record: dict[str, Any], report: Report | None) -> None:
     """Loads, runs every stage, and tells the tracker; fills the record as it goes."""
     _seed(seed)
     tracker = Trackers(parts.tracker)
@@ -123,12 +128,16 @@ def _run_stages(parts: Parts, info: RunInfo, seed: int, record: dict[str, Any]) 
     failed = True
     try:
         run = _load(parts, info.folder, seed)
+        run.report = report
         record["metrics"], record["protocol"] = run.metrics, run.protocol
         for stage in parts.stages.values():
             stage.check(run)
         for name, stage in parts.stages.items():
             _run_stage(name, stage, run, tracker)
         failed = False
+    except TrialStopped:
+        failed = False
+        raise
     finally:
         tracker.finish(record["metrics"], failed=failed)
 

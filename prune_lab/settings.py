@@ -7,7 +7,7 @@ instantiates. Here every mistake is found and told at once.
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.utils import get_object
@@ -47,12 +47,36 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
         problems.append(f"seed={plain['seed']!r} is not allowed; it is a whole number of at least 0")
     if not isinstance(plain["save_model"], bool):
         problems.append(f"save_model={plain['save_model']!r} is not allowed; it is true or false")
+    try:
+        objectives_of(plain["objective"])
+    except BadInput as error:
+        problems.append(str(error))
     stages_as_written = OmegaConf.to_container(cfg.pipeline, resolve=False)  # resolved, they would repeat the sections
     for section, value in {**plain, "pipeline": stages_as_written}.items():
         problems += _problems(value, section)
     if problems:
         raise BadInput("\n".join(dict.fromkeys(problems)))
     return plain
+
+
+def objectives_of(value: Any) -> list[str]:
+    """The names of metrics in ``objective``: one, or several of a list.
+
+    Raises:
+        BadInput: it names none, or one twice.
+    """
+    names = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise BadInput(
+            f"objective={value!r} is not allowed; it is the name of a metric, such as evaluate/perplexity, or a list "
+            "of different ones"
+        )
+    return names
+
+
+def not_in_key(section: str) -> bool:
+    """Whether a section of the settings has no influence on a run's numbers."""
+    return section in _NOT_IN_KEY
 
 
 def _trains_nothing(stages: list[str], finetune: dict[str, Any]) -> bool:
@@ -63,7 +87,7 @@ def _trains_nothing(stages: list[str], finetune: dict[str, Any]) -> bool:
 
 def run_key(plain: dict[str, Any]) -> str:
     """A SHA-256 of all settings that the numbers of a run depend on."""
-    relevant = {key: value for key, value in plain.items() if key not in _NOT_IN_KEY}
+    relevant = {key: value for key, value in plain.items() if not not_in_key(key)}
     relevant["pipeline"] = {name: stage for name, stage in plain["pipeline"].items() if name != "save"}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 

@@ -23,7 +23,7 @@ LAYERS = (  # a module imports from layers above its own line only, and from its
     {"run"},
     {"stages"},
     {"settings", "environment"},
-    {"summary"},
+    {"summary", "search"},
     {"runner"},
     {"__main__"},
     {"report"},

@@ -25,12 +25,14 @@ class Finetune(Stage):
         again: trains after such a method too.
         score: measures the perplexity before the training, so that what it gives back can be seen.
         folder: of the run folder's ``training``, for its states.
+        reports: whether a search is told the losses of held-out samples.
     """
 
     training: Training
     again: bool = False
     score: bool = True
     folder: str = "finetune"
+    reports: bool = True
 
     def check(self, run: Run) -> None:
         """Whether a teacher fits the model."""
@@ -51,7 +53,8 @@ class Finetune(Stage):
         before = _sparsity(run)
         scored = {"perplexity_before": Perplexity()(run.subject).metrics["perplexity"]} if self.score else {}
         folder = run.folder / "training" / self.folder
-        progress = tune(run.model, run.masks, self.training, samples, run.device, folder=folder)
+        report = run.report if self.reports else None
+        progress = tune(run.model, run.masks, self.training, samples, run.device, folder=folder, report=report)
         lora, metrics = self.training.lora, {}
         if before is not None:
             metrics = {"sparsity_before": before, "sparsity_after": _sparsity(run) or 0.0}

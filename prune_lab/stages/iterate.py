@@ -32,7 +32,7 @@ class Iterate(Stage):
         path: ``cubic`` (p = 3: much at first) or ``linear`` (p = 1).
         rewind: ``weights`` sets what is left back to its value before the first round, after every pruning; ``none``.
         rewind_lr: every round has the whole learning-rate schedule; else one schedule spans all rounds.
-        score: whether the model is scored after each half of a round.
+        score: whether the model is scored after each half of a round; a search is told the second of these.
 
     Source: iterative pruning: Han et al., 2015, arXiv:1506.02626; weights: Frankle and Carbin, 2019, arXiv:1803.03635;
     learning rates: Renda et al., 2020, arXiv:2003.02389.
@@ -93,8 +93,11 @@ class Iterate(Stage):
             training = self.finetune.training
             if not self.rewind_lr:
                 training = replace(training, part=number - 1, parts=self.rounds)
-            tuned = replace(self.finetune, training=training, score=False, folder=f"iterate-{number}")(run)
+            tune = replace(self.finetune, training=training, score=False, folder=f"iterate-{number}", reports=False)
+            tuned = tune(run)
             after = self._perplexity(run)
+            if self.score and run.report is not None:
+                run.report(number, after)
             rows.append((number, round(pruned["sparsity"], 6), before, after, tuned["loss"]))
             metrics |= pruned | tuned
             metrics |= {f"perplexity_round_{number}": after} if self.score else {}

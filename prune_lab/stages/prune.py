@@ -126,6 +126,7 @@ class Prune(Stage):
             run.device,
             seed=run.seed,
             folder=run.folder / "training" / "prune",
+            report=run.report,
         )
         run.masks.update(masks)
         _save_masks(run.masks, {}, run.folder / "masks.safetensors")

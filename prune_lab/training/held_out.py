@@ -1,6 +1,7 @@
 """Samples that are not trained on: their loss on the way, and an early end when it no longer falls."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,13 +21,22 @@ class HeldOut:
         every: steps between two measurements.
         patience: measurements without a lower loss after which to end; null: never.
         batch_size: samples a forward pass.
+        report: is told every loss, with the steps before it; may raise `TrialStopped`.
     """
 
-    def __init__(self, samples: Samples, every: int, patience: int | None, batch_size: int):
+    def __init__(
+        self,
+        samples: Samples,
+        every: int,
+        patience: int | None,
+        batch_size: int,
+        report: Callable[[int, float], None] | None = None,
+    ):
         self.samples = samples
         self.every = every
         self.patience = patience
         self.batch_size = batch_size
+        self.report = report
         self.losses: dict[int, float] = {}  # by the number of steps made
         self._best: dict[str, Tensor] = {}
 
@@ -36,6 +46,8 @@ class HeldOut:
             return False
         self.losses[steps] = loss = self._loss(model, device)
         logger.info("after %d steps: loss of held-out samples %.4f", steps, loss)
+        if self.report is not None:
+            self.report(steps, loss)
         if self.patience is None:
             return False
         if loss <= min(self.losses.values()):

@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,6 +173,7 @@ def fit(
     hooks: Hooks | None = None,
     teacher: nn.Module | None = None,
     folder: Path | None = None,
+    report: Callable[[int, float], None] | None = None,
 ) -> Progress:
     """Trains a causal language model in place.
 
@@ -185,9 +186,11 @@ def fit(
         hooks: what is done beside.
         teacher: for ``training.distill``.
         folder: where states are saved; removed when the training is done.
+        report: is told the losses of held-out samples.
 
     Raises:
         RunFailed: the loss is not finite.
+        TrialStopped: ``report`` said so.
         BadInput: there are no samples, or the folder has states of a training with other settings.
     """
     if len(samples) <= training.holdout:
@@ -196,7 +199,7 @@ def fit(
             "longer text, a smaller data.seqlen, or hold out fewer"
         )
     samples, others = split(samples, training.holdout, training.seed)
-    held_out = HeldOut(others, training.check_every, training.patience, training.batch_size)
+    held_out = HeldOut(others, training.check_every, training.patience, training.batch_size, report)
     hooks = hooks or Hooks()
     torch.manual_seed(training.seed)  # of dropout
     accelerator = _accelerator(training, device)

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ def prune_while_training(
     *,
     seed: int = 0,
     folder: Path | None = None,
+    report: Callable[[int, float], None] | None = None,
 ) -> tuple[Masks, Progress]:
     """Trains the model with masks on its units that close as the schedule says, and makes the last ones permanent.
 
@@ -94,6 +95,7 @@ def prune_while_training(
         device: where.
         seed: of the method.
         folder: where states are saved.
+        report: is told the losses of held-out samples.
 
     Returns:
         What was kept, bool of the units' shape by their name; and the course of the training.
@@ -113,7 +115,15 @@ def prune_while_training(
     try:
         with trainable_weights(model.hf):
             progress = fit(
-                model.hf, samples, training, device, groups=groups, hooks=hooks, teacher=teacher, folder=folder
+                model.hf,
+                samples,
+                training,
+                device,
+                groups=groups,
+                hooks=hooks,
+                teacher=teacher,
+                folder=folder,
+                report=report,
             )
         live.masks.to("cpu")
         method.finish(live, target.sparsity)
@@ -187,6 +197,7 @@ def tune(
     device: torch.device,
     *,
     folder: Path | None = None,
+    report: Callable[[int, float], None] | None = None,
 ) -> Progress:
     """Trains the model, or low-rank updates of its weights; what is zero in a site that was pruned stays zero.
 
@@ -197,14 +208,15 @@ def tune(
         samples: what to train on.
         device: where.
         folder: where states are saved.
+        report: is told the losses of held-out samples.
     """
     keep = _KeepZeros(model, set(masks))
     teacher = _teacher(model, training)
     if training.lora is None:
         with trainable_weights(model.hf):
-            return fit(model.hf, samples, training, device, hooks=keep, teacher=teacher, folder=folder)
+            return fit(model.hf, samples, training, device, hooks=keep, teacher=teacher, folder=folder, report=report)
     with trained_beside(model, training.lora, keep.zero, training.seed):
-        return fit(model.hf, samples, training, device, teacher=teacher, folder=folder)
+        return fit(model.hf, samples, training, device, teacher=teacher, folder=folder, report=report)
 
 
 class _KeepZeros(Hooks):

@@ -1,0 +1,49 @@
+"""``hydra/sweeper=optuna``: Hydra makes plugins below the namespace ``hydra_plugins`` only.
+
+It imports all of them at every start, so nothing is imported here that is slow to import; the work is done in
+`prune_lab.search`.
+"""
+
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class OptunaSweeper(Sweeper):
+    """Launches the trials of a study; its settings are those of `prune_lab.search.settings.SearchSettings`."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings  # checked in `sweep`, where a message reaches the user as it is
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Takes what Hydra knows of the command."""
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Searches.
+
+        Raises:
+            BadInput: the settings, the space or the study cannot be used.
+            RunFailed: a trial failed.
+        """
+        from prune_lab.errors import BadInput
+
+        try:
+            from prune_lab.search.command import search
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("prune_lab"):
+                raise
+            raise BadInput(
+                f"hydra/sweeper=optuna needs Optuna ({error}); install it with pip install 'prune-lab[optuna]'"
+            ) from error
+        assert self.launcher is not None  # Hydra has called `setup`
+        search(self.settings, arguments, self.config, self.hydra_context.config_loader, self.launcher)

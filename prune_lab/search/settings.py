@@ -1,0 +1,121 @@
+"""The settings of a search."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prune_lab.errors import BadInput
+
+SAMPLERS = ("tpe", "random")
+DIRECTIONS = ("minimize", "maximize")
+_WHERE = "hydra.sweeper"
+
+
+@dataclass(frozen=True)
+class StopEarly:
+    """Stops a trial whose best value so far is worse than the median of the others at the same step.
+
+    Args:
+        warmup_trials: complete trials before any is stopped.
+        warmup_steps: steps (of training, or rounds) of a trial before it may be stopped.
+    """
+
+    warmup_trials: int = 5
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_trials", "warmup_steps"):
+            _check_whole(f"stop_early.{name}", getattr(self, name), least=0)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What is searched for, and how.
+
+    Args:
+        study: its name.
+        storage: where it is kept: the path of a journal, or the URL of a database.
+        folder: of its runs, tables and plots.
+        trials: finished trials that the study should have.
+        jobs: trials launched together.
+        sampler: ``tpe`` (tree-structured Parzen estimator) or ``random``.
+        seed: of the sampler.
+        direction: ``minimize`` or ``maximize``, for all objectives or a list of one each.
+        stop_early: ``median``, or the settings of `StopEarly`; None: no trial is stopped.
+        first: ``defaults`` asks the default values first, if they lie in the space; None: does not.
+        give_up_after: failed trials in a row that end the search.
+        repeat_running: asks trials again that a killed process left running in a database. A journal is used by one
+            process at a time, so that there they always are.
+        params: the space, by key.
+
+    Raises:
+        BadInput: a setting is not allowed.
+    """
+
+    study: str
+    storage: str
+    folder: str
+    trials: int = 20
+    jobs: int = 1
+    sampler: str = "tpe"
+    seed: int = 0
+    direction: str | Sequence[str] = "minimize"
+    stop_early: str | Mapping[str, int] | None = None
+    first: str | None = "defaults"
+    give_up_after: int = 5
+    repeat_running: bool = False
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("study", "storage", "folder"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise BadInput(f"{_WHERE}.{name}={getattr(self, name)!r} is not allowed; it is a text")
+        for name, least in {"trials": 1, "jobs": 1, "seed": 0, "give_up_after": 1}.items():
+            _check_whole(name, getattr(self, name), least)
+        if self.sampler not in SAMPLERS:
+            raise BadInput(f"{_WHERE}.sampler={self.sampler!r} is unknown; allowed: {', '.join(SAMPLERS)}")
+        if self.first not in ("defaults", None):
+            raise BadInput(f"{_WHERE}.first={self.first!r} is unknown; allowed: defaults, null")
+        if not isinstance(self.repeat_running, bool):
+            raise BadInput(f"{_WHERE}.repeat_running={self.repeat_running!r} is not allowed; it is true or false")
+        self.pruner  # noqa: B018  checks it
+
+    @property
+    def pruner(self) -> StopEarly | None:
+        """When a trial is stopped."""
+        given = self.stop_early
+        if given is None:
+            return None
+        if given == "median":
+            return StopEarly()
+        if not isinstance(given, Mapping) or set(given) - {"warmup_trials", "warmup_steps"}:
+            raise BadInput(
+                f"{_WHERE}.stop_early={given!r} is not allowed; it is median, null, or "
+                "{warmup_trials: 5, warmup_steps: 0}"
+            )
+        return StopEarly(**given)
+
+    @property
+    def on_url(self) -> bool:
+        """Whether the study is in a database, which several processes may use at once."""
+        return "://" in self.storage
+
+    def directions(self, objectives: Sequence[str]) -> list[str]:
+        """One for each objective.
+
+        Raises:
+            BadInput: there are not as many as objectives, or one is unknown.
+        """
+        given = [self.direction] * len(objectives) if isinstance(self.direction, str) else list(self.direction)
+        unknown = [direction for direction in given if direction not in DIRECTIONS]
+        if unknown or len(given) != len(objectives):
+            raise BadInput(
+                f"{_WHERE}.direction={self.direction} does not fit objective={','.join(objectives)}; it is minimize or "
+                "maximize, or a list with one of them for each objective"
+            )
+        return given
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise BadInput(f"{_WHERE}.{name}={value!r} is not allowed; it is a whole number of at least {least}")
