@@ -4,12 +4,12 @@ import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prune_lab.report.records import Records, values
 from prune_lab.report.spec import CONTROL, Metric, TableSpec
+from prune_lab.svg import svg_writer
 
 
 def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[Path], None]:
@@ -41,7 +41,7 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
     axes[0].set_ylabel(metric.title)
     legend_beside(figure, axes)
 
-    return writer(figure, spec.name)
+    return svg_writer(figure, spec.name)
 
 
 def legend_beside(figure: Figure, axes: Iterable[Axes]) -> None:
@@ -51,13 +51,3 @@ def legend_beside(figure: Figure, axes: Iterable[Axes]) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     figure.legend(list(handles.values()), list(handles), fontsize="small", loc="outside right upper")
-
-
-def writer(figure: Figure, salt: str) -> Callable[[Path], None]:
-    """Writes a figure as SVG; the same figure and salt give the same bytes."""
-
-    def write(path: Path) -> None:
-        with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "path"}):
-            figure.savefig(path, format="svg", metadata={"Date": None})
-
-    return write

@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prune_lab.report.pareto import Point, front_of, points_of, subjects_of
-from prune_lab.report.plot import legend_beside, writer
+from prune_lab.report.plot import legend_beside
 from prune_lab.report.records import Records
 from prune_lab.report.spec import CONTROL, Front, Metric, TableSpec
+from prune_lab.svg import svg_writer
 
 _MARKERS = "osD^vP*X"
 
@@ -30,7 +31,7 @@ def plot_front(spec: TableSpec, front: Front, metric: Metric, records: Records) 
     panels[0].set_ylabel(metric.title)
     legend_beside(figure, panels)
 
-    return writer(figure, spec.name)
+    return svg_writer(figure, spec.name)
 
 
 def _draw_points(axis: Axes, spec: TableSpec, points: Sequence[Point]) -> None:

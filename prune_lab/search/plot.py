@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial
 
 from prune_lab.search.study import DEFAULTS, Study
+from prune_lab.svg import svg_writer
 
 
 def plot_history(study: Study, trials: Sequence[FrozenTrial]) -> Callable[[Path], None]:
@@ -30,7 +30,7 @@ def plot_history(study: Study, trials: Sequence[FrozenTrial]) -> Callable[[Path]
     axes[0].legend(fontsize="small")
     axes[-1].set_xlabel("trial")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _writer(figure, study)
+    return svg_writer(figure, study.settings.study)
 
 
 def plot_front(study: Study, trials: Sequence[FrozenTrial], front: Sequence[FrozenTrial]) -> Callable[[Path], None]:
@@ -45,16 +45,8 @@ def plot_front(study: Study, trials: Sequence[FrozenTrial], front: Sequence[Froz
     axis.set(xlabel=study.objectives[0], ylabel=study.objectives[1])
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    return _writer(figure, study)
+    return svg_writer(figure, study.settings.study)
 
 
 def _points(trials: Sequence[FrozenTrial]) -> tuple[list[float], list[float]]:
     return [trial.values[0] for trial in trials], [trial.values[1] for trial in trials]
-
-
-def _writer(figure: Figure, study: Study) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        with matplotlib.rc_context({"svg.hashsalt": study.settings.study, "svg.fonttype": "path"}):
-            figure.savefig(path, format="svg", metadata={"Date": None})
-
-    return write
