@@ -34,10 +34,8 @@ def conf_folder() -> Path:
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """Runs one job and returns the objective, or all of several, which sweepers read."""
-    from prune_lab.runner import execute  # slow to import, and not needed for --help
-    from prune_lab.summary import print_summary
+    from prune_lab.summary import print_summary  # like other imports here: slow, and not needed for --help
 
-    quiet_libraries()
     if is_assistant():
         logging.disable(logging.INFO)
         cfg.tracker = OmegaConf.create({"_target_": "prune_lab.tracking.jsonl.JsonlTracker"})
@@ -46,7 +44,7 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     searched = sweep and hydra_config.sweeper._target_ == SEARCH
     folder = Path(hydra_config.runtime.output_dir)
     try:
-        record = execute(
+        record = _run_unless_finished(
             cfg,
             folder,
             group=Path(hydra_config.sweep.dir).name if sweep else None,
@@ -60,6 +58,7 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         if not sweep:
             _exit_if_expected(error)
             raise
+        _note_failure(error, folder)
         # The others go on; the command ends with the first of these errors.
         log.error("job %s (%s) failed: %s", hydra_config.job.num, hydra_config.job.override_dirname, error)
         raise
@@ -68,6 +67,44 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     if objective is None and sweep:
         log.warning("objective=%s was not measured by this job", cfg.objective)
     return objective
+
+
+def _note_failure(error: Exception, folder: Path) -> None:
+    """Leaves a record of a job that failed before its run could: of bad input, say."""
+    from prune_lab.files import write_json
+
+    if not (folder / "record.json").exists():
+        record = {"status": "failed", "metrics": {}, "protocol": {}, "error": f"{type(error).__name__}: {error}"}
+        write_json(folder / "record.json", record)
+
+
+def _run_unless_finished(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, Any]:
+    """The record of a run, or of an earlier one of the same settings, files and code."""
+    from prune_lab import reuse
+
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException:
+        return _run(cfg, folder, **how)  # says what is wrong
+    # Several processes of one run would have to agree on what they find.
+    if plain["reuse"] is not True or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _run(cfg, folder, **how)
+    identity = reuse.identity_of(plain)
+    with reuse.claimed(identity):
+        earlier = reuse.find(identity, model=plain["save_model"] and "save" in plain["stages"])
+        if earlier is not None:
+            log.info("finished before, in %s; reuse=false runs it again", earlier)
+            return reuse.adopt(earlier, folder)
+        record = _run(cfg, folder, identity=identity, **how)
+        reuse.add(identity, folder)
+    return record
+
+
+def _run(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, Any]:
+    from prune_lab.runner import execute
+
+    quiet_libraries()
+    return execute(cfg, folder, **how)
 
 
 def _report_to_trial(hydra_config: DictConfig) -> Callable[[int, float], None] | None:
@@ -101,7 +138,7 @@ def main() -> None:
                 sys.argv += [f"hydra.run.dir={aside}/run", f"hydra.sweep.dir={aside}/sweep"]
                 run_job()
         else:
-            run_job()
+            _run_jobs()
     except OSError as error:
         if not _is_about_run_folder(error):
             raise
@@ -111,6 +148,15 @@ def main() -> None:
     except Exception as error:
         _exit_if_expected(error)
         raise
+
+
+def _run_jobs() -> None:
+    from prune_lab.sweep import summarise
+
+    try:
+        run_job()
+    finally:
+        summarise()
 
 
 def is_assistant() -> bool:

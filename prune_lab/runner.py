@@ -43,7 +43,14 @@ class Parts:
     device: torch.device
 
 
-def execute(cfg: DictConfig, folder: Path, *, group: str | None = None, report: Report | None = None) -> dict[str, Any]:
+def execute(
+    cfg: DictConfig,
+    folder: Path,
+    *,
+    group: str | None = None,
+    report: Report | None = None,
+    identity: str | None = None,
+) -> dict[str, Any]:
     """Runs a configuration.
 
     Args:
@@ -51,6 +58,7 @@ def execute(cfg: DictConfig, folder: Path, *, group: str | None = None, report: 
         folder: the run folder; made if need be.
         group: the sweep that the run belongs to.
         report: is told values on the way.
+        identity: of the run, by which it is found later; see `prune_lab.reuse`.
 
     Returns:
         The record, as in ``record.json``.
@@ -68,6 +76,7 @@ def execute(cfg: DictConfig, folder: Path, *, group: str | None = None, report: 
     record: dict[str, Any] = {
         "status": "failed",
         "key": run_key(plain),
+        "identity": identity,
         "config": config,
         "metrics": {},
         "protocol": {},

@@ -17,10 +17,10 @@ from prune_lab.errors import BadInput
 
 _TRUSTED = "prune_lab."
 _SECTIONS = (
-    "seed", "device", "save_model", "stages", "propagate", "sequential", "objective", "pipeline",
+    "seed", "device", "save_model", "reuse", "stages", "propagate", "sequential", "objective", "pipeline",
     "model", "data", "method", "sparsity", "allocation", "schedule", "finetune", "evaluate", "tracker",
 )  # fmt: skip
-_NOT_IN_KEY = ("tracker", "save_model")  # these change what is kept of a run, not its numbers
+_NOT_IN_KEY = ("tracker", "save_model", "reuse")  # these change what is kept of a run, not its numbers
 
 
 def check_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -45,8 +45,9 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
         problems.append("stages lists finetune before pruning, and finetune=none trains nothing; use finetune=full")
     if not isinstance(plain["seed"], int) or isinstance(plain["seed"], bool) or plain["seed"] < 0:
         problems.append(f"seed={plain['seed']!r} is not allowed; it is a whole number of at least 0")
-    if not isinstance(plain["save_model"], bool):
-        problems.append(f"save_model={plain['save_model']!r} is not allowed; it is true or false")
+    for name in ("save_model", "reuse"):
+        if not isinstance(plain[name], bool):
+            problems.append(f"{name}={plain[name]!r} is not allowed; it is true or false")
     try:
         objectives_of(plain["objective"])
     except BadInput as error:

@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,11 @@ class Outcome:
     err: str
 
 
+def anew(arguments: Sequence[str]) -> list[str]:
+    """A test runs what it asks for, unless it says itself that earlier runs count."""
+    return [*arguments, *([] if any(given.startswith("reuse=") for given in arguments) else ["reuse=false"])]
+
+
 @pytest.fixture
 def spawn(tmp_path: Path) -> Callable[..., Outcome]:
     """``spawn("method=wanda", ...)`` runs ``python -m prune_lab`` in an empty folder."""
@@ -30,7 +35,7 @@ def spawn(tmp_path: Path) -> Callable[..., Outcome]:
     def run(*arguments: str) -> Outcome:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"}
         environment.pop("WANDB_MODE", None)
-        command = [sys.executable, "-m", "prune_lab", *arguments]
+        command = [sys.executable, "-m", "prune_lab", *anew(arguments)]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
@@ -47,7 +52,7 @@ def command(
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["prune-lab", *arguments])
+        monkeypatch.setattr(sys, "argv", ["prune-lab", *anew(arguments)])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         root = logging.getLogger()
         handlers, level = root.handlers[:], root.level

@@ -1,0 +1,155 @@
+"""Runs that have a result already are not run again: they are known by all that decides their numbers.
+
+The index is a file for each finished run in the cache folder, which names the run's folder. The folder's record is what
+counts: an entry whose folder is gone or holds something else is no entry.
+"""
+
+import glob
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prune_lab.cache import cache_folder
+from prune_lab.files import write_json
+from prune_lab.settings import run_key
+
+log = logging.getLogger(__name__)
+
+_WITH_INPUTS = ("model", "data", "method", "allocation", "finetune", "evaluate")
+_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
+_NOT_SHARED = (".hydra", "wandb", "training", "prune_lab.log")  # of a folder's content: what belongs to one process
+
+
+def identity_of(plain: dict[str, Any]) -> str:
+    """A SHA-256 of all that decides a run's numbers: settings, the files they name, code, packages, kind of device.
+
+    Imports nothing that is slow to import. Files are known by size and time of change, so that a large model need not
+    be read; what a hub delivers is known by its name only.
+
+    Args:
+        plain: the configuration, resolved, in plain containers.
+    """
+    named = sorted({text for section in _WITH_INPUTS for text in _texts(plain.get(section))})
+    parts = {
+        "key": run_key(plain),
+        "files": {text: found for text in named if (found := _files(text))},
+        "code": _code(),
+        "packages": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "gpu": bool(glob.glob("/dev/nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != "",
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def claimed(identity: str) -> Iterator[None]:
+    """Keeps other processes from starting the same run meanwhile; waits while another one has it.
+
+    The system lets go of the lock when a process ends, however it ends.
+    """
+    import fcntl  # not on Windows
+
+    path = _entry(identity).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process is at the same run; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def find(identity: str, *, model: bool) -> Path | None:
+    """The folder of the finished run of that identity, if there is one.
+
+    Args:
+        identity: see `identity_of`.
+        model: whether it must hold the pruned model.
+    """
+    try:
+        folder = Path(json.loads(_entry(identity).read_text(encoding="utf-8"))["folder"])
+        record = read_record(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    fits = record.get("status") == "finished" and record.get("identity") == identity
+    return folder if fits and (not model or (folder / "model").is_dir()) else None
+
+
+def add(identity: str, folder: Path) -> None:
+    """Notes a finished run; where the index cannot be written, it is run again another time."""
+    try:
+        write_json(_entry(identity), {"folder": str(folder.resolve())})
+    except OSError as error:
+        log.warning("the run cannot be noted as finished: %s", error)
+
+
+def adopt(earlier: Path, folder: Path) -> dict[str, Any]:
+    """Gives a run folder the content of an earlier one, as links where the file system can, and returns the record."""
+    if earlier.resolve() != folder.resolve():
+        shutil.copytree(
+            earlier, folder, copy_function=_link, ignore=shutil.ignore_patterns(*_NOT_SHARED), dirs_exist_ok=True
+        )
+    return read_record(folder)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged.
+    """
+    record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    return record
+
+
+def _entry(identity: str) -> Path:
+    return cache_folder() / "runs" / identity[:2] / f"{identity}.json"
+
+
+def _link(source: str, target: str) -> None:
+    Path(target).unlink(missing_ok=True)  # of an unfinished run in the same folder
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _files(text: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of every file that a setting names: a file, a folder, or a pattern of those."""
+    paths = [Path(found) for found in sorted(glob.glob(text, recursive=True))] if text and "\0" not in text else []
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+
+
+@cache
+def _code() -> str:
+    """A SHA-256 of the package's sources: numbers may change with any of them."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
