@@ -56,8 +56,9 @@ def run_trials(study: Study, jobs: Jobs, folder: Path) -> None:
             failed = _run_batch(study, jobs, trials)
         except BaseException:
             for trial in trials:
-                if trial.number in _running(study):
-                    study.repeat(trial)
+                current = study.trials[trial.number]
+                if not current.state.is_finished():
+                    study.take_up(current)
             write_report(study, folder)
             raise
         for trial in trials:
@@ -124,7 +125,3 @@ def _tell(study: Study, trial: Trial, result: JobReturn) -> str | None:
             trial.number,
         )
     return None
-
-
-def _running(study: Study) -> set[int]:
-    return {trial.number for trial in study.trials if not trial.state.is_finished()}

@@ -94,10 +94,15 @@ class Study:
     def repeat_running(self) -> None:
         """Takes up what a process that ended left running: its results if there are any, else it is asked again."""
         for trial in self.trials:
-            if trial.state == TrialState.RUNNING and not self._take_result(trial):
-                self.repeat(trial)
+            if trial.state == TrialState.RUNNING:
+                self.take_up(trial)
 
-    def repeat(self, trial: FrozenTrial | Trial) -> None:
+    def take_up(self, trial: FrozenTrial) -> None:
+        """Takes the results that a running trial has left, or has it asked again."""
+        if not self._take_result(trial):
+            self._repeat(trial)
+
+    def _repeat(self, trial: FrozenTrial) -> None:
         """Marks a trial as interrupted, and has its values asked again before any new ones.
 
         Where it has not all its values yet, the sampler will give the same again.
@@ -128,7 +133,7 @@ class Study:
         logger.info("trial %d had come to its end in %s", trial.number, record.parent)
         return True
 
-    def _mark(self, trial: FrozenTrial | Trial, key: str, value: object) -> None:
+    def _mark(self, trial: FrozenTrial, key: str, value: object) -> None:
         self.storage.set_trial_user_attr(trial._trial_id, key, value)  # no public way from a FrozenTrial
 
 

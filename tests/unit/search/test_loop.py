@@ -116,6 +116,24 @@ def test_a_batch_that_was_interrupted_is_asked_again_as_a_whole(search, jobs):
     assert it.batches == [jobs]
 
 
+def test_of_a_batch_that_was_interrupted_what_had_ended_is_kept(search):
+    it = search()
+    launch = it.launch
+
+    def end_first(batch, first):
+        (it.folder / "0").mkdir()
+        (it.folder / "0" / "record.json").write_text(json.dumps({"status": "finished", "metrics": {"loss": 0.25}}))
+        raise Interrupted
+
+    it.launch = end_first
+    with pytest.raises(Interrupted):
+        it.run(trials=3, jobs=3)
+    assert [row["state"] for row in it.rows()] == ["complete", "interrupted", "interrupted", "waiting", "waiting"]
+    it.launch = launch
+    it.run(trials=3, jobs=3)
+    assert it.batches == [2]
+
+
 def test_a_killed_process_loses_nothing(search):
     whole, killed = search("whole"), search("killed")
     whole.run()
