@@ -95,6 +95,7 @@ def _run_unless_finished(cfg: DictConfig, folder: Path, **how: Any) -> dict[str,
         if earlier is not None:
             log.info("finished before, in %s; reuse=false runs it again", earlier)
             return reuse.adopt(earlier, folder)
+        reuse.begin(identity, folder)
         record = _run(cfg, folder, identity=identity, **how)
         reuse.add(identity, folder)
     return record

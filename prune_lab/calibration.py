@@ -5,7 +5,7 @@ hidden states of the calibration set stay on the host, once, and are overwritten
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -213,6 +213,18 @@ class BlockInputs:
         self._note(row)
         release_free_memory(self.calibration.device)
         return keep
+
+    def replace(self, weights: Mapping[str, Tensor], pruned: Iterable[Site]) -> None:
+        """Gives the block other weights, which were pruned from those it has; nothing is measured.
+
+        Args:
+            weights: the block's ``state_dict``.
+            pruned: the sites whose weights differ.
+        """
+        if self.calibration.propagate == "dense":
+            for site in pruned:
+                self._dense_weights.setdefault(site.name, site.weight.clone())
+        self.block.module.load_state_dict(dict(weights))
 
     def _note(self, row: LayerRow) -> None:
         """Adds a row; a site that is installed again keeps its place, and its seconds add up."""

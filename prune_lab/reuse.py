@@ -13,7 +13,6 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,14 @@ from typing import Any
 from prune_lab.cache import cache_folder
 from prune_lab.files import write_json
 from prune_lab.settings import run_key
+from prune_lab.source import source_digest
 
 log = logging.getLogger(__name__)
 
 _WITH_INPUTS = ("model", "data", "method", "allocation", "finetune", "evaluate")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
-_NOT_SHARED = (".hydra", "wandb", "training", "prune_lab.log")  # of a folder's content: what belongs to one process
+_PROGRESS = ("blocks", "training")  # of a folder's content: what an interrupted run can go on with
+_NOT_SHARED = (".hydra", "wandb", "prune_lab.log", *_PROGRESS)  # what belongs to one process
 
 
 def identity_of(plain: dict[str, Any]) -> str:
@@ -42,7 +43,7 @@ def identity_of(plain: dict[str, Any]) -> str:
     parts = {
         "key": run_key(plain),
         "files": {text: found for text in named if (found := _files(text))},
-        "code": _code(),
+        "code": source_digest(),
         "packages": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "gpu": bool(glob.glob("/dev/nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != "",
     }
@@ -84,10 +85,31 @@ def find(identity: str, *, model: bool) -> Path | None:
     return folder if fits and (not model or (folder / "model").is_dir()) else None
 
 
+def begin(identity: str, folder: Path) -> None:
+    """Notes a run that starts, and moves what an interrupted one of that identity got done into its folder.
+
+    Call it inside `claimed`: nobody is at work there any more.
+    """
+    note = _entry(identity).with_suffix(".begun")
+    try:
+        before = Path(json.loads(note.read_text(encoding="utf-8"))["folder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        before = folder
+    try:
+        for name in _PROGRESS:
+            if (before / name).is_dir() and not (folder / name).exists():
+                shutil.move(before / name, folder / name)
+                log.info("goes on with %s", before / name)
+        write_json(note, {"folder": str(folder.resolve())})
+    except OSError as error:
+        log.warning("what an interrupted run got done cannot be taken over: %s", error)
+
+
 def add(identity: str, folder: Path) -> None:
     """Notes a finished run; where the index cannot be written, it is run again another time."""
     try:
         write_json(_entry(identity), {"folder": str(folder.resolve())})
+        _entry(identity).with_suffix(".begun").unlink(missing_ok=True)
     except OSError as error:
         log.warning("the run cannot be noted as finished: %s", error)
 
@@ -137,15 +159,6 @@ def _files(text: str) -> list[tuple[str, int, int]]:
     paths = [Path(found) for found in sorted(glob.glob(text, recursive=True))] if text and "\0" not in text else []
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-
-
-@cache
-def _code() -> str:
-    """A SHA-256 of the package's sources: numbers may change with any of them."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _version(package: str) -> str:

@@ -30,7 +30,8 @@ class Run:
     """The state of a run.
 
     ``metrics`` holds what stages measured, as ``stage/metric``; ``protocol`` how those numbers came about; ``tables``
-    what a stage wants shown as a table, by name; ``report`` is told values on the way, in a search that stops trials.
+    what a stage wants shown as a table, by name; ``report`` is told values on the way, in a search that stops trials;
+    ``key`` stands for all settings that numbers depend on.
     """
 
     model: PrunableModel
@@ -43,6 +44,7 @@ class Run:
     protocol: dict[str, object] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     report: Report | None = None
+    key: str = ""
 
     @property
     def subject(self) -> Subject:

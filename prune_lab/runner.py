@@ -137,7 +137,7 @@ def _run_stages(parts: Parts, info: RunInfo, seed: int, record: dict[str, Any], 
     failed = True
     try:
         run = _load(parts, info.folder, seed)
-        run.report = report
+        run.report, run.key = report, record["key"]
         record["metrics"], record["protocol"] = run.metrics, run.protocol
         for stage in parts.stages.values():
             stage.check(run)

@@ -8,13 +8,14 @@ import prune_lab
 
 PACKAGE = Path(prune_lab.__file__).parent
 LAYERS = (  # a module imports from layers above its own line only, and from its own package
-    {"errors", "files", "cache", "progress", "precision", "svg"},
+    {"errors", "files", "cache", "progress", "precision", "svg", "source"},
     {"masks"},
     {"solvers"},
     {"data"},
     {"models"},
     {"target", "device", "statistics", "rehearsal"},
     {"calibration"},
+    {"resume"},
     {"methods"},
     {"training"},
     {"allocation"},

@@ -15,6 +15,7 @@ from prune_lab.errors import BadInput, NotPositiveDefinite
 from prune_lab.masks import Masks, count_dropped, keep_all_but, keep_n_of_m
 from prune_lab.models.units import Units
 from prune_lab.models.view import Block, PrunableModel, Site
+from prune_lab.resume import FinishedBlocks
 from prune_lab.statistics import Statistic
 from prune_lab.target import Target
 
@@ -24,6 +25,9 @@ class Method(ABC):
 
     patterns: ClassVar[frozenset[str]] = frozenset({"unstructured", "N:M"})
     """The kinds of pattern that it can make, see `Target.kind`."""
+
+    done: FinishedBlocks | None = None
+    """Where blocks are kept for the case of an interruption; set by the stage, and used by methods that can go on."""
 
     @abstractmethod
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
@@ -60,7 +64,18 @@ class BlockMethod(Method):
         masks = Masks()
         for block, inputs in walk(model, calibration, target.end(model)):
             if target.includes(block):
-                masks.update(self.prune_block(block, inputs, target))
+                masks.update(self.prune_once(block, inputs, target))
+        return masks
+
+    def prune_once(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
+        """Calls `prune_block`, unless the block was pruned before an interruption."""
+        if self.done is None:
+            return self.prune_block(block, inputs, target)
+        self.done.settle(inputs.calibration.rows)
+        masks = self.done.restore(inputs, self.orders)
+        if masks is None:
+            masks = self.prune_block(block, inputs, target)
+            self.done.note(block, masks, self.orders)
         return masks
 
     def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:

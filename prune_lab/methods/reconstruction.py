@@ -68,11 +68,16 @@ class Reconstruction(BlockMethod):
             if not target.includes(block):
                 dense.advance()
                 continue
-            goals = [_outputs(dense, site) for site in (_attention_out(block), block.mlp.down)]
+            self._goals = [_outputs(dense, site) for site in (_attention_out(block), block.mlp.down)]
             dense.advance()
-            masks.update(self.inner.prune_block(block, inputs, target))
-            self._train_attention(block, inputs, goals[0])
-            self._train_feed_forward(block, inputs, goals[1])
+            masks.update(self.prune_once(block, inputs, target))
+        return masks
+
+    def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
+        """Lets the inner method prune the block, then trains its two parts towards the dense model's."""
+        masks = self.inner.prune_block(block, inputs, target)
+        self._train_attention(block, inputs, self._goals[0])
+        self._train_feed_forward(block, inputs, self._goals[1])
         return masks
 
     def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:

@@ -1,7 +1,9 @@
 """Prunes the model, and writes down what was done to each weight."""
 
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,10 +14,13 @@ from prune_lab.allocation.base import Allocation
 from prune_lab.allocation.uniform import Uniform
 from prune_lab.calibration import Calibration, LayerRow, check_order
 from prune_lab.errors import BadInput
+from prune_lab.evaluation.keys import json_digest
 from prune_lab.files import write_atomically, write_csv
 from prune_lab.masks import Masks, sparsity_of
 from prune_lab.methods.base import Method
+from prune_lab.resume import FinishedBlocks
 from prune_lab.run import Run, Stage, Table, training_samples
+from prune_lab.source import source_digest
 from prune_lab.target import Target
 from prune_lab.training.base import TrainedMethod
 from prune_lab.training.loop import Training
@@ -47,6 +52,8 @@ class Prune(Stage):
         allocation: how the target's sparsity is shared out over the layers.
         schedule: how sparsity grows, for methods that prune while the model is trained.
         training: how it is trained meanwhile.
+        save_every: seconds between two times that finished blocks are kept in the run folder, so that the same command
+            goes on after an interruption; null: never.
     """
 
     method: Method
@@ -56,9 +63,13 @@ class Prune(Stage):
     allocation: Allocation = field(default_factory=Uniform)
     schedule: Schedule = field(default_factory=Cubic)
     training: Training = field(default_factory=Training)
+    save_every: float | None = 60.0
 
     def __post_init__(self) -> None:
         check_order(self.propagate, self.sequential)
+        every = self.save_every
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int | float) or every < 0):
+            raise BadInput(f"pipeline.prune.save_every={every!r} is not allowed; allowed: 0 and more seconds, or null")
 
     def prepare(self) -> None:
         """Whether the method can do what the target and the allocation ask."""
@@ -99,7 +110,8 @@ class Prune(Stage):
             return self._train(run, self.method)
         target, metrics = self._allocate(run)
         calibration = _calibration(run, propagate=self.propagate, sequential=self.sequential)
-        run.masks.update(self.method.prune(run.model, calibration, target))
+        with self._going_on(run, target):
+            run.masks.update(self.method.prune(run.model, calibration, target))
         _save_masks(run.masks, self.method.orders, run.folder / "masks.safetensors")
         rows = [_cells(row) for row in calibration.rows]
         write_csv(run.folder / "layers.csv", COLUMNS, rows)
@@ -112,6 +124,21 @@ class Prune(Stage):
             "allocation": self.allocation.describe(),
         }
         return {"sparsity": _sparsity_in_range(run, target), **metrics}
+
+    @contextmanager
+    def _going_on(self, run: Run, target: Target) -> Iterator[None]:
+        """Keeps finished blocks in the run folder until all are done."""
+        if self.save_every is None:
+            yield
+            return
+        parts = (run.key, source_digest(), str(target), run.protocol.get("model"), run.data.protocol.get("calibration"))
+        folder = run.folder / "blocks"
+        self.method.done = FinishedBlocks(folder, json_digest(parts), self.save_every)
+        try:
+            yield
+        finally:
+            self.method.done = None
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _train(self, run: Run, method: TrainedMethod) -> dict[str, float]:
         """Prunes while the model is trained."""

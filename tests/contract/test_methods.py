@@ -1,6 +1,8 @@
 """What every method in ``conf/method`` promises, on every family of models."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from prune_lab.__main__ import conf_folder
-from prune_lab.calibration import Calibration
+from prune_lab.calibration import BlockInputs, Calibration
 from prune_lab.masks import Masks, count_dropped
-from prune_lab.methods.base import Method
-from prune_lab.models.view import PrunableModel
+from prune_lab.methods.base import BlockMethod, DataFreeMethod, Method
+from prune_lab.models.view import Block, PrunableModel
+from prune_lab.resume import FinishedBlocks
 from prune_lab.target import Target
 
 YAMLS = [  # those that train are in test_trained_methods.py
@@ -109,3 +112,45 @@ def assert_same_again(
     prune(fresh, method, target, tokens)
     for name, tensor in fresh.hf.state_dict().items():
         assert torch.equal(tensor, model.hf.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("propagate", ["pruned", "dense"])
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_a_pruning_that_was_interrupted_goes_on_to_the_same_result(
+    tiny_model: Callable[..., PrunableModel],
+    family: str,
+    method: Method,
+    propagate: str,
+    random_tokens: Callable[..., Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The blocks before the interruption are not pruned again."""
+    if not isinstance(method, BlockMethod) or isinstance(method, DataFreeMethod):
+        pytest.skip("prunes in no time")
+    tokens, target = random_tokens(6, 16), Target(level=0.5)
+    calibration = partial(Calibration, tokens, batch_size=4, seed=0, propagate=propagate)
+    whole, whole_rows = tiny_model(family), calibration()
+    masks = method.prune(whole, whole_rows, target)
+
+    prune_block, pruned, limit = method.prune_block, [], [2]
+
+    def until_the_third(block: Block, inputs: BlockInputs, wanted: Target) -> Masks:
+        if len(pruned) == limit[0]:
+            raise KeyboardInterrupt
+        pruned.append(block.index)
+        return prune_block(block, inputs, wanted)
+
+    monkeypatch.setattr(method, "prune_block", until_the_third)
+    method.done = FinishedBlocks(tmp_path, "these", every=0)
+    with pytest.raises(KeyboardInterrupt):
+        method.prune(tiny_model(family), calibration(), target)
+    limit[0] = 99
+    model, rows = tiny_model(family), calibration()
+    method.done = FinishedBlocks(tmp_path, "these", every=0)
+    again = method.prune(model, rows, target)
+    assert pruned == [0, 1, *range(2, len(model.blocks))]
+    assert list(again) == list(masks)
+    assert all(torch.equal(again[name], masks[name]) for name in masks)
+    assert all(torch.equal(tensor, model.hf.state_dict()[name]) for name, tensor in whole.hf.state_dict().items())
+    assert [replace(row, seconds=0) for row in rows.rows] == [replace(row, seconds=0) for row in whole_rows.rows]

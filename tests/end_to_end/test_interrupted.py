@@ -1,4 +1,4 @@
-"""A fine-tuning run that is killed and started again ends where an undisturbed one ends."""
+"""A run that is killed while it prunes or trains, and started again, ends where an undisturbed one ends."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_a_killed_run_goes_on_where_it_was(spawn, local_overrides, tmp_path, fin
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert spawn(*job, f"hydra.run.dir={whole}").status == 0
-    _kill_after_a_state([*job, f"hydra.run.dir={killed}"], killed / "training/finetune/latest.json")
+    _kill_after_a_state([*job, f"hydra.run.dir={killed}"], killed / "training/finetune/latest.json", tmp_path)
     assert not (killed / "model").exists() and not (killed / "record.json").exists()
     outcome = spawn(*job, f"hydra.run.dir={killed}")
     assert outcome.status == 0, outcome.err
@@ -45,12 +45,40 @@ def test_a_killed_run_goes_on_where_it_was(spawn, local_overrides, tmp_path, fin
     assert not (killed / "training/finetune").exists()
 
 
-def _kill_after_a_state(job: list[str], state: Path) -> None:
+@pytest.mark.slow
+def test_a_killed_pruning_goes_on_at_its_next_block(spawn, local_overrides, tmp_path):
+    job = [
+        *local_overrides,
+        "method=reconstruction",
+        "method@method.inner=wanda",
+        "method.epochs=150",
+        "pipeline.prune.save_every=0",
+        "stages=[prune,evaluate,save]",
+    ]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert spawn(*job, f"hydra.run.dir={whole}").status == 0
+    _kill_after_a_state([*job, f"hydra.run.dir={killed}"], killed / "blocks/block_0.safetensors", tmp_path)
+    assert not (killed / "model").exists() and not (killed / "record.json").exists()
+    outcome = spawn(*job, f"hydra.run.dir={killed}")
+    assert outcome.status == 0, outcome.err
+    assert "was pruned before the interruption" in outcome.out + outcome.err
+    assert not (killed / "blocks").exists()
+    models = [prune_lab.load(str(folder / "model")).hf.state_dict() for folder in (whole, killed)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    rows = [_without_seconds(folder / "layers.csv") for folder in (whole, killed)]
+    assert rows[0] == rows[1]
+
+
+def _without_seconds(path: Path) -> list[str]:
+    return [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+
+
+def _kill_after_a_state(job: list[str], state: Path, cwd: Path) -> None:
     """Starts the command, and kills it without warning once it has saved a state."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "prune_lab", *job],
-        cwd=state.parents[3],
+        [sys.executable, "-m", "prune_lab", *job, "reuse=false"],
+        cwd=cwd,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

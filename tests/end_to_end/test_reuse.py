@@ -9,6 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object
+
+from prune_lab.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +64,7 @@ def test_what_is_not_the_same_runs(command, job, tmp_path, monkeypatch, token_fi
     elif change == "model gone":
         (first / "model").rename(tmp_path / "elsewhere")
     else:
-        monkeypatch.setattr("prune_lab.reuse._code", lambda: "other")
+        monkeypatch.setattr("prune_lab.reuse.source_digest", lambda: "other")
     assert not run(command, *job, folder=tmp_path / "second")
 
 
@@ -121,6 +125,49 @@ def test_a_killed_process_leaves_no_lock(job, tmp_path):
     (lock,) = (tmp_path / "cache/runs").rglob("*.lock")
     with reuse.claimed(lock.stem):
         assert reuse.find(lock.stem, model=False) is None
+
+
+@pytest.mark.parametrize("stage", ["prune", "finetune"])
+def test_an_interrupted_run_goes_on_in_another_folder(command, job, tmp_path, monkeypatch, stage):
+    """As a sweep that is started again has another name; and ends as one that nothing disturbed."""
+    job += ["method=wanda", "pipeline.prune.save_every=0", "finetune=full", "finetune.steps=6", "finetune.save_every=2"]
+    assert not run(command, *job, "reuse=false", folder=tmp_path / "whole")
+    where, nth = {
+        "prune": ("prune_lab.methods.base.SiteMethod.prune_sites", 3),
+        "finetune": ("prune_lab.training.held_out.HeldOut.measure", 6),
+    }[stage]
+    module, name = where.rsplit(".", 1)
+    original, calls = getattr(get_object(module), name), []
+
+    def interrupt(*arguments: object, **options: object) -> object:
+        calls.append(None)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, interrupt)
+        with pytest.raises(SystemExit, match="130"):
+            _main(patched, [*job, f"hydra.run.dir={tmp_path}/first"], tmp_path)
+    progress = "blocks/block_0.safetensors" if stage == "prune" else "training/finetune/latest.json"
+    assert (tmp_path / "first" / progress).is_file()
+    outcome = command(*job, f"hydra.run.dir={tmp_path}/second")
+    assert outcome.status == 0, outcome.err
+    said = "was pruned before the interruption" if stage == "prune" else "training goes on at step 4"
+    assert said in outcome.out + outcome.err
+    assert not (tmp_path / "first" / progress).exists()
+    whole, second = (record(tmp_path / name)["metrics"] for name in ("whole", "second"))
+    assert second["evaluate/perplexity"] == whole["evaluate/perplexity"]
+    assert run(command, *job, folder=tmp_path / "third")
+
+
+def _main(patched: pytest.MonkeyPatch, arguments: list[str], cwd: Path) -> None:
+    patched.chdir(cwd)
+    patched.setattr(sys, "argv", ["prune-lab", *arguments])
+    try:
+        main()
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def test_a_skipped_run_imports_no_torch(job, tmp_path):
