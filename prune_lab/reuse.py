@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _WITH_INPUTS = ("model", "data", "method", "allocation", "finetune", "evaluate")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
+_LARGE = 2**20
 _PROGRESS = ("blocks", "training")  # of a folder's content: what an interrupted run can go on with
 _NOT_SHARED = (".hydra", "wandb", "prune_lab.log", *_PROGRESS)  # what belongs to one process
 
@@ -115,10 +116,17 @@ def add(identity: str, folder: Path) -> None:
 
 
 def adopt(earlier: Path, folder: Path) -> dict[str, Any]:
-    """Gives a run folder the content of an earlier one, as links where the file system can, and returns the record."""
+    """Gives a run folder the content of an earlier one, and returns the record.
+
+    Large files, which are always replaced and never changed, are linked where the file system can.
+    """
     if earlier.resolve() != folder.resolve():
         shutil.copytree(
-            earlier, folder, copy_function=_link, ignore=shutil.ignore_patterns(*_NOT_SHARED), dirs_exist_ok=True
+            earlier,
+            folder,
+            copy_function=_link_or_copy,
+            ignore=shutil.ignore_patterns(*_NOT_SHARED),
+            dirs_exist_ok=True,
         )
     return read_record(folder)
 
@@ -138,12 +146,15 @@ def _entry(identity: str) -> Path:
     return cache_folder() / "runs" / identity[:2] / f"{identity}.json"
 
 
-def _link(source: str, target: str) -> None:
+def _link_or_copy(source: str, target: str) -> None:
     Path(target).unlink(missing_ok=True)  # of an unfinished run in the same folder
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
+    if os.path.getsize(source) >= _LARGE:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system
+            pass
+    shutil.copy2(source, target)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -12,6 +12,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 
+from prune_lab import reuse
 from prune_lab.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,9 @@ def test_the_same_run_is_taken_from_before_with_all_it_left(command, job, tmp_pa
     names = [path.relative_to(first) for path in first.rglob("*") if ".hydra" not in path.parts]
     assert {str(name) for name in names} >= {"model", "model/model.safetensors", "masks.safetensors", "layers.csv"}
     assert all((second / name).exists() for name in names)
+    with (second / "metrics.jsonl").open("a") as file:  # what is added to one is not added to the other
+        file.write("more")
+    assert "more" not in (first / "metrics.jsonl").read_text()
     assert run(command, *job, "tracker=wandb", "tracker.mode=disabled", folder=tmp_path / "third")  # no other numbers
     assert not run(command, *job, "reuse=false", folder=tmp_path / "fourth")
 
@@ -120,8 +124,6 @@ def test_a_killed_process_leaves_no_lock(job, tmp_path):
         time.sleep(0.05)
     process.kill()
     process.wait()
-    from prune_lab import reuse
-
     (lock,) = (tmp_path / "cache/runs").rglob("*.lock")
     with reuse.claimed(lock.stem):
         assert reuse.find(lock.stem, model=False) is None
@@ -184,3 +186,13 @@ def test_a_skipped_run_imports_no_torch(job, tmp_path):
             command = [sys.executable, "-c", code, *arguments]
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_large_files_are_linked_and_small_ones_copied(tmp_path):
+    earlier, folder = tmp_path / "earlier", tmp_path / "folder"
+    (earlier / "model").mkdir(parents=True)
+    (earlier / "record.json").write_text('{"status": "finished"}')
+    (earlier / "model/model.safetensors").write_bytes(bytes(2**20))
+    assert reuse.adopt(earlier, folder) == {"status": "finished"}
+    assert (folder / "model/model.safetensors").samefile(earlier / "model/model.safetensors")
+    assert not (folder / "record.json").samefile(earlier / "record.json")
