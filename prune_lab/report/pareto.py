@@ -54,7 +54,7 @@ def points_of(spec: TableSpec, front: Front, records: Records, subject: tuple[st
 def front_lines(spec: TableSpec, front: Front, metric: Metric, records: Records) -> list[str]:
     """The front of each model as a Markdown table, by the first metric."""
     lines = [
-        "| " + " | ".join([*spec.rows, "setting", front.title.lower(), metric.title.lower()]) + " |",
+        "| " + " | ".join([*spec.rows, "setting", front.title, metric.title]) + " |",
         "|" + "---|" * (1 + len(spec.rows)) + "---:|" * 2,
     ]
     for subject in subjects_of(spec, records):

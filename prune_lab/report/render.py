@@ -57,7 +57,7 @@ def report_text(findings: Findings) -> str:
         shares = recovery_lines(spec, spec.recovery, name, records)
         lines += [f"## What training gives back of {name}", "", explanation(name), "", *shares, ""]
     for front, metric in _fronts(spec, records):
-        lines += [f"## {metric.title} over {front.title.lower()}: what no other cell beats in both", ""]
+        lines += [f"## {metric.title} over {_small(front.title)}: what no other cell beats in both", ""]
         lines += [*front_lines(spec, front, metric, records), ""]
     lines += ["## Protocol", "", *_protocol(spec, records), ""]
     if origins:
@@ -100,6 +100,11 @@ def _fronts(spec: TableSpec, records: Records) -> list[tuple[Front, Metric]]:
     metrics = {metric.name: metric for metric in measured(spec, records)}
     has = {front.x: any(key_of(front.x) in record["metrics"] for _, record in records) for front in spec.fronts}
     return [(front, metrics[front.y]) for front in spec.fronts if front.y in metrics and has[front.x]]
+
+
+def _small(title: str) -> str:
+    """A title inside a sentence; names such as FLOPs stay as they are."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
 def _comparisons(findings: Findings) -> dict[Metric, list[Comparison]]:
@@ -154,6 +159,10 @@ def _facts(protocol: dict[str, Any]) -> dict[str, str]:
         facts["training"] = f"{text}; {pruned['steps']} steps of {pruned['batch_size']} samples, schedule {schedule}"
     else:
         facts["calibration"] = _brief(calibration, "source", "split", "sampling", "samples", "seqlen")
+    tuned = protocol.get("finetune", {})
+    if "steps" in tuned:
+        text = _brief(protocol.get("training", {}), "source", "split", "seqlen", "windows", "samples")
+        facts["fine-tuning"] = f"{text}; {tuned['steps']} steps of {tuned['batch_size']} samples"
     return facts | {
         "perplexity": "exp of the mean over windows of the mean next-token cross-entropy; "
         + _brief(evaluation, "source", "split", "join", "seqlen", "windows", "dropped_tokens"),
