@@ -1,4 +1,4 @@
-"""A headless Chromium that is spoken to through a pipe, and folders of runs for it to show."""
+"""A headless Chromium that is spoken to through a pipe."""
 
 import base64
 import fcntl
@@ -8,7 +8,7 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,42 +145,3 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened = Browser(program, tmp_path_factory.mktemp("profile"))
     yield opened
     opened.close()
-
-
-Writer = Callable[..., Path]
-
-
-@pytest.fixture
-def write_run(tmp_path: Path) -> Writer:
-    """``write_run("a/0", method="wanda", seed=1, metrics={...})`` leaves a run folder below ``runs``."""
-    return lambda name, **how: write_run_folder(tmp_path / "runs" / name, **how)
-
-
-def write_run_folder(folder: Path, **how: Any) -> Path:
-    """Writes a record, and with ``layers`` and ``overrides`` what stands beside it."""
-    folder.mkdir(parents=True)
-    method = how.get("method", "wanda")
-    target = {"wanda": "wanda.Wanda", "magnitude": "magnitude.Magnitude", "sparsegpt": "sparsegpt.SparseGPT"}[method]
-    record = {
-        "status": how.get("status", "finished"),
-        "config": {
-            "seed": how.get("seed", 0),
-            "stages": ["dense", "prune", "finetune", "evaluate"],
-            "model": {"_target_": "prune_lab.models.load.Checkpoint", "kind": "reference", "path": "opt", "name": how.get("model", "toy")},
-            "data": {"_target_": "prune_lab.data.text.TextData"},
-            "method": {"_target_": f"prune_lab.methods.{target}"},
-            "sparsity": {"pattern": "unstructured", "level": how.get("level", 0.5)},
-            "allocation": {"_target_": "prune_lab.allocation.uniform.Uniform"},
-        },
-        "metrics": how.get("metrics", {"dense/perplexity": 10.0, "evaluate/perplexity": 20.0, "prune/sparsity": 0.5}),
-        "protocol": how.get("protocol", {"model": {"dtype": "float32"}}),
-        **how.get("more", {}),
-    }
-    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
-    if "layers" in how:
-        head = "name,rows,columns,sparsity,relative_output_error,block_relative_output_error,seconds"
-        (folder / "layers.csv").write_text("\n".join([head, *how["layers"]]) + "\n")
-    if "overrides" in how:
-        (folder / ".hydra").mkdir()
-        (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(how["overrides"]))
-    return folder

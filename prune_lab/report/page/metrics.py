@@ -59,7 +59,7 @@ def form_of(metric: str) -> str:
         return "share"
     if last.endswith("_bytes"):
         return "bytes"
-    if last == "seconds" or last.endswith("_seconds"):
+    if last == "seconds" or last.endswith(("_seconds", "_seconds_spread")):
         return "seconds"
     counted = ("flops", "macs", "parameters", "nonzeros")
     return "count" if last.endswith(counted) else "number"
