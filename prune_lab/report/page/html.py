@@ -11,7 +11,20 @@ from importlib.resources import files
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.payload import embedded, payload_of
 
-_SCRIPTS = ("element", "format", "data", "view", "scale", "plot", "scatter", "curves", "table", "heat", "details", "main")
+_SCRIPTS = (
+    "element",
+    "format",
+    "data",
+    "view",
+    "scale",
+    "plot",
+    "scatter",
+    "curves",
+    "table",
+    "heat",
+    "details",
+    "main",
+)
 _MARK = re.compile(r"\{\{(\w+)\}\}")
 
 

@@ -236,7 +236,9 @@ def test_the_default_choice_is_meant_where_several_fit():
 
 def test_what_records_say_cannot_leave_the_data(write, collect):
     attack = "</script><script>alert(1)</script><!-- {{style}} & \u2028"
-    write("0", {"status": "failed", "error": attack, "config": {"model": {"name": attack}}, "protocol": {attack: attack}})
+    write(
+        "0", {"status": "failed", "error": attack, "config": {"model": {"name": attack}}, "protocol": {attack: attack}}
+    )
     page = page_of(collect(), attack)
     assert "alert(1)</script>" not in page
     assert page.count("<script") == 4 and page.count("</script>") == 4

@@ -96,7 +96,10 @@ class Plot {
   }
 
   step(event) {
-    if (event.key === "Enter" && pointed !== null) openDetails(pointed);
+    if (event.key === "Enter" && pointed !== null) {
+      event.preventDefault(); // or the same key presses the button that has the focus in the dialog
+      openDetails(pointed);
+    }
     if (event.key === "Escape") point(null);
     const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!way || !this.points.length) return;

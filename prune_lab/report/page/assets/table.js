@@ -12,7 +12,7 @@ function makeTable() {
   const runAt = (event) => { const row = event.target.closest?.("tr"); return row ? Number(row.dataset.run) : null; };
   body.onpointerover = (event) => point(runAt(event));
   body.onpointerleave = () => point(null);
-  body.onfocusin = (event) => point(runAt(event));
+  body.addEventListener("focusin", (event) => point(runAt(event))); // there is no onfocusin
   body.addEventListener("focusout", () => point(null));
   body.onclick = (event) => {
     const button = event.target.closest("button");

@@ -16,6 +16,7 @@ const view = {
 
 const watchers = { change: [], point: [] };
 let pointed = null;
+let pointedFrom = null;
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -73,7 +74,7 @@ function update({ keepPage = false } = {}) {
 
 // `from` is the plot that shows the tip, if any.
 function point(run, from = null) {
-  if (run === pointed) return;
-  pointed = run;
+  if (run === pointed && from === pointedFrom) return;
+  [pointed, pointedFrom] = [run, from];
   for (const told of watchers.point) told(run, from);
 }
