@@ -54,8 +54,8 @@ def run_of(number, **changes):
 def show(browser, tmp_path):
     """``show(runs, ...)`` opens the page of these runs."""
 
-    def shown(runs, fragment="", unreadable=(), watch=0, **window):
-        collection = Collection(tmp_path, runs=runs, unreadable=list(unreadable))
+    def shown(runs, fragment="", unreadable=(), at_work=(), watch=0, **window):
+        collection = Collection(tmp_path, runs=runs, unreadable=list(unreadable), open=list(at_work))
         path = tmp_path / "report.html"
         path.write_text(page_of(collection, "sweep", watch), encoding="utf-8")
         browser.open(path, fragment, **window)
@@ -277,10 +277,11 @@ def test_runs_without_a_result_are_listed_with_their_messages(show):
     failed = run_of(
         1, attributes=failed.attributes | {"status": "failed"}, metrics={}, message="RunFailed: layer 3\nmore of it"
     )
-    page = show([run_of(0), failed], unreadable=[("sweep/9", "it is not JSON")])
+    page = show([run_of(0), failed], unreadable=[("sweep/9", "it is not JSON")], at_work=["sweep/10"])
     lines = page.run("[...document.querySelectorAll('#problem-list li')].map((each) => each.textContent)")
     assert "failed: RunFailed: layer 3" in lines[0] and "more of it" in lines[0]
     assert lines[1].startswith("sweep/9/record.json") and "it is not JSON" in lines[1]
+    assert lines[2].startswith("sweep/10 has no record yet")
 
 
 def test_what_records_say_is_shown_as_text(show):
@@ -290,7 +291,7 @@ def test_what_records_say_is_shown_as_text(show):
         0,
         folder=ATTACK,
         attributes=attributes,
-        metrics={f"evaluate/{ATTACK}": 1.0} | run.metrics,
+        metrics=run.metrics | {f"evaluate/{ATTACK}": 1.0, "evaluate/perplexity": 40.0},
         message=ATTACK,
         command=ATTACK,
         protocol={ATTACK: ATTACK},
@@ -305,7 +306,7 @@ def test_what_records_say_is_shown_as_text(show):
     assert ATTACK in title and ATTACK in page.run("document.querySelector('.tip:not([hidden])').textContent")
     assert page.run("document.title") == "sweep - prune_lab"
     assert page.run("document.querySelectorAll('img').length") == 0
-    assert page.run("document.querySelectorAll('script').length") == 3
+    assert page.run("document.querySelectorAll('script').length") == 4
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -33,6 +33,7 @@ def payload_of(collection: Collection, watch: float) -> dict[str, Any]:
         "commands": [run.command for run in runs],
         "messages": {number: run.message for number, run in enumerate(runs) if run.message},
         "unreadable": collection.unreadable,
+        "open": collection.open,
         "heldOut": {number: _pairs(run.held_out) for number, run in enumerate(runs) if run.held_out},
         "rounds": {number: _pairs(run.rounds) for number, run in enumerate(runs) if run.rounds},
     }

@@ -37,9 +37,10 @@ function listProblems() {
   const lines = [
     ...runs.slice(0, most).map((run) => line(RUNS.folders[run], `${attribute("status", run)}: ${RUNS.messages[run] ?? ""}`, run)),
     ...RUNS.unreadable.slice(0, most).map(([name, why]) => line(`${name}/record.json`, `unreadable: ${why}`, null)),
+    ...RUNS.open.slice(0, most).map((name) => element("li", {}, element("code", {}, name), " has no record yet: it is at work, or was killed")),
   ];
-  const more = Math.max(0, runs.length - most) + Math.max(0, RUNS.unreadable.length - most);
-  if (more) lines.push(element("li", {}, `and ${more} more; they are in runs.csv`));
+  const more = [runs, RUNS.unreadable, RUNS.open].reduce((sum, list) => sum + Math.max(0, list.length - most), 0);
+  if (more) lines.push(element("li", {}, `and ${more} more`));
   byId("problems").hidden = !lines.length;
   byId("problem-list").append(...lines);
 }
