@@ -173,6 +173,14 @@ def test_what_is_shown_outlives_a_reload(show, browser):
     assert page.run("document.querySelector('#choice-method').selectedOptions[0].textContent") == "wanda"
 
 
+def test_a_filter_means_the_same_when_runs_have_come_before_those_it_was_made_for(show):
+    page = show([run_of(0), run_of(1)])
+    choose(page, "#choice-method", "magnitude")
+    fragment = page.run("location.hash")
+    page = show([run_of(2), run_of(0), run_of(1)], fragment)
+    assert column(page, "method") == ["magnitude"]
+
+
 def test_columns_can_be_chosen(show):
     page = show([run_of(0), run_of(1)])
     assert column(page, "smallest bytes, dense") == []

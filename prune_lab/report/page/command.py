@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BadInput as error:
         sys.stderr.write(f"prune-lab-report: {error}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def report(folder: Path, out: Path, watch: float | None = None) -> None:

@@ -78,7 +78,7 @@ function heading(name) {
 function rowOf(run) {
   const cells = view.columns.map((name) => {
     const shown = text(name, run);
-    const kind = [isRight(name) ? "number" : "", shown ? "" : "empty-cell", name === "status" ? shown.replace(/\W/g, "") : ""];
+    const kind = [isRight(name) ? "number" : "", shown ? "" : "empty-cell", name === "status" && shown === "failed" ? shown : ""];
     return element("td", { role: "cell", "data-label": label(name), class: kind.filter(Boolean).join(" ") || null }, shown);
   });
   const name = titleOf(run);

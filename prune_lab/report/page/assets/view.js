@@ -21,7 +21,10 @@ let pointedFrom = null;
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
   view.words = given.get("q") ?? "";
-  for (const name of CHOICES) if (given.has(`is.${name}`)) view.chosen[name] = given.get(`is.${name}`);
+  for (const name of CHOICES) {
+    const place = RUNS.attributes[name].values.findIndex((each) => String(each) === given.get(`is.${name}`));
+    if (place >= 0) view.chosen[name] = place;
+  }
   if (given.has("columns")) view.columns = given.get("columns").split(" ").filter((name) => isMetric(name) || ATTRIBUTES.includes(name));
   if (isMetric(given.get("sort")) || ATTRIBUTES.includes(given.get("sort"))) view.sort = given.get("sort");
   view.descending = given.get("order") === "falling";
@@ -36,7 +39,8 @@ function writeAddress() {
   const kept = new URLSearchParams();
   const keep = (name, value, usual) => { if (String(value) !== String(usual)) kept.set(name, value); };
   keep("q", view.words, "");
-  for (const [name, value] of Object.entries(view.chosen)) kept.set(`is.${name}`, value);
+  // By value: places are others when runs have come.
+  for (const [name, place] of Object.entries(view.chosen)) kept.set(`is.${name}`, RUNS.attributes[name].values[place]);
   keep("columns", view.columns.join(" "), DEFAULT_COLUMNS.join(" "));
   keep("sort", view.sort ?? "", "");
   keep("order", view.descending ? "falling" : "rising", "rising");
