@@ -36,7 +36,7 @@ function ownCurve(run) {
     lines.length > 1 ? ownPlot(run, title, lines) : null,
     element("div", { class: "scroll plain" }, element("table", { class: "plain" },
       element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col", class: "number" }, head)))),
-      element("tbody", {}, ...lines.map((line) => element("tr", {}, ...line.map((each) => element("td", { class: "number" }, written(each, "number")))))))),
+      element("tbody", {}, ...lines.map((line) => element("tr", {}, ...line.map((each, index) => element("td", { class: "number" }, written(each, heads[index] === "sparsity" ? "share" : "number")))))))),
   ]).filter(Boolean);
 }
 

@@ -9,7 +9,7 @@ function prefixed(value, unit) {
 
 function plainNumber(value) {
   const size = Math.abs(value);
-  if (value === 0) return "0";
+  if (Number.isInteger(value) && size < 1e6) return value.toLocaleString("en");
   if (size >= 1e6 || size < 1e-3) return value.toExponential(2);
   if (size >= 1000) return Math.round(value).toLocaleString("en");
   return size >= 100 ? value.toFixed(1) : size >= 10 ? value.toFixed(2) : String(Number(value.toPrecision(4)));

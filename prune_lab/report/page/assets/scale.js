@@ -24,7 +24,7 @@ function extremes(values) {
   return [least, most];
 }
 
-function linearTicks(least, most, wanted = 5) {
+function linearTicks(least, most, wanted = 6) {
   const rough = (most - least) / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);

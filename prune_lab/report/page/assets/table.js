@@ -50,7 +50,7 @@ function renderTable() {
   const table = byId("table");
   const first = view.page * view.size;
   const shown = view.runs.slice(first, first + view.size);
-  table.tHead.replaceChildren(element("tr", { role: "row" }, ...view.columns.map(heading), element("th", { role: "columnheader" }, element("span", { class: "unseen" }, "actions"))));
+  table.tHead.replaceChildren(element("tr", { role: "row" }, ...view.columns.map(heading), element("th", { role: "columnheader", class: "actions" }, element("span", { class: "unseen" }, "actions"))));
   const rows = shown.map(rowOf);
   table.tBodies[0].replaceChildren(...(rows.length ? rows : [element("tr", {}, element("td", { class: "empty", colspan: view.columns.length + 1 }, "No run matches."))]));
   const last = Math.ceil(view.runs.length / view.size);
