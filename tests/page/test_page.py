@@ -65,10 +65,9 @@ def show(browser, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def quiet(request):
+def quiet(browser):
     """No test leaves a complaint in the console, and none makes the page ask for anything."""
     yield
-    browser = request.getfixturevalue("browser")
     assert browser.errors == []
     assert [address for address in browser.requests if not address.startswith(("file:", "about:", "data:"))] == []
     assert len({address.partition("#")[0] for address in browser.requests if address.startswith("file:")}) <= 1
