@@ -33,7 +33,11 @@ function text(name, run) {
   if (isMetric(name)) return written(value(name, run), RUNS.described[name][1]);
   const found = attribute(name, run);
   if (found === null) return "";
-  return name === "level" ? written(found, "share") : name === "written" ? String(found).slice(0, 16).replace("T", " ") : String(found);
+  return name === "level"
+    ? written(found, "share")
+    : name === "written"
+      ? String(found).slice(0, 16).replace("T", " ")
+      : String(found);
 }
 
 function isBetterHigher(name) {
@@ -43,8 +47,17 @@ function isBetterHigher(name) {
 function titleOf(run) {
   const parts = ["model", "method", "level", "pattern", "allocation", "finetune"].map((name) => text(name, run));
   const [model, method, level, pattern, allocation, finetune] = parts;
-  return [model, method, `${level} ${pattern}`.trim(), allocation === "uniform" ? "" : allocation, finetune === "none" ? "" : finetune]
-    .filter(Boolean).join(", ") + (text("seed", run) && `, seed ${text("seed", run)}`) || RUNS.folders[run];
+  return (
+    [
+      model,
+      method,
+      `${level} ${pattern}`.trim(),
+      allocation === "uniform" ? "" : allocation,
+      finetune === "none" ? "" : finetune,
+    ]
+      .filter(Boolean)
+      .join(", ") + (text("seed", run) && `, seed ${text("seed", run)}`) || RUNS.folders[run]
+  );
 }
 
 // What the text search looks into: everything a run is told by.
@@ -52,7 +65,12 @@ const searched = new Map();
 
 function searchText(run) {
   if (!searched.has(run)) {
-    const words = [...ATTRIBUTES.map((name) => text(name, run)), RUNS.folders[run], RUNS.commands[run], RUNS.messages[run]];
+    const words = [
+      ...ATTRIBUTES.map((name) => text(name, run)),
+      RUNS.folders[run],
+      RUNS.commands[run],
+      RUNS.messages[run],
+    ];
     searched.set(run, words.filter(Boolean).join(" ").toLowerCase());
   }
   return searched.get(run);

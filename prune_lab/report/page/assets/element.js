@@ -45,5 +45,7 @@ async function copy(text, button) {
   const label = button.textContent;
   button.textContent = "copied";
   say("The command is copied.");
-  setTimeout(() => { button.textContent = label; }, 1200);
+  setTimeout(() => {
+    button.textContent = label;
+  }, 1200);
 }

@@ -1,6 +1,13 @@
 // Writes values for readers.
 
-const PREFIXES = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
+const PREFIXES = [
+  [1e15, "P"],
+  [1e12, "T"],
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+  [1, ""],
+];
 
 function prefixed(value, unit) {
   const [size, prefix] = PREFIXES.find(([least]) => Math.abs(value) >= least) ?? [1, ""];
@@ -19,7 +26,10 @@ const FORMS = {
   share: (value) => `${Number((100 * value).toPrecision(4))} %`,
   bytes: (value) => prefixed(value, "B"),
   count: (value) => prefixed(value, ""),
-  seconds: (value) => (Math.abs(value) < 0.1 ? `${(1000 * value).toPrecision(3)} ms` : `${Math.abs(value) < 1000 ? value.toPrecision(3) : plainNumber(value)} s`),
+  seconds: (value) =>
+    Math.abs(value) < 0.1
+      ? `${(1000 * value).toPrecision(3)} ms`
+      : `${Math.abs(value) < 1000 ? value.toPrecision(3) : plainNumber(value)} s`,
   number: plainNumber,
 };
 
@@ -30,7 +40,13 @@ function written(value, form) {
 
 // Ticks are round: they need no digits that say how exact they are.
 function writtenTick(value, form) {
-  if (form === "number") return Math.abs(value) >= 1e6 || (value && Math.abs(value) < 1e-4) ? value.toExponential() : value.toLocaleString("en", { maximumFractionDigits: 5 });
-  if (form === "seconds") return Math.abs(value) < 1 ? `${Number((1000 * value).toPrecision(3))} ms` : `${Number(value.toPrecision(3)).toLocaleString("en")} s`;
+  if (form === "number")
+    return Math.abs(value) >= 1e6 || (value && Math.abs(value) < 1e-4)
+      ? value.toExponential()
+      : value.toLocaleString("en", { maximumFractionDigits: 5 });
+  if (form === "seconds")
+    return Math.abs(value) < 1
+      ? `${Number((1000 * value).toPrecision(3))} ms`
+      : `${Number(value.toPrecision(3)).toLocaleString("en")} s`;
   return written(value, form);
 }

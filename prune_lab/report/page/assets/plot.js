@@ -49,22 +49,33 @@ function axes(width, x, y, xTitle) {
   return marks;
 }
 
-// A figure whose `draw(width)` returns `{marks, points, tell}`: what to draw, where runs are, and what the tip says of one.
+// A figure whose `draw(width)` returns `{marks, points, tell}`: what to draw, where runs are, what the tip says of one.
 class Plot {
   constructor(caption, name, draw) {
     this.draw = draw;
     this.points = [];
     this.svg = drawn("svg", {
-      tabindex: 0, role: "group", "aria-roledescription": "plot", "aria-label": name, height: HEIGHT,
-      onpointermove: (event) => this.follow(event), onpointerleave: () => point(null), onblur: () => point(null),
-      onclick: (event) => { this.follow(event); if (pointed !== null) openDetails(pointed); },
+      tabindex: 0,
+      role: "group",
+      "aria-roledescription": "plot",
+      "aria-label": name,
+      height: HEIGHT,
+      onpointermove: (event) => this.follow(event),
+      onpointerleave: () => point(null),
+      onblur: () => point(null),
+      onclick: (event) => {
+        this.follow(event);
+        if (pointed !== null) openDetails(pointed);
+      },
       onkeydown: (event) => this.step(event),
     });
     this.tip = element("div", { class: "tip", hidden: true });
     this.figure = element("figure", {}, element("figcaption", {}, ...caption), this.svg, this.tip);
     watchers.change.push(() => this.render());
     watchers.point.push((run, from) => this.mark(run, from));
-    new ResizeObserver(() => { if (this.svg.clientWidth !== this.width) this.render(); }).observe(this.svg);
+    new ResizeObserver(() => {
+      if (this.svg.clientWidth !== this.width) this.render();
+    }).observe(this.svg);
   }
 
   render() {
@@ -78,7 +89,9 @@ class Plot {
     this.svg.replaceChildren(...marks, this.here);
     this.tip.hidden = true;
     if (!points.length) {
-      this.svg.append(drawn("text", { x: this.width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no run that is shown has both"));
+      this.svg.append(
+        drawn("text", { x: this.width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no run that is shown has both"),
+      );
     }
   }
 

@@ -29,7 +29,8 @@ function linearTicks(least, most, wanted = 6) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);
   const ticks = [];
-  for (let index = Math.ceil(least / step); index * step <= most; index += 1) ticks.push(Number((index * step).toPrecision(12)));
+  for (let index = Math.ceil(least / step); index * step <= most; index += 1)
+    ticks.push(Number((index * step).toPrecision(12)));
   return ticks;
 }
 
@@ -49,7 +50,9 @@ function logTicks(least, most) {
 
 // Which points no other one beats; lower is better in both. The same as front_of in pareto.py.
 function frontOf(points) {
-  const order = points.map((_, index) => index).sort((one, other) => points[one][0] - points[other][0] || points[one][1] - points[other][1]);
+  const order = points
+    .map((_, index) => index)
+    .sort((one, other) => points[one][0] - points[other][0] || points[one][1] - points[other][1]);
   const front = [];
   let lowest = Infinity;
   for (const index of order) {

@@ -1,15 +1,37 @@
 // The table of runs, a page at a time.
 
 function makeTable() {
-  options(byId("sort"), [["", "as found"], ...[...ATTRIBUTES, ...METRICS].map((name) => [name, label(name)])], view.sort ?? "");
+  options(
+    byId("sort"),
+    [["", "as found"], ...[...ATTRIBUTES, ...METRICS].map((name) => [name, label(name)])],
+    view.sort ?? "",
+  );
   byId("size").value = String(view.size);
-  byId("sort").onchange = (event) => { view.sort = event.target.value || null; update(); };
-  byId("direction").onclick = () => { view.descending = !view.descending; update(); };
-  byId("size").onchange = (event) => { view.size = Number(event.target.value); update(); };
-  byId("previous").onclick = () => { view.page -= 1; update({ keepPage: true }); };
-  byId("next").onclick = () => { view.page += 1; update({ keepPage: true }); };
+  byId("sort").onchange = (event) => {
+    view.sort = event.target.value || null;
+    update();
+  };
+  byId("direction").onclick = () => {
+    view.descending = !view.descending;
+    update();
+  };
+  byId("size").onchange = (event) => {
+    view.size = Number(event.target.value);
+    update();
+  };
+  byId("previous").onclick = () => {
+    view.page -= 1;
+    update({ keepPage: true });
+  };
+  byId("next").onclick = () => {
+    view.page += 1;
+    update({ keepPage: true });
+  };
   const body = byId("table").tBodies[0];
-  const runAt = (event) => { const row = event.target.closest?.("tr"); return row ? Number(row.dataset.run) : null; };
+  const runAt = (event) => {
+    const row = event.target.closest?.("tr");
+    return row?.dataset.run ? Number(row.dataset.run) : null; // one row says that there are none
+  };
   body.onpointerover = (event) => point(runAt(event));
   body.onpointerleave = () => point(null);
   body.addEventListener("focusin", (event) => point(runAt(event))); // there is no onfocusin
@@ -25,7 +47,9 @@ function makeTable() {
   watchers.point.push(markRow);
   makeChooser();
   const same = ATTRIBUTES.filter((name) => RUNS.runs && !varying.includes(name) && name !== "written" && text(name, 0));
-  byId("same").textContent = same.length ? `The same in all runs: ${same.map((name) => `${name} ${text(name, 0)}`).join(", ")}.` : "";
+  byId("same").textContent = same.length
+    ? `The same in all runs: ${same.map((name) => `${name} ${text(name, 0)}`).join(", ")}.`
+    : "";
 }
 
 function makeChooser() {
@@ -33,7 +57,10 @@ function makeChooser() {
     const box = element("input", { type: "checkbox", value: name });
     box.checked = view.columns.includes(name);
     box.onchange = () => {
-      const order = [...DEFAULT_COLUMNS, ...[...ATTRIBUTES, ...METRICS].filter((each) => !DEFAULT_COLUMNS.includes(each))];
+      const order = [
+        ...DEFAULT_COLUMNS,
+        ...[...ATTRIBUTES, ...METRICS].filter((each) => !DEFAULT_COLUMNS.includes(each)),
+      ];
       view.columns = order.filter((each) => (each === name ? box.checked : view.columns.includes(each)));
       update({ keepPage: true });
     };
@@ -50,9 +77,20 @@ function renderTable() {
   const table = byId("table");
   const first = view.page * view.size;
   const shown = view.runs.slice(first, first + view.size);
-  table.tHead.replaceChildren(element("tr", { role: "row" }, ...view.columns.map(heading), element("th", { role: "columnheader", class: "actions" }, element("span", { class: "unseen" }, "actions"))));
+  table.tHead.replaceChildren(
+    element(
+      "tr",
+      { role: "row" },
+      ...view.columns.map(heading),
+      element("th", { role: "columnheader", class: "actions" }, element("span", { class: "unseen" }, "actions")),
+    ),
+  );
   const rows = shown.map(rowOf);
-  table.tBodies[0].replaceChildren(...(rows.length ? rows : [element("tr", {}, element("td", { class: "empty", colspan: view.columns.length + 1 }, "No run matches."))]));
+  table.tBodies[0].replaceChildren(
+    ...(rows.length
+      ? rows
+      : [element("tr", {}, element("td", { class: "empty", colspan: view.columns.length + 1 }, "No run matches."))]),
+  );
   const last = Math.ceil(view.runs.length / view.size);
   byId("page").textContent = rows.length ? `${first + 1} to ${first + rows.length} of ${view.runs.length}` : "";
   byId("previous").disabled = view.page === 0;
@@ -66,31 +104,71 @@ const isRight = (name) => isMetric(name) || NUMERIC.includes(name);
 
 function heading(name) {
   const sorted = view.sort === name ? (view.descending ? "descending" : "ascending") : "none";
-  const button = element("button", { type: "button", title: name, "data-sort": name, onclick: () => {
-    view.descending = view.sort === name && !view.descending;
-    view.sort = name;
-    update();
-    byId("table").tHead.querySelector(`[data-sort="${CSS.escape(name)}"]`).focus();
-  } }, label(name));
-  return element("th", { role: "columnheader", scope: "col", "aria-sort": sorted, class: isRight(name) ? "number" : null }, button);
+  const button = element(
+    "button",
+    {
+      type: "button",
+      title: name,
+      "data-sort": name,
+      onclick: () => {
+        view.descending = view.sort === name && !view.descending;
+        view.sort = name;
+        update();
+        byId("table")
+          .tHead.querySelector(`[data-sort="${CSS.escape(name)}"]`)
+          .focus();
+      },
+    },
+    label(name),
+  );
+  return element(
+    "th",
+    { role: "columnheader", scope: "col", "aria-sort": sorted, class: isRight(name) ? "number" : null },
+    button,
+  );
 }
 
 function rowOf(run) {
   const cells = view.columns.map((name) => {
     const shown = text(name, run);
-    const kind = [isRight(name) ? "number" : "", shown ? "" : "empty-cell", name === "status" && shown === "failed" ? shown : ""];
-    return element("td", { role: "cell", "data-label": label(name), class: kind.filter(Boolean).join(" ") || null }, shown);
+    const kind = [
+      isRight(name) ? "number" : "",
+      shown ? "" : "empty-cell",
+      name === "status" && shown === "failed" ? shown : "",
+    ];
+    return element(
+      "td",
+      { role: "cell", "data-label": label(name), class: kind.filter(Boolean).join(" ") || null },
+      shown,
+    );
   });
   const name = titleOf(run);
   const buttons = [
     element("button", { type: "button", "data-does": "open", "aria-label": `details of ${name}` }, "details"),
-    RUNS.commands[run] ? element("button", { type: "button", "data-does": "copy", "aria-label": `copy the command of ${name}`, title: RUNS.commands[run] }, "copy command") : null,
+    RUNS.commands[run]
+      ? element(
+          "button",
+          {
+            type: "button",
+            "data-does": "copy",
+            "aria-label": `copy the command of ${name}`,
+            title: RUNS.commands[run],
+          },
+          "copy command",
+        )
+      : null,
   ];
-  return element("tr", { role: "row", "data-run": run }, ...cells, element("td", { role: "cell", class: "actions" }, ...buttons));
+  return element(
+    "tr",
+    { role: "row", "data-run": run },
+    ...cells,
+    element("td", { role: "cell", class: "actions" }, ...buttons),
+  );
 }
 
 function markRow(run) {
-  for (const row of byId("table").tBodies[0].rows) row.classList.toggle("here", run !== null && Number(row.dataset.run) === run);
+  for (const row of byId("table").tBodies[0].rows)
+    row.classList.toggle("here", run !== null && Number(row.dataset.run) === run);
 }
 
 // Turns to the page that a run is on.
