@@ -1,0 +1,90 @@
+"""Finds the runs below a folder, and reads again only what has changed since it last looked."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prune_lab.report.page.run import FILES, Run, Unreadable, read_run
+
+_NOT_ENTERED = ("model", "adapter", "wandb", "blocks", "training")  # parts of a run folder without runs in them
+
+
+@dataclass
+class Collection:
+    """The runs below a folder.
+
+    Args:
+        folder: to look into, however deep.
+        runs: those with a readable record, by their folders.
+        unreadable: the others, with the reasons.
+        open: folders of runs that have begun and left no record yet: at work, or killed.
+    """
+
+    folder: Path
+    runs: list[Run] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+    _known: dict[Path, tuple[object, Run | Unreadable]] = field(default_factory=dict, repr=False)
+
+    def refresh(self) -> bool:
+        """Looks again; returns whether anything is different."""
+        known, opened = {}, []
+        for path in self._folders():
+            stamp = _stamp(path)
+            before = self._known.get(path)
+            if stamp is None:
+                opened.append(self._name(path))
+            else:
+                known[path] = before if before and before[0] == stamp else (stamp, self._read(path))
+        changed = opened != self.open or known.keys() != self._known.keys()
+        changed = changed or any(known[path] is not self._known[path] for path in known)
+        self._known, self.open = known, opened
+        read = {self._name(path): found for path, (_, found) in known.items()}
+        self.runs = [found for found in read.values() if isinstance(found, Run)]
+        self.unreadable = [(name, str(found)) for name, found in read.items() if isinstance(found, Unreadable)]
+        return changed
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many runs finished, failed and so on; only what there is."""
+        found = Counter(run.status for run in self.runs)
+        order = {name: number for number, name in enumerate(("finished", "failed", "stopped"))}
+        counts = {name: found[name] for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))}
+        return {**counts, **{"unreadable": len(self.unreadable), "without a record": len(self.open)}}
+
+    def _folders(self) -> Iterator[Path]:
+        """Every folder with a record, or with the settings that a run writes first; in the order of their paths."""
+        for root, folders, files in os.walk(self.folder):
+            is_run = "record.json" in files or {"config.yaml", "environment.json"} <= set(files)
+            skipped = _NOT_ENTERED if is_run else ()
+            folders[:] = sorted(
+                (name for name in folders if not name.startswith(".") and name not in skipped),
+                key=lambda name: (len(name), name) if name.isdigit() else (0, name),  # jobs of a sweep are numbered
+            )
+            if is_run:
+                yield Path(root)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _read(self, path: Path) -> Run | Unreadable:
+        try:
+            return read_run(path, self._name(path))
+        except Unreadable as error:
+            return error
+        except OSError as error:
+            return Unreadable(error.strerror or str(error))
+
+
+def _stamp(path: Path) -> tuple[object, ...] | None:
+    """Times and sizes of what a run is read from; ``None`` without a record."""
+    found = []
+    for name in FILES:
+        try:
+            status = (path / name).stat()
+            found.append((status.st_mtime_ns, status.st_size))
+        except OSError:
+            found.append(None)
+    return tuple(found) if found[0] else None

@@ -1,0 +1,49 @@
+"""The runs as one flat table: a row a run, a column an attribute or a metric."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from prune_lab.files import write_atomically, write_csv
+from prune_lab.report.page.run import ATTRIBUTES, Run
+
+_STAGES = ("dense", "prune", "iterate", "finetune", "shrink", "evaluate", "save")
+_TYPES = {"level": pyarrow.float64(), "seed": pyarrow.int64()}
+TEXTS = ("folder", "command", "message", "protocol")
+
+
+def metrics_of(runs: Sequence[Run]) -> list[str]:
+    """Every metric that any run has, in the order of stages."""
+    found = {name for run in runs for name in run.metrics}
+    order = {stage: number for number, stage in enumerate(_STAGES)}
+    return sorted(found, key=lambda name: (order.get(name.partition("/")[0], len(order)), name))
+
+
+def write_flat(runs: Sequence[Run], folder: Path) -> None:
+    """Writes ``runs.parquet`` and ``runs.csv``, which hold the same; what a run lacks is null, and empty."""
+    metrics = metrics_of(runs)
+    columns = (*ATTRIBUTES, *metrics, *TEXTS)
+    rows = [_row(run, metrics) for run in runs]
+    write_csv(folder / "runs.csv", columns, [["" if value is None else value for value in row] for row in rows])
+    types = [_TYPES.get(name, pyarrow.float64() if name in set(metrics) else pyarrow.string()) for name in columns]
+    arrays = [pyarrow.array([row[index] for row in rows], kind) for index, kind in enumerate(types)]
+    table = pyarrow.Table.from_arrays(arrays, names=list(columns))
+    write_atomically(folder / "runs.parquet", lambda path: pyarrow.parquet.write_table(table, path))
+
+
+def _row(run: Run, metrics: Sequence[str]) -> list[Any]:
+    protocol = json.dumps(run.protocol, ensure_ascii=False, sort_keys=True)
+    values = [*(run.attributes[name] for name in ATTRIBUTES), *map(run.metrics.get, metrics)]
+    row = [*values, run.folder, run.command, run.message, protocol]
+    return [_storable(value) for value in row]
+
+
+def _storable(value: Any) -> Any:
+    """Half of a surrogate pair, which JSON lets through, has no place in UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value

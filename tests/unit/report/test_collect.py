@@ -1,0 +1,325 @@
+"""Run folders to runs, flat tables and embedded data; the page itself is looked at in tests/page."""
+
+import csv
+import json
+import math
+import os
+import shlex
+
+import pyarrow.parquet
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from prune_lab.__main__ import conf_folder
+from prune_lab.report.page.choices import choice_of
+from prune_lab.report.page.collect import Collection
+from prune_lab.report.page.command import main, report
+from prune_lab.report.page.flat import write_flat
+from prune_lab.report.page.html import page_of
+from prune_lab.report.page.payload import embedded, payload_of
+from prune_lab.report.page.repeat import command_of
+
+LAYERS = """name,rows,columns,sparsity,relative_output_error,block_relative_output_error,seconds
+model.layers.0.mlp.up_proj,4,4,0.5,0.123456,0.25,0.1
+model.layers.1.mlp.up_proj,4,4,0.75,,0.5,0.1
+"""
+
+
+def settings(*overrides):
+    """The configuration of a run as its record has it."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_run(name, record, **files):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        text = record if isinstance(record, str) else json.dumps(record)
+        (folder / "record.json").write_text(text, encoding="utf-8")
+        for file, content in files.items():
+            (folder / f"{file}.csv").write_text(content)
+        return folder
+
+    return write_run
+
+
+@pytest.fixture
+def collect(tmp_path):
+    def collected():
+        collection = Collection(tmp_path / "runs")
+        collection.refresh()
+        return collection
+
+    return collected
+
+
+def finished(**metrics):
+    return {"status": "finished", "config": {}, "protocol": {}, "metrics": metrics}
+
+
+def test_runs_are_found_however_deep_and_known_by_their_settings(write, collect):
+    config = settings("method=dsnot", "model=reference_llama", "sparsity.level=0.7", "seed=3", "allocation=owl")
+    write("a/b/c/d", {"status": "finished", "config": config, "metrics": {"evaluate/perplexity": 31.5}, "protocol": {}})
+    write("e", finished())
+    deep, shallow = sorted(collect().runs, key=lambda run: -len(run.folder))
+    assert (deep.folder, shallow.folder) == ("a/b/c/d", "e")
+    assert deep.attributes | {"written": ""} == {
+        "model": "reference_llama", "data": "stdlib", "method": "dsnot on wanda", "pattern": "unstructured",
+        "level": 0.7, "allocation": "owl", "finetune": "none", "seed": 3, "status": "finished", "written": "",
+    }  # fmt: skip
+    assert deep.metrics == {"evaluate/perplexity": 31.5}
+
+
+def test_jobs_of_a_sweep_come_in_their_order(write, collect):
+    for name in ("10", "9", "1"):
+        write(name, finished())
+    assert [run.folder for run in collect().runs] == ["1", "9", "10"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "not JSON"),
+        ("", "not JSON"),
+        ("[1]", "holds a list"),
+        ('{"config": {}}', "no status"),
+        ('{"status": "finished", "metrics": [1]}', "its metrics"),
+        ('{"status": "finished", "config": {"model": 3}}', "its config"),
+        ('{"status": "finished", "config": {"method": {"_target_": {"a": 1}}, "sparsity": [1]}}', "its config"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_damaged_record_is_named_and_the_others_are_read(write, collect, content, reason):
+    write("broken", content)
+    write("whole", finished())
+    collection = collect()
+    assert [run.folder for run in collection.runs] == ["whole"]
+    [(name, why)] = collection.unreadable
+    assert name == "broken" and reason in why
+    assert collection.counts == {"finished": 1, "unreadable": 1, "without a record": 0}
+
+
+def test_bytes_that_are_no_text_are_a_damaged_record(write, collect):
+    (write("broken", "") / "record.json").write_bytes(b"\xff\xfe")
+    assert "not JSON" in collect().unreadable[0][1]
+
+
+def test_failed_and_stopped_runs_keep_their_messages(write, collect):
+    write("0", {"status": "failed", "error": "RunFailed: layer 3\nraise method.damping"})
+    write("1", {"status": "stopped", "reason": "not worth it"})
+    assert [(run.status, run.message) for run in collect().runs] == [
+        ("failed", "RunFailed: layer 3\nraise method.damping"),
+        ("stopped", "not worth it"),
+    ]
+
+
+def test_a_run_that_failed_before_it_had_settings_is_told_by_what_was_typed(write, collect):
+    folder = write("0", {"status": "failed", "error": "x"})
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text("- method=ria\n- seed=4\n- sparsity.level=0.6\n")
+    [run] = collect().runs
+    assert [run.attributes[name] for name in ("method", "seed", "level")] == ["ria", 4, 0.6]
+    assert run.command == "prune-lab method=ria seed=4 sparsity.level=0.6"
+
+
+def test_runs_at_work_are_counted_but_parts_of_a_run_folder_are_no_runs(write, collect, tmp_path):
+    folder = write("0", finished())
+    (folder / "model").mkdir()
+    (folder / "model" / "record.json").write_text("{")
+    begun = tmp_path / "runs" / "1"
+    begun.mkdir()
+    for name in ("config.yaml", "environment.json"):
+        (begun / name).touch()
+    collection = collect()
+    assert (len(collection.runs), collection.open, collection.unreadable) == (1, ["1"], [])
+
+
+def test_only_what_has_changed_is_read_again(write, collect, tmp_path):
+    folder = write("0", finished())
+    write("1", finished())
+    collection = collect()
+    first, other = collection.runs
+    assert not collection.refresh()
+    (folder / "record.json").write_text(json.dumps(finished(**{"prune/seconds": 1.0})))
+    os.utime(folder / "record.json", ns=(1, 1))
+    assert collection.refresh()
+    again, same = collection.runs
+    assert again.metrics == {"prune/seconds": 1.0} and first.metrics == {}
+    assert same is other
+    (folder / "layers.csv").write_text(LAYERS)
+    assert collection.refresh() and collection.runs[0].layers is not None
+    (folder / "record.json").unlink()
+    assert collection.refresh() and len(collection.runs) == 1
+
+
+def test_metrics_that_are_no_numbers_are_left_out_and_infinite_ones_are_kept(write, collect):
+    record = '{"status": "finished", "metrics": {"a/x": Infinity, "a/y": "1", "a/z": true, "model": 2, "a/w": 1}}'
+    write("0", record)
+    assert collect().runs[0].metrics == {"a/x": math.inf, "a/w": 1.0}
+
+
+def test_layers_rounds_and_held_out_losses_are_read(write, collect):
+    record = finished() | {"protocol": {"finetune": {"held_out": {"50": 3.0, "0": 5.0}}}}
+    rounds = "round,sparsity,perplexity_pruned,perplexity_tuned,loss\n1,0.5,30,20,2.5\n"
+    write("0", record, layers=LAYERS, rounds=rounds)
+    [run] = collect().runs
+    assert run.held_out == ((0.0, 5.0), (50.0, 3.0))
+    assert run.rounds == ((1.0, 0.5, 30.0, 20.0, 2.5),)
+    assert run.layers.measures["sparsity"] == (0.5, 0.75)
+    layers = payload_of(collect(), 0)["layers"]
+    assert layers["pool"] == [[(0, "mlp.up_proj"), (1, "mlp.up_proj")]]
+    assert layers["of"] == [[0, [0.5, 0.75], [0.1235, "nan"], [0.25, 0.5]]]
+
+
+def test_parquet_and_csv_hold_the_same(write, collect, tmp_path):
+    protocol = {"model": {"dtype": "float32"}, "text": 'a "quoted", one'}
+    config = settings("method=wanda", "sparsity.level=0.7", "seed=2")
+    metrics = {"dense/perplexity": 10.5, "evaluate/perplexity": 20.25}
+    write("0", {"status": "finished", "config": config, "metrics": metrics, "protocol": protocol})
+    write("1", {"status": "failed", "error": "two\nlines", "metrics": {"dense/perplexity": 10.5}})
+    write_flat(collect().runs, tmp_path / "out")
+    table = pyarrow.parquet.read_table(tmp_path / "out" / "runs.parquet")
+    rows = table.to_pylist()
+    assert rows[0]["evaluate/perplexity"] == 20.25 and rows[1]["evaluate/perplexity"] is None
+    assert (rows[0]["method"], rows[0]["level"], rows[0]["seed"]) == ("wanda", 0.7, 2)
+    assert (rows[1]["status"], rows[1]["message"], rows[1]["seed"]) == ("failed", "two\nlines", None)
+    assert json.loads(rows[0]["protocol"]) == protocol
+    with (tmp_path / "out" / "runs.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert written == [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+
+
+def test_half_of_a_surrogate_pair_does_not_stop_the_report(write, tmp_path):
+    write("0", '{"status": "failed", "error": "\\ud800", "protocol": {"\\ud800": "\\udfff"}}')
+    report(tmp_path / "runs", tmp_path / "out")
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("method=wanda", "sparsity.level=0.7", "seed=3", "evaluate=perplexity"),
+        ("method=magnitude_neurons", "finetune=lora", "finetune.steps=7"),
+        ("model=reference_llama", "sparsity=nm_2of4", "allocation=owl", "stages=[dense,prune,evaluate]"),
+        ("method=dsnot", "method@method.inner=sparsegpt", "data.samples=16", "data.limit_windows=null"),
+        ("method=gum", "pipeline.iterate.rounds=5", "evaluate=efficiency", "sparsity.layers=[0,2]"),
+        ("model=local", "model.path='a b/c,d'", "finetune=distill", "finetune.distill.temperature=3.5"),
+        ("experiment=gum_stdlib",),
+    ],
+)
+def test_the_command_made_from_settings_makes_the_same_settings(overrides):
+    config = settings(*overrides)
+    command, *arguments = shlex.split(command_of(None, config))
+    assert command == "prune-lab"
+    again = settings(*arguments)
+    for kept in (config, again):
+        kept.pop("tracker")
+        kept.pop("experiment", None)
+    assert again == config
+
+
+def test_a_command_has_no_secrets_and_is_quoted_for_a_shell():
+    typed = ["tracker.api_key=hunter2", "model.path=$(rm -rf ~)"]
+    assert command_of(typed, {}) == "prune-lab 'tracker.api_key=***' 'model.path=$(rm -rf ~)'"
+    assert command_of(None, {}) is None
+
+
+def test_the_default_choice_is_meant_where_several_fit():
+    assert choice_of("finetune", settings()["finetune"]) == "none"
+    assert choice_of("finetune", settings("finetune=sparse_lora")["finetune"]) == "sparse_lora"
+    assert choice_of("method", {"_target_": "elsewhere.Method"}) is None
+
+
+def test_what_records_say_cannot_leave_the_data(write, collect):
+    attack = "</script><script>alert(1)</script><!-- {{style}} & \u2028"
+    write(
+        "0", {"status": "failed", "error": attack, "config": {"model": {"name": attack}}, "protocol": {attack: attack}}
+    )
+    page = page_of(collect(), attack)
+    assert "alert(1)</script>" not in page
+    assert page.count("<script") == 4 and page.count("</script>") == 4
+    assert page.count("<title>&lt;/script&gt;") == 1
+    data = page.partition('id="data-runs">')[2].partition("</script>")[0]
+    assert json.loads(data)["messages"] == {"0": attack}
+    assert json.loads(data)["attributes"]["model"]["values"] == [attack]
+
+
+def test_embedded_data_is_json_without_marks_of_html():
+    assert embedded({"a": "<&>\ud800"}) == '{"a":"\\u003c\\u0026\\u003e?"}'
+
+
+def test_sections_of_protocols_that_are_alike_are_kept_once(write, collect):
+    for seed in range(3):
+        write(str(seed), finished() | {"protocol": {"model": {"dtype": "float32"}, "seed": seed % 2}})
+    protocols = payload_of(collect(), 0)["protocols"]
+    assert len(protocols["pool"]) == 3
+    places = protocols["of"]
+    assert places[0] == places[2] != places[1]
+
+
+def test_the_command_writes_all_three_files_and_names_what_it_left_out(write, tmp_path, capsys):
+    write("a/0", finished(**{"evaluate/perplexity": 2.0}))
+    write("a/1", "{")
+    main([str(tmp_path / "runs")])
+    out, err = capsys.readouterr()
+    folder = tmp_path / "runs" / "report"
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "runs.csv", "runs.parquet"]
+    assert out.startswith("1 finished, 1 unreadable: ")
+    assert "a/1/record.json was left out: it is not JSON" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing"], "there is no folder missing"),
+        (["."], "there is no record.json below ."),
+        ([".", "--watch", "0"], "--watch 0 is not allowed"),
+        ([".", "--watch", "nan"], "--watch nan is not allowed"),
+    ],
+)
+def test_bad_input_ends_with_a_message_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_bad_input(write, tmp_path, capsys):
+    write("0", finished())
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "runs"), "--out", str(tmp_path / "file" / "out")])
+    assert ended.value.code == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "prune-lab-report outputs --watch" in capsys.readouterr().out
+
+
+def test_a_followed_sweep_is_written_again_when_a_run_ends_until_it_is_interrupted(write, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    out, seen = tmp_path / "out", []
+
+    def sleep(seconds):
+        """Stands for time that passes: nothing yet, one run, nothing new, Ctrl-C."""
+        page = (out / "report.html").read_text()
+        seen.append((seconds, json.loads(page.partition('id="data-runs">')[2].partition("</script>")[0])))
+        if len(seen) == 1:
+            write("0", finished())
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("prune_lab.report.page.command.time.sleep", sleep)
+    report(tmp_path / "runs", out, watch=2.0)
+    assert [(seconds, data["runs"], data["watch"]) for seconds, data in seen] == [(2, 0, 2), (2, 1, 2), (2, 1, 2)]
+    page = (out / "report.html").read_text()
+    assert '"watch":0' in page and "again every" not in page
