@@ -13,6 +13,7 @@ from prune_lab.reuse import read_record
 from prune_lab.settings import objectives_of
 
 _MOST_ROWS = 40  # on the terminal; more are in the file
+_COMBINATIONS = ("hydra_plugins.prune_lab_combinations.", "hydra._internal.")  # ours and Hydra's own
 COLUMNS = ("job", "overrides", "status", "objective", "error", "folder")
 
 
@@ -47,7 +48,7 @@ class SweepSummary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Takes what the configuration says."""
-        if str(config.hydra.sweeper._target_).startswith("hydra._internal."):
+        if str(config.hydra.sweeper._target_).startswith(_COMBINATIONS):
             objectives = OmegaConf.to_container(config)["objective"]  # type: ignore[index]
             self.begun.append((Path(config.hydra.sweep.dir), objectives_of(objectives)))
 

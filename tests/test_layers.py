@@ -8,7 +8,7 @@ import prune_lab
 
 PACKAGE = Path(prune_lab.__file__).parent
 LAYERS = (  # a module imports from layers above its own line only, and from its own package
-    {"errors", "files", "cache", "progress", "precision", "svg", "source"},
+    {"errors", "files", "cache", "progress", "precision", "svg", "source", "compose"},
     {"masks"},
     {"solvers"},
     {"data"},

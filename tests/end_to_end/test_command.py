@@ -84,6 +84,22 @@ def test_a_sweep_keeps_its_runs_apart_and_goes_on_after_a_failure(spawn, local_o
         assert len((tmp_path / "sweep" / job / "layers.csv").read_text().splitlines()) == 18 + 1
 
 
+def test_a_failed_batch_keeps_no_later_one_from_running(command, local_overrides, tmp_path):
+    outcome = command(
+        "-m", *local_overrides, "method=magnitude", "sparsity.layers=[0,99],null", "hydra.sweeper.max_batch_size=1",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    )  # fmt: skip
+    assert outcome.status == 2, outcome.err
+    records = [json.loads((tmp_path / f"sweep/{job}/record.json").read_text()) for job in (0, 1)]
+    assert [each["status"] for each in records] == ["failed", "finished"]
+
+
+def test_a_job_that_cannot_be_composed_is_found_before_the_first_runs(command, local_overrides, tmp_path):
+    outcome = command("-m", *local_overrides, "method=magnitude,magic", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert outcome.status == 2 and "magic" in outcome.err
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_sweep_without_failures_ends_with_zero_and_groups_its_runs(command, local_overrides, tmp_path):
     outcome = command("-m", *local_overrides, "method=magnitude,random", f"hydra.sweep.dir={tmp_path}/sweep")
     assert outcome.status == 0, outcome.err
