@@ -11,8 +11,8 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from prune_lab.cache import cache_folder
 from prune_lab.files import write_json
+from prune_lab.locks import locked
 from prune_lab.settings import run_key
 from prune_lab.source import source_digest
 
@@ -41,34 +42,31 @@ def identity_of(plain: dict[str, Any]) -> str:
     Args:
         plain: the configuration, resolved, in plain containers.
     """
-    named = sorted({text for section in _WITH_INPUTS for text in _texts(plain.get(section))})
     parts = {
         "key": run_key(plain),
-        "files": {text: found for text in named if (found := _files(text))},
+        "files": files_of(plain, _WITH_INPUTS),
         "code": source_digest(),
-        "packages": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "packages": packages(),
         "gpu": bool(glob.glob("/dev/nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != "",
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-@contextmanager
-def claimed(identity: str) -> Iterator[None]:
-    """Keeps other processes from starting the same run meanwhile; waits while another one has it.
+def files_of(plain: dict[str, Any], sections: Sequence[str]) -> dict[str, list[tuple[str, int, int]]]:
+    """The files that texts of these sections name, with sizes and times of change."""
+    named = sorted({text for section in sections for text in _texts(plain.get(section))})
+    return {text: found for text in named if (found := _files(text))}
 
-    The system lets go of the lock when a process ends, however it ends.
-    """
-    import fcntl  # not on Windows
 
+def packages() -> dict[str, str]:
+    """Versions of all that numbers depend on."""
+    return {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+
+
+def claimed(identity: str) -> AbstractContextManager[None]:
+    """Keeps other processes from starting the same run meanwhile; waits while another one has it."""
     path = _entry(identity).with_suffix(".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process is at the same run; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return locked(path, waiting="another process is at the same run; waiting for it")
 
 
 def find(identity: str, *, model: bool) -> Path | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -62,13 +62,31 @@ def training_samples(run: Run) -> Samples:
 
 
 class Stage(Protocol):
-    """One step of a run."""
+    """One step of a run.
+
+    Attributes:
+        measures: it leaves the model as it is.
+    """
+
+    measures: ClassVar[bool] = False
 
     def prepare(self) -> None:
         """Checks what can be checked before a model is loaded; raises `BadInput`."""
 
     def check(self, run: Run) -> None:
         """Checks what only the loaded model can tell, before the first stage runs; raises `BadInput`."""
+
+    def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
+        """What of its settings decides what the stage makes of a model, so that another run's result can be taken.
+
+        Args:
+            settings: all of them, in plain containers.
+            reporting: whether the run is told about values on the way.
+
+        Returns:
+            Those settings, or ``None`` if the stage has to be done in any case.
+        """
+        return None
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Does the step and returns its metrics, without the stage's name."""

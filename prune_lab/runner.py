@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from prune_lab.models.load import Checkpoint
 from prune_lab.models.view import seqlen_limit_of
 from prune_lab.run import Report, Run, Stage
 from prune_lab.settings import check_settings, run_key, run_title
+from prune_lab.sharing import Result, SharedStages
+from prune_lab.store import open_store
 from prune_lab.tracking.base import RunInfo, Tracker, without_secrets
 from prune_lab.tracking.trackers import Trackers
 
@@ -84,7 +87,7 @@ def execute(
     _open_folder(folder, cfg, parts.device)
     info = RunInfo(folder, config, name=run_title(plain), group=group)
     try:
-        _run_stages(parts, info, plain["seed"], record, report)
+        _run_stages(parts, info, plain, record, report)
         record["status"] = "finished"
     except TrialStopped as stopped:
         record |= {"status": "stopped", "reason": str(stopped)}
@@ -129,20 +132,27 @@ def _open_folder(folder: Path, cfg: DictConfig, device: torch.device) -> None:
         ) from error
 
 
-def _run_stages(parts: Parts, info: RunInfo, seed: int, record: dict[str, Any], report: Report | None) -> None:
+def _run_stages(
+    parts: Parts, info: RunInfo, plain: dict[str, Any], record: dict[str, Any], report: Report | None
+) -> None:
     """Loads, runs every stage, and tells the tracker; fills the record as it goes."""
-    _seed(seed)
+    _seed(plain["seed"])
     tracker = Trackers(parts.tracker)
     tracker.start(info)
     failed = True
     try:
-        run = _load(parts, info.folder, seed)
+        run = _load(parts, info.folder, plain["seed"])
         run.report, run.key = report, record["key"]
         record["metrics"], record["protocol"] = run.metrics, run.protocol
         for stage in parts.stages.values():
             stage.check(run)
-        for name, stage in parts.stages.items():
-            _run_stage(name, stage, run, tracker)
+        shared = SharedStages(run, plain, parts.stages, open_store())
+        names = list(parts.stages)
+        while names:
+            results = shared.results(names[0], partial(_do, names[0], parts.stages[names[0]], run))
+            for result in results:
+                _tell(result, run, tracker)
+            del names[: len(results)]
         failed = False
     except TrialStopped:
         failed = False
@@ -174,22 +184,31 @@ def _load(parts: Parts, folder: Path, seed: int) -> Run:
     return run
 
 
-def _run_stage(name: str, stage: Stage, run: Run, tracker: Tracker) -> None:
+def _do(name: str, stage: Stage, run: Run) -> Result:
+    """Does a stage, and measures what it takes."""
     peak = watch_peak_memory(run.device)
     start = time.perf_counter()
-    measured = stage(run)
-    if not measured:  # it had nothing to do
-        return
+    metrics = stage(run)
+    if not metrics:  # it had nothing to do
+        return Result(name, {})
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
-    measured |= {"seconds": round(time.perf_counter() - start, 3), "peak_memory_mb": round(peak(), 1)}
-    metrics = {f"{name}/{metric}": value for metric, value in measured.items()}
+    metrics |= {"seconds": round(time.perf_counter() - start, 3), "peak_memory_mb": round(peak(), 1)}
+    tables, run.tables = run.tables, {}
+    return Result(name, metrics, tables)
+
+
+def _tell(result: Result, run: Run, tracker: Tracker) -> None:
+    """Notes a stage's metrics, and shows them."""
+    if not result.metrics:
+        return
+    metrics = {f"{result.name}/{metric}": value for metric, value in result.metrics.items()}
     run.metrics |= metrics
-    tracker.log(name, metrics)
-    for table in list(run.tables):
-        tracker.table(table, run.tables[table].columns, run.tables.pop(table).rows)
-    shown = {metric: value for metric, value in measured.items() if "/" not in metric}  # tasks are in the record
-    log.info("%s: %s", name, ", ".join(f"{metric} {value:.6g}" for metric, value in shown.items()))
+    tracker.log(result.name, metrics)
+    for name, table in result.tables.items():
+        tracker.table(name, table.columns, table.rows)
+    shown = {metric: value for metric, value in result.metrics.items() if "/" not in metric}  # tasks are in the record
+    log.info("%s: %s", result.name, ", ".join(f"{metric} {value:.6g}" for metric, value in shown.items()))
 
 
 def _seed(seed: int) -> None:

@@ -17,10 +17,10 @@ from prune_lab.errors import BadInput
 
 _TRUSTED = "prune_lab."
 _SECTIONS = (
-    "seed", "device", "save_model", "reuse", "stages", "propagate", "sequential", "objective", "pipeline",
+    "seed", "device", "save_model", "reuse", "share", "stages", "propagate", "sequential", "objective", "pipeline",
     "model", "data", "method", "sparsity", "allocation", "schedule", "finetune", "evaluate", "tracker",
 )  # fmt: skip
-_NOT_IN_KEY = ("tracker", "save_model", "reuse")  # these change what is kept of a run, not its numbers
+_NOT_IN_KEY = ("tracker", "save_model", "reuse", "share")  # these change what is kept of a run, not its numbers
 
 
 def check_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -48,6 +48,9 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     for name in ("save_model", "reuse"):
         if not isinstance(plain[name], bool):
             problems.append(f"{name}={plain[name]!r} is not allowed; it is true or false")
+    share = plain["share"]
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not share >= 0):
+        problems.append(f"share={share!r} is not allowed; it is a number of seconds, or null to share nothing")
     try:
         objectives_of(plain["objective"])
     except BadInput as error:

@@ -8,8 +8,8 @@ import prune_lab
 
 PACKAGE = Path(prune_lab.__file__).parent
 LAYERS = (  # a module imports from layers above its own line only, and from its own package
-    {"errors", "files", "cache", "progress", "precision", "svg", "source", "compose"},
-    {"masks"},
+    {"errors", "files", "cache", "progress", "precision", "svg", "source", "compose", "locks"},
+    {"masks", "store"},
     {"solvers"},
     {"data"},
     {"models"},
@@ -25,7 +25,7 @@ LAYERS = (  # a module imports from layers above its own line only, and from its
     {"stages"},
     {"settings", "environment"},
     {"summary", "search", "reuse"},
-    {"sweep"},
+    {"sweep", "sharing"},
     {"runner"},
     {"__main__"},
     {"report"},

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 import prune_lab
-from prune_lab.cache import cache_folder
 from prune_lab.evaluation.base import Evaluation, Scores, Subject
 from prune_lab.evaluation.keys import json_digest
 from prune_lab.evaluation.suite import Suite, merge
 from prune_lab.files import write_json
+from prune_lab.store import open_store
 
 logger = logging.getLogger(__name__)
+_SCORES = "scores.json"
 
 
 def cached_scores(evaluation: Evaluation, subject: Subject, key_parts: Mapping[str, object] | None = None) -> Scores:
@@ -45,30 +46,22 @@ def _cached(
         return evaluation(subject)
     kind = f"{type(evaluation).__module__}.{type(evaluation).__qualname__}"
     key = {**model_key, "evaluation": kind, "own": own_key, "more": dict(key_parts)}
-    path = cache_folder() / "dense" / f"{json_digest(key)}.json"
-    scores = _read(path)
-    if scores is not None:
-        logger.info("%s: kept from an earlier run (%s)", name, path)
-        return scores
-    scores = evaluation(subject)
-    try:
-        write_json(path, {"metrics": scores.metrics, "protocol": scores.protocol, "key": key})
-    except OSError as error:
-        logger.warning("%s: cannot be kept for the next run: %s", name, error)
+    store, digest = open_store(), json_digest(key)
+    with store.claimed(digest, "evaluation of this model"):
+        scores = store.load(digest, _read)
+        if scores is not None:
+            logger.info("%s: kept from an earlier run", name)
+            return scores
+        scores = evaluation(subject)
+        kept = {"metrics": scores.metrics, "protocol": scores.protocol, "key": key}
+        store.keep(digest, lambda folder: write_json(folder / _SCORES, kept))
     return scores
 
 
-def _read(path: Path) -> Scores | None:
-    """The kept scores; None where there are none, or the file is damaged."""
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        metrics = {str(name): float(value) for name, value in kept["metrics"].items()}
-        return Scores(metrics, dict(kept["protocol"]))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("%s is damaged and will be measured again: %s", path, error)
-        return None
+def _read(folder: Path) -> Scores:
+    kept = json.loads((folder / _SCORES).read_text(encoding="utf-8"))
+    metrics = {str(name): float(value) for name, value in kept["metrics"].items()}
+    return Scores(metrics, dict(kept["protocol"]))
 
 
 def _model_key(subject: Subject) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Measures the model: as it is now, or as it was before anything was done to it."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from prune_lab.evaluation.base import Evaluation, Scores
 from prune_lab.evaluation.dense import cached_scores
@@ -15,6 +16,7 @@ class Evaluate(Stage):
         evaluation: what to measure.
     """
 
+    measures: ClassVar[bool] = True
     evaluation: Evaluation
 
     def prepare(self) -> None:

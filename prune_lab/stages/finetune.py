@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from prune_lab.errors import RunFailed
 from prune_lab.evaluation.perplexity import Perplexity
@@ -37,6 +38,11 @@ class Finetune(Stage):
     def check(self, run: Run) -> None:
         """Whether a teacher fits the model."""
         check_teacher(run.model, self.training)
+
+    def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
+        """All; a model with an adapter is not kept."""
+        beside = self.training.lora is not None and not self.training.lora.merge
+        return None if beside or (reporting and self.reports) else settings
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Trains the run's model in place.

@@ -1,6 +1,7 @@
 """Prunes and trains in turns, a little more every round."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +80,10 @@ class Iterate(Stage):
         """What both stages check."""
         self.prune.check(run)
         self.finetune.check(run)
+
+    def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
+        """All."""
+        return None if reporting else settings
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Goes through the rounds on the run's model in place."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -103,6 +104,12 @@ class Prune(Stage):
         if isinstance(self.method, TrainedMethod):
             self.method.check_counts(self.target.units(run.model), self.target.sparsity)
             check_teacher(run.model, self.training)
+
+    def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
+        """All, but those of a training only where the method trains."""
+        if not isinstance(self.method, TrainedMethod):
+            return {name: value for name, value in settings.items() if name not in ("schedule", "training")}
+        return None if reporting else settings
 
     def __call__(self, run: Run) -> dict[str, float]:
         """Prunes the run's model in place."""

@@ -6,6 +6,7 @@ import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from prune_lab.models.shrink import finish_folder
 from prune_lab.run import Run, Stage
@@ -19,6 +20,7 @@ class Save(Stage):
         enabled: whether to save at all.
     """
 
+    measures: ClassVar[bool] = True
     enabled: bool = True
 
     def __call__(self, run: Run) -> dict[str, float]:

@@ -33,7 +33,7 @@ def subject(tiny_model, make_subject, random_tokens):
 
 
 def kept():
-    return sorted((cache_folder() / "dense").glob("*.json"))
+    return sorted((cache_folder() / "store").glob("??/*/scores.json"))
 
 
 def test_the_second_run_measures_nothing(subject):
@@ -98,7 +98,7 @@ def test_a_torn_file_is_measured_again_and_mended(subject, content, caplog):
 
 @pytest.mark.skipif(os.name != "posix", reason="a file in place of a folder")
 def test_scores_that_cannot_be_kept_are_still_returned(subject, caplog):
-    (cache_folder() / "dense").write_text("in the way")
+    (cache_folder() / "store").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         assert cached_scores(Counting(), subject).metrics == {"calls": 1.0}
-    assert "cannot be kept" in caplog.text
+    assert "not kept" in caplog.text
