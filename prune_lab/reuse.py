@@ -76,13 +76,18 @@ def find(identity: str, *, model: bool) -> Path | None:
         identity: see `identity_of`.
         model: whether it must hold the pruned model.
     """
-    try:
-        folder = Path(json.loads(_entry(identity).read_text(encoding="utf-8"))["folder"])
-        record = read_record(folder)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    fits = record.get("status") == "finished" and record.get("identity") == identity
-    return folder if fits and (not model or (folder / "model").is_dir()) else None
+    for note in (_entry(identity), _begun(identity)):  # the second: killed before it could be noted as finished
+        folder = _named(note)
+        if folder is None:
+            continue
+        try:
+            record = read_record(folder)
+        except (OSError, ValueError):
+            continue
+        fits = record.get("status") == "finished" and record.get("identity") == identity
+        if fits and (not model or (folder / "model").is_dir()):
+            return folder
+    return None
 
 
 def begin(identity: str, folder: Path) -> None:
@@ -90,17 +95,13 @@ def begin(identity: str, folder: Path) -> None:
 
     Call it inside `claimed`: nobody is at work there any more.
     """
-    note = _entry(identity).with_suffix(".begun")
-    try:
-        before = Path(json.loads(note.read_text(encoding="utf-8"))["folder"])
-    except (OSError, ValueError, KeyError, TypeError):
-        before = folder
+    before = _named(_begun(identity)) or folder
     try:
         for name in _PROGRESS:
             if (before / name).is_dir() and not (folder / name).exists():
                 shutil.move(before / name, folder / name)
                 log.info("goes on with %s", before / name)
-        write_json(note, {"folder": str(folder.resolve())})
+        write_json(_begun(identity), {"folder": str(folder.resolve())})
     except OSError as error:
         log.warning("what an interrupted run got done cannot be taken over: %s", error)
 
@@ -109,7 +110,7 @@ def add(identity: str, folder: Path) -> None:
     """Notes a finished run; where the index cannot be written, it is run again another time."""
     try:
         write_json(_entry(identity), {"folder": str(folder.resolve())})
-        _entry(identity).with_suffix(".begun").unlink(missing_ok=True)
+        _begun(identity).unlink(missing_ok=True)
     except OSError as error:
         log.warning("the run cannot be noted as finished: %s", error)
 
@@ -143,6 +144,18 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def _entry(identity: str) -> Path:
     return cache_folder() / "runs" / identity[:2] / f"{identity}.json"
+
+
+def _begun(identity: str) -> Path:
+    return _entry(identity).with_suffix(".begun")
+
+
+def _named(note: Path) -> Path | None:
+    """The folder that a note names."""
+    try:
+        return Path(json.loads(note.read_text(encoding="utf-8"))["folder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _link_or_copy(source: str, target: str) -> None:

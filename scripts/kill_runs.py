@@ -1,0 +1,176 @@
+"""Kills runs at random moments, starts them again, and looks for torn records, wrong results and lost work.
+
+Half of the kills come at a random time of the run, half at a random one of the moments at which it is about to flush or
+rename a file: a record, a block, a training state, an entry of the store, the model. A run is started again until it
+has finished; then its numbers and its files must be those of a run that nobody disturbed, and the next start must take
+them as they are.
+
+Example:
+    python scripts/kill_runs.py --kills 100 --seed 0
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+JOB = (
+    "model=reference_llama", "method=sparsegpt", "sparsity.level=0.6", "data.samples=4", "data.seqlen=128",
+    "data.limit_windows=4", "finetune=full", "finetune.steps=12", "finetune.batch_size=2", "finetune.save_every=3",
+    "evaluate=perplexity", "tracker=jsonl", "share=0", "pipeline.prune.save_every=0",
+)  # fmt: skip
+FILES = ("masks.safetensors", "model/model.safetensors", "model/config.json")
+TIMES = ("seconds", "peak_memory_mb")
+
+# Runs the command, and kills it where it is about to do its n-th flush or renaming.
+KILLER = """
+import atexit, os, pathlib, signal, sys
+left = int(sys.argv.pop(1))
+def counted(original):
+    def call(*arguments, **named):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **named)
+    return call
+os.fsync = counted(os.fsync)
+for name in ("replace", "rename", "unlink"):
+    setattr(pathlib.Path, name, counted(getattr(pathlib.Path, name)))
+first = left
+atexit.register(lambda: print(f"writes: {first - left}", file=sys.stderr))
+from prune_lab.__main__ import main
+main()
+"""
+_NEVER = 10**9
+
+
+class Lab:
+    """Starts runs in a folder of their own, with a cache of their own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = {**os.environ, "PRUNE_LAB_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+
+    def start(self, run: str, *, write: int = 0) -> "subprocess.Popen[str]":
+        """A process; with ``write`` one that ends itself there."""
+        program = ["-c", KILLER, str(write)] if write else ["-m", "prune_lab"]
+        return subprocess.Popen(
+            [sys.executable, *program, *JOB, f"hydra.run.dir={self.folder / run}"],
+            env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def finish(self, run: str) -> str:
+        """Runs to the end, and returns what was said."""
+        process = self.start(run)
+        said = process.communicate()[1]
+        if process.returncode:
+            sys.exit(f"the run ended with {process.returncode}:\n{said}")
+        return said
+
+    def numbers(self, run: str) -> dict[str, float]:
+        """All metrics but times."""
+        record = json.loads((self.folder / run / "record.json").read_text())
+        return {name: value for name, value in record["metrics"].items() if not name.endswith(TIMES)}
+
+    def files(self, run: str) -> dict[str, bytes]:
+        """The files that are the same in every run."""
+        return {name: (self.folder / run / name).read_bytes() for name in FILES}
+
+    def damage(self, run: str) -> str | None:
+        """What a kill broke: a record that cannot be read, or that says more than is there."""
+        path = self.folder / run / "record.json"
+        if not path.exists():
+            return None
+        try:
+            status = json.loads(path.read_text())["status"]
+        except ValueError as error:
+            return f"torn record: {error}"
+        return None if status in ("failed", "finished") else f"status {status!r}"
+
+
+def kill(lab: Lab, run: str, chance: random.Random, seconds: float, writes: int) -> str:
+    """Starts a run and kills it; returns how, or that it had ended before."""
+    if chance.random() < 0.5:
+        process = lab.start(run, write=chance.randint(1, writes))
+        process.communicate()
+        return "at a write" if process.returncode == -signal.SIGKILL else "ended before"
+    process = lab.start(run)
+    try:
+        process.communicate(timeout=chance.uniform(0, seconds))
+        return "ended before"
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return "at a time"
+
+
+def main() -> None:
+    """Ends with 1 if anything was torn, wrong or lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parsed = parser.parse_args()
+    chance = random.Random(parsed.seed)
+    print(f"seed {parsed.seed}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        lab = Lab(Path(name))
+        start = time.perf_counter()
+        lab.finish("undisturbed/run")
+        seconds = time.perf_counter() - start
+        wanted, files = lab.numbers("undisturbed/run"), lab.files("undisturbed/run")
+        writes = _writes(lab)
+        print(f"undisturbed: {seconds:.1f} s, {writes} writes", flush=True)
+        kinds: Counter[str] = Counter()
+        wrong: list[str] = []
+        finished = 0
+        while kinds["at a write"] + kinds["at a time"] < parsed.kills:
+            _forget(lab)
+            run = f"run{finished}"
+            for number in range(chance.randint(1, 4)):  # kills before it may end
+                how = kill(lab, f"{run}/{number}", chance, seconds, writes)
+                kinds[how] += 1
+                wrong += [
+                    f"{run}/{number}, killed {how}: {found}" for found in [lab.damage(f"{run}/{number}")] if found
+                ]
+                if how == "ended before":
+                    break
+            lab.finish(f"{run}/last")
+            wrong += _compare(lab, f"{run}/last", wanted, files)
+            if "finished before" not in lab.finish(f"{run}/again"):
+                wrong.append(f"{run}: ran again after it had finished")
+            wrong += _compare(lab, f"{run}/again", wanted, files)
+            finished += 1
+            print(f"{sum(kinds.values())} starts, {dict(kinds)}, {finished} finished, {len(wrong)} wrong", flush=True)
+    print("\n".join(wrong) or "no torn record, no wrong result, no lost work")
+    sys.exit(1 if wrong else 0)
+
+
+def _compare(lab: Lab, run: str, wanted: Mapping[str, float], files: Mapping[str, bytes]) -> list[str]:
+    wrong = [f"{run}: {name} differs" for name, content in lab.files(run).items() if content != files[name]]
+    return wrong + ([f"{run}: other numbers"] if lab.numbers(run) != wanted else [])
+
+
+def _writes(lab: Lab) -> int:
+    """How many flushes and renamings a run has."""
+    _forget(lab)
+    said = lab.start("count/run", write=_NEVER).communicate()[1]
+    return int(said.splitlines()[-1].removeprefix("writes: "))
+
+
+def _forget(lab: Lab) -> None:
+    """The next run starts with an empty cache."""
+    shutil.rmtree(lab.folder / "cache", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
