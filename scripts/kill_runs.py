@@ -132,7 +132,7 @@ def main() -> None:
         print(f"undisturbed: {seconds:.1f} s, {writes} writes", flush=True)
         kinds: Counter[str] = Counter()
         wrong: list[str] = []
-        finished = 0
+        finished = told = 0
         while kinds["at a write"] + kinds["at a time"] < parsed.kills:
             _forget(lab)
             run = f"run{finished}"
@@ -150,14 +150,23 @@ def main() -> None:
                 wrong.append(f"{run}: ran again after it had finished")
             wrong += _compare(lab, f"{run}/again", wanted, files)
             finished += 1
+            for found in wrong[told:]:
+                print(found, flush=True)
+            told = len(wrong)
             print(f"{sum(kinds.values())} starts, {dict(kinds)}, {finished} finished, {len(wrong)} wrong", flush=True)
-    print("\n".join(wrong) or "no torn record, no wrong result, no lost work")
+    print("no torn record, no wrong result, no lost work" if not wrong else f"{len(wrong)} wrong")
     sys.exit(1 if wrong else 0)
 
 
 def _compare(lab: Lab, run: str, wanted: Mapping[str, float], files: Mapping[str, bytes]) -> list[str]:
     wrong = [f"{run}: {name} differs" for name, content in lab.files(run).items() if content != files[name]]
-    return wrong + ([f"{run}: other numbers"] if lab.numbers(run) != wanted else [])
+    found = lab.numbers(run)
+    wrong += [
+        f"{run}: {name} is {found.get(name)}, not {wanted.get(name)}"
+        for name in {*wanted, *found}
+        if found.get(name) != wanted.get(name)
+    ]
+    return wrong
 
 
 def _writes(lab: Lab) -> int:

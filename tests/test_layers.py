@@ -25,7 +25,7 @@ LAYERS = (  # a module imports from layers above its own line only, and from its
     {"stages"},
     {"settings", "environment"},
     {"summary", "search", "reuse"},
-    {"sweep", "sharing"},
+    {"sweep", "sharing", "launch"},
     {"runner"},
     {"__main__"},
     {"report"},

@@ -150,7 +150,7 @@ class Hooks:
 class Progress:
     """What a training did."""
 
-    losses: list[float] = field(default_factory=list)  # of every step made here, penalty included
+    losses: list[float] = field(default_factory=list)  # of every step, penalty included
     held_out: dict[int, float] = field(default_factory=dict)  # the loss of held-out samples, by steps made before
     seconds: float = 0.0
     resumed_at: int = 0
@@ -161,6 +161,14 @@ class Progress:
         """The mean of the last steps."""
         recent = self.losses[-steps:]
         return sum(recent) / len(recent)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that goes on has to know of the steps before."""
+        return {"losses": self.losses, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts it back."""
+        self.losses, self.seconds = list(state["losses"]), state["seconds"]
 
 
 def fit(
@@ -215,12 +223,12 @@ def fit(
     if teacher is not None:
         teacher.to(device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.register_for_checkpointing(scheduler, hooks, held_out)
     progress, saved = Progress(), _shared(accelerator, folder) if training.save_every else None
+    accelerator.register_for_checkpointing(scheduler, hooks, held_out, progress)
     settings = f"{training} {hooks.settings}".strip()
     progress.trained_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     first = progress.resumed_at = _resume(accelerator, saved, settings)
-    start = time.perf_counter()
+    start = time.perf_counter() - progress.seconds
     model.train()
     try:
         for step in range(first, training.steps):
@@ -232,8 +240,9 @@ def fit(
             scheduler.step()
             _log(step, training, progress)
             if saved is not None and (step + 1) % training.save_every == 0 and step + 1 < training.steps:
+                progress.seconds = time.perf_counter() - start
                 _save(accelerator, saved, step + 1, settings)
-        held_out.measure(model, first + len(progress.losses), device, last=True)
+        held_out.measure(model, len(progress.losses), device, last=True)
         held_out.restore_best(model)
         progress.held_out = held_out.losses
         progress.optimizer_bytes = _bytes(optimizer)

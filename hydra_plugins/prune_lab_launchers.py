@@ -1,0 +1,119 @@
+"""``hydra/launcher=slurm|ray_tasks|processes``: engines that others keep, with what sweeps need beyond.
+
+Hydra imports every plugin at every start, so nothing is imported here that is slow to import, or may be missing.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class _Engine(Launcher):
+    """Makes another launcher when it is needed, or says how to install it.
+
+    Args:
+        settings: those of ``conf/hydra/launcher/NAME.yaml``.
+    """
+
+    name: ClassVar[str]  # as in conf/hydra/launcher; the plugins' own names would bring their own settings
+    extra: ClassVar[str]  # of the package
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.engine: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Makes the engine.
+
+        Raises:
+            BadInput: it is not installed, or its settings cannot be used.
+        """
+        from prune_lab.errors import BadInput
+
+        try:
+            self.engine = self.make()
+        except ModuleNotFoundError as error:
+            raise BadInput(
+                f"hydra/launcher={self.name} needs a package ({error}); "
+                f"install it with pip install 'prune-lab[{self.extra}]'"
+            ) from error
+        self.engine.setup(hydra_context=hydra_context, task_function=self.task(task_function), config=config)
+
+    @abstractmethod
+    def make(self) -> Launcher:
+        """The engine, with the settings."""
+
+    def task(self, function: TaskFunction) -> TaskFunction:
+        """What each job calls."""
+        return function
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs the jobs, and waits for them."""
+        assert self.engine is not None  # Hydra has called `setup`
+        return self.engine.launch(job_overrides, initial_job_idx=initial_job_idx)
+
+
+class Slurm(_Engine):
+    """hydra-submitit-launcher; waits for all jobs, also when one is lost."""
+
+    name = extra = "slurm"
+
+    def make(self) -> Launcher:
+        """Checks for Slurm, too."""
+        from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+
+        from prune_lab.launch.slurm import check_cluster
+
+        check_cluster()
+        return SlurmLauncher(**self.settings)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submits the jobs as an array."""
+        from prune_lab.launch.slurm import patience
+
+        with patience():
+            return super().launch(job_overrides, initial_job_idx)
+
+
+class Ray(_Engine):
+    """hydra-ray-launcher; on a cluster that is there, or on this machine."""
+
+    name, extra = "ray_tasks", "ray"
+
+    def make(self) -> Launcher:
+        """Puts our settings where Ray looks for them."""
+        from hydra_plugins.hydra_ray_launcher import _core  # noqa: F401 - says whether Ray is there
+        from hydra_plugins.hydra_ray_launcher.ray_launcher import RayLauncher
+
+        from prune_lab.launch.ray import settings_of
+
+        return RayLauncher(OmegaConf.create(settings_of(self.settings)))
+
+
+class Joblib(_Engine):
+    """hydra-joblib-launcher: processes of this machine, each with a GPU of its own if there are any."""
+
+    name, extra = "processes", "joblib"
+
+    def make(self) -> Launcher:
+        """One process for each GPU, if the settings do not say how many."""
+        from hydra_plugins.hydra_joblib_launcher import _core  # noqa: F401 - says whether joblib is there
+        from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
+
+        from prune_lab.launch.gpus import gpus_of
+
+        others = dict(self.settings)
+        self.gpus, jobs = gpus_of(others.pop("gpus", None)), others.pop("n_jobs", None)
+        return JoblibLauncher(n_jobs=jobs or len(self.gpus) or -1, **others)
+
+    def task(self, function: TaskFunction) -> TaskFunction:
+        """Takes a GPU first."""
+        from prune_lab.launch.gpus import on_a_gpu
+
+        return partial(on_a_gpu, function, self.gpus) if self.gpus else function

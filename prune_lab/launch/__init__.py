@@ -1,0 +1,1 @@
+"""What launchers of sweeps need beyond the engines they use."""

@@ -1,0 +1,59 @@
+"""A GPU of its own for each process of this machine."""
+
+import glob
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from hydra.types import TaskFunction
+
+from prune_lab.errors import BadInput
+
+_held: list[IO[str]] = []  # the lock of this process's GPU, until the process ends
+
+
+def gpus_of(given: Sequence[Any] | None) -> list[str]:
+    """The GPUs to share out: those given, or all that this process may use.
+
+    Raises:
+        BadInput: one is given twice, or is no number and no name.
+    """
+    if given is not None:
+        names = [str(each) for each in given]
+        if len(set(names)) < len(names) or not all(names):
+            raise BadInput(f"hydra.launcher.gpus={list(given)} is not allowed; it is a list of different GPUs: [0,1]")
+        return names
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name and name != "-1"]
+    return sorted((path.removeprefix("/dev/nvidia") for path in glob.glob("/dev/nvidia[0-9]*")), key=int)
+
+
+def on_a_gpu(function: TaskFunction, gpus: Sequence[str], config: Any) -> Any:
+    """Calls a job with a GPU that no other process has: the one this process has had before, or a free one.
+
+    Raises:
+        RuntimeError: more processes than GPUs.
+    """
+    if not _held:
+        os.environ["CUDA_VISIBLE_DEVICES"] = _take(gpus)
+    return function(config)
+
+
+def _take(gpus: Sequence[str]) -> str:
+    import fcntl
+
+    folder = Path(tempfile.gettempdir()) / f"prune_lab-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for gpu in gpus:
+        file = (folder / gpu.replace("/", "_")).open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        _held.append(file)
+        return gpu
+    raise RuntimeError(f"all of the GPUs {', '.join(gpus)} are taken; hydra.launcher.n_jobs={len(gpus)} is the most")
