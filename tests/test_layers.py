@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import prune_lab
+from prune_lab.source import _BESIDE_RUNS
 
 PACKAGE = Path(prune_lab.__file__).parent
 LAYERS = (  # a module imports from layers above its own line only, and from its own package
@@ -80,3 +81,10 @@ def test_a_wrong_import_would_be_found():
     assert violations({"masks.py": ("masks", wrong)}) == ["masks.py imports methods"]
     assert violations({"a.py": ("target", "import prune_lab.device")}) == ["a.py imports device"]
     assert violations({"a.py": ("methods", "from prune_lab import target")}) == []
+
+
+def test_what_is_no_part_of_a_run_is_imported_by_no_part_of_one():
+    """Their sources do not decide whether a run counts as done."""
+    for path, part in sources().items():
+        if part not in (*_BESIDE_RUNS, "__main__"):
+            assert not set(imports(path.read_text(encoding="utf-8"))) & set(_BESIDE_RUNS), path

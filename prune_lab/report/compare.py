@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prune_lab.report.grid import Grid
 from prune_lab.report.published import Published, find
 from prune_lab.report.records import Failures, Records, mean_and_spread, values
 from prune_lab.report.spec import Metric, TableSpec
@@ -69,8 +70,8 @@ def compare(findings: Findings, metric: Metric) -> list[Comparison]:
     return lines
 
 
-def markdown(spec: TableSpec, lines: Sequence[Comparison], origins: list[str]) -> list[str]:
-    """The comparison as a Markdown table.
+def comparison_grid(spec: TableSpec, lines: Sequence[Comparison], origins: list[str]) -> Grid:
+    """The comparison as a table.
 
     Args:
         spec: the table.
@@ -78,13 +79,16 @@ def markdown(spec: TableSpec, lines: Sequence[Comparison], origins: list[str]) -
         origins: of the published numbers, in the order of their footnotes; grows by those of these lines.
     """
     heads = [*spec.rows, "setting", "published", "ours", "difference", "protocol"]
-    text = ["| " + " | ".join(heads) + " |", "|" + "---|" * (1 + len(spec.rows)) + "---:|" * 3 + "---|"]
-    for line in lines:
-        cells = [*line.row, line.setting, _published(line, origins), _ours(line), _difference(line), line.protocol]
-        text.append("| " + " | ".join(cells) + " |")
-    if any(line.elsewhere for line in lines):
-        text += ["", _OTHER_MODELS]
-    return text
+    rows = [
+        [*line.row, line.setting, _published(line, origins), _ours(line), _difference(line), line.protocol]
+        for line in lines
+    ]
+    return Grid(heads, rows, frozenset([*range(1 + len(spec.rows)), len(heads) - 1]))
+
+
+def remark(lines: Sequence[Comparison]) -> str | None:
+    """What has to be said of published numbers that are of other models."""
+    return _OTHER_MODELS if any(line.elsewhere for line in lines) else None
 
 
 def footnotes(origins: Sequence[str]) -> list[str]:
@@ -190,7 +194,7 @@ def _protocol(records: Records, *, dense: bool = False) -> str:
             *parts,
             f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}",
         ]
-    return _cell_text("; ".join(parts))
+    return "; ".join(parts)
 
 
 def _chosen_on(record: dict[str, Any]) -> str:
@@ -224,7 +228,7 @@ def _published(line: Comparison, origins: list[str]) -> str:
 
 
 def _ours(line: Comparison) -> str:
-    not_run = f"not run: {_cell_text(line.not_run)}" if line.not_run else ""
+    not_run = f"not run: {line.not_run}" if line.not_run else ""
     return "; ".join(filter(None, [mean_and_spread(list(line.ours), line.metric.form) if line.ours else "", not_run]))
 
 
@@ -234,7 +238,3 @@ def _difference(line: Comparison) -> str:
     return f"{line.metric.form.replace('{:', '{:+')} ({{:+.1%}})".format(
         line.difference, line.difference / line.published.value
     )
-
-
-def _cell_text(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prune_lab.report.grid import Grid
 from prune_lab.report.records import Records, values
 from prune_lab.report.spec import CONTROL, Front, Metric, TableSpec
 
@@ -51,20 +52,17 @@ def points_of(spec: TableSpec, front: Front, records: Records, subject: tuple[st
     return points
 
 
-def front_lines(spec: TableSpec, front: Front, metric: Metric, records: Records) -> list[str]:
-    """The front of each model as a Markdown table, by the first metric."""
-    lines = [
-        "| " + " | ".join([*spec.rows, "setting", front.title, metric.title]) + " |",
-        "|" + "---|" * (1 + len(spec.rows)) + "---:|" * 2,
-    ]
+def front_grid(spec: TableSpec, front: Front, metric: Metric, records: Records) -> Grid:
+    """The front of each model, by the first metric."""
+    rows = []
     for subject in subjects_of(spec, records):
         points = points_of(spec, front, records, subject)
         for point in (points[index] for index in front_of([(point.x, point.y) for point in points])):
             spread = f" ± {metric.form.format(point.spread)}" if point.spread else ""
             cells = [front.form.format(point.x), metric.form.format(point.y) + spread]
             row = [value if point.column != "dense" or key == "model" else "-" for key, value in _keys(spec, point)]
-            lines.append("| " + " | ".join([*row, point.column, *cells]) + " |")
-    return lines
+            rows.append([*row, point.column, *cells])
+    return Grid([*spec.rows, "setting", front.title, metric.title], rows, frozenset(range(1 + len(spec.rows))))
 
 
 def subjects_of(spec: TableSpec, records: Records) -> list[tuple[str, ...]]:

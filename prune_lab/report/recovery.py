@@ -1,22 +1,20 @@
 """What training gives back after pruning, beside a dense model that was trained alike."""
 
+from prune_lab.report.grid import Grid
 from prune_lab.report.records import Records, mean_and_spread, values
 from prune_lab.report.spec import CONTROL, Recovery, TableSpec
 
 _FORM = "{:.0%}"
 
 
-def recovery_lines(spec: TableSpec, recovery: Recovery, metric: str, records: Records) -> list[str]:
-    """A Markdown table: for each trained row and column, the share of the distance to dense that training closes."""
-    lines = [
-        "| " + " | ".join([*spec.rows, *spec.columns]) + " |",
-        "|" + "---|" * len(spec.rows) + "---:|" * len(spec.columns),
-    ]
+def recovery_grid(spec: TableSpec, recovery: Recovery, metric: str, records: Records) -> Grid:
+    """For each trained row and column, the share of the distance to dense that training closes."""
+    rows = []
     for row in spec.row_values:
         if spec.keys(row)[recovery.key] != recovery.base:
             found = [closed(spec, recovery, metric, records, row, column) for column in spec.columns]
-            lines.append("| " + " | ".join([*row, *(mean_and_spread(each, _FORM) for each in found)]) + " |")
-    return lines
+            rows.append([*row, *(mean_and_spread(each, _FORM) for each in found)])
+    return Grid([*spec.rows, *spec.columns], rows, frozenset(range(len(spec.rows))))
 
 
 def closed(

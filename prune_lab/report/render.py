@@ -1,24 +1,26 @@
-"""Writes a table of runs: a CSV of every run, Markdown with mean and spread, and a plot for each metric.
+"""Writes a table of runs: a CSV of every run, Markdown and LaTeX with mean and spread, and a plot for each metric.
 
 A table with published numbers has them beside its own, in the Markdown and in a second CSV.
 """
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prune_lab.files import write_atomically, write_text
-from prune_lab.report.compare import Comparison, Findings, compare, comparison_csv, footnotes, markdown
-from prune_lab.report.pareto import front_lines
+from prune_lab.report.compare import Comparison, Findings, compare, comparison_csv, comparison_grid, footnotes, remark
+from prune_lab.report.grid import Grid, latex, markdown
+from prune_lab.report.pareto import front_grid
 from prune_lab.report.records import Records, key_of, mean_and_spread, measured, values
-from prune_lab.report.recovery import explanation, recovery_lines
+from prune_lab.report.recovery import explanation, recovery_grid
 from prune_lab.report.spec import CONTROL, Choices, Front, Metric, TableSpec
 
 
 def write_report(findings: Findings, folder: Path) -> str:
-    """Writes ``NAME.csv``, ``tables/NAME.md`` and, with matplotlib installed, ``plots/NAME_METRIC.svg``.
+    """Writes ``NAME.csv``, ``tables/NAME.md`` and ``.tex``, and, with matplotlib installed, ``plots/NAME_METRIC.svg``.
 
     A table with published numbers also gets ``comparisons/NAME.csv``.
 
@@ -28,6 +30,7 @@ def write_report(findings: Findings, folder: Path) -> str:
     spec, records, text = findings.spec, findings.records, report_text(findings)
     write_text(folder / f"{spec.name}.csv", _csv(spec, records))
     write_text(folder / "tables" / f"{spec.name}.md", text)
+    write_text(folder / "tables" / f"{spec.name}.tex", report_latex(findings))
     if spec.reference:
         lines = [line for compared in _comparisons(findings).values() for line in compared]
         write_text(folder / "comparisons" / f"{spec.name}.csv", comparison_csv(spec, lines))
@@ -43,26 +46,63 @@ def write_report(findings: Findings, folder: Path) -> str:
     return text
 
 
+@dataclass(frozen=True)
+class _Section:
+    """A table of the report with what stands above and below it."""
+
+    title: str
+    grid: Grid
+    above: str | None = None
+    below: str | None = None
+    beside: bool = False  # beside the published numbers
+
+
+def _sections(findings: Findings, origins: list[str]) -> Iterator[_Section]:
+    """All tables of a report; ``origins`` grows by those of the published numbers."""
+    spec, records, compared = findings.spec, findings.records, _comparisons(findings)
+    for metric in measured(spec, records) or list(compared):
+        if records:
+            yield _Section(metric.title, table_grid(spec, metric, records))
+        lines = compared.get(metric, [])
+        if any(line.published or line.elsewhere for line in lines):
+            yield _Section(metric.title, comparison_grid(spec, lines, origins), below=remark(lines), beside=True)
+    for name in spec.recovery.metrics if spec.recovery and records else ():
+        shares = recovery_grid(spec, spec.recovery, name, records)
+        yield _Section(f"What training gives back of {name}", shares, above=explanation(name))
+    for front, metric in _fronts(spec, records):
+        title = f"{metric.title} over {_small(front.title)}: what no other cell beats in both"
+        yield _Section(title, front_grid(spec, front, metric, records))
+
+
 def report_text(findings: Findings) -> str:
     """The Markdown of a table."""
-    spec, records = findings.spec, findings.records
-    lines, origins, compared = [f"# {spec.title}", ""], [], _comparisons(findings)
-    for metric in measured(spec, records) or list(compared):
-        lines += [f"## {metric.title}", ""]
-        if records:
-            lines += [*table_lines(spec, metric, records), ""]
-        if any(line.published or line.elsewhere for line in compared.get(metric, ())):
-            lines += ["### Beside the published numbers", "", *markdown(spec, compared[metric], origins), ""]
-    for name in spec.recovery.metrics if spec.recovery and records else ():
-        shares = recovery_lines(spec, spec.recovery, name, records)
-        lines += [f"## What training gives back of {name}", "", explanation(name), "", *shares, ""]
-    for front, metric in _fronts(spec, records):
-        lines += [f"## {metric.title} over {_small(front.title)}: what no other cell beats in both", ""]
-        lines += [*front_lines(spec, front, metric, records), ""]
-    lines += ["## Protocol", "", *_protocol(spec, records), ""]
+    origins: list[str] = []
+    lines = [f"# {findings.spec.title}", ""]
+    for section in _sections(findings, origins):
+        if not section.beside or not findings.records:
+            lines += [f"## {section.title}", ""]
+        lines += ["### Beside the published numbers", ""] if section.beside else []
+        lines += [section.above, ""] if section.above else []
+        lines += [*markdown(section.grid), ""]
+        lines += [section.below, ""] if section.below else []
+    lines += ["## Protocol", "", *_protocol(findings.spec, findings.records), ""]
     if origins:
         lines += ["## Sources", "", *footnotes(origins), ""]
     return "\n".join(lines)
+
+
+def report_latex(findings: Findings) -> str:
+    """The same tables in LaTeX, to be included."""
+    origins: list[str] = []
+    sections = list(_sections(findings, origins))
+    name = findings.spec.name
+    lines = [f"% {findings.spec.title}: needs \\usepackage{{booktabs}}; the protocol of these numbers is in {name}.md."]
+    for section in sections:
+        title = f"{findings.spec.title}: {_small(section.title)}{' beside the published numbers' * section.beside}"
+        text = ". ".join(filter(None, [title, section.above, section.below]))
+        marked = any("[^" in cell for row in section.grid.rows for cell in row)
+        lines += ["", *latex(section.grid, text, origins if marked else ())]
+    return "\n".join([*lines, ""])
 
 
 def update_readme(readme: Path, spec: TableSpec, records: Records) -> None:
@@ -74,25 +114,22 @@ def update_readme(readme: Path, spec: TableSpec, records: Records) -> None:
     before, _, rest = text.partition(begin)
     metric = measured(spec, records)[0]
     title = f"{spec.title}: {metric.title.lower()}, mean ± standard deviation over {_count(spec.seeds)}."
-    grid = "\n".join(table_lines(spec, metric, records))
+    grid = "\n".join(markdown(table_grid(spec, metric, records)))
     write_text(readme, f"{before}{begin}\n{title}\n\n{grid}\n{end}{rest.partition(end)[2]}")
 
 
-def table_lines(spec: TableSpec, metric: Metric, records: Records) -> list[str]:
-    """The Markdown table of one metric: a row for each combination of the row keys."""
+def table_grid(spec: TableSpec, metric: Metric, records: Records) -> Grid:
+    """One metric: a row for each combination of the row keys."""
     heads = ["dense", *(["dense, trained alike"] if spec.control else []), *spec.columns]
-    lines = [
-        "| " + " | ".join([*spec.rows, *heads]) + " |",
-        "|" + "---|" * len(spec.rows) + "---:|" * len(heads),
-    ]
+    rows = []
     for row in spec.row_values:
         dense = values(records, row, None, metric.name)
         cells = [metric.form.format(dense[0]) if dense else "-"]
         if spec.control:
             cells.append(mean_and_spread(values(records, spec.control_of(row), CONTROL, metric.name), metric.form))
         cells += [mean_and_spread(values(records, row, column, metric.name), metric.form) for column in spec.columns]
-        lines.append("| " + " | ".join([*row, *cells]) + " |")
-    return lines
+        rows.append([*row, *cells])
+    return Grid([*spec.rows, *heads], rows, frozenset(range(len(spec.rows))))
 
 
 def _fronts(spec: TableSpec, records: Records) -> list[tuple[Front, Metric]]:

@@ -1,13 +1,19 @@
 """The committed tables say what the committed runs say."""
 
 import csv
+import statistics
 from pathlib import Path
 
 import pytest
 
 from prune_lab.__main__ import conf_folder
-from prune_lab.report.records import Records
-from prune_lab.report.render import table_lines
+from prune_lab.report.compare import Findings, compare
+from prune_lab.report.grid import latex, markdown
+from prune_lab.report.pareto import front_grid
+from prune_lab.report.published import read_published
+from prune_lab.report.records import Records, measured
+from prune_lab.report.recovery import recovery_grid
+from prune_lab.report.render import table_grid
 from prune_lab.report.spec import Cell, TableSpec, read_table
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +40,10 @@ def read_runs(spec: TableSpec) -> Records:
     for line in read_lines(spec.name):
         row = tuple(line[key] for key in spec.rows)
         metrics = {name: float(value) for name, value in line.items() if "/" in name and value}
-        records.append((Cell(row, line["column"], int(line["seed"]), ()), {"metrics": metrics}))
+        # What tells a comparison how its runs were done is not in the file; the numbers are.
+        protocol = {"data": {}, "model": {"dtype": ""}}
+        cell = Cell(row, line["column"], int(line["seed"]), ())
+        records.append((cell, {"metrics": metrics, "protocol": protocol}))
     return records
 
 
@@ -48,11 +57,36 @@ def test_the_table_is_made_of_its_runs(name):
     if not spec.reference:  # a paper's table may lack cells that could not run
         assert len(records) == len(cells)
     text = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
-    for metric in spec.metrics:
-        assert "\n".join(table_lines(spec, metric, records)) in text
+    tex = (ROOT / "results" / "tables" / f"{name}.tex").read_text(encoding="utf-8")
+    grids = [table_grid(spec, metric, records) for metric in measured(spec, records)]
+    if spec.recovery:
+        grids += [recovery_grid(spec, spec.recovery, name, records) for name in spec.recovery.metrics]
+    metrics = {metric.name: metric for metric in spec.metrics}
+    grids += [front_grid(spec, front, metrics[front.y], records) for front in spec.fronts]
+    assert grids
+    for grid in grids:
+        assert "\n".join(markdown(grid)) in text
+        assert "\n".join(latex(grid, "")[3:-1]) in tex  # without the caption
+    assert text.count("\n|---") == tex.count("\\begin{tabular}") >= len(grids)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "results/comparisons").glob("*.csv")))
+def test_the_comparison_is_made_of_the_same_runs(name):
+    spec = spec_of(name)
+    assert spec.reference
+    published = read_published(ROOT / "results" / "reference" / spec.reference)
+    findings = Findings(spec, read_runs(spec), (), published)
+    committed = csv.DictReader((ROOT / "results/comparisons" / f"{name}.csv").read_text(encoding="utf-8").splitlines())
+    lines = [line for metric in measured(spec, findings.records) for line in compare(findings, metric)]
+    for line, found in zip(lines, committed, strict=True):
+        assert [*line.row, line.setting, line.metric.name] == [found[key] for key in (*spec.rows, "setting", "metric")]
+        assert int(found["runs"]) == len(line.ours)
+        assert (float(found["ours"]) if found["ours"] else None) == (statistics.fmean(line.ours) if line.ours else None)
+        assert found["published"] == (str(line.published.value) if line.published else "")
+        assert found["difference"] == ("" if line.difference is None else str(line.difference))
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if f"<!-- {name}:begin -->" in README])
 def test_the_readme_shows_the_same_table(name):
     spec = spec_of(name)
-    assert "\n".join(table_lines(spec, spec.metrics[0], read_runs(spec))) in README
+    assert "\n".join(markdown(table_grid(spec, spec.metrics[0], read_runs(spec)))) in README
