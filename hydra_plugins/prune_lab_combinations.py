@@ -1,8 +1,11 @@
 """``hydra/sweeper=combinations``, the default: as Hydra's sweep over every combination, but faster, and to its end.
 
+``hydra/sweeper=cells``: the same, over jobs that a file lists.
+
 Hydra imports every plugin at every start, so nothing is imported here that is slow to import.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +33,7 @@ class CombinationsSweeper(BasicSweeper):
         Raises:
             HydraException: a job cannot be composed; then none has run.
         """
-        overrides = OverridesParser.create(self.hydra_context.config_loader).parse_overrides(
-            [*self._parse_config(), *arguments]
-        )
-        batches = self.split_arguments(overrides, self.max_batch_size)
+        batches = self.batches(arguments)
         for batch in batches:
             self.validate_batch_is_legal(batch)
         folder = Path(self.config.hydra.sweep.dir)
@@ -45,3 +45,24 @@ class CombinationsSweeper(BasicSweeper):
         for result in (each for some in results for each in some):
             _ = result.return_value  # raises
         return results
+
+    def batches(self, arguments: list[str]) -> list[list[list[str]]]:
+        """The overrides of the jobs, in portions for the launcher."""
+        overrides = OverridesParser.create(self.hydra_context.config_loader).parse_overrides(
+            [*self._parse_config(), *arguments]
+        )
+        found: list[list[list[str]]] = self.split_arguments(overrides, self.max_batch_size)
+        return found
+
+
+class CellsSweeper(CombinationsSweeper):
+    """Runs the jobs of a file: a JSON list with a list of overrides for each; `prune-lab-table` writes it."""
+
+    def __init__(self, cells: str, max_batch_size: int | None = None, params: dict[str, str] | None = None):
+        super().__init__(max_batch_size, params)
+        self.cells = cells
+
+    def batches(self, arguments: list[str]) -> list[list[list[str]]]:
+        """Every job gets the command line's overrides, too."""
+        jobs = [[*job, *arguments] for job in json.loads(Path(self.cells).read_text(encoding="utf-8"))]
+        return [list(batch) for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size)]

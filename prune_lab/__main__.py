@@ -44,7 +44,7 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     searched = sweep and hydra_config.sweeper._target_ == SEARCH
     folder = Path(hydra_config.runtime.output_dir)
     try:
-        record = _run_unless_finished(
+        record = run_unless_finished(
             cfg,
             folder,
             group=Path(hydra_config.sweep.dir).name if sweep else None,
@@ -78,7 +78,7 @@ def _note_failure(error: Exception, folder: Path) -> None:
         write_json(folder / "record.json", record)
 
 
-def _run_unless_finished(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, Any]:
+def run_unless_finished(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, Any]:
     """The record of a run, or of an earlier one of the same settings, files and code."""
     from prune_lab import reuse
 

@@ -5,11 +5,16 @@ do not decide which files are composed.
 """
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
+from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 
@@ -61,6 +66,27 @@ class SweepConfigLoader(ConfigLoaderImpl):
         if override.package is not None or override.is_hydra_override():
             return False
         return isinstance(override.value(), dict) or not self.repository.group_exists(override.key_or_group)
+
+
+@contextmanager
+def composing(folder: Path) -> Iterator[Callable[[Sequence[str]], DictConfig]]:
+    """A function that composes runs from their overrides, without settings of Hydra's own.
+
+    Args:
+        folder: of the configuration.
+    """
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        ordinary = GlobalHydra.instance().config_loader()
+        loader = SweepConfigLoader(ordinary)
+        master = ordinary.load_configuration("config", [], RunMode.RUN)
+
+        def compose(overrides: Sequence[str]) -> DictConfig:
+            config = loader.load_sweep_config(master, list(overrides))
+            with open_dict(config):
+                del config["hydra"]
+            return config
+
+        yield compose
 
 
 def _note(overrides: Sequence[Override], config: DictConfig) -> None:

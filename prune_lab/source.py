@@ -4,7 +4,6 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-
 _BESIDE_RUNS = ("launch", "report", "search")  # packages that start runs or read them, and take no part in them
 
 

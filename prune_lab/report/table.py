@@ -3,23 +3,27 @@
 import argparse
 import json
 import logging
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prune_lab.__main__ import conf_folder, quiet_libraries
+from prune_lab.__main__ import conf_folder, run_unless_finished
+from prune_lab.compose import composing
 from prune_lab.errors import BadInput
+from prune_lab.files import write_json
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
 from prune_lab.report.records import Failures, Records
 from prune_lab.report.render import report_text, update_readme, write_report
-from prune_lab.report.spec import TableSpec, read_table
+from prune_lab.report.spec import Cell, TableSpec, read_table
+from prune_lab.reuse import read_record
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ _EXAMPLES = """examples:
   prune-lab-table reference --results my/results data.samples=16
   prune-lab-table sparsellm_opt model=opt_30b seed=0          a paper's table, beside its published numbers
   prune-lab-table sparsellm_opt model=reference               its miniature: a shipped model, no network
+  prune-lab-table reference -m slurm hydra.launcher.partition=gpu   what is missing as jobs of a cluster
 """
 
 
@@ -42,16 +47,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "overrides", nargs="*", help="KEY=VALUE: replaces the values of a row key, or goes to every run"
     )
     runs = "where run folders go, and where finished runs are looked for, however deep (%(default)s)"
+    parser.add_argument(
+        "-m",
+        "--launcher",
+        help="a launcher of Hydra that runs the cells: slurm, ray_tasks, processes, ...; its settings are overrides, "
+        "hydra.launcher.KEY=VALUE (docs/clusters.md)",
+    )
     parser.add_argument("--runs", type=Path, default=Path("outputs/tables"), help=runs)
     parser.add_argument("--results", type=Path, default=Path("results"), help="where tables go (%(default)s)")
     parser.add_argument("--readme", type=Path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->")
     parsed = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    quiet_libraries()
     try:
-        spec = read_table(conf_folder() / "table", parsed.name, parsed.overrides)
+        options = [override for override in parsed.overrides if override.lstrip("+").startswith("hydra.launcher.")]
+        if options and parsed.launcher is None:
+            raise BadInput(f"{options[0]} needs a launcher; give -m slurm, say")
+        spec = read_table(
+            conf_folder() / "table", parsed.name, [each for each in parsed.overrides if each not in options]
+        )
         published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
-        records, failures = run_cells(spec, parsed.runs)
+        records, failures = run_cells(spec, parsed.runs, launcher=parsed.launcher, options=options)
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         sys.stderr.write(f"prune-lab-table: {error}\n")
         sys.exit(2)
@@ -65,8 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(1 if failures else 0)
 
 
-def run_cells(spec: TableSpec, folder: Path) -> tuple[Records, Failures]:
+def run_cells(
+    spec: TableSpec, folder: Path, *, launcher: str | None = None, options: Sequence[str] = ()
+) -> tuple[Records, Failures]:
     """Runs every cell without a finished record; one that fails does not stop the others.
+
+    Args:
+        spec: the table.
+        folder: where run folders go, and where finished runs are looked for.
+        launcher: of Hydra, which runs the cells; none: they run here, one after the other.
+        options: of the launcher, as overrides.
 
     Returns:
         The finished cells with their records, and the others with what went wrong.
@@ -74,26 +97,77 @@ def run_cells(spec: TableSpec, folder: Path) -> tuple[Records, Failures]:
     Raises:
         BadInput: the settings of a cell cannot be used; found before the first run.
     """
-    from prune_lab.settings import check_settings, run_key
+    from prune_lab.settings import run_key
 
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        configs = [(cell, compose("config", list(cell.overrides))) for cell in spec.cells()]
-    keys = [run_key(check_settings(cfg)) for _, cfg in configs]
-    runner, finished = _Runner(spec.name), _finished_runs(folder)
-    records: Records = []
-    failures: Failures = []
-    for number, ((cell, cfg), key) in enumerate(zip(configs, keys, strict=True), start=1):
-        record = finished.get(key)
-        if record is None:
-            log.info("%d of %d: %s, %s, seed %d", number, len(configs), ", ".join(cell.row), cell.column, cell.seed)
-            try:
-                record = runner.run(cfg, folder / key[:20])
-            except Exception as error:
-                log.error("failed: %s", error)
-                failures.append((cell, str(error) or type(error).__name__))
-                continue
-        records.append((cell, record))
+    with composing(conf_folder()) as compose:
+        configs = [(cell, compose(cell.overrides)) for cell in spec.cells()]
+    keys = [run_key(OmegaConf.to_container(cfg, resolve=True)) for _, cfg in configs]
+    finished = _finished_runs(folder)
+    jobs = [(key, cell, cfg) for key, (cell, cfg) in zip(keys, configs, strict=True) if key not in finished]
+    if jobs:
+        from prune_lab.settings import check_settings  # imports what the settings name
+
+        for _, _, cfg in jobs:
+            check_settings(cfg)
+    log.info("%d of %d cells have finished before", len(keys) - len(jobs), len(keys))
+    if launcher is None:
+        found, reasons = _run_here(spec.name, jobs, folder)
+    else:
+        found, reasons = _run_elsewhere(spec.name, jobs, folder, launcher, options)
+    finished |= found
+    records = [(cell, finished[key]) for key, (cell, _) in zip(keys, configs, strict=True) if key in finished]
+    failures = [(cell, reasons[key]) for key, cell, _ in jobs if key not in finished]
     return records, failures
+
+
+Jobs = Sequence[tuple[str, Cell, DictConfig]]  # by the keys of their settings
+Outcome = tuple[dict[str, dict[str, Any]], dict[str, str]]  # records, and what went wrong, by those keys
+
+
+def _run_here(name: str, jobs: Jobs, folder: Path) -> Outcome:
+    """Runs the cells in this process, one after the other."""
+    runner, records, reasons = _Runner(name), {}, {}
+    for number, (key, cell, cfg) in enumerate(jobs, start=1):
+        log.info("%d of %d: %s, %s, seed %d", number, len(jobs), ", ".join(cell.row), cell.column, cell.seed)
+        try:
+            records[key] = runner.run(cfg, folder / key[:20])
+        except Exception as error:
+            log.error("failed: %s", error)
+            reasons[key] = str(error) or type(error).__name__
+    return records, reasons
+
+
+def _run_elsewhere(name: str, jobs: Jobs, folder: Path, launcher: str, options: Sequence[str]) -> Outcome:
+    """Runs the cells as the jobs of a sweep, and reads what they left."""
+    if not jobs:
+        return {}, {}
+    sweep = folder.resolve() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    sweep.mkdir(parents=True)
+    write_json(sweep / "cells.json", [list(cell.overrides) for _, cell, _ in jobs])
+    command = [
+        sys.executable,
+        "-m",
+        "prune_lab",
+        "-m",
+        "hydra/sweeper=cells",
+        f"hydra.sweeper.cells={sweep}/cells.json",
+    ]
+    command += [f"hydra/launcher={launcher}", f"hydra.sweep.dir={sweep}", *options]
+    status = subprocess.run(command, stdout=sys.stderr, check=False).returncode  # standard output is the table's
+    if not (sweep / "multirun.yaml").exists():
+        raise BadInput(f"the cells could not be launched (status {status}); the message is above")
+    records, reasons = {}, {}
+    for number, (key, _, _) in enumerate(jobs):
+        try:
+            record = read_record(sweep / str(number))
+        except (OSError, ValueError) as error:
+            reasons[key] = f"the run left no record: {error}"
+            continue
+        if record["status"] == "finished":
+            records[key] = record
+        else:
+            reasons[key] = str(record.get("error", record["status"])).partition(": ")[2] or str(record["status"])
+    return records, reasons
 
 
 class _Runner:
@@ -104,13 +178,11 @@ class _Runner:
         self.no_model: dict[str, str] = {}  # why, by the settings of the model
 
     def run(self, cfg: DictConfig, folder: Path) -> dict[str, Any]:
-        from prune_lab.runner import execute
-
         model = json.dumps(OmegaConf.to_container(cfg.model, resolve=True), sort_keys=True)
         if model in self.no_model:
             raise BadInput(self.no_model[model])
         try:
-            return execute(cfg, folder, group=self.group)
+            return run_unless_finished(cfg, folder, group=self.group)
         except BadInput as error:
             if str(error).startswith("model.path="):
                 self.no_model[model] = str(error)

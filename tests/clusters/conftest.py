@@ -42,8 +42,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
-    """``start("wanda", "-m", ...)`` begins ``prune-lab`` with a cache folder of that name."""
+def start(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """``start("cache", "-m", ...)`` begins ``prune-lab`` with a cache folder of that name."""
+    begun: list[subprocess.Popen[str]] = []
 
     def begin(cache: str, *arguments: str, path: Path = ROOT) -> "subprocess.Popen[str]":
         environment = {
@@ -54,11 +55,17 @@ def start(tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
             "COLUMNS": "120",
         }
         command = [sys.executable, "-m", "prune_lab", *arguments]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        begun.append(process)
+        return process
 
-    return begin
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
 
 
 def record(folder: Path) -> dict:

@@ -126,7 +126,7 @@ def test_the_miniature_leaves_the_table_alone(findings, tmp_path):
 
 
 def test_without_a_single_run_the_published_numbers_are_printed_and_nothing_is_written(tmp_path, monkeypatch, capsys):
-    def execute(cfg, folder, *, group):
+    def execute(cfg, folder, **how):
         raise RuntimeError("the hub is away")
 
     monkeypatch.setattr("prune_lab.runner.execute", execute)

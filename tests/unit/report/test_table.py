@@ -76,7 +76,7 @@ def test_cells_hold_mean_and_standard_deviation(folder, tmp_path):
 def test_finished_runs_are_not_run_again_and_failures_do_not_stop_the_rest(tmp_path, monkeypatch):
     calls = []
 
-    def execute(cfg, folder, *, group):
+    def execute(cfg, folder, **how):
         calls.append((cfg.method._target_, cfg.seed))
         if cfg.seed == 1:
             raise RuntimeError("boom")
@@ -107,7 +107,7 @@ def test_finished_runs_of_a_sweep_are_found_by_their_settings(tmp_path, monkeypa
         text = json.dumps({"status": status, "key": key, **{k: v for k, v in record(7.0).items() if k != "key"}})
         (folder / "record.json").write_text(text if status != "torn" else text[:40])
     run = []
-    monkeypatch.setattr("prune_lab.runner.execute", lambda cfg, folder, group: run.append(folder.name) or record(8.0))
+    monkeypatch.setattr("prune_lab.runner.execute", lambda cfg, folder, **how: run.append(folder.name) or record(8.0))
     records, failures = table.run_cells(spec, tmp_path)
     assert not failures
     assert [found["metrics"]["evaluate/perplexity"] for _, found in records] == [7.0, 8.0, 8.0]
@@ -117,7 +117,7 @@ def test_finished_runs_of_a_sweep_are_found_by_their_settings(tmp_path, monkeypa
 def test_a_model_that_cannot_be_had_is_asked_for_once(tmp_path, monkeypatch):
     asked = []
 
-    def execute(cfg, folder, *, group):
+    def execute(cfg, folder, **how):
         asked.append(cfg.model.path)
         raise BadInput(f"model.path={cfg.model.path}: cannot load the configuration: no network")
 
