@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _WITH_INPUTS = ("model", "data", "method", "allocation", "finetune", "evaluate")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
 _LARGE = 2**20
-_PROGRESS = ("blocks", "training")  # of a folder's content: what an interrupted run can go on with
+_PROGRESS = ("blocks", "training", "wandb_id")  # of a folder's content: what an interrupted run can go on with
 _NOT_SHARED = (".hydra", "wandb", "prune_lab.log", *_PROGRESS)  # what belongs to one process
 
 
@@ -98,7 +98,7 @@ def begin(identity: str, folder: Path) -> None:
     before = _named(_begun(identity)) or folder
     try:
         for name in _PROGRESS:
-            if (before / name).is_dir() and not (folder / name).exists():
+            if (before / name).exists() and not (folder / name).exists():
                 shutil.move(before / name, folder / name)
                 log.info("goes on with %s", before / name)
         write_json(_begun(identity), {"folder": str(folder.resolve())})

@@ -19,6 +19,7 @@ class RunInfo:
         name: what a reader calls the run.
         group: the sweep it belongs to; None outside one.
         tags: words to find it by.
+        kind: of run: ``run``, or ``report`` of many.
     """
 
     folder: Path
@@ -26,6 +27,7 @@ class RunInfo:
     name: str
     group: str | None = None
     tags: Sequence[str] = ()
+    kind: str = "run"
 
 
 class Tracker(Protocol):

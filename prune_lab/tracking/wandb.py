@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,21 +11,34 @@ from typing import TYPE_CHECKING
 
 from prune_lab.cache import cache_folder
 from prune_lab.errors import BadInput
+from prune_lab.files import write_text
 from prune_lab.tracking.base import RunInfo, without_secrets
 
 if TYPE_CHECKING:
     from wandb import Run
+    from wandb.plot.custom_chart import CustomChart
 
 MODES = ("offline", "online", "disabled")
+_ID = "wandb_id"  # a file of the run folder until the run is done: an interrupted run goes on under its name
+_CHARTS = {  # of tables: kind, the column of names or steps, the column of numbers, title
+    "layers": [
+        ("bar", "name", "sparsity", "Sparsity of each weight"),
+        ("bar", "name", "relative_output_error", "Relative output error of each weight"),
+    ],
+    "held_out": [("line", "step", "loss", "Loss of held-out samples")],
+    "rounds": [("line", "round", "perplexity_tuned", "Perplexity after each round")],
+}
 
 
 @dataclass
 class WandbTracker:
     """One W&B run for each run, below its folder: ``wandb/offline-run-*``, which ``wandb sync`` uploads later.
 
-    Logged are the configuration, each stage's metrics, tables, and the final numbers as the summary; not the console,
-    the code, the git state or the machine. What W&B would put below the home folder (staged files, caches) goes to the
-    run folder and the lab's cache, unless ``WANDB_DATA_DIR`` and ``WANDB_CACHE_DIR`` say otherwise.
+    Logged are the configuration, each stage's metrics, tables with charts of them, and the final numbers as the
+    summary; not the console, the code, the git state or the machine. A run that was interrupted and goes on has the
+    same id, also in another folder; offline, each start leaves a part of it, which ``wandb sync`` puts together. What
+    W&B would put below the home folder (staged files, caches) goes to the run folder and the lab's cache, unless
+    ``WANDB_DATA_DIR`` and ``WANDB_CACHE_DIR`` say otherwise.
 
     Attributes:
         project: the W&B project.
@@ -69,6 +83,9 @@ class WandbTracker:
                     "`wandb login` or set WANDB_API_KEY; or keep tracker.mode=offline and upload with `wandb sync`."
                 )
             self._run = wandb.init(
+                id=_id_of(run.folder),
+                resume="allow" if self.mode == "online" else None,  # offline, W&B cannot look for it
+                job_type=run.kind,
                 dir=run.folder,
                 mode=self.mode,
                 project=self.project,
@@ -103,6 +120,29 @@ class WandbTracker:
         data = [list(row) for row in rows]
         with self._contained():
             self._run.log({name: wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
+            for kind, names, numbers, title in _CHARTS.get(name, []):
+                if {names, numbers} <= set(columns):
+                    self._run.log({f"{name}/{numbers}": self._chart(kind, names, numbers, title, columns, data)})
+
+    def page(self, name: str, path: Path) -> None:
+        """Takes a page of HTML, to be looked at among the run's media."""
+        if self._run is None:
+            return
+        import wandb
+
+        with self._contained():
+            self._run.log({name: wandb.Html(path.read_text(encoding="utf-8"), inject=False)})
+
+    def _chart(
+        self, kind: str, names: str, numbers: str, title: str, columns: Sequence[str], data: list[list[object]]
+    ) -> "CustomChart":
+        import wandb
+
+        chosen = [columns.index(names), columns.index(numbers)]
+        points = [[row[index] for index in chosen] for row in data if isinstance(row[chosen[1]], int | float)]
+        table = wandb.Table(columns=[names, numbers], data=points, allow_mixed_types=True)
+        draw = wandb.plot.bar if kind == "bar" else wandb.plot.line
+        return draw(table, names, numbers, title=title)
 
     def finish(self, summary: Mapping[str, float], *, failed: bool) -> None:
         run, self._run = self._run, None
@@ -113,6 +153,8 @@ class WandbTracker:
         finally:
             with self._contained():
                 run.finish(exit_code=int(failed))
+            if not failed:
+                (self._folder / _ID).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _contained(self) -> Iterator[None]:
@@ -135,3 +177,11 @@ class WandbTracker:
             sys.exit, sys.excepthook = hooks
             for name in missing:
                 os.environ.pop(name, None)
+
+
+def _id_of(folder: Path) -> str:
+    """The id that an interrupted run of that folder had, or a new one."""
+    path = folder / _ID
+    if not path.is_file():
+        write_text(path, secrets.token_hex(4))
+    return path.read_text(encoding="utf-8").strip()

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,12 +13,15 @@ from prune_lab.files import write_text
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.flat import write_flat
 from prune_lab.report.page.html import page_of
+from prune_lab.tracking.base import RunInfo
+from prune_lab.tracking.wandb import WandbTracker
 
 _EXAMPLES = """examples:
   prune-lab-report outputs                         all runs below outputs, to outputs/report
   prune-lab-report outputs/sweeps/NAME --out page  one sweep, to the folder page
   prune-lab-report outputs --watch                 follow runs that are at work; Ctrl-C ends it
   prune-lab-report outputs --watch 30              look every 30 seconds
+  prune-lab-report outputs/sweeps/NAME --wandb     and a run with the page in the sweep's W&B group
 
 exit status: 0 done, 2 bad input; runs that failed are in the report.
 """
@@ -34,9 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="where the files go (FOLDER/report)")
     watch = f"go on looking for what changes, every so many seconds ({_SECONDS:g}); the page loads itself again"
     parser.add_argument("--watch", type=float, nargs="?", const=_SECONDS, metavar="SECONDS", help=watch)
+    wandb = "shows the page in Weights & Biases too, among the runs of the sweep (offline unless WANDB_MODE=online)"
+    parser.add_argument("--wandb", metavar="PROJECT", nargs="?", const="prune_lab", help=wandb)
     parsed = parser.parse_args(arguments)
+    out = parsed.out or parsed.folder / "report"
     try:
-        report(parsed.folder, parsed.out or parsed.folder / "report", parsed.watch)
+        report(parsed.folder, out, parsed.watch)
+        if parsed.wandb is not None:
+            attach(parsed.folder, out, parsed.wandb)
     except BadInput as error:
         sys.stderr.write(f"prune-lab-report: {error}\n")
         sys.exit(2)
@@ -68,6 +77,19 @@ def report(folder: Path, out: Path, watch: float | None = None) -> None:
                 _write(collection, out, watch)
     except KeyboardInterrupt:
         _write(collection, out, 0)  # a page that nobody renews need not look for news
+
+
+def attach(folder: Path, out: Path, project: str) -> None:
+    """Makes a W&B run, of the group that the runs of a sweep have, with the page; below ``out``.
+
+    Raises:
+        BadInput: W&B cannot be used so.
+    """
+    tracker = WandbTracker(project=project, mode=os.environ.get("WANDB_MODE", "offline"))
+    group = folder.resolve().name
+    tracker.start(RunInfo(out, {}, name=f"report of {group}", group=group, kind="report"))
+    tracker.page("report", out / "report.html")
+    tracker.finish({}, failed=False)
 
 
 def _write(collection: Collection, out: Path, watch: float) -> None:

@@ -323,3 +323,13 @@ def test_a_followed_sweep_is_written_again_when_a_run_ends_until_it_is_interrupt
     assert [(seconds, data["runs"], data["watch"]) for seconds, data in seen] == [(2, 0, 2), (2, 1, 2), (2, 1, 2)]
     page = (out / "report.html").read_text()
     assert '"watch":0' in page and "again every" not in page
+
+
+def test_the_page_can_stand_among_the_runs_of_a_sweep(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    write("sweep/0", finished())
+    main([str(tmp_path / "runs/sweep"), "--wandb", "mine"])
+    (run,) = (tmp_path / "runs/sweep/report/wandb").glob("offline-run-*")
+    (page,) = run.glob("files/media/html/report*.html")
+    assert page.read_bytes() == (tmp_path / "runs/sweep/report/report.html").read_bytes()

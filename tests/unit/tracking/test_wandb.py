@@ -63,6 +63,12 @@ def logged(path: Path) -> dict:
         elif kind in ("history", "summary"):
             items = record.history.item if kind == "history" else record.summary.update
             found[kind].update({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+        elif kind == "config":  # W&B's own part of it: how charts are drawn
+            found["charts"] = found.get("charts", {}) | {
+                item.nested_key[2]: json.loads(item.value_json)
+                for item in record.config.update
+                if list(item.nested_key[:2]) == ["_wandb", "visualize"]
+            }
         elif kind == "exit":
             found["exit"] = record.exit.exit_code
     return found
@@ -117,6 +123,56 @@ def test_the_table_is_there_row_by_row(two_runs):
     content = json.loads(table.read_text())
     assert content["columns"] == ["name", "sparsity", "error"]
     assert content["data"] == [["block.0", 0.5, 0.25], ["block.1", 0.5, None]]
+
+
+def test_the_table_has_charts(two_runs):
+    folder, _, paths, _ = two_runs
+    assert set(logged(paths[0])["charts"]) == {"layers/sparsity"}
+    [table] = (folder / "0" / "wandb").glob("offline-run-*/files/media/table/layers/sparsity_table*.table.json")
+    assert json.loads(table.read_text())["data"] == [["block.0", 0.5], ["block.1", 0.5]]
+
+
+def test_the_folder_of_a_sweep_can_be_synchronised(two_runs):
+    folder, home, _, _ = two_runs
+    runs = sorted(str(path) for path in folder.glob("*/wandb/offline-run-*"))
+    environment = {**os.environ, "HOME": str(home), "WANDB_API_KEY": "0" * 40}
+    command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *runs]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert all(Path(run).name.rpartition("-")[2] in said.replace("\n", "") for run in runs), said
+
+
+INTERRUPTED = """
+import os, sys
+from pathlib import Path
+from prune_lab.tracking.base import RunInfo
+from prune_lab.tracking.wandb import WandbTracker
+
+tracker = WandbTracker()
+tracker.start(RunInfo(Path(sys.argv[1]), {}, "toy"))
+tracker.log("dense", {"dense/perplexity": 10.0})
+if len(sys.argv) > 2:
+    os._exit(9)
+tracker.log("evaluate", {"evaluate/perplexity": 20.0})
+tracker.finish({"evaluate/perplexity": 20.0}, failed=False)
+"""
+
+
+def test_an_interrupted_run_goes_on_under_its_id_and_another_one_does_not(tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path), "PRUNE_LAB_CACHE": str(tmp_path / "cache")}
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, *how in ((first, "killed"), (second,), (second,)):
+        folder.mkdir(exist_ok=True)
+        if folder == second and not list(second.iterdir()):  # as `prune_lab.reuse.begin` does
+            (first / "wandb_id").rename(second / "wandb_id")
+        done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(folder), *how], env=environment, timeout=120)
+        assert done.returncode == (9 if how else 0)
+    # What was not yet written when the process died is lost; the part that goes on tells all stages again.
+    (killed,) = first.glob("wandb/offline-run-*")
+    parts = [logged(path) for path in sorted(second.glob("wandb/offline-run-*/*.wandb"), key=os.path.getmtime)]
+    assert killed.name.rpartition("-")[2] == parts[0]["run"].run_id != parts[1]["run"].run_id
+    assert [part["summary"]["evaluate/perplexity"] for part in parts] == [20, 20]
 
 
 def test_nothing_is_written_to_the_home_folder_or_the_terminal(two_runs):
