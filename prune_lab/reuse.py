@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _WITH_INPUTS = ("model", "data", "method", "allocation", "finetune", "evaluate")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
+_NAMES = ("_target_", "kind", "name", "dtype")
 _LARGE = 2**20
 _PROGRESS = ("blocks", "training", "wandb_id")  # of a folder's content: what an interrupted run can go on with
 _NOT_SHARED = (".hydra", "wandb", "prune_lab.log", *_PROGRESS)  # what belongs to one process
@@ -170,10 +171,15 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def _texts(value: Any) -> Iterator[str]:
+    """All texts but those under keys that never name a file: a folder may be called as they are."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in _NAMES:
+                yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
             yield from _texts(item)
 
 

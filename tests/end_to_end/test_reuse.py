@@ -72,6 +72,11 @@ def test_what_is_not_the_same_runs(command, job, tmp_path, monkeypatch, token_fi
     assert not run(command, *job, folder=tmp_path / "second")
 
 
+def test_a_folder_that_is_called_as_a_setting_is_none_of_the_files(command, job, tmp_path):
+    assert not run(command, *job, folder=tmp_path / "local")  # model=local
+    assert run(command, *job, folder=tmp_path / "again")
+
+
 def test_a_run_without_its_model_serves_those_that_want_none(command, job, tmp_path):
     assert not run(command, *job, "save_model=false", folder=tmp_path / "first")
     assert run(command, *job, "save_model=false", folder=tmp_path / "second")
