@@ -17,7 +17,8 @@ class Collection:
 
     Args:
         folder: to look into, however deep.
-        runs: those with a readable record, by their folders.
+        runs: those with a readable record, by their folders; one that was taken from an earlier one is left out.
+        taken: how many were.
         unreadable: the others, with the reasons.
         open: folders of runs that have begun and left no record yet: at work, or killed.
     """
@@ -26,6 +27,7 @@ class Collection:
     runs: list[Run] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
+    taken: int = 0
     _known: dict[Path, tuple[object, Run | Unreadable]] = field(default_factory=dict, repr=False)
 
     def refresh(self) -> bool:
@@ -42,7 +44,9 @@ class Collection:
         changed = changed or any(known[path] is not self._known[path] for path in known)
         self._known, self.open = known, opened
         read = {self._name(path): found for path, (_, found) in known.items()}
-        self.runs = [found for found in read.values() if isinstance(found, Run)]
+        found = [each for each in read.values() if isinstance(each, Run)]
+        self.runs = _distinct(found)
+        self.taken = len(found) - len(self.runs)
         self.unreadable = [(name, str(found)) for name, found in read.items() if isinstance(found, Unreadable)]
         return changed
 
@@ -52,7 +56,10 @@ class Collection:
         found = Counter(run.status for run in self.runs)
         order = {name: number for number, name in enumerate(("finished", "failed", "stopped"))}
         counts = {name: found[name] for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))}
-        return {**counts, **{"unreadable": len(self.unreadable), "without a record": len(self.open)}}
+        return {
+            **counts,
+            **{"taken from these": self.taken, "unreadable": len(self.unreadable), "without a record": len(self.open)},
+        }
 
     def _folders(self) -> Iterator[Path]:
         """Every folder with a record, or with the settings that a run writes first; in the order of their paths."""
@@ -88,3 +95,11 @@ def _stamp(path: Path) -> tuple[object, ...] | None:
         except OSError:
             found.append(None)
     return tuple(found) if found[0] else None
+
+
+def _distinct(runs: list[Run]) -> list[Run]:
+    """The runs without those that are the same as an earlier one, by their identities: another folder of one result."""
+    seen: dict[str, Run] = {}
+    for run in runs:
+        seen.setdefault(run.identity if run.identity and run.status == "finished" else f"in {run.folder}", run)
+    return list(seen.values())

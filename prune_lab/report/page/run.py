@@ -46,6 +46,7 @@ class Run:
         held_out: losses of held-out samples, as steps and values.
         rounds: a row for each round of pruning and training in turns.
         layers: of the last pruning.
+        identity: that runs have in common where one was taken from the other.
     """
 
     folder: str
@@ -57,6 +58,7 @@ class Run:
     held_out: tuple[tuple[float, float], ...] = ()
     rounds: tuple[tuple[float, ...], ...] = ()
     layers: Layers | None = None
+    identity: str | None = None
 
     @property
     def status(self) -> str:
@@ -98,6 +100,7 @@ def read_run(folder: Path, name: str) -> Run:
         held_out=_held_out(protocol),
         rounds=_rounds(folder / "rounds.csv"),
         layers=_layers(folder / "layers.csv"),
+        identity=str(record["identity"]) if record.get("identity") else None,
     )
 
 

@@ -333,3 +333,12 @@ def test_the_page_can_stand_among_the_runs_of_a_sweep(write, tmp_path, monkeypat
     (run,) = (tmp_path / "runs/sweep/report/wandb").glob("offline-run-*")
     (page,) = run.glob("files/media/html/report*.html")
     assert page.read_bytes() == (tmp_path / "runs/sweep/report/report.html").read_bytes()
+
+
+def test_a_run_that_was_taken_from_another_is_counted_but_not_shown_again(write, collect):
+    for name, identity in (("a/0", "x"), ("a/1", "y"), ("b/0", "x"), ("b/1", None), ("b/2", None)):
+        write(name, finished() | {"identity": identity})
+    write("c/0", finished() | {"identity": "y", "status": "failed"})
+    found = collect()
+    assert [run.folder for run in found.runs] == ["a/0", "a/1", "b/1", "b/2", "c/0"]
+    assert found.counts["taken from these"] == 1 and found.counts["finished"] == 4
