@@ -56,10 +56,8 @@ class Collection:
         found = Counter(run.status for run in self.runs)
         order = {name: number for number, name in enumerate(("finished", "failed", "stopped"))}
         counts = {name: found[name] for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))}
-        return {
-            **counts,
-            **{"taken from these": self.taken, "unreadable": len(self.unreadable), "without a record": len(self.open)},
-        }
+        taken = {"taken from these": self.taken} if self.taken else {}
+        return {**counts, **taken, "unreadable": len(self.unreadable), "without a record": len(self.open)}
 
     def _folders(self) -> Iterator[Path]:
         """Every folder with a record, or with the settings that a run writes first; in the order of their paths."""
