@@ -1,4 +1,4 @@
-"""``hydra/sweeper=combinations``, the default: as Hydra's sweep over every combination, but faster, and to its end.
+"""The default of ``prune-lab -m``: as Hydra's sweep over every combination, but faster, and to its end.
 
 ``hydra/sweeper=cells``: the same, over jobs that a file lists.
 
@@ -11,10 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+
+def use_by_default() -> None:
+    """Takes the place of Hydra's own sweeper (``hydra/sweeper=basic``), in this process.
+
+    An ``override`` in ``conf/config.yaml`` would win over that of an experiment that chooses another sweeper.
+    """
+    Plugins.instance()  # now, as it would put Hydra's own in our place later
+    node = {"_target_": f"{__name__}.{CombinationsSweeper.__name__}", "max_batch_size": None, "params": None}
+    ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=node, provider="prune_lab")
 
 
 class CombinationsSweeper(BasicSweeper):

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hydra_plugins.prune_lab_combinations import use_by_default
 from prune_lab.errors import BadInput, RunFailed, TrialStopped
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ def _objective(record: dict[str, Any], asked: Any, *, needed: bool) -> float | t
 
 def main() -> None:
     """Runs the command and exits with its status: 0 done, 1 a run failed, 2 bad input."""
+    use_by_default()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
     try:
         if is_assistant():
