@@ -108,23 +108,29 @@ def main() -> None:
     parser.add_argument("--skipped", type=int, default=200, help="jobs of the sweep of finished ones (%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="processes whose overhead is measured (%(default)s)")
     parsed = parser.parse_args()
+    print("| what | |\n|---|---:|", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         alone, numbers = cells(folder / "alone", parsed.model, "null")
+        _row("24 cells, 4 prunings, 6 trainings each; s without the store", f"{alone:.1f}")
         shared, same = cells(folder / "shared", parsed.model, "0")
         if numbers != same or len(same) != 24:
             sys.exit(f"the store changed numbers: {numbers} {same}")
-        skips = skipped(folder / "skipped", parsed.model, parsed.skipped)
-        spent = {tracker: overhead(folder, parsed.model, tracker, parsed.runs) for tracker in ("jsonl", "wandb")}
+        _row("the same with it, the same numbers; s", f"{shared:.1f}")
+        _row("share of the time", f"{shared / alone:.2f}")
+        _row(
+            f"{parsed.skipped} jobs that have finished before; s",
+            f"{skipped(folder, parsed.model, parsed.skipped):.1f}",
+        )
+        for tracker in ("jsonl", "wandb"):
+            spent = overhead(folder, parsed.model, tracker, parsed.runs)
+            _row(f"overhead of a run, tracker={tracker}; s, median (largest)", _told(spent))
         helps = [command(folder, "--help")[0] for _ in range(parsed.runs)]
-    print("| what | |\n|---|---:|")
-    print(f"| 24 cells, 4 prunings, 6 trainings each; s without the store | {alone:.1f} |")
-    print(f"| the same with it, the same numbers; s | {shared:.1f} |")
-    print(f"| share of the time | {shared / alone:.2f} |")
-    print(f"| {parsed.skipped} jobs that have finished before; s | {skips:.1f} |")
-    for tracker, seconds in spent.items():
-        print(f"| overhead of a run, tracker={tracker}; s, median (largest) | {_told(seconds)} |")
-    print(f"| prune-lab --help; s, median (largest) | {_told(helps)} |")
+        _row("prune-lab --help; s, median (largest)", _told(helps))
+
+
+def _row(what: str, found: str) -> None:
+    print(f"| {what} | {found} |", flush=True)
 
 
 def _told(seconds: list[float]) -> str:
