@@ -20,7 +20,7 @@ from typing import Any
 
 CELLS = (
     "method=sparsellm", "sparsity.level=0.5,0.6,0.7,0.8", "finetune=full", "finetune.lr=1e-5,3e-5,1e-4,2e-4,3e-4,1e-3",
-    "finetune.steps=8", "finetune.batch_size=4", "data.samples=32", "data.seqlen=256", "data.limit_windows=32",
+    "finetune.steps=8", "finetune.batch_size=4", "data.seqlen=256", "data.limit_windows=32",
     "stages=[dense,prune,finetune,evaluate]",
 )  # fmt: skip
 QUICK = ("method=magnitude", "data.samples=2", "data.seqlen=128", "data.limit_windows=2")
@@ -106,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="reference_llama")
     parser.add_argument("--skipped", type=int, default=200, help="jobs of the sweep of finished ones (%(default)s)")
+    parser.add_argument("--cells", action="store_true", help="the 24 cells alone")
     parser.add_argument("--runs", type=int, default=5, help="processes whose overhead is measured (%(default)s)")
     parsed = parser.parse_args()
     print("| what | |\n|---|---:|", flush=True)
@@ -118,6 +119,8 @@ def main() -> None:
             sys.exit(f"the store changed numbers: {numbers} {same}")
         _row("the same with it, the same numbers; s", f"{shared:.1f}")
         _row("share of the time", f"{shared / alone:.2f}")
+        if parsed.cells:
+            return
         _row(
             f"{parsed.skipped} jobs that have finished before; s",
             f"{skipped(folder, parsed.model, parsed.skipped):.1f}",
