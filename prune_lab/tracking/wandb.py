@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 MODES = ("offline", "online", "disabled")
 _ID = "wandb_id"  # a file of the run folder until the run is done: an interrupted run goes on under its name
-_PATIENCE = 15  # attempts, a second apart
 _CHARTS = {  # of tables: kind, the column of names or steps, the column of numbers, title
     "layers": [
         ("bar", "name", "sparsity", "Sparsity of each weight"),
@@ -112,41 +110,33 @@ class WandbTracker:
             self._run.log({name: wandb.Html(path.read_text(encoding="utf-8"), inject=False)})
 
     def _open(self, run: RunInfo) -> "Run":
-        """Makes the W&B run; one that goes on may have to wait until W&B has let go of the process that died."""
         import wandb
 
-        for left in reversed(range(_PATIENCE)):
-            try:
-                return wandb.init(
-                    id=_id_of(run.folder),
-                    resume="allow" if self.mode == "online" else None,  # offline, W&B cannot look for it
-                    job_type=run.kind,
-                    dir=run.folder,
-                    mode=self.mode,
-                    project=self.project,
-                    entity=self.entity,
-                    group=self.group or run.group,
-                    name=run.name,
-                    tags=[*self.tags, *run.tags],
-                    config=without_secrets(run.config),
-                    # A sweep's jobs share one process, where the default would return the run of the job before.
-                    reinit="create_new",
-                    settings=wandb.Settings(
-                        silent=True,
-                        console="off",
-                        symlink=False,
-                        disable_code=True,
-                        disable_git=True,
-                        x_disable_machine_info=True,
-                        host="",
-                        x_save_requirements=False,  # environment.json has the versions
-                    ),
-                )
-            except Exception as error:
-                if "in use" not in str(error) or not left:
-                    raise
-                time.sleep(1)
-        raise AssertionError("the last attempt returns or raises")
+        return wandb.init(
+            id=_id_of(run.folder),
+            resume="allow" if self.mode == "online" else None,  # offline, W&B cannot look for it
+            job_type=run.kind,
+            dir=run.folder,
+            mode=self.mode,
+            project=self.project,
+            entity=self.entity,
+            group=self.group or run.group,
+            name=run.name,
+            tags=[*self.tags, *run.tags],
+            config=without_secrets(run.config),
+            # A sweep's jobs share one process, where the default would return the run of the job before.
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                symlink=False,
+                disable_code=True,
+                disable_git=True,
+                x_disable_machine_info=True,
+                host="",
+                x_save_requirements=False,  # environment.json has the versions
+            ),
+        )
 
     def _chart(
         self, kind: str, names: str, numbers: str, title: str, columns: Sequence[str], data: list[list[object]]

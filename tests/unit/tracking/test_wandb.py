@@ -160,7 +160,9 @@ tracker.finish({"evaluate/perplexity": 20.0}, failed=False)
 
 
 def test_an_interrupted_run_goes_on_under_its_id_and_another_one_does_not(tmp_path):
-    environment = {**os.environ, "HOME": str(tmp_path), "PRUNE_LAB_CACHE": str(tmp_path / "cache")}
+    # Without W&B's own: processes would share the service of this one, which does not let go of the killed one's run.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = {**kept, "HOME": str(tmp_path), "PRUNE_LAB_CACHE": str(tmp_path / "cache")}
     first, second = tmp_path / "first", tmp_path / "second"
     for folder, *how in ((first, "killed"), (second,), (second,)):
         folder.mkdir(exist_ok=True)
