@@ -31,7 +31,7 @@ class Run:
 
     ``metrics`` holds what stages measured, as ``stage/metric``; ``protocol`` how those numbers came about; ``tables``
     what a stage wants shown as a table, by name; ``report`` is told values on the way, in a search that stops trials;
-    ``key`` stands for all settings that numbers depend on.
+    ``key`` stands for all settings that numbers depend on; ``kept_as`` for the model as it is, where the store has it.
     """
 
     model: PrunableModel
@@ -45,6 +45,7 @@ class Run:
     tables: dict[str, Table] = field(default_factory=dict)
     report: Report | None = None
     key: str = ""
+    kept_as: str | None = None
 
     @property
     def subject(self) -> Subject:

@@ -63,6 +63,7 @@ class SharedStages:
         self.run, self.store, self.least_seconds = run, store, plain["share"]
         self.keys = _keys(run, plain, stages)
         self.names = list(stages)
+        self._measuring = {name for name, stage in stages.items() if stage.measures}
         self._results: list[Result] = []  # of stages that changed the model, so far
         self._protocol: dict[str, object] = {}  # what those noted
 
@@ -74,7 +75,10 @@ class SharedStages:
             work: does it; called with no other process at the same stage.
         """
         if name not in self.keys:
-            return [work()]
+            result = work()
+            if result.metrics and name not in self._measuring:
+                self.run.kept_as = None
+            return [result]
         taken = self._take(name)
         if taken:
             return taken
@@ -87,6 +91,7 @@ class SharedStages:
         for last in reversed(chain):
             results = self.store.load(self.keys[last], self._restore)
             if results is not None:
+                self.run.kept_as = self.keys[last]
                 wanted = chain[: chain.index(last) + 1]
                 log.info("%s: taken from an earlier run", ", ".join(wanted))
                 return [result for result in results if result.name in wanted]
@@ -98,10 +103,14 @@ class SharedStages:
         seconds = time.perf_counter() - start
         self._results.append(result)
         self._protocol |= {key: value for key, value in self.run.protocol.items() if before.get(key) is not value}
-        if result.metrics and seconds >= self.least_seconds:
+        if not result.metrics:
+            return result
+        self.run.kept_as = None
+        if seconds >= self.least_seconds:
             weights = self.run.model.hf.state_dict().values()
             expected = sum(each.numel() * each.element_size() for each in weights)
             self.store.keep(self.keys[name], self._write, expected=expected)
+            self.run.kept_as = self.keys[name]
         return result
 
     def _write(self, folder: Path) -> None:

@@ -47,6 +47,28 @@ class Store:
     folder: Path
     limit: int
 
+    def obtain(
+        self, key: str, what: str, *, read: Callable[[Path], T], make: Callable[[], T], write: Callable[[Path, T], None]
+    ) -> T:
+        """What is kept under a key; made and kept where nothing is.
+
+        Args:
+            key: a hexadecimal digest of all that decides the result.
+            what: it is, for whoever waits while another process makes it.
+            read: the result, from the entry's folder.
+            make: the result; called with no other process at the same one.
+            write: the result, into the entry's folder.
+        """
+        found = self.load(key, read)
+        if found is not None:
+            return found
+        with self.claimed(key, what):
+            found = self.load(key, read)
+            if found is None:
+                found = made = make()
+                self.keep(key, lambda folder: write(folder, made))
+        return found
+
     def load(self, key: str, read: Callable[[Path], T]) -> T | None:
         """What ``read`` makes of the entry's folder; ``None`` if there is none, or it is damaged, or just goes."""
         entry = self._entry(key)

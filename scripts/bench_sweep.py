@@ -27,9 +27,11 @@ QUICK = ("method=magnitude", "data.samples=2", "data.seqlen=128", "data.limit_wi
 KEPT = ("evaluate=perplexity", "save_model=false", "tracker=jsonl")
 
 
-def command(cache: Path, *overrides: str) -> tuple[float, str]:
-    """Seconds of ``prune-lab``, and what it said."""
+def command(cache: Path, *overrides: str, stored: bool = True) -> tuple[float, str]:
+    """Seconds of ``prune-lab``, and what it said; with the store's own limit, or with nothing stored."""
     environment = {**os.environ, "PRUNE_LAB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    if not stored:
+        environment["PRUNE_LAB_CACHE_GB"] = "0"
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "prune_lab", *overrides], env=environment, capture_output=True, text=True, check=False
@@ -45,11 +47,10 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*/record.json"))]
 
 
-def cells(folder: Path, model: str, share: str) -> tuple[float, dict[str, float]]:
+def cells(folder: Path, model: str, *, stored: bool) -> tuple[float, dict[str, float]]:
     """Seconds of the 24 cells, and the perplexity of each by its settings."""
-    seconds, _ = command(
-        folder / "cache", "-m", f"model={model}", *CELLS, *KEPT, f"share={share}", f"hydra.sweep.dir={folder / 'sweep'}"
-    )
+    job = (f"model={model}", *CELLS, *KEPT, "share=0", f"hydra.sweep.dir={folder / 'sweep'}")
+    seconds, _ = command(folder / "cache", "-m", *job, stored=stored)
     found = {
         f"{record['config']['sparsity']['level']} {record['config']['finetune']['lr']}": record["metrics"]
         for record in records(folder / "sweep")
@@ -112,9 +113,9 @@ def main() -> None:
     print("| what | |\n|---|---:|", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        alone, numbers = cells(folder / "alone", parsed.model, "null")
+        alone, numbers = cells(folder / "alone", parsed.model, stored=False)
         _row("24 cells, 4 prunings, 6 trainings each; s without the store", f"{alone:.1f}")
-        shared, same = cells(folder / "shared", parsed.model, "0")
+        shared, same = cells(folder / "shared", parsed.model, stored=True)
         if numbers != same or len(same) != 24:
             sys.exit(f"the store changed numbers: {numbers} {same}")
         _row("the same with it, the same numbers; s", f"{shared:.1f}")

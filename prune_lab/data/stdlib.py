@@ -18,7 +18,9 @@ import builtins
 import functools
 import hashlib
 import inspect
+import json
 import re
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -26,6 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data import topics
 from typing import Literal, get_args
+
+from prune_lab.files import write_json
+from prune_lab.store import open_store
 
 Split = Literal["train", "calibration", "evaluation"]
 
@@ -50,6 +55,7 @@ SKIPPED_PREFIXES = ("_sysconfigdata", "config-")
 LONG_TEXT = 60
 """Documentation strings and paragraphs of at least this many characters are not repeated; short ones may be."""
 
+_KEPT = "documents.json"
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -107,6 +113,31 @@ def split(name: Split) -> list[Document]:
 
 @functools.cache
 def _documents() -> tuple[Document, ...]:
+    """All documents; reading them takes seconds, so they are kept for other processes."""
+    return open_store().obtain(
+        _digest(), "documentation of the standard library", read=_read_kept, make=_read_sources, write=_write_kept
+    )
+
+
+def _digest() -> str:
+    """Of all that the documents follow from: this module, the Python, and its sources by size and time of change."""
+    digest = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode())
+    for name, path in _module_files():
+        status = path.stat()
+        digest.update(f"{name} {path} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_kept(folder: Path) -> tuple[Document, ...]:
+    kept = json.loads((folder / _KEPT).read_text(encoding="utf-8"))
+    return tuple(Document(name, text) for name, text in kept.items())
+
+
+def _write_kept(folder: Path, kept: tuple[Document, ...]) -> None:
+    write_json(folder / _KEPT, {document.name: document.text for document in kept})
+
+
+def _read_sources() -> tuple[Document, ...]:
     entries = {name: list(_module_entries(name, path)) for name, path in _module_files()}
     entries[builtins.__name__] = list(_builtin_entries())
     entries.update({TOPIC_PREFIX + topic: [_Entry("", text.strip())] for topic, text in topics.topics.items()})

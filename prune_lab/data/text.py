@@ -1,16 +1,16 @@
 """Data sets made of text: joined, tokenised once and cut into windows, as the pruning papers do."""
 
-import hashlib
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import FileText, HubText, TextSource
 from prune_lab.data.spec import DataSpec, check_count
+from prune_lab.data.tokenised import tokenise
 from prune_lab.data.tokens import (
     Data,
     check_vocabulary,
@@ -102,10 +102,9 @@ class TextData(DataSpec):
         documents = self.calibration.read()
         protocol = self.calibration.describe() | {"documents": len(documents), "sampling": self.sampling}
         if self.sampling == "stream":
-            text = _joined(documents, self.calibration.join, what)
-            protocol |= {"join": self.calibration.join, "text_sha256": _text_digest(text)}
-            tokens = np.asarray(encode(tokenizer, text, what)["input_ids"], dtype=np.int64)
-            samples = sample_stream(tokens, seqlen, self.samples, self.seed, what)
+            text = tokenise(tokenizer, _joined(documents, self.calibration.join, what), what)
+            protocol |= {"join": self.calibration.join, "text_sha256": text.sha256}
+            samples = sample_stream(text.ids, seqlen, self.samples, self.seed, what)
         else:
             _check_not_empty(documents, what)
             samples = sample_documents(
@@ -189,20 +188,18 @@ def _cut(
 ) -> tuple[np.ndarray, dict[str, object], int | None]:
     """A whole text in neighbouring windows, how they came about, and the bytes that they cover."""
     documents = source.read()
-    text = _joined(documents, source.join, what)
-    encoding = encode(tokenizer, text, what)
-    tokens = np.asarray(encoding["input_ids"], dtype=np.int64)
-    windows = evaluation_windows(tokens, seqlen, limit, what)
+    text = tokenise(tokenizer, _joined(documents, source.join, what), what)
+    windows = evaluation_windows(text.ids, seqlen, limit, what)
     protocol = source.describe() | {
         "documents": len(documents),
         "join": source.join,
-        "text_sha256": _text_digest(text),
+        "text_sha256": text.sha256,
         "seqlen": seqlen,
         "windows": len(windows),
-        "dropped_tokens": len(tokens) - windows.size,
+        "dropped_tokens": len(text.ids) - windows.size,
         "sha256": token_digest(windows),
     }
-    return windows, protocol, _covered_bytes(encoding, windows.size, text)
+    return windows, protocol, text.covered_bytes(windows.size)
 
 
 def _joined(documents: list[str], join: str, what: str) -> str:
@@ -213,20 +210,3 @@ def _joined(documents: list[str], join: str, what: str) -> str:
 def _check_not_empty(documents: list[str], what: str) -> None:
     if not any(document.strip() for document in documents):
         raise BadInput(f"{what}: the text is empty ({len(documents)} documents); give a file with text in it")
-
-
-def _text_digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _covered_bytes(encoding: BatchEncoding, kept: int, text: str) -> int | None:
-    """UTF-8 bytes of the text up to the last of the ``kept`` tokens; None if the tokenizer does not say."""
-    if kept == len(encoding["input_ids"]):
-        return len(text.encode("utf-8"))
-    if not encoding.is_fast:
-        return None
-    for index in range(kept - 1, -1, -1):
-        span = encoding.token_to_chars(index)
-        if span is not None:  # a special token stands for no text
-            return len(text[: span.end].encode("utf-8"))
-    return 0

@@ -83,6 +83,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> BatchEnc
     OPT's tokenizer, for example, puts one ``</s>`` before the text. The notice that the text is longer than the model
     allows is switched off: the tokens are cut into windows later.
 
+    Long texts: `prune_lab.data.tokenised`.
+
     Args:
         tokenizer: The model's tokenizer.
         text: Any text.

@@ -13,6 +13,11 @@ def json_digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """The SHA-256 of a text in UTF-8; halves of surrogate pairs count as what they are."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def tensor_digest(tensor: Tensor) -> str:
     """The SHA-256 of a tensor on the host: type, shape and bytes."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

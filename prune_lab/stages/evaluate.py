@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from prune_lab.evaluation.base import Evaluation, Scores
-from prune_lab.evaluation.dense import cached_scores
+from prune_lab.evaluation.kept import cached_scores
 from prune_lab.run import Run, Stage
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prune_lab.errors import RunFailed
+from prune_lab.evaluation.kept import cached_scores
 from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.masks import sparsity_of
 from prune_lab.models.units import removable
@@ -57,7 +58,7 @@ class Finetune(Stage):
             return {}
         samples = training_samples(run)
         before = _sparsity(run)
-        scored = {"perplexity_before": Perplexity()(run.subject).metrics["perplexity"]} if self.score else {}
+        scored = {"perplexity_before": _perplexity(run)} if self.score else {}
         folder = run.folder / "training" / self.folder
         report = run.report if self.reports else None
         progress = tune(run.model, run.masks, self.training, samples, run.device, folder=folder, report=report)
@@ -93,6 +94,12 @@ class Finetune(Stage):
                 **({"rank": float(lora.rank)} if lora else {}),
             }
         )
+
+
+def _perplexity(run: Run) -> float:
+    """Of the model as it is; measured once where runs train the same pruned model in several ways."""
+    scores = cached_scores(Perplexity(), run.subject, run.kept_as) if run.kept_as else Perplexity()(run.subject)
+    return scores.metrics["perplexity"]
 
 
 def _sparsity(run: Run) -> float | None:

@@ -67,6 +67,16 @@ def test_a_sweep_over_trainings_prunes_once_with_the_same_bits(command, job, tmp
     assert lines == ["dense", "prune", "finetune", "evaluate", "save"]
 
 
+def test_what_was_pruned_is_measured_once_before_it_is_trained(command, job, tmp_path):
+    said = []
+    for name, rate in {"first": "1e-3", "second": "2e-3", "third": "2e-3"}.items():
+        more = ["reuse=false"] if name == "third" else []
+        outcome = command(*job, *TUNED, f"finetune.lr={rate}", *more, f"hydra.run.dir={tmp_path / name}")
+        said.append((outcome.out + outcome.err).count("evaluation: kept from an earlier run"))
+    assert said == [0, 2, 1]  # of these one is the dense model's
+    assert numbers(tmp_path / "second") == numbers(tmp_path / "third")
+
+
 def test_training_is_shared_by_runs_that_differ_in_what_they_measure(command, job, tmp_path):
     tuned = [*job, *TUNED]
     run(command, tmp_path / "first", *tuned)

@@ -183,3 +183,15 @@ def test_a_shared_paragraph_is_kept_only_in_training(library: Path) -> None:
     assert documents[trained].text == f"First.\n\n{LONG}"
     assert documents[other].text == f"Third.\n\n{LONG}"
     assert documents[held_out].text == "Second."
+
+
+def test_documents_are_kept_for_other_processes_until_a_source_changes(library, monkeypatch) -> None:
+    read, times = stdlib._read_sources, []
+    monkeypatch.setattr(stdlib, "_read_sources", lambda: times.append(1) or read())
+    _write(library, {"one.py": f'"""{LONG}"""'})
+    first = stdlib.documents()
+    stdlib._documents.cache_clear()  # as in another process
+    assert stdlib.documents() == first and len(times) == 1
+    _write(library, {"two.py": f'"""Another one. {LONG}"""'})
+    stdlib._documents.cache_clear()
+    assert {document.name for document in stdlib.documents()} >= {"one", "two"} and len(times) == 2

@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 
 from prune_lab.errors import BadInput
 from prune_lab.evaluation import efficiency
-from prune_lab.evaluation.dense import cached_scores
 from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.flops import count_macs
+from prune_lab.evaluation.kept import cached_scores
 from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.sparse_kernels import is_two_of_four, why_not
 from prune_lab.evaluation.suite import Suite

@@ -8,7 +8,7 @@ import pytest
 
 from prune_lab.cache import cache_folder
 from prune_lab.evaluation.base import Evaluation, Scores
-from prune_lab.evaluation.dense import cached_scores
+from prune_lab.evaluation.kept import cached_scores
 from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.evaluation.suite import Suite
 
@@ -58,11 +58,18 @@ def test_other_weights_are_measured_again(subject):
     assert evaluation.calls == 2
 
 
-def test_another_configuration_or_condition_is_measured_again(subject):
-    for evaluation, more in [(Counting("a"), {}), (Counting("b"), {}), (Counting("a"), {"threads": 2})]:
-        cached_scores(evaluation, subject, more)
+def test_another_configuration_is_measured_again(subject):
+    for evaluation in (Counting("a"), Counting("b")):
+        cached_scores(evaluation, subject)
         assert evaluation.calls == 1
-    assert len(kept()) == 3
+    assert len(kept()) == 2
+
+
+def test_a_model_may_be_known_by_another_name_than_its_fingerprint(subject):
+    evaluation = Counting()
+    for known_as in ("one", "two", None, "one"):
+        cached_scores(evaluation, subject, known_as)
+    assert evaluation.calls == 3
 
 
 def test_an_evaluation_without_a_key_is_never_kept(subject):
