@@ -1,5 +1,6 @@
 """The command ``prune-lab``: one run, or with ``-m`` a sweep."""
 
+import gc
 import logging
 import math
 import os
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SEARCH = "hydra_plugins.prune_lab_optuna.OptunaSweeper"
 """The sweeper of `prune_lab.search`."""
+WANDB = "prune_lab.tracking.wandb.WandbTracker"
 
 
 def conf_folder() -> Path:
@@ -103,6 +105,10 @@ def run_unless_finished(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, 
 
 
 def _run(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, Any]:
+    if OmegaConf.select(cfg, "tracker._target_") == WANDB and OmegaConf.select(cfg, "tracker.mode") != "disabled":
+        from prune_lab.tracking.wandb import begin
+
+        begin()
     from prune_lab.runner import execute
 
     quiet_libraries()
@@ -151,6 +157,8 @@ def main() -> None:
     except Exception as error:
         _exit_if_expected(error)
         raise
+    finally:
+        gc.freeze()  # or Python looks for cycles in all of torch before it ends, which takes a second
 
 
 def _run_jobs() -> None:

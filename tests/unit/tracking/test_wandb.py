@@ -12,13 +12,13 @@ from prune_lab.tracking.base import RunInfo
 from prune_lab.tracking.wandb import WandbTracker
 
 TWO_RUNS = """
-import sys
+import os, sys
 from pathlib import Path
 from prune_lab.tracking.base import RunInfo
 from prune_lab.tracking.trackers import Trackers
 from prune_lab.tracking.wandb import WandbTracker
 
-hooks = sys.exit, sys.excepthook
+before = sys.exit, sys.excepthook, dict(os.environ)
 for number, failed in enumerate((False, True)):
     folder = Path(sys.argv[1]) / str(number)
     folder.mkdir()
@@ -29,7 +29,7 @@ for number, failed in enumerate((False, True)):
     trackers.log("evaluate", {"evaluate/perplexity": 20.0 + number, "evaluate/accuracy": float("inf")})
     trackers.table("layers", ["name", "sparsity", "error"], [["block.0", 0.5, 0.25], ["block.1", 0.5, None]])
     trackers.finish({"evaluate/perplexity": 20.0 + number}, failed=failed)
-assert hooks == (sys.exit, sys.excepthook)
+assert before == (sys.exit, sys.excepthook, dict(os.environ))
 """
 
 
@@ -160,7 +160,6 @@ tracker.finish({"evaluate/perplexity": 20.0}, failed=False)
 
 
 def test_an_interrupted_run_goes_on_under_its_id_and_another_one_does_not(tmp_path):
-    # Without W&B's own: processes would share the service of this one, which does not let go of the killed one's run.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment = {**kept, "HOME": str(tmp_path), "PRUNE_LAB_CACHE": str(tmp_path / "cache")}
     first, second = tmp_path / "first", tmp_path / "second"
@@ -170,8 +169,10 @@ def test_an_interrupted_run_goes_on_under_its_id_and_another_one_does_not(tmp_pa
             (first / "wandb_id").rename(second / "wandb_id")
         done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(folder), *how], env=environment, timeout=120)
         assert done.returncode == (9 if how else 0)
-    # What was not yet written when the process died is lost; the part that goes on tells all stages again.
+    # What the killed one has told is written down, while the next one is at work; that tells all stages again.
     (killed,) = first.glob("wandb/offline-run-*")
+    (ended,) = [logged(path) for path in killed.glob("*.wandb")]
+    assert (ended["history"]["dense/perplexity"], ended["exit"]) == (10, 1)
     parts = [logged(path) for path in sorted(second.glob("wandb/offline-run-*/*.wandb"), key=os.path.getmtime)]
     assert killed.name.rpartition("-")[2] == parts[0]["run"].run_id != parts[1]["run"].run_id
     assert [part["summary"]["evaluate/perplexity"] for part in parts] == [20, 20]
@@ -230,13 +231,3 @@ def test_disabled_does_nothing(tmp_path):
 def test_a_wrong_key_is_refused_before_anything_starts(keys, named):
     with pytest.raises(BadInput, match=named):
         WandbTracker(**keys)
-
-
-def test_the_environment_is_given_back(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_CACHE_DIR", raising=False)
-    monkeypatch.setenv("WANDB_DATA_DIR", "mine")
-    monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path))
-    with WandbTracker()._contained():
-        assert os.environ["WANDB_DATA_DIR"] == "mine"
-        assert os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "wandb")
-    assert "WANDB_CACHE_DIR" not in os.environ
