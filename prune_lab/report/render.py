@@ -3,14 +3,13 @@
 A table with published numbers has them beside its own, in the Markdown and in a second CSV.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prune_lab.files import write_atomically, write_text
+from prune_lab.report.archive import write_runs
 from prune_lab.report.compare import Comparison, Findings, compare, comparison_csv, comparison_grid, footnotes, remark
 from prune_lab.report.grid import Grid, latex, markdown
 from prune_lab.report.pareto import front_grid
@@ -22,13 +21,14 @@ from prune_lab.report.spec import CONTROL, Choices, Front, Metric, TableSpec
 def write_report(findings: Findings, folder: Path) -> str:
     """Writes ``NAME.csv``, ``tables/NAME.md`` and ``.tex``, and, with matplotlib installed, ``plots/NAME_METRIC.svg``.
 
-    A table with published numbers also gets ``comparisons/NAME.csv``.
+    How the numbers came about is in ``protocols/NAME.json``, see `prune_lab.report.archive`. A table with published
+    numbers also gets ``comparisons/NAME.csv``.
 
     Returns:
         The Markdown.
     """
     spec, records, text = findings.spec, findings.records, report_text(findings)
-    write_text(folder / f"{spec.name}.csv", _csv(spec, records))
+    write_runs(findings, folder)
     write_text(folder / "tables" / f"{spec.name}.md", text)
     write_text(folder / "tables" / f"{spec.name}.tex", report_latex(findings))
     if spec.reference:
@@ -210,17 +210,3 @@ def _facts(protocol: dict[str, Any]) -> dict[str, str]:
 
 def _brief(part: dict[str, Any], *names: str) -> str:
     return ", ".join(f"{name} {part[name]!r}" for name in names if part.get(name) is not None)
-
-
-def _csv(spec: TableSpec, records: Records) -> str:
-    stages = ("dense", "evaluate")
-    names = [key_of(metric.name, stage) for metric in spec.metrics for stage in stages]
-    names += [key_of(front.x, stage) for front in spec.fronts for stage in stages]
-    names = list(dict.fromkeys([*names, "prune/sparsity"]))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*spec.rows, "column", "seed", *names, "key"])
-    for cell, record in records:
-        numbers = [record["metrics"].get(name, "") for name in names]
-        writer.writerow([*cell.row, cell.column, cell.seed, *numbers, record["key"]])
-    return text.getvalue()

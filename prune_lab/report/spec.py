@@ -81,6 +81,8 @@ class TableSpec:
         recovery: what training gives back, beside the control.
         fronts: pairs of metrics to plot against each other.
         panels: the row keys that a plot has panels for.
+        file: the YAML, without its ending.
+        asked: the overrides of the command line.
     """
 
     name: str
@@ -98,6 +100,8 @@ class TableSpec:
     recovery: Recovery | None = None
     fronts: tuple[Front, ...] = ()
     panels: tuple[str, ...] = ("model", "data")
+    file: str = ""
+    asked: tuple[str, ...] = ()
 
     @property
     def row_values(self) -> list[tuple[str, ...]]:
@@ -177,7 +181,7 @@ def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
     content = _content(folder, name)
     own = {key: _choices(key, values) for key, values in content["rows"].items()}
     columns = _columns(content["columns"])
-    base = tuple(content.get("overrides", ()))
+    base, file = tuple(content.get("overrides", ())), name
     data = next(iter(own.get("data", ())), None) or _last(base, "data")
     asked = _last(overrides, "model")
     if "miniature" in content and asked and all(model.startswith(_SHIPPED) for model in asked.split(",")):
@@ -212,6 +216,8 @@ def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
         recovery=_recovery(content),
         fronts=tuple(Front(**front) for front in content.get("fronts", ())),
         panels=tuple(content.get("panels", TableSpec.panels)),
+        file=file,
+        asked=tuple(overrides),
     )
 
 

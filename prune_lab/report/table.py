@@ -18,6 +18,7 @@ from prune_lab.__main__ import conf_folder, run_unless_finished
 from prune_lab.compose import composing
 from prune_lab.errors import BadInput
 from prune_lab.files import write_json
+from prune_lab.report.archive import read_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
 from prune_lab.report.records import Failures, Records
@@ -34,6 +35,7 @@ _EXAMPLES = """examples:
   prune-lab-table sparsellm_opt model=opt_30b seed=0          a paper's table, beside its published numbers
   prune-lab-table sparsellm_opt model=reference               its miniature: a shipped model, no network
   prune-lab-table reference -m slurm hydra.launcher.partition=gpu   what is missing as jobs of a cluster
+  prune-lab-table reference --redraw                          the same runs, tabulated again
 """
 
 
@@ -55,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("outputs/tables"), help=runs)
     parser.add_argument("--results", type=Path, default=Path("results"), help="where tables go (%(default)s)")
+    again = (
+        "writes the table NAME of the results folder again from the runs that it lists, after a change of its YAML, say"
+    )
+    parser.add_argument("--redraw", action="store_true", help=again)
     parser.add_argument("--readme", type=Path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->")
     parsed = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -62,22 +68,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = [override for override in parsed.overrides if override.lstrip("+").startswith("hydra.launcher.")]
         if options and parsed.launcher is None:
             raise BadInput(f"{options[0]} needs a launcher; give -m slurm, say")
-        spec = read_table(
-            conf_folder() / "table", parsed.name, [each for each in parsed.overrides if each not in options]
-        )
-        published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
-        records, failures = run_cells(spec, parsed.runs, launcher=parsed.launcher, options=options)
+        if parsed.redraw:
+            if parsed.overrides or parsed.launcher:
+                raise BadInput("--redraw runs nothing, so it takes neither overrides nor a launcher")
+            findings = read_runs(parsed.results, parsed.name, conf_folder() / "table", _reference_folder())
+        else:
+            findings = _run(parsed, options)
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         sys.stderr.write(f"prune-lab-table: {error}\n")
         sys.exit(2)
-    findings = Findings(spec, records, failures, published)
-    if records:
+    if findings.records:
         sys.stdout.write(write_report(findings, parsed.results))
         if parsed.readme:
-            update_readme(parsed.readme, spec, records)
-    elif spec.reference:  # nothing to keep, but what was published, and why nothing ran, is worth a look
+            update_readme(parsed.readme, findings.spec, findings.records)
+    elif findings.spec.reference:  # nothing to keep, but what was published, and why nothing ran, is worth a look
         sys.stdout.write(report_text(findings))
-    sys.exit(1 if failures else 0)
+    sys.exit(1 if findings.failures else 0)
+
+
+def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
+    """Runs what is missing."""
+    overrides = [each for each in parsed.overrides if each not in options]
+    spec = read_table(conf_folder() / "table", parsed.name, overrides)
+    published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
+    records, failures = run_cells(spec, parsed.runs, launcher=parsed.launcher, options=options)
+    return Findings(spec, records, failures, published)
 
 
 def run_cells(

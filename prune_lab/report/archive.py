@@ -1,0 +1,118 @@
+"""The runs of a table in files that are kept: numbers as CSV, how they came about as JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prune_lab.errors import BadInput
+from prune_lab.evaluation.keys import json_digest
+from prune_lab.files import write_json, write_text
+from prune_lab.report.compare import Findings
+from prune_lab.report.published import read_published
+from prune_lab.report.records import Records, key_of
+from prune_lab.report.spec import Cell, TableSpec, read_table
+
+_PROTOCOL: Mapping[str, tuple[str, ...]] = {  # what of a record's protocol is kept; with no names: all of that part
+    "model": (),
+    "data": (),
+    "device": (),
+    "packages": (),
+    "training": (),
+    "prune": ("layers", "propagate", "sequential", "allocation", "steps", "batch_size", "seqlen", "schedule"),
+    "finetune": ("steps", "batch_size", "update"),
+}
+
+
+def write_runs(findings: Findings, folder: Path) -> None:
+    """Writes ``NAME.csv``, a line a run, and ``protocols/NAME.json``, which has the protocols that the lines name."""
+    spec, protocols = findings.spec, {}
+    names, lines = _metrics(spec), []
+    for cell, record in findings.records:
+        kept = _kept(record)
+        protocol = json_digest(kept)[:8]
+        protocols[protocol] = kept
+        numbers = [record["metrics"].get(name, "") for name in names]
+        lines.append([*cell.row, cell.column, cell.seed, *numbers, protocol, record["key"]])
+    text = io.StringIO()
+    columns = [*spec.rows, "column", "seed", *names, "protocol", "key"]
+    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
+    write_text(folder / f"{spec.name}.csv", text.getvalue())
+    about = {
+        "table": spec.file,
+        "asked": list(spec.asked),
+        "not_run": [[list(cell.row), cell.column, cell.seed, reason] for cell, reason in findings.failures],
+        "protocols": protocols,
+    }
+    write_json(_protocols(folder, spec.name), about)
+
+
+def read_runs(folder: Path, name: str, conf: Path, reference: Path) -> Findings:
+    """Reads what `write_runs` wrote.
+
+    Args:
+        folder: the results folder.
+        name: of the table there; ``_reference`` is part of it.
+        conf: the folder of tables.
+        reference: the folder of published numbers.
+
+    Raises:
+        BadInput: there are no such files, or they do not belong together.
+    """
+    try:
+        about = json.loads(_protocols(folder, name).read_text(encoding="utf-8"))
+        lines = list(csv.DictReader(io.StringIO((folder / f"{name}.csv").read_text(encoding="utf-8"))))
+    except OSError as error:
+        known = ", ".join(sorted(path.stem for path in (folder / "protocols").glob("*.json"))) or "none"
+        raise BadInput(f"{error.filename} cannot be read; tables with runs in {folder}: {known}") from error
+    spec = read_table(conf, about["table"], about["asked"])
+    cells = {(cell.row, cell.column, cell.seed): cell for cell in spec.cells()}
+    records: Records = []
+    for line in lines:
+        record = {
+            "metrics": {metric: float(line[metric]) for metric in _metrics(spec) if line.get(metric)},
+            "key": line["key"],
+            **_found(about["protocols"], line["protocol"], name),
+        }
+        records.append((_cell(cells, line, spec), record))
+    failures = [(cells[tuple(row), column, seed], reason) for row, column, seed, reason in about["not_run"]]
+    published = read_published(reference / spec.reference) if spec.reference else ()
+    return Findings(spec, records, failures, published)
+
+
+def _metrics(spec: TableSpec) -> list[str]:
+    """The metrics of a table as records name them."""
+    stages = ("dense", "evaluate")
+    names = [key_of(metric.name, stage) for metric in spec.metrics for stage in stages]
+    names += [key_of(front.x, stage) for front in spec.fronts for stage in stages]
+    return list(dict.fromkeys([*names, "prune/sparsity"]))
+
+
+def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a record a table has to know beside its numbers."""
+    found: dict[str, Any] = {}
+    for part, names in _PROTOCOL.items():
+        value = record["protocol"].get(part)
+        if value is not None:
+            found[part] = {name: value[name] for name in names if name in value} if names else value
+    layers = record.get("config", {}).get("sparsity", {}).get("layers")
+    return {"protocol": found} | ({"config": {"sparsity": {"layers": layers}}} if layers else {})
+
+
+def _found(protocols: Mapping[str, dict[str, Any]], wanted: str, name: str) -> dict[str, Any]:
+    if wanted not in protocols:
+        raise BadInput(f"protocols/{name}.json has no {wanted}, which {name}.csv names; they are of different runs")
+    return protocols[wanted]
+
+
+def _cell(cells: Mapping[tuple[tuple[str, ...], str, int], Cell], line: Mapping[str, str], spec: TableSpec) -> Cell:
+    which = (tuple(line[key] for key in spec.rows), line["column"], int(line["seed"]))
+    if which not in cells:
+        raise BadInput(f"{spec.name}.csv has a run of {which}, which conf/table/{spec.file}.yaml does not ask for")
+    return cells[which]
+
+
+def _protocols(folder: Path, name: str) -> Path:
+    return folder / "protocols" / f"{name}.json"
