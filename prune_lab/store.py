@@ -95,6 +95,8 @@ class Store:
             fill: writes the entry's files into a folder.
             expected: its bytes, roughly; nothing is written where they would not fit.
         """
+        if not self.limit:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if max(expected, 1) > self.limit or 2 * expected > shutil.disk_usage(self.folder).free:

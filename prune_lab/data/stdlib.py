@@ -177,15 +177,23 @@ def _join(entries: list[_Entry], split: Split, docstrings: set[str], owners: dic
 def _module_files() -> Iterator[tuple[str, Path]]:
     """Yield the dotted name and the source file of each module of the standard library."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(_sources(root)):
         parts = path.relative_to(root).with_suffix("").parts
-        if any(part in SKIPPED_NAMES or part.startswith(SKIPPED_PREFIXES) for part in parts):
-            continue
-        if not all(_IDENTIFIER.fullmatch(part) for part in parts):
-            continue
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         if name:
             yield name, path
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    """The source files below a folder, without looking into ``site-packages`` and others that are skipped."""
+    for path in folder.iterdir():
+        name = path.name.removesuffix(".py")
+        if name in SKIPPED_NAMES or name.startswith(SKIPPED_PREFIXES) or not _IDENTIFIER.fullmatch(name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _sources(path)
+        elif path.suffix == ".py":
+            yield path
 
 
 def _module_entries(name: str, path: Path) -> Iterator[_Entry]:
