@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors.torch import load_file, load_model, save_model
 
-from prune_lab.evaluation.keys import json_digest
+from prune_lab.digests import json_digest
 from prune_lab.files import write_atomically, write_json
 from prune_lab.masks import Masks
 from prune_lab.reuse import files_of, packages

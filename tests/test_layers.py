@@ -9,7 +9,7 @@ from prune_lab.source import _BESIDE_RUNS
 
 PACKAGE = Path(prune_lab.__file__).parent
 LAYERS = (  # a module imports from layers above its own line only, and from its own package
-    {"errors", "files", "cache", "progress", "precision", "svg", "source", "compose", "locks"},
+    {"errors", "files", "cache", "progress", "precision", "svg", "source", "compose", "locks", "digests"},
     {"masks", "store"},
     {"solvers"},
     {"data"},

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from prune_lab.data.tokens import encode
-from prune_lab.evaluation.keys import json_digest, text_digest, tokenizer_digest
+from prune_lab.digests import json_digest, text_digest, tokenizer_digest
 from prune_lab.store import open_store
 
 LONG = 2**18

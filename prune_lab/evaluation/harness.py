@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from prune_lab.data.spec import check_count
+from prune_lab.digests import folder_digest, tokenizer_digest
 from prune_lab.errors import BadInput
 from prune_lab.evaluation import stdlib_tasks
 from prune_lab.evaluation.base import Evaluation, Scores, Subject
-from prune_lab.evaluation.keys import folder_digest, tokenizer_digest
 from prune_lab.evaluation.surroundings import quiet, seeded
 
 logger = logging.getLogger(__name__)

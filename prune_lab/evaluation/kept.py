@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 import prune_lab
+from prune_lab.digests import json_digest
 from prune_lab.evaluation.base import Evaluation, Scores, Subject
-from prune_lab.evaluation.keys import json_digest
 from prune_lab.evaluation.suite import Suite, merge
 from prune_lab.files import write_json
 from prune_lab.store import open_store

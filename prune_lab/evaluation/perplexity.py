@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from prune_lab.data.spec import check_count
+from prune_lab.digests import tensor_digest
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.base import Evaluation, Scores, Subject
-from prune_lab.evaluation.keys import tensor_digest
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedModel

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prune_lab.digests import json_digest
 from prune_lab.errors import BadInput
-from prune_lab.evaluation.keys import json_digest
 from prune_lab.files import write_json, write_text
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published

@@ -14,8 +14,8 @@ from torch import Tensor
 from prune_lab.allocation.base import Allocation
 from prune_lab.allocation.uniform import Uniform
 from prune_lab.calibration import Calibration, LayerRow, check_order
+from prune_lab.digests import json_digest
 from prune_lab.errors import BadInput
-from prune_lab.evaluation.keys import json_digest
 from prune_lab.files import write_atomically, write_csv
 from prune_lab.masks import Masks, sparsity_of
 from prune_lab.methods.base import Method

@@ -71,14 +71,15 @@ def test_calls_are_done_in_order_by_another_process(aside, folder):
 
 
 def test_what_a_call_raises_is_raised_when_it_is_known_and_others_go_on(aside, folder):
-    for method in ("refuse", "fail"):
-        aside.call(method)
+    aside.call("refuse")
     with pytest.raises(BadInput, match="no"):
         aside.wait()
     aside.call("fail")
-    aside.call("note", folder / "notes", "after")
     with pytest.raises(RuntimeError, match="ZeroDivisionError: far away"):
+        for number in range(1000):  # with the next call, or at the end
+            aside.call("note", folder / f"notes{number}", "after")
         aside.wait()
+    aside.call("note", folder / "notes", "after")
     aside.wait()
     assert (folder / "notes").read_text() == "after"
 

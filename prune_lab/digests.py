@@ -1,4 +1,4 @@
-"""Digests of what an evaluation depends on."""
+"""Digests of what results depend on."""
 
 import hashlib
 import json
