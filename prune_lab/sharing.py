@@ -61,7 +61,7 @@ class SharedStages:
 
     def __init__(self, run: Run, plain: Mapping[str, Any], stages: Mapping[str, Stage], store: Store):
         self.run, self.store, self.least_seconds = run, store, plain["share"]
-        self.keys = _keys(run, plain, stages)
+        self.keys = _keys(run, plain, stages) if store.limit else {}
         self.names = list(stages)
         self._measuring = {name for name, stage in stages.items() if stage.measures}
         self._results: list[Result] = []  # of stages that changed the model, so far

@@ -72,6 +72,24 @@ def test_it_is_as_a_dictionary_that_forgets_what_was_not_used_for_longest(tmp_pa
         assert store.size() == sum(model.values()) <= 1000
 
 
+def test_a_result_is_made_once_unless_nothing_is_to_be_kept(tmp_path, store):
+    made = []
+
+    def obtain(store: Store) -> bytes:
+        return store.obtain(
+            key(1),
+            "result",
+            read=read,
+            make=lambda: made.append(1) or b"one",
+            write=lambda folder, content: (folder / "data").write_bytes(content),
+        )
+
+    assert [obtain(store) for _ in range(3)] == [b"one"] * 3 and len(made) == 1
+    none = Store(tmp_path / "none", 0)
+    assert [obtain(none) for _ in range(2)] == [b"one"] * 2 and len(made) == 3
+    assert not none.folder.exists()
+
+
 def test_what_does_not_fit_is_not_kept(store, caplog):
     store.keep(key(1), filled(b"x" * 900))
     with caplog.at_level("INFO"):
