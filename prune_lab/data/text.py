@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import FileText, HubText, TextSource
 from prune_lab.data.spec import DataSpec, check_count
-from prune_lab.data.tokenised import tokenise
+from prune_lab.data.tokenised import TokenisedText
 from prune_lab.data.tokens import (
     Data,
     check_vocabulary,
@@ -70,7 +70,7 @@ class TextData(DataSpec):
         seqlen = window_length(self.seqlen, seqlen_limit)
         samples, calibration = self._calibration_samples(tokenizer, seqlen)
         check_vocabulary(samples, vocab_size, "data.calibration")
-        windows, evaluation, covered = _cut(self.evaluation, "data.evaluation", tokenizer, seqlen, self.limit_windows)
+        windows, evaluation, text = _cut(self.evaluation, "data.evaluation", tokenizer, seqlen, self.limit_windows)
         check_vocabulary(windows, vocab_size, "data.evaluation")
         logger.info("data: %d samples and %d evaluation windows of %d tokens", len(samples), len(windows), seqlen)
         return Data(
@@ -82,7 +82,7 @@ class TextData(DataSpec):
                 "evaluation": evaluation,
                 "tokenizer": tokenizer_protocol(tokenizer),
             },
-            evaluation_bytes=covered,
+            evaluation_bytes=text.covered_bytes(windows.size),
             training=partial(self._training_samples, tokenizer, seqlen, vocab_size),
         )
 
@@ -102,7 +102,7 @@ class TextData(DataSpec):
         documents = self.calibration.read()
         protocol = self.calibration.describe() | {"documents": len(documents), "sampling": self.sampling}
         if self.sampling == "stream":
-            text = tokenise(tokenizer, _joined(documents, self.calibration.join, what), what)
+            text = TokenisedText(tokenizer, _joined(documents, self.calibration.join, what), what)
             protocol |= {"join": self.calibration.join, "text_sha256": text.sha256}
             samples = sample_stream(text.ids, seqlen, self.samples, self.seed, what)
         else:
@@ -185,10 +185,10 @@ class HubData(TextData):
 
 def _cut(
     source: TextSource, what: str, tokenizer: PreTrainedTokenizerBase, seqlen: int, limit: int | None
-) -> tuple[np.ndarray, dict[str, object], int | None]:
-    """A whole text in neighbouring windows, how they came about, and the bytes that they cover."""
+) -> tuple[np.ndarray, dict[str, object], TokenisedText]:
+    """A whole text in neighbouring windows, how they came about, and the text."""
     documents = source.read()
-    text = tokenise(tokenizer, _joined(documents, source.join, what), what)
+    text = TokenisedText(tokenizer, _joined(documents, source.join, what), what)
     windows = evaluation_windows(text.ids, seqlen, limit, what)
     protocol = source.describe() | {
         "documents": len(documents),
@@ -199,7 +199,7 @@ def _cut(
         "dropped_tokens": len(text.ids) - windows.size,
         "sha256": token_digest(windows),
     }
-    return windows, protocol, text.covered_bytes(windows.size)
+    return windows, protocol, text
 
 
 def _joined(documents: list[str], join: str, what: str) -> str:

@@ -1,8 +1,10 @@
 """Long texts as tokens: tokenised once for all runs, as that takes seconds."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -10,41 +12,25 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from prune_lab.data.tokens import encode
 from prune_lab.digests import json_digest, text_digest, tokenizer_digest
+from prune_lab.files import write_json
 from prune_lab.store import open_store
 
 LONG = 2**18
 """Texts of at least so many characters are kept as tokens."""
-_KEPT = "tokens.safetensors"
+T = TypeVar("T")
+
+_IDS, _BYTES = "ids.safetensors", "bytes.json"
 
 
-@dataclass(frozen=True)
-class Tokenised:
-    """A text as tokens.
+class TokenisedText:
+    """A whole text as the tokens that `encode` makes of it, or that the store has.
+
+    Only for fast tokenizers, whose whole state can be told, is anything kept.
 
     Attributes:
         text: as it was.
         sha256: of the text in UTF-8.
         ids: ``(n,)`` int64, with the special tokens that the tokenizer adds.
-        ends: ``(n,)`` int64, the characters of the text up to the end of each token; 0 for one that stands for no
-            text. ``None`` where the tokenizer does not say.
-    """
-
-    text: str
-    sha256: str
-    ids: np.ndarray
-    ends: np.ndarray | None
-
-    def covered_bytes(self, kept: int) -> int | None:
-        """UTF-8 bytes of the text up to the last of the first ``kept`` tokens; ``None`` if that is not known."""
-        if kept == len(self.ids):
-            return len(self.text.encode("utf-8"))
-        return None if self.ends is None else len(self.text[: self.ends[:kept].max(initial=0)].encode("utf-8"))
-
-
-def tokenise(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> Tokenised:
-    """Tokenises a whole text as `encode` does, or takes the tokens from the store.
-
-    Only for fast tokenizers, whose whole state can be told, is anything kept.
 
     Args:
         tokenizer: the model's.
@@ -54,26 +40,65 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> Tokeni
     Raises:
         BadInput: the text holds half of a surrogate pair.
     """
-    sha256, make = text_digest(text), lambda: _arrays(encode(tokenizer, text, what))
-    if len(text) < LONG or not tokenizer.is_fast:
-        arrays = make()
-    else:
-        versions = {name: version(name) for name in ("tokenizers", "transformers")}
-        key = json_digest({"text": sha256, "tokenizer": tokenizer_digest(tokenizer), "versions": versions})
-        arrays = open_store().obtain(key, "text", read=_read, make=make, write=_write)
-    return Tokenised(text, sha256, arrays["ids"], arrays.get("ends"))
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> None:
+        self.text, self.sha256 = text, text_digest(text)
+        self._tokenizer, self._what = tokenizer, what
+        self._encoding: BatchEncoding | None = None
+        self._known_as: dict[str, object] | None = None
+        if len(text) >= LONG and tokenizer.is_fast:
+            versions = {name: version(name) for name in ("tokenizers", "transformers")}
+            self._known_as = {"text": self.sha256, "tokenizer": tokenizer_digest(tokenizer), "versions": versions}
+        self.ids = self._obtain({}, read=_read_ids, make=self._make_ids, write=_write_ids)
+
+    def covered_bytes(self, kept: int) -> int | None:
+        """UTF-8 bytes of the text up to the last of the first ``kept`` tokens; ``None`` if that is not known."""
+        if kept == len(self.ids):
+            return len(self.text.encode("utf-8"))
+        if not self._tokenizer.is_fast:
+            return None
+        return self._obtain({"kept": kept}, read=_read_bytes, make=lambda: self._make_bytes(kept), write=_write_bytes)
+
+    def _obtain(
+        self,
+        more: dict[str, object],
+        *,
+        read: Callable[[Path], T],
+        make: Callable[[], T],
+        write: Callable[[Path, T], None],
+    ) -> T:
+        if self._known_as is None:
+            return make()
+        return open_store().obtain(json_digest(self._known_as | more), "text", read=read, make=make, write=write)
+
+    def _make_ids(self) -> np.ndarray:
+        return np.asarray(self._encoded()["input_ids"], dtype=np.int64)
+
+    def _make_bytes(self, kept: int) -> int:
+        encoding = self._encoded()
+        for index in range(kept - 1, -1, -1):
+            span = encoding.token_to_chars(index)
+            if span is not None:  # a special token stands for no text
+                return len(self.text[: span.end].encode("utf-8"))
+        return 0
+
+    def _encoded(self) -> BatchEncoding:
+        if self._encoding is None:
+            self._encoding = encode(self._tokenizer, self.text, self._what)
+        return self._encoding
 
 
-def _arrays(encoding: BatchEncoding) -> dict[str, np.ndarray]:
-    arrays = {"ids": np.asarray(encoding["input_ids"], dtype=np.int64)}
-    if encoding.is_fast:
-        arrays["ends"] = np.array([end for _, end in encoding.encodings[0].offsets], dtype=np.int64)
-    return arrays
+def _read_ids(folder: Path) -> np.ndarray:
+    return load_file(folder / _IDS)["ids"]
 
 
-def _read(folder: Path) -> dict[str, np.ndarray]:
-    return load_file(folder / _KEPT)
+def _write_ids(folder: Path, ids: np.ndarray) -> None:
+    save_file({"ids": ids}, folder / _IDS)
 
 
-def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    save_file(arrays, folder / _KEPT)
+def _read_bytes(folder: Path) -> int:
+    return json.loads((folder / _BYTES).read_text(encoding="utf-8"))
+
+
+def _write_bytes(folder: Path, count: int) -> None:
+    write_json(folder / _BYTES, count)

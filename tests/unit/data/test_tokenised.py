@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prune_lab.data import tokenised
-from prune_lab.data.tokenised import tokenise
+from prune_lab.data.tokenised import TokenisedText
 from prune_lab.errors import BadInput
 from prune_lab.models.load import Checkpoint
 
@@ -26,15 +26,15 @@ def counted(tokenizer, monkeypatch):
 
 
 def same(one, other) -> bool:
-    return np.array_equal(one.ids, other.ids) and np.array_equal(one.ends, other.ends) and one.sha256 == other.sha256
+    return np.array_equal(one.ids, other.ids) and one.sha256 == other.sha256
 
 
 def test_a_long_text_is_tokenised_once(tokenizer, counted, monkeypatch):
-    fresh = tokenise(tokenizer, TEXT, "data.training")
-    tokenise(tokenizer, TEXT, "data.training")
+    fresh = TokenisedText(tokenizer, TEXT, "data.training")
+    TokenisedText(tokenizer, TEXT, "data.training")
     assert len(counted) == 2  # short texts are not kept
     monkeypatch.setattr(tokenised, "LONG", len(TEXT))
-    kept = [tokenise(tokenizer, TEXT, "data.training") for _ in range(2)]
+    kept = [TokenisedText(tokenizer, TEXT, "data.training") for _ in range(2)]
     assert len(counted) == 3
     assert all(same(each, fresh) for each in kept)
     assert kept[1].ids.dtype == np.int64 and kept[1].ids.tolist() == tokenizer(TEXT)["input_ids"]
@@ -42,23 +42,28 @@ def test_a_long_text_is_tokenised_once(tokenizer, counted, monkeypatch):
 
 def test_another_text_or_tokenizer_is_tokenised_anew(tokenizer, counted, monkeypatch):
     monkeypatch.setattr(tokenised, "LONG", 1)
-    tokenise(tokenizer, TEXT, "data.training")
-    tokenise(tokenizer, TEXT[:-1], "data.training")
+    TokenisedText(tokenizer, TEXT, "data.training")
+    TokenisedText(tokenizer, TEXT[:-1], "data.training")
     tokenizer.add_tokens(["emoji"])
-    changed = tokenise(tokenizer, TEXT, "data.training")
+    changed = TokenisedText(tokenizer, TEXT, "data.training")
     assert len(counted) == 3
     assert changed.ids.tolist() == tokenizer(TEXT)["input_ids"]
 
 
-def test_tokens_cover_the_bytes_that_the_tokenizer_says(tokenizer):
-    tokens, encoding = tokenise(tokenizer, TEXT, "data.evaluation"), tokenizer(TEXT)
+@pytest.mark.parametrize("long", [1, 10**9])
+def test_tokens_cover_the_bytes_that_the_tokenizer_says(tokenizer, counted, monkeypatch, long):
+    monkeypatch.setattr(tokenised, "LONG", long)
+    tokens, encoding = TokenisedText(tokenizer, TEXT, "data.evaluation"), tokenizer(TEXT)
     for kept in (0, 1, 2, 17, 18, 19, 20, len(tokens.ids) - 1, len(tokens.ids)):
         spans = [span for index in range(kept) if (span := encoding.token_to_chars(index)) is not None]
         end = len(TEXT) if kept == len(tokens.ids) else max((span.end for span in spans), default=0)
         assert tokens.covered_bytes(kept) == len(TEXT[:end].encode())
+    assert len(counted) == 1
+    assert TokenisedText(tokenizer, TEXT, "data.evaluation").covered_bytes(17) == tokens.covered_bytes(17)
+    assert len(counted) == (1 if long == 1 else 2)
 
 
 def test_half_of_a_surrogate_pair_is_bad_input(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenised, "LONG", 1)
     with pytest.raises(BadInput, match="half of a surrogate pair"):
-        tokenise(tokenizer, "\ud800", "data.training")
+        TokenisedText(tokenizer, "\ud800", "data.training")
