@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from prune_lab.report.records import Records, values
 from prune_lab.report.spec import CONTROL, Metric, TableSpec
@@ -22,11 +23,11 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
     for axis, panel in zip(axes, panels, strict=True):
         for row in (row for row in rows if spec.panel(row) == panel):
             found = [values(records, row, column, metric.name) for column in spec.columns]
-            shown = [(column, cell) for column, cell in zip(spec.columns, found, strict=True) if cell]
+            shown = [(place, cell) for place, cell in enumerate(found) if cell]
             means = [statistics.fmean(cell) for _, cell in shown]
             spread = [statistics.stdev(cell) if len(cell) > 1 else 0.0 for _, cell in shown]
             label = " ".join(value for key, value in spec.keys(row).items() if key not in spec.panels)
-            axis.errorbar([column for column, _ in shown], means, yerr=spread, marker="o", capsize=3, label=label)
+            axis.errorbar([place for place, _ in shown], means, yerr=spread, marker="o", capsize=3, label=label)
         first = next(row for row in rows if spec.panel(row) == panel)
         dense = values(records, first, None, metric.name)
         control = values(records, spec.control_of(first), CONTROL, metric.name)
@@ -36,7 +37,11 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
             axis.axhline(
                 statistics.fmean(control), color="black", linewidth=1, linestyle=":", label="dense, trained alike"
             )
-        axis.set(title=", ".join(panel), yscale=metric.scale)
+        axis.set(title=", ".join(panel), yscale=metric.scale, xlim=(-0.5, len(spec.columns) - 0.5))
+        axis.set_xticks(range(len(spec.columns)), labels=list(spec.columns))
+        if metric.scale == "log":  # 50, not 5 x 10^1
+            axis.yaxis.set_major_formatter(LogFormatter())
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(metric.title)
     legend_beside(figure, axes)
