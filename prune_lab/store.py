@@ -119,8 +119,9 @@ class Store:
         return locked(path, waiting=f"another process is at the same {what}; waiting for it")
 
     def size(self) -> int:
-        """Bytes of all entries, as their manifests say."""
-        return sum(size for _, size, _ in self._entries())
+        """Bytes of all entries, as their manifests say, at a moment when none comes or goes."""
+        with self._arranging():
+            return sum(size for _, size, _ in self._entries())
 
     def _entry(self, key: str) -> Path:
         return self.folder / key[:2] / key

@@ -166,8 +166,9 @@ def _write_and_read(folder: Path, number: int) -> list[str]:
             store.keep(key(name), filled(content))
         elif found != content:
             wrong.append(f"{name}: {found[:20]!r}")
-        if store.size() > 4000:
-            wrong.append(f"{store.size()} bytes")
+        size = store.size()
+        if size > 4000:
+            wrong.append(f"{size} bytes")
     return wrong
 
 
