@@ -9,7 +9,7 @@ from typing import Any
 
 from prune_lab.digests import json_digest
 from prune_lab.errors import BadInput
-from prune_lab.files import write_json, write_text
+from prune_lab.files import write_csv, write_json
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
 from prune_lab.report.records import Records, key_of
@@ -36,10 +36,7 @@ def write_runs(findings: Findings, folder: Path) -> None:
         protocols[protocol] = kept
         numbers = [record["metrics"].get(name, "") for name in names]
         lines.append([*cell.row, cell.column, cell.seed, *numbers, protocol, record["key"]])
-    text = io.StringIO()
-    columns = [*spec.rows, "column", "seed", *names, "protocol", "key"]
-    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
-    write_text(folder / f"{spec.name}.csv", text.getvalue())
+    write_csv(folder / f"{spec.name}.csv", [*spec.rows, "column", "seed", *names, "protocol", "key"], lines)
     about = {
         "table": spec.file,
         "asked": list(spec.asked),
