@@ -34,7 +34,7 @@ class CombinationsSweeper(BasicSweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Takes what Hydra knows of the command."""
-        from prune_lab.compose import SweepConfigLoader
+        from prune_lab.sweep.compose import SweepConfigLoader
 
         context = HydraContext(SweepConfigLoader(hydra_context.config_loader), hydra_context.callbacks)
         super().setup(hydra_context=context, task_function=task_function, config=config)

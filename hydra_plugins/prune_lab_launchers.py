@@ -68,14 +68,14 @@ class Slurm(_Engine):
         """Checks for Slurm, too."""
         from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 
-        from prune_lab.launch.slurm import check_cluster
+        from prune_lab.sweep.launch.slurm import check_cluster
 
         check_cluster()
         return SlurmLauncher(**self.settings)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits the jobs as an array."""
-        from prune_lab.launch.slurm import patience
+        from prune_lab.sweep.launch.slurm import patience
 
         with patience():
             return super().launch(job_overrides, initial_job_idx)
@@ -91,7 +91,7 @@ class Ray(_Engine):
         from hydra_plugins.hydra_ray_launcher import _core  # noqa: F401 - says whether Ray is there
         from hydra_plugins.hydra_ray_launcher.ray_launcher import RayLauncher
 
-        from prune_lab.launch.ray import settings_of
+        from prune_lab.sweep.launch.ray import settings_of
 
         return RayLauncher(OmegaConf.create(settings_of(self.settings)))
 
@@ -106,7 +106,7 @@ class Joblib(_Engine):
         from hydra_plugins.hydra_joblib_launcher import _core  # noqa: F401 - says whether joblib is there
         from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
-        from prune_lab.launch.gpus import gpus_of
+        from prune_lab.sweep.launch.gpus import gpus_of
 
         others = dict(self.settings)
         self.gpus, jobs = gpus_of(others.pop("gpus", None)), others.pop("n_jobs", None)
@@ -114,6 +114,6 @@ class Joblib(_Engine):
 
     def task(self, function: TaskFunction) -> TaskFunction:
         """Takes a GPU first."""
-        from prune_lab.launch.gpus import on_a_gpu
+        from prune_lab.sweep.launch.gpus import on_a_gpu
 
         return partial(on_a_gpu, function, self.gpus) if self.gpus else function

@@ -1,7 +1,7 @@
 """``hydra/sweeper=optuna``: Hydra makes plugins below the namespace ``hydra_plugins`` only.
 
 It imports all of them at every start, so nothing is imported here that is slow to import; the work is done in
-`prune_lab.search`.
+`prune_lab.sweep.search`.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 
 class OptunaSweeper(Sweeper):
-    """Launches the trials of a study; its settings are those of `prune_lab.search.settings.SearchSettings`."""
+    """Launches the trials of a study; its settings are those of `prune_lab.sweep.search.settings.SearchSettings`."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings  # checked in `sweep`, where a message reaches the user as it is
@@ -38,7 +38,7 @@ class OptunaSweeper(Sweeper):
         from prune_lab.errors import BadInput
 
         try:
-            from prune_lab.search.command import search
+            from prune_lab.sweep.search.command import search
         except ModuleNotFoundError as error:
             if error.name is None or error.name.startswith("prune_lab"):
                 raise

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prune_lab.models.view import PrunableModel
+    from prune_lab.models.model import PrunableModel
 
 __version__ = "0.1.0"
 

@@ -20,28 +20,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.prune_lab_combinations import use_by_default
 from prune_lab.errors import BadInput, RunFailed, TrialStopped
+from prune_lab.run.config import conf_folder
+from prune_lab.run.entry import run_unless_finished
 
 log = logging.getLogger(__name__)
 
 SEARCH = "hydra_plugins.prune_lab_optuna.OptunaSweeper"
-"""The sweeper of `prune_lab.search`."""
-WANDB = "prune_lab.tracking.wandb.WandbTracker"
-
-
-def conf_folder() -> Path:
-    """The configuration folder: inside the installed package, or at the top of the checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+"""The sweeper of `prune_lab.sweep.search`."""
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """Runs one job and returns the objective, or all of several, which sweepers read."""
-    from prune_lab.summary import print_summary  # like other imports here: slow, and not needed for --help
+    from prune_lab.run.summary import print_summary  # like other imports here: slow, and not needed for --help
 
     if is_assistant():
         logging.disable(logging.INFO)
-        cfg.tracker = OmegaConf.create({"_target_": "prune_lab.tracking.jsonl.JsonlTracker"})
+        cfg.tracker = OmegaConf.create({"_target_": "prune_lab.run.tracking.jsonl.JsonlTracker"})
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN
     searched = sweep and hydra_config.sweeper._target_ == SEARCH
@@ -74,56 +69,22 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 def _note_failure(error: Exception, folder: Path) -> None:
     """Leaves a record of a job that failed before its run could: of bad input, say."""
-    from prune_lab.files import write_json
+    from prune_lab.utils.files import write_json
 
     if not (folder / "record.json").exists():
         record = {"status": "failed", "metrics": {}, "protocol": {}, "error": f"{type(error).__name__}: {error}"}
         write_json(folder / "record.json", record)
 
 
-def run_unless_finished(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, Any]:
-    """The record of a run, or of an earlier one of the same settings, files and code."""
-    from prune_lab import reuse
-
-    try:
-        plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    except OmegaConfBaseException:
-        return _run(cfg, folder, **how)  # says what is wrong
-    # Several processes of one run would have to agree on what they find.
-    if plain["reuse"] is not True or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return _run(cfg, folder, **how)
-    identity = reuse.identity_of(plain)
-    with reuse.claimed(identity):
-        earlier = reuse.find(identity, model=plain["save_model"] and "save" in plain["stages"])
-        if earlier is not None:
-            log.info("finished before, in %s; reuse=false runs it again", earlier)
-            return reuse.adopt(earlier, folder)
-        reuse.begin(identity, folder)
-        record = _run(cfg, folder, identity=identity, **how)
-        reuse.add(identity, folder)
-    return record
-
-
-def _run(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, Any]:
-    if OmegaConf.select(cfg, "tracker._target_") == WANDB and OmegaConf.select(cfg, "tracker.mode") != "disabled":
-        from prune_lab.tracking.wandb import begin
-
-        begin()
-    from prune_lab.runner import execute
-
-    quiet_libraries()
-    return execute(cfg, folder, **how)
-
-
 def _report_to_trial(hydra_config: DictConfig) -> Callable[[int, float], None] | None:
-    from prune_lab.search.job import trial_of_job  # needs Optuna
+    from prune_lab.sweep.search.job import trial_of_job  # needs Optuna
 
     return trial_of_job(hydra_config)
 
 
 def _objective(record: dict[str, Any], asked: Any, *, needed: bool) -> float | tuple[float, ...] | None:
     """What the job is judged by; a search needs a number, a sweep of all combinations only shows it."""
-    from prune_lab.settings import objectives_of
+    from prune_lab.run.settings import objectives_of
 
     names, metrics = objectives_of(asked), record["metrics"]
     missing = [name for name in names if not math.isfinite(metrics.get(name, math.nan))]
@@ -162,7 +123,7 @@ def main() -> None:
 
 
 def _run_jobs() -> None:
-    from prune_lab.sweep import summarise
+    from prune_lab.sweep.summary import summarise
 
     try:
         run_job()
@@ -196,15 +157,6 @@ def _exit_if_expected(error: Exception) -> None:
 def _is_about_run_folder(error: OSError) -> bool:
     """Whether Hydra failed to make the folder: no frame of a run is in the traceback."""
     return not any(frame.name == "execute" for frame in traceback.extract_tb(error.__traceback__))
-
-
-def quiet_libraries() -> None:
-    """Progress of our own takes the place of the libraries' bars and notices."""
-    from transformers.utils import logging as transformers_logging
-
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # datasets itself takes a second to import
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

@@ -26,18 +26,18 @@ import torch
 from plain_oneshot import prune as prune_plainly
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PretrainedConfig
 
-from prune_lab.calibration import Calibration
-from prune_lab.device import release_free_memory, resolve_device, watch_peak_memory
-from prune_lab.methods.admm import ADMM
-from prune_lab.methods.alps import ALPS
-from prune_lab.methods.base import Method
-from prune_lab.methods.reconstruction import Reconstruction
-from prune_lab.methods.ria import RIA
-from prune_lab.methods.sparsegpt import SparseGPT
-from prune_lab.methods.sparsellm import SparseLLM
-from prune_lab.methods.wanda import Wanda
-from prune_lab.models.view import PrunableModel
-from prune_lab.target import Target
+from prune_lab.models.model import PrunableModel
+from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.methods.admm import ADMM
+from prune_lab.pruning.methods.alps import ALPS
+from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.methods.reconstruction import Reconstruction
+from prune_lab.pruning.methods.ria import RIA
+from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.methods.sparsellm import SparseLLM
+from prune_lab.pruning.methods.wanda import Wanda
+from prune_lab.pruning.target import Target
+from prune_lab.utils.device import release_free_memory, resolve_device, watch_peak_memory
 
 SHAPES = ("opt_125m", "llama_110m")
 METHODS: dict[str, Callable[[], Method]] = {"sparsegpt": SparseGPT, "wanda": Wanda}  # those that have plain loops
@@ -191,7 +191,7 @@ def compare_costs(arguments: argparse.Namespace) -> None:
 
 def compare_quality() -> None:
     """Prints the perplexity of both implementations on the shipped models."""
-    from prune_lab.evaluation.base import Subject
+    from prune_lab.evaluation.evaluation import Subject
     from prune_lab.evaluation.perplexity import Perplexity
     from prune_lab.models.load import Checkpoint
 

@@ -16,9 +16,10 @@ from bench_oneshot import SHAPES, config_of
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from prune_lab.models.model import PrunableModel
 from prune_lab.models.shrink import shrink
 from prune_lab.models.units import all_neurons
-from prune_lab.models.view import Block, PrunableModel
+from prune_lab.models.view import Block
 
 
 def build(shape: str, blocks: int) -> PrunableModel:

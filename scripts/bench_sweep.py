@@ -79,9 +79,7 @@ def skipped(folder: Path, model: str, jobs: int) -> float:
 def overhead(folder: Path, model: str, tracker: str, runs: int) -> list[float]:
     """Seconds of each of several processes that are neither loading (packages, model, data) nor a stage's."""
     found = []
-    imports = (
-        "import time; start = time.perf_counter(); import torch, transformers, prune_lab.runner, prune_lab.stages.prune"
-    )
+    imports = "import time; start = time.perf_counter(); import torch, transformers, prune_lab.run.runner, prune_lab.run.stages.prune"
     for number in range(runs):
         run = folder / f"{tracker}{number}"
         loading = f"{imports}; print(time.perf_counter() - start)"

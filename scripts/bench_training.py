@@ -20,21 +20,21 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from prune_lab.calibration import Calibration
 from prune_lab.data.samples import Samples
-from prune_lab.methods.magnitude import Magnitude
 from prune_lab.models.load import Checkpoint
-from prune_lab.models.view import PrunableModel
-from prune_lab.target import Target
-from prune_lab.training.base import TrainedMethod
-from prune_lab.training.gum import GUM
+from prune_lab.models.model import PrunableModel
+from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.methods.gradual_magnitude import GradualMagnitude
+from prune_lab.pruning.methods.gradual_random import GradualRandom
+from prune_lab.pruning.methods.gum import GUM
+from prune_lab.pruning.methods.magnitude import Magnitude
+from prune_lab.pruning.methods.movement import Movement
+from prune_lab.pruning.methods.trained import TrainedMethod
+from prune_lab.pruning.schedule import Cubic
+from prune_lab.pruning.target import Target
+from prune_lab.pruning.training import prune_while_training, tune
 from prune_lab.training.loop import Hooks, Training, fit, samples_of, trainable_weights
 from prune_lab.training.lora import Lora
-from prune_lab.training.magnitude import GradualMagnitude
-from prune_lab.training.movement import Movement
-from prune_lab.training.prune import prune_while_training, tune
-from prune_lab.training.random import GradualRandom
-from prune_lab.training.schedule import Cubic
 
 METHODS: dict[str, Callable[[], TrainedMethod]] = {
     "gradual_random": GradualRandom,

@@ -24,8 +24,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from prune_lab.__main__ import conf_folder
-from prune_lab.models.view import PrunableModel
+from prune_lab.models.model import PrunableModel
+from prune_lab.run.config import conf_folder
 
 VOCAB, SEQLEN = 64, 64
 _SIZE = {

@@ -29,8 +29,8 @@ from pathlib import Path
 from pydoc_data import topics
 from typing import Literal, get_args
 
-from prune_lab.files import write_json
-from prune_lab.store import open_store
+from prune_lab.cache.store import open_store
+from prune_lab.utils.files import write_json
 
 Split = Literal["train", "calibration", "evaluation"]
 

@@ -10,10 +10,10 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from prune_lab.cache.store import open_store
 from prune_lab.data.tokens import encode
-from prune_lab.digests import json_digest, text_digest, tokenizer_digest
-from prune_lab.files import write_json
-from prune_lab.store import open_store
+from prune_lab.utils.digests import json_digest, text_digest, tokenizer_digest
+from prune_lab.utils.files import write_json
 
 LONG = 2**18
 """Texts of at least so many characters are kept as tokens."""

@@ -8,15 +8,15 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from prune_lab.device import release_free_memory, watch_peak_memory
 from prune_lab.errors import BadInput
-from prune_lab.evaluation.base import Evaluation, Scores, Subject
 from prune_lab.evaluation.energy import JOULES_PER_KWH, co2_per_kwh, find_meter, knows_co2
+from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.flops import count_macs
 from prune_lab.evaluation.latency import PARTS, Pass, Workload, latency, time_passes
 from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.sparse_kernels import on_sparse_kernels, why_not
-from prune_lab.models.view import PrunableModel
+from prune_lab.models.model import PrunableModel
+from prune_lab.utils.device import release_free_memory, watch_peak_memory
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from prune_lab.models.view import Attention, PrunableModel
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.view import Attention
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedModel

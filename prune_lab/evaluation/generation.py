@@ -14,11 +14,11 @@ from torch import Tensor
 from prune_lab.data.pairs import pairs_digest
 from prune_lab.data.spec import check_count
 from prune_lab.data.tokens import Pair
-from prune_lab.digests import tokenizer_digest
 from prune_lab.errors import BadInput
-from prune_lab.evaluation.base import Evaluation, Scores, Subject
-from prune_lab.files import write_text
-from prune_lab.progress import track
+from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.utils.digests import tokenizer_digest
+from prune_lab.utils.files import write_text
+from prune_lab.utils.progress import track
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

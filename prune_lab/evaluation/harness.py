@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from prune_lab.data.spec import check_count
-from prune_lab.digests import folder_digest, tokenizer_digest
 from prune_lab.errors import BadInput
 from prune_lab.evaluation import stdlib_tasks
-from prune_lab.evaluation.base import Evaluation, Scores, Subject
-from prune_lab.evaluation.surroundings import quiet, seeded
+from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.evaluation.harness_context import quiet, seeded
+from prune_lab.utils.digests import folder_digest, tokenizer_digest
 
 logger = logging.getLogger(__name__)
 

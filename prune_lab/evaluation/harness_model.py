@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune_lab.errors import RunFailed
-from prune_lab.progress import track
+from prune_lab.utils.progress import track
 
 TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
 LOGIT_BYTES = 2**30

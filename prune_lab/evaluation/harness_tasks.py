@@ -15,7 +15,7 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
 
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.evaluation.surroundings import offline_if_unreachable
+from prune_lab.evaluation.harness_context import offline_if_unreachable
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import PrunableModel
+from prune_lab.models.model import PrunableModel
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedModel

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from prune_lab.data.spec import check_count
-from prune_lab.digests import tensor_digest
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.evaluation.base import Evaluation, Scores, Subject
+from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.utils.digests import tensor_digest
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedModel
-from prune_lab.progress import track
+from prune_lab.utils.progress import track
 
 DEFINITION = "exp of the mean over non-overlapping windows of the mean cross-entropy of the seqlen - 1 next tokens"
 TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}

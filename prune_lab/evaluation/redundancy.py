@@ -6,11 +6,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from prune_lab.digests import tensor_digest
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.evaluation.base import Evaluation, Scores, Subject
+from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.models.units import Neurons, all_neurons
-from prune_lab.solvers.gram import accumulate_upper, mirror_upper
+from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
+from prune_lab.utils.digests import tensor_digest
 
 
 @dataclass

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prune_lab.evaluation.base import Evaluation, Scores, Subject
+from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 
 _INDEX_BYTES = 4  # int32, which the kernels of MKL and cuSPARSE take
 

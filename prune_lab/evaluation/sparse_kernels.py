@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from prune_lab.models.view import PrunableModel
+from prune_lab.models.model import PrunableModel
 
 
 def why_not(model: PrunableModel, device: torch.device) -> str | None:

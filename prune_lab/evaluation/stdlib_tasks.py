@@ -10,9 +10,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from prune_lab.cache import cache_folder
-from prune_lab.digests import json_digest
+from prune_lab.cache.folder import cache_folder
 from prune_lab.evaluation import stdlib_items
+from prune_lab.utils.digests import json_digest
 
 SUITE = "stdlib"
 TASKS = ("stdlib_continuation", "stdlib_identifier", "stdlib_order")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from prune_lab.errors import BadInput
-from prune_lab.evaluation.base import Evaluation, Scores, Subject
+from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 
 
 class Suite(Evaluation):

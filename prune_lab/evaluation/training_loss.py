@@ -7,9 +7,9 @@ import torch
 
 from prune_lab.data.samples import Samples
 from prune_lab.data.spec import check_count
-from prune_lab.digests import tensor_digest
-from prune_lab.evaluation.base import Evaluation, Scores, Subject
+from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.training.losses import mean_loss
+from prune_lab.utils.digests import tensor_digest
 
 
 @dataclass

@@ -10,8 +10,8 @@ import transformers  # its parts are imported when they are used: a mistake in t
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.families import family_of
+from prune_lab.models.model import PrunableModel
 from prune_lab.models.shrink import family_name, is_unequal, unequal_class, unequal_config
-from prune_lab.models.view import PrunableModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 REFERENCE = Path(__file__).parents[1] / "reference"

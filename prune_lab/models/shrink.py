@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput
-from prune_lab.files import write_json
 from prune_lab.models.families import family_of
+from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units, all_heads, all_neurons, removable
-from prune_lab.models.view import PrunableModel
+from prune_lab.utils.files import write_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.models.view import Attention, Block, Mlp, PrunableModel, Site
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.view import Attention, Block, Mlp, Site
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,24 +1,17 @@
-"""What a pruning method sees of a model: its blocks, and the weight matrices in them.
+"""The parts of a model that pruning works on: blocks, and the weight matrices in them.
 
 Every weight is shown as ``(out, in)``, whatever the layer stores (GPT-2's ``Conv1D`` stores ``(in, out)``).
 """
 
-import hashlib
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from prune_lab.errors import RunFailed
-from prune_lab.models.adapter import Adapter
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.pytorch_utils import Conv1D
 
 
@@ -168,73 +161,3 @@ class Block:
     def hidden(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
         """The hidden state in what the block returned."""
         return output[0] if self.tuple_out else output
-
-
-def seqlen_limit_of(config: "PretrainedConfig") -> int:
-    """The longest sequence that a configuration has positions for."""
-    return int(config.get_text_config().max_position_embeddings)
-
-
-class PrunableModel:
-    """A causal language model seen as blocks and sites.
-
-    Args:
-        hf: the model, on the host, in evaluation mode.
-        tokenizer: its tokenizer; ``None`` for a model that is fed token arrays only.
-        name: what a reader calls it.
-
-    Raises:
-        BadInput: the family is unknown, or a block holds weights that no site covers (on reading ``blocks``).
-    """
-
-    def __init__(self, hf: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None" = None, name: str = "model"):
-        self.hf = hf.eval().requires_grad_(False)
-        self.hf.config.use_cache = False  # a cache kept between calls would let one sample attend to another
-        self.tokenizer = tokenizer
-        self.name = name
-        self.adapter: Adapter | None = None  # updates that stand beside the weights
-
-    @cached_property
-    def blocks(self) -> list[Block]:
-        """The blocks, first to last."""
-        from prune_lab.models.families import read_blocks
-
-        return read_blocks(self.hf)
-
-    @property
-    def sites(self) -> Iterator[Site]:
-        """Every site, block by block."""
-        for block in self.blocks:
-            yield from block.sites
-
-    @property
-    def seqlen_limit(self) -> int:
-        """The longest sequence the model has positions for."""
-        return seqlen_limit_of(self.hf.config)
-
-    @property
-    def vocab_size(self) -> int:
-        """The number of token ids that have an embedding."""
-        return self.hf.get_input_embeddings().num_embeddings
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the weights."""
-        return self.hf.dtype
-
-    def fingerprint(self) -> str:
-        """A SHA-256 over the configuration and every weight: equal only for models that compute the same."""
-        digest = hashlib.sha256(json.dumps(self.hf.config.to_diff_dict(), sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.hf.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
-
-    @contextmanager
-    def placed(self, device: torch.device) -> "Iterator[PreTrainedModel]":
-        """The whole model on ``device``, and back on the host afterwards."""
-        self.hf.to(device)
-        try:
-            yield self.hf
-        finally:
-            self.hf.to("cpu")

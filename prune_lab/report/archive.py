@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prune_lab.digests import json_digest
 from prune_lab.errors import BadInput
-from prune_lab.files import write_csv, write_json
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
 from prune_lab.report.records import Records, key_of
 from prune_lab.report.spec import Cell, TableSpec, read_table
+from prune_lab.utils.digests import json_digest
+from prune_lab.utils.files import write_csv, write_json
 
 _PROTOCOL: Mapping[str, tuple[str, ...]] = {  # what of a record's protocol is kept; with no names: all of that part
     "model": (),

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogFormatter
 
 from prune_lab.report.records import Records, values
 from prune_lab.report.spec import CONTROL, Metric, TableSpec
-from prune_lab.svg import svg_writer
+from prune_lab.utils.svg import svg_writer
 
 
 def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[Path], None]:

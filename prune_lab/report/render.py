@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune_lab.files import write_atomically, write_text
 from prune_lab.report.archive import write_runs
 from prune_lab.report.compare import Comparison, Findings, compare, comparison_csv, comparison_grid, footnotes, remark
 from prune_lab.report.grid import Grid, latex, markdown
@@ -16,6 +15,7 @@ from prune_lab.report.pareto import front_grid
 from prune_lab.report.records import Records, key_of, mean_and_spread, measured, values
 from prune_lab.report.recovery import explanation, recovery_grid
 from prune_lab.report.spec import CONTROL, Choices, Front, Metric, TableSpec
+from prune_lab.utils.files import write_atomically, write_text
 
 
 def write_report(findings: Findings, folder: Path) -> str:

@@ -14,17 +14,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prune_lab.__main__ import conf_folder, run_unless_finished
-from prune_lab.compose import composing
 from prune_lab.errors import BadInput
-from prune_lab.files import write_json
 from prune_lab.report.archive import read_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
 from prune_lab.report.records import Failures, Records
 from prune_lab.report.render import report_text, update_readme, write_report
 from prune_lab.report.spec import Cell, TableSpec, read_table
-from prune_lab.reuse import read_record
+from prune_lab.run.config import conf_folder
+from prune_lab.run.entry import run_unless_finished
+from prune_lab.run.finished_runs import read_record
+from prune_lab.sweep.compose import composing
+from prune_lab.utils.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def run_cells(
     Raises:
         BadInput: the settings of a cell cannot be used; found before the first run.
     """
-    from prune_lab.settings import run_key
+    from prune_lab.run.settings import run_key
 
     with composing(conf_folder()) as compose:
         configs = [(cell, compose(cell.overrides)) for cell in spec.cells()]
@@ -120,7 +121,7 @@ def run_cells(
     finished = _finished_runs(folder)
     jobs = [(key, cell, cfg) for key, (cell, cfg) in zip(keys, configs, strict=True) if key not in finished]
     if jobs:
-        from prune_lab.settings import check_settings  # imports what the settings name
+        from prune_lab.run.settings import check_settings  # imports what the settings name
 
         for _, _, cfg in jobs:
             check_settings(cfg)

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from prune_lab.data.samples import Batch, Samples
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.files import write_json
 from prune_lab.training.held_out import HeldOut, split
 from prune_lab.training.lora import Lora
 from prune_lab.training.losses import Distillation, language_loss, outputs
+from prune_lab.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 

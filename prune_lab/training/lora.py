@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 
 from prune_lab.errors import BadInput
 from prune_lab.models.adapter import Adapter
-from prune_lab.models.view import PrunableModel, Site
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.view import Site
 
 
 @dataclass

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from prune_lab.errors import BadInput
-from prune_lab.launch.gpus import gpus_of
+from prune_lab.sweep.launch.gpus import gpus_of
 from tests.clusters.conftest import numbers, record
 
 JOB = ("method=magnitude,wanda,sparsegpt", "sparsity.level=0.5", "stages=[prune,evaluate,save]")

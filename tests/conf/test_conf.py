@@ -14,8 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from prune_lab.__main__ import conf_folder, main
-from prune_lab.settings import check_settings
+from prune_lab.__main__ import main
+from prune_lab.run.config import conf_folder
+from prune_lab.run.settings import check_settings
 
 CONF = conf_folder()
 GLOBAL = ("experiment", "debug")  # groups whose choices may set any key
@@ -121,7 +122,7 @@ def test_a_pattern_on_the_command_line_stays_a_pattern(composed, pattern):
 
 def test_a_mistake_would_be_found(composed):
     with pytest.raises(TypeError, match="vlock_size"):
-        bind({"_target_": "prune_lab.methods.sparsegpt.SparseGPT", "vlock_size": 3})
+        bind({"_target_": "prune_lab.pruning.methods.sparsegpt.SparseGPT", "vlock_size": 3})
 
 
 def test_help_names_every_choice(capsys, monkeypatch):

@@ -9,17 +9,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from prune_lab.__main__ import conf_folder
-from prune_lab.allocation.uniform import Uniform
-from prune_lab.calibration import Calibration
 from prune_lab.errors import BadInput
-from prune_lab.masks import count_dropped
-from prune_lab.methods.base import Method
-from prune_lab.methods.magnitude import Magnitude
-from prune_lab.methods.sparsegpt import SparseGPT
-from prune_lab.methods.wanda import Wanda
-from prune_lab.models.view import PrunableModel
-from prune_lab.target import Target
+from prune_lab.models.model import PrunableModel
+from prune_lab.pruning.allocation.uniform import Uniform
+from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.masks import count_dropped
+from prune_lab.pruning.methods.magnitude import Magnitude
+from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.methods.wanda import Wanda
+from prune_lab.pruning.target import Target
+from prune_lab.run.config import conf_folder
 
 YAMLS = sorted((conf_folder() / "allocation").glob("*.yaml"))
 METHODS = [Magnitude(), Magnitude("row"), Wanda(), SparseGPT()]

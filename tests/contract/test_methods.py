@@ -11,13 +11,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from prune_lab.__main__ import conf_folder
-from prune_lab.calibration import BlockInputs, Calibration
-from prune_lab.masks import Masks, count_dropped
-from prune_lab.methods.base import BlockMethod, DataFreeMethod, Method
-from prune_lab.models.view import Block, PrunableModel
-from prune_lab.resume import FinishedBlocks
-from prune_lab.target import Target
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.view import Block
+from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration
+from prune_lab.pruning.calibration.resume import FinishedBlocks
+from prune_lab.pruning.masks import Masks, count_dropped
+from prune_lab.pruning.methods.method import BlockMethod, DataFreeMethod, Method
+from prune_lab.pruning.target import Target
+from prune_lab.run.config import conf_folder
 
 YAMLS = [  # those that train are in test_trained_methods.py
     path

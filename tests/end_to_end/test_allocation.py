@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prune_lab.masks import count_dropped
+from prune_lab.pruning.masks import count_dropped
 
 
 def record(folder: Path) -> dict:

@@ -107,7 +107,10 @@ def test_a_sweep_without_failures_ends_with_zero_and_groups_its_runs(command, lo
         job: json.loads((tmp_path / "sweep" / job / "record.json").read_text())["config"]["method"]["_target_"]
         for job in "01"
     }
-    assert found == {"0": "prune_lab.methods.magnitude.Magnitude", "1": "prune_lab.methods.random.Random"}
+    assert found == {
+        "0": "prune_lab.pruning.methods.magnitude.Magnitude",
+        "1": "prune_lab.pruning.methods.random.Random",
+    }
 
 
 @pytest.mark.parametrize("model", STYLES)

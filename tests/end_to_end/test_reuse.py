@@ -12,8 +12,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 
-from prune_lab import reuse
 from prune_lab.__main__ import main
+from prune_lab.run import finished_runs as reuse
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +68,7 @@ def test_what_is_not_the_same_runs(command, job, tmp_path, monkeypatch, token_fi
     elif change == "model gone":
         (first / "model").rename(tmp_path / "elsewhere")
     else:
-        monkeypatch.setattr("prune_lab.reuse.source_digest", lambda: "other")
+        monkeypatch.setattr("prune_lab.run.finished_runs.source_digest", lambda: "other")
     assert not run(command, *job, folder=tmp_path / "second")
 
 
@@ -140,7 +140,7 @@ def test_an_interrupted_run_goes_on_in_another_folder(command, job, tmp_path, mo
     job += ["method=wanda", "pipeline.prune.save_every=0", "finetune=full", "finetune.steps=6", "finetune.save_every=2"]
     assert not run(command, *job, "reuse=false", folder=tmp_path / "whole")
     where, nth = {
-        "prune": ("prune_lab.methods.base.SiteMethod.prune_sites", 3),
+        "prune": ("prune_lab.pruning.methods.method.SiteMethod.prune_sites", 3),
         "finetune": ("prune_lab.training.held_out.HeldOut.measure", 6),
     }[stage]
     module, name = where.rsplit(".", 1)

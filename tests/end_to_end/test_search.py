@@ -137,7 +137,7 @@ def test_several_processes_do_not_search(command, local_overrides, monkeypatch):
 
 
 def test_without_optuna_the_command_says_what_to_install(command, local_overrides, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("prune_lab.search.")]:
+    for name in [name for name in sys.modules if name.startswith("prune_lab.sweep.search.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.setitem(sys.modules, "optuna.distributions", None)

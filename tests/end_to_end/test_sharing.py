@@ -139,7 +139,7 @@ def test_what_would_give_something_else_is_not_taken(command, job, tmp_path, mon
     elif change == "model":
         again += ["model.dtype=bfloat16"]
     elif change == "code":
-        monkeypatch.setattr("prune_lab.sharing.source_digest", lambda: "other")
+        monkeypatch.setattr("prune_lab.run.stage_cache.source_digest", lambda: "other")
     elif change == "share":
         again.append("share=null")
     else:

@@ -4,16 +4,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from prune_lab.calibration import Calibration, walk
 from prune_lab.data.tokens import Data
-from prune_lab.evaluation.base import Subject
 from prune_lab.evaluation.efficiency import Efficiency
+from prune_lab.evaluation.evaluation import Subject
 from prune_lab.evaluation.sparse_kernels import on_sparse_kernels
-from prune_lab.masks import keep_all_but, keep_n_of_m
-from prune_lab.methods.sparsegpt import SparseGPT
-from prune_lab.methods.wanda import Wanda
-from prune_lab.models.view import PrunableModel
-from prune_lab.target import Target
+from prune_lab.models.model import PrunableModel
+from prune_lab.pruning.calibration.blocks import Calibration, walk
+from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
+from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.methods.wanda import Wanda
+from prune_lab.pruning.target import Target
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

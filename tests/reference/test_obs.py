@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prune_lab.solvers.obs import factorize, sparsegpt
+from prune_lab.pruning.solvers.obs import factorize, sparsegpt
 
 DAMPING = 0.01
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from prune_lab.__main__ import conf_folder
+from prune_lab.run.config import conf_folder
 
 Leaves = dict[tuple[str, ...], Any]
 

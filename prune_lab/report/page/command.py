@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prune_lab.errors import BadInput
-from prune_lab.files import write_text
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.flat import write_flat
 from prune_lab.report.page.html import page_of
-from prune_lab.tracking.base import RunInfo
-from prune_lab.tracking.wandb import WandbTracker
+from prune_lab.run.tracking.tracker import RunInfo
+from prune_lab.run.tracking.wandb import WandbTracker
+from prune_lab.utils.files import write_text
 
 _EXAMPLES = """examples:
   prune-lab-report outputs                         all runs below outputs, to outputs/report

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from prune_lab.files import write_atomically, write_csv
 from prune_lab.report.page.run import ATTRIBUTES, Run
+from prune_lab.utils.files import write_atomically, write_csv
 
 _STAGES = ("dense", "prune", "iterate", "finetune", "shrink", "evaluate", "save")
 _TYPES = {"level": pyarrow.float64(), "seed": pyarrow.int64()}

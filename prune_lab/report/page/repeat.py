@@ -14,10 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prune_lab.__main__ import conf_folder
 from prune_lab.report.page.choices import choice_of, defaults
-from prune_lab.settings import not_in_key
-from prune_lab.tracking.base import without_secrets
+from prune_lab.run.config import conf_folder
+from prune_lab.run.settings import not_in_key
+from prune_lab.run.tracking.tracker import without_secrets
 
 _GROUPS = ("model", "data", "sparsity", "method", "allocation", "schedule", "finetune", "evaluate")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")

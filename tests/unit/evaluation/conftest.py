@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from prune_lab.data.tokens import Data
-from prune_lab.evaluation.base import Subject
-from prune_lab.models.view import PrunableModel
+from prune_lab.evaluation.evaluation import Subject
+from prune_lab.models.model import PrunableModel
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,\n"
 

@@ -12,7 +12,7 @@ from prune_lab.errors import BadInput
 from prune_lab.evaluation import efficiency
 from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.flops import count_macs
-from prune_lab.evaluation.kept import cached_scores
+from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.sparse_kernels import is_two_of_four, why_not
 from prune_lab.evaluation.suite import Suite

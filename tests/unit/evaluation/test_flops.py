@@ -5,9 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from prune_lab.evaluation.flops import count_macs, live_heads
-from prune_lab.masks import Masks
 from prune_lab.models.shrink import shrink
 from prune_lab.models.units import all_heads, all_neurons, removable
+from prune_lab.pruning.masks import Masks
 
 PROMPT, WINDOW = 24, 8
 GATED = 3 * 32 * 48

@@ -8,9 +8,9 @@ import torch
 
 from prune_lab.data.tokens import Data, Pair
 from prune_lab.errors import BadInput
-from prune_lab.evaluation.base import Subject
+from prune_lab.evaluation.evaluation import Subject
 from prune_lab.evaluation.generation import Generation, compare
-from prune_lab.evaluation.kept import cached_scores
+from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.models.load import Checkpoint
 
 PROMPTS = (

@@ -3,9 +3,9 @@ import torch
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.redundancy import Redundancy, uniqueness
-from prune_lab.masks import Masks
 from prune_lab.models.shrink import shrink
 from prune_lab.models.units import all_neurons
+from prune_lab.pruning.masks import Masks
 
 
 @pytest.mark.parametrize(("clones", "orthogonal"), [(1, 3), (2, 2), (4, 1), (5, 0)])

@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from prune_lab.cache import cache_folder
+from prune_lab.cache.folder import cache_folder
 from prune_lab.evaluation import stdlib_items, stdlib_tasks
 
 

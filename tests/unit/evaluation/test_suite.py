@@ -3,7 +3,7 @@
 import pytest
 
 from prune_lab.errors import BadInput
-from prune_lab.evaluation.base import Evaluation, Scores
+from prune_lab.evaluation.evaluation import Evaluation, Scores
 from prune_lab.evaluation.suite import Suite
 
 

@@ -4,7 +4,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, Mixt
 
 from prune_lab.errors import BadInput
 from prune_lab.models.families import FAMILIES, Family, family_of
-from prune_lab.models.view import PrunableModel
+from prune_lab.models.model import PrunableModel
 
 
 def test_an_unknown_family_is_refused_with_those_that_are_known():

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.load import DTYPES, REFERENCE, Checkpoint
-from prune_lab.models.view import seqlen_limit_of
+from prune_lab.models.model import seqlen_limit_of
 
 
 def weights_of(folder):

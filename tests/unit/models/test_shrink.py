@@ -4,10 +4,10 @@ from transformers import AutoModelForCausalLM
 
 import prune_lab
 from prune_lab.errors import BadInput
-from prune_lab.masks import Masks
 from prune_lab.models.families import family_of
 from prune_lab.models.shrink import finish_folder, shrink
 from prune_lab.models.units import all_heads, all_neurons
+from prune_lab.pruning.masks import Masks
 
 
 def random_masks(model, kept):

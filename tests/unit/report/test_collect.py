@@ -11,7 +11,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from prune_lab.__main__ import conf_folder
 from prune_lab.report.page.choices import choice_of
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.command import main, report
@@ -19,6 +18,7 @@ from prune_lab.report.page.flat import write_flat
 from prune_lab.report.page.html import page_of
 from prune_lab.report.page.payload import embedded, payload_of
 from prune_lab.report.page.repeat import command_of
+from prune_lab.run.config import conf_folder
 
 LAYERS = """name,rows,columns,sparsity,relative_output_error,block_relative_output_error,seconds
 model.layers.0.mlp.up_proj,4,4,0.5,0.123456,0.25,0.1

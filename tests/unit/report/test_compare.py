@@ -129,7 +129,7 @@ def test_without_a_single_run_the_published_numbers_are_printed_and_nothing_is_w
     def execute(cfg, folder, **how):
         raise RuntimeError("the hub is away")
 
-    monkeypatch.setattr("prune_lab.runner.execute", execute)
+    monkeypatch.setattr("prune_lab.run.runner.execute", execute)
     results = tmp_path / "results"
     with pytest.raises(SystemExit, match="1"):
         table.main(["wanda_llama", "seed=0", "--runs", str(tmp_path / "runs"), "--results", str(results)])

@@ -1,10 +1,10 @@
 import pytest
 
-from prune_lab.__main__ import conf_folder
 from prune_lab.errors import BadInput
 from prune_lab.report.compare import Findings, compare
 from prune_lab.report.published import find, read_published
 from prune_lab.report.spec import read_table
+from prune_lab.run.config import conf_folder
 
 REFERENCE = conf_folder().parent / "results" / "reference"
 FILES = sorted(path.name for path in REFERENCE.glob("*.csv"))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from prune_lab.__main__ import conf_folder
 from prune_lab.report.archive import read_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.grid import markdown
 from prune_lab.report.render import table_grid, write_report
+from prune_lab.run.config import conf_folder
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"

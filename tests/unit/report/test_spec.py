@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 from hydra import compose, initialize_config_dir
 
-from prune_lab.__main__ import conf_folder
 from prune_lab.errors import BadInput
 from prune_lab.report.spec import TableSpec, read_table
-from prune_lab.settings import check_settings
+from prune_lab.run.config import conf_folder
+from prune_lab.run.settings import check_settings
 
 TABLES = sorted(path.stem for path in (conf_folder() / "table").glob("*.yaml"))
 PAPERS = ["owl_llama", "sparsellm_llama", "sparsellm_opt", "wanda_llama"]

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from prune_lab.__main__ import conf_folder
 from prune_lab.errors import BadInput
 from prune_lab.report import table
 from prune_lab.report.compare import Findings
 from prune_lab.report.render import write_report
 from prune_lab.report.spec import read_table
-from prune_lab.settings import check_settings, run_key
+from prune_lab.run.config import conf_folder
+from prune_lab.run.settings import check_settings, run_key
 
 YAML = """
 title: Toy
@@ -85,7 +85,7 @@ def test_finished_runs_are_not_run_again_and_failures_do_not_stop_the_rest(tmp_p
         (folder / "record.json").write_text(json.dumps(result))
         return result
 
-    monkeypatch.setattr("prune_lab.runner.execute", execute)
+    monkeypatch.setattr("prune_lab.run.runner.execute", execute)
     spec = read_table(conf_folder() / "table", "reference", ["model=reference", "method=wanda,random", "seed=0,1"])
     records, failures = table.run_cells(spec, tmp_path)
     assert (len(records), len(failures)) == (6, 6)
@@ -107,7 +107,9 @@ def test_finished_runs_of_a_sweep_are_found_by_their_settings(tmp_path, monkeypa
         text = json.dumps({"status": status, "key": key, **{k: v for k, v in record(7.0).items() if k != "key"}})
         (folder / "record.json").write_text(text if status != "torn" else text[:40])
     run = []
-    monkeypatch.setattr("prune_lab.runner.execute", lambda cfg, folder, **how: run.append(folder.name) or record(8.0))
+    monkeypatch.setattr(
+        "prune_lab.run.runner.execute", lambda cfg, folder, **how: run.append(folder.name) or record(8.0)
+    )
     records, failures = table.run_cells(spec, tmp_path)
     assert not failures
     assert [found["metrics"]["evaluate/perplexity"] for _, found in records] == [7.0, 8.0, 8.0]
@@ -121,7 +123,7 @@ def test_a_model_that_cannot_be_had_is_asked_for_once(tmp_path, monkeypatch):
         asked.append(cfg.model.path)
         raise BadInput(f"model.path={cfg.model.path}: cannot load the configuration: no network")
 
-    monkeypatch.setattr("prune_lab.runner.execute", execute)
+    monkeypatch.setattr("prune_lab.run.runner.execute", execute)
     spec = read_table(conf_folder() / "table", "reference", ["model=gpt2,opt_125m", "seed=0"])
     records, failures = table.run_cells(spec, tmp_path)
     assert asked == ["openai-community/gpt2", "facebook/opt-125m"]

@@ -1,0 +1,246 @@
+"""Results that can be made again, kept by what determines them: in a folder of bounded size, for all processes."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from prune_lab.cache.folder import cache_folder
+from prune_lab.errors import BadInput
+from prune_lab.utils.files import write_json
+from prune_lab.utils.locks import locked
+
+log = logging.getLogger(__name__)
+
+LIMIT = "PRUNE_LAB_CACHE_GB"
+"""The environment variable that says how large the store may become, in 10^9 bytes."""
+_DEFAULT_GB = 20.0
+_MANIFEST = "entry.json"
+_UNFINISHED = (".new-", ".old-")
+_LEFT_BEHIND = 24 * 3600  # seconds after which an unfinished entry is that of a process that died
+_CHUNK = 2**20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder with an entry for each key.
+
+    An entry is a folder of files with a manifest of their sizes and SHA-256. It appears whole or not at all, is checked
+    whenever it is read, and goes when room is needed and it is the one that was not used for the longest time.
+
+    Args:
+        folder: where entries are; made if need be.
+        limit: of the bytes of all entries together.
+    """
+
+    folder: Path
+    limit: int
+
+    def obtain(
+        self, key: str, what: str, *, read: Callable[[Path], T], make: Callable[[], T], write: Callable[[Path, T], None]
+    ) -> T:
+        """What is kept under a key; made and kept where nothing is.
+
+        Args:
+            key: a hexadecimal digest of all that decides the result.
+            what: it is, for whoever waits while another process makes it.
+            read: the result, from the entry's folder.
+            make: the result; called with no other process at the same one.
+            write: the result, into the entry's folder.
+        """
+        if not self.limit:
+            return make()
+        found = self.load(key, read)
+        if found is not None:
+            return found
+        with self.claimed(key, what):
+            found = self.load(key, read)
+            if found is None:
+                found = made = make()
+                self.keep(key, lambda folder: write(folder, made))
+        return found
+
+    def load(self, key: str, read: Callable[[Path], T]) -> T | None:
+        """What ``read`` makes of the entry's folder; ``None`` if there is none, or it is damaged, or just goes."""
+        entry = self._entry(key)
+        try:
+            manifest = json.loads((entry / _MANIFEST).read_text(encoding="utf-8"))
+            wrong = _first_wrong(entry, manifest["files"])
+            if wrong is None:
+                os.utime(entry / _MANIFEST)
+                return read(entry)
+        except FileNotFoundError as error:
+            if not entry.is_dir():
+                return None
+            wrong = f"{error.filename} is missing"
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            wrong = str(error)
+        self._set_aside(entry, wrong)
+        return None
+
+    def keep(self, key: str, fill: Callable[[Path], None], *, expected: int = 0) -> None:
+        """Makes an entry; what goes wrong is a warning, as the result can be made again.
+
+        Args:
+            key: a hexadecimal digest.
+            fill: writes the entry's files into a folder.
+            expected: its bytes, roughly; nothing is written where they would not fit.
+        """
+        if not self.limit:  # the user wants none
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if max(expected, 1) > self.limit or 2 * expected > shutil.disk_usage(self.folder).free:
+                log.info("not kept for other runs: %.1f GB do not fit into the store (%s)", expected / 1e9, LIMIT)
+                return
+            new = Path(tempfile.mkdtemp(dir=self.folder, prefix=_UNFINISHED[0]))
+            try:
+                fill(new)
+                self._move_in(new, self._entry(key), _manifest(new))
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+        except OSError as error:
+            log.warning("not kept for other runs: %s", error)
+
+    def claimed(self, key: str, what: str) -> AbstractContextManager[None]:
+        """Keeps other processes from making the same entry meanwhile; waits while another one does."""
+        path = self.folder / "locks" / f"{key}.lock"
+        return locked(path, waiting=f"another process is at the same {what}; waiting for it")
+
+    def size(self) -> int:
+        """Bytes of all entries, as their manifests say, at a moment when none comes or goes."""
+        with self._arranging():
+            return sum(size for _, size, _ in self._entries())
+
+    def _entry(self, key: str) -> Path:
+        return self.folder / key[:2] / key
+
+    def _move_in(self, new: Path, entry: Path, size: int) -> None:
+        """Makes room, and lets the entry appear, with nobody else doing the same."""
+        if size > self.limit:
+            log.info("not kept for other runs: %.1f GB do not fit into the store (%s)", size / 1e9, LIMIT)
+            return
+        with self._arranging():
+            if entry.exists():  # another process was as quick
+                return
+            self._make_room(size)
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            new.chmod(0o755)
+            new.rename(entry)
+            _flush(entry.parent)
+
+    def _make_room(self, size: int) -> None:
+        now = time.time()
+        for left in (path for path in self.folder.iterdir() if path.name.startswith(_UNFINISHED)):
+            if now - left.stat().st_mtime > _LEFT_BEHIND:
+                shutil.rmtree(left, ignore_errors=True)
+        entries = sorted(self._entries())
+        total = sum(size for _, size, _ in entries) + size
+        for _, bytes_of, path in entries:
+            if total <= self.limit:
+                break
+            self._remove(path)
+            total -= bytes_of
+
+    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+        """Last use, bytes and folder of every entry; those that were set aside count as never used."""
+        for entry in self.folder.glob("[0-9a-f][0-9a-f]/*"):
+            try:
+                size = json.loads((entry / _MANIFEST).read_text(encoding="utf-8"))["bytes"]
+                yield (entry / _MANIFEST).stat().st_mtime, size, entry
+            except (OSError, ValueError, TypeError, KeyError):
+                yield 0.0, _bytes(entry), entry
+        for entry in self.folder.glob("damaged/*"):
+            yield 0.0, _bytes(entry), entry
+
+    def _set_aside(self, entry: Path, wrong: str) -> None:
+        aside = self.folder / "damaged" / f"{entry.name}-{time.time_ns()}"
+        log.warning("%s is damaged (%s) and will be made again; it is now %s", entry, wrong, aside)
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            entry.rename(aside)
+        except OSError:  # another process was as quick
+            pass
+
+    def _remove(self, entry: Path) -> None:
+        old = self.folder / f"{_UNFINISHED[1]}{entry.name}-{time.time_ns()}"
+        try:
+            entry.rename(old)  # at once: nobody reads half an entry
+        except OSError:
+            return
+        shutil.rmtree(old, ignore_errors=True)
+
+    @contextmanager
+    def _arranging(self) -> Iterator[None]:
+        with locked(self.folder / "locks" / "store.lock", waiting="another process arranges the store; waiting for it"):
+            yield
+
+
+def open_store() -> Store:
+    """The store in the cache folder.
+
+    Raises:
+        BadInput: ``PRUNE_LAB_CACHE_GB`` is no number of at least 0.
+    """
+    text = os.environ.get(LIMIT, str(_DEFAULT_GB))
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0 or math.isinf(limit):
+        raise BadInput(f"{LIMIT}={text} is not allowed; it is a number of gigabytes, 0 to keep nothing")
+    return Store(cache_folder() / "store", int(limit * 1e9))
+
+
+def _manifest(folder: Path) -> int:
+    """Writes the manifest of a folder's files, which are flushed to disk, and returns their bytes."""
+    files = {}
+    for file in sorted(folder.iterdir()):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+        files[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
+    size = sum(each["bytes"] for each in files.values())
+    write_json(folder / _MANIFEST, {"bytes": size, "files": files})
+    _flush(folder)
+    return size
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*"))
+
+
+def _first_wrong(folder: Path, files: dict[str, dict[str, object]]) -> str | None:
+    """What is wrong with the first of an entry's files that is not as it was written."""
+    for name, said in files.items():
+        if (folder / name).stat().st_size != said["bytes"]:
+            return f"{name} has another size"
+        if _digest(folder / name) != said["sha256"]:
+            return f"{name} has another checksum"
+    return None
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,74 @@
+"""What an evaluation is given, what it returns, and what the rest of the lab may ask of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from prune_lab.data.tokens import Data
+from prune_lab.models.model import PrunableModel
+
+
+@dataclass
+class Subject:
+    """What an evaluation may look at.
+
+    Attributes:
+        model: The model, on the host; an evaluation leaves it there, unchanged.
+        data: The text to evaluate on, as tokens of this model.
+        device: Where to compute.
+        folder: The run folder.
+        stage: Which stage asks, for the names of files.
+    """
+
+    model: PrunableModel
+    data: Data
+    device: torch.device
+    folder: Path
+    stage: str = "evaluate"
+
+
+@dataclass
+class Scores:
+    """The outcome of an evaluation.
+
+    Attributes:
+        metrics: Numbers by name, without the stage: `perplexity`, `stdlib_order/acc`.
+        protocol: How the numbers came about, as plain JSON.
+        relative: Metrics that mean something beside the dense model's only.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    protocol: dict[str, object] = field(default_factory=dict)
+    relative: frozenset[str] = frozenset()
+
+
+class Evaluation(Protocol):
+    """A callable on a `Subject`.
+
+    Subclasses inherit a `prepare` and a `check` that do nothing, and a `key` that forbids keeping.
+    """
+
+    def prepare(self) -> None:
+        """Check what can be checked before a model is loaded.
+
+        Raises:
+            BadInput: What was asked for does not exist.
+            RunFailed: It exists, but cannot be reached from here.
+        """
+
+    def check(self, subject: Subject) -> None:
+        """Check what only the data and the loaded model can tell, before anything is done to the model.
+
+        Raises:
+            BadInput: They are not what the evaluation needs.
+        """
+
+    def key(self, subject: Subject) -> dict[str, object] | None:
+        """All that the scores depend on beside the model and its device, as JSON; None: measure every time."""
+        return None
+
+    def __call__(self, subject: Subject) -> Scores:
+        """Measure the model."""
+        ...

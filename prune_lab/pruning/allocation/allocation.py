@@ -1,0 +1,139 @@
+"""The one interface of an allocation, and the loop that most allocations share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+
+from prune_lab.errors import BadInput
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.view import Site
+from prune_lab.pruning.allocation.budget import exact_counts, levels_of
+from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.masks import count_dropped
+from prune_lab.pruning.target import Target
+
+
+class Allocation(ABC):
+    """A way to share out the sparsity of a target over the layers of a model."""
+
+    @abstractmethod
+    def budget(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
+        """The fraction removed of each site, by name; the model is left as it is.
+
+        In total exactly as many weights go as with one level for all sites. Empty: one level for all sites.
+        """
+
+    def check(self, target: Target) -> None:  # noqa: B027 - uniform can do every target
+        """Raises `BadInput` when the target cannot be shared out so; called before a model is loaded."""
+
+    def check_model(self, model: PrunableModel, target: Target) -> None:  # noqa: B027
+        """Raises `BadInput` for what only the model can tell; called before the first stage."""
+
+    def describe(self) -> dict[str, object]:
+        """Name and settings, as plain JSON for the protocol."""
+        return _describe(self)
+
+
+@dataclass
+class LayerAllocation(Allocation):
+    """An allocation that says what level it desires for each site; a shift of all of them makes the total right.
+
+    Args:
+        max_level: no site loses a larger fraction. With or without it, as many weights stay of a site as it has rows.
+
+    Raises:
+        BadInput: a setting is out of its range.
+    """
+
+    max_level: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_number("max_level", self.max_level, 0, 1, open_end=True, optional=True)
+
+    def check(self, target: Target) -> None:
+        """A pattern leaves nothing to share out, and levels are those of weights."""
+        if target.removes_units:
+            raise BadInput(
+                f"allocations share out single weights, and sparsity.pattern={target.pattern} removes {target.kind} "
+                "whole; use allocation=uniform, with method.scope=model for another share in every block"
+            )
+        if target.n_of_m:
+            raise BadInput(
+                f"sparsity.pattern={target.pattern!r} fixes every layer's sparsity, so there is nothing to allocate; "
+                "use allocation=uniform, or sparsity=unstructured"
+            )
+        if self.max_level is not None and target.sparsity > self.max_level:
+            raise BadInput(
+                f"sparsity.level={target.sparsity:g} is more than allocation.max_level={self.max_level:g}, which no "
+                "layer may exceed; raise allocation.max_level, or lower sparsity.level"
+            )
+
+    def check_model(self, model: PrunableModel, target: Target) -> None:
+        """Whether so many weights may go at all."""
+        sites = target.sites(model)
+        most, total = sum(self.caps(model, target).values()), total_dropped(sites, target)
+        if total > most:
+            entries = sum(entries_of(sites).values())
+            raise BadInput(
+                f"sparsity.level={target.sparsity:g} removes more than this allocation may from {model.name}, "
+                f"{most / entries:.6g}; lower sparsity.level, or use allocation=uniform"
+            )
+
+    def budget(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
+        """Shifts the desired levels until the total is right."""
+        sites = target.sites(model)
+        entries = entries_of(sites)
+        desired = self.desired(model, calibration, target)
+        counts = exact_counts(
+            {site.name: desired[site.name] for site in sites},
+            entries,
+            self.caps(model, target),
+            total_dropped(sites, target),
+        )
+        return levels_of(counts, entries)
+
+    @abstractmethod
+    def desired(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
+        """The fraction that is to be removed of each site of the target, before the shift."""
+
+    def caps(self, model: PrunableModel, target: Target) -> dict[str, int]:
+        """How many weights of each site of the target may go at most: all but one a row, or ``max_level``."""
+        sites = target.sites(model)
+        entries = entries_of(sites)
+        caps = {site.name: entries[site.name] - site.shape[0] for site in sites}
+        if self.max_level is None:
+            return caps
+        return {name: min(cap, count_dropped(self.max_level, entries[name])) for name, cap in caps.items()}
+
+
+def entries_of(sites: Sequence[Site]) -> dict[str, int]:
+    """The number of weights of each site."""
+    return {site.name: site.shape[0] * site.shape[1] for site in sites}
+
+
+def total_dropped(sites: Sequence[Site], target: Target) -> int:
+    """How many weights of all sites go with one level for all."""
+    return sum(count_dropped(target.sparsity, entries) for entries in entries_of(sites).values())
+
+
+def check_number(
+    key: str, value: object, low: float, high: float, *, open_end: bool = False, optional: bool = False
+) -> None:
+    """Checks a setting.
+
+    Raises:
+        BadInput: it is no number from ``low`` to ``high``.
+    """
+    if optional and value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high or (open_end and value == high):
+        end = ")" if open_end or high == float("inf") else "]"
+        raise BadInput(f"allocation.{key}={value!r} is not allowed; allowed: [{low:g}, {high:g}{end}")
+
+
+def _describe(part: object) -> dict[str, object]:
+    values = {entry.name: getattr(part, entry.name) for entry in fields(part)} if is_dataclass(part) else {}
+    return {"name": type(part).__name__} | {
+        key: _describe(value) if is_dataclass(value) else value for key, value in values.items()
+    }

@@ -1,0 +1,136 @@
+"""Measured: divides the budget by the output error that a method makes in each layer at a few levels."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.view import Site
+from prune_lab.pruning.allocation.allocation import LayerAllocation, check_number, entries_of, total_dropped
+from prune_lab.pruning.allocation.budget import level_of, levels_of
+from prune_lab.pruning.allocation.division import Point, divide
+from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, walk
+from prune_lab.pruning.calibration.statistics import Hessian, Statistic
+from prune_lab.pruning.masks import count_dropped
+from prune_lab.pruning.methods.method import SiteMethod, by_statistic, naming
+from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.target import Target
+
+WEIGHTINGS = ("relative", "size", "absolute")
+
+
+@dataclass
+class Measured(LayerAllocation):
+    """Minimises the sum over layers of the output error ``|dW X|^2 / |W X|^2``, as measured on the dense model.
+
+    One walk collects the Hessian ``H`` of each layer; ``inner`` solves the layer at each of ``levels`` from one
+    factorisation, nothing of which is written, and ``tr(dW H dW^T) / tr(W H W^T)`` is noted. Between the levels, and
+    down to the dense layer without error, the error is taken to be linear on the lower convex hull of the points; for
+    such curves the division is the optimum (see `divide`). Errors of layers are taken to add up: what an early layer
+    does to the inputs of a later one is not seen.
+
+    Args:
+        inner: what the errors are measured with; by default SparseGPT, whatever prunes in the end.
+        levels: where; no layer loses more than the highest.
+        weighting: ``relative``; ``size`` to count each error times the weights of its layer; or ``absolute`` to leave
+            out the division by ``|W X|^2``.
+
+    Source: ours. The same data as EvoPress (arXiv:2410.14649) searches over with the loss of the whole model.
+    """
+
+    inner: SiteMethod = field(default_factory=SparseGPT)
+    levels: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    weighting: str = "relative"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.inner, SiteMethod):
+            raise BadInput(
+                f"allocation.inner={type(self.inner).__name__} does not work layer by layer from one statistic; "
+                "allowed: methods that do, such as method@allocation.inner=sparsegpt or wanda"
+            )
+        if isinstance(self.levels, str) or not isinstance(self.levels, Sequence) or not self.levels:
+            raise BadInput(f"allocation.levels={self.levels!r} is no list of fractions such as [0.5,0.7,0.9]")
+        for level in self.levels:
+            check_number("levels", level, 0, 1, open_end=True)
+        self.levels = sorted(self.levels)
+        if self.weighting not in WEIGHTINGS:
+            raise BadInput(f"allocation.weighting={self.weighting!r} is unknown; allowed: {', '.join(WEIGHTINGS)}")
+
+    def check(self, target: Target) -> None:
+        """Whether the levels reach far enough."""
+        super().check(target)
+        self.inner.check(target)
+        if target.sparsity > self.levels[-1]:
+            raise BadInput(
+                f"sparsity.level={target.sparsity:g} is more than the highest of allocation.levels, "
+                f"{self.levels[-1]:g}, which no layer may exceed; add a higher one"
+            )
+
+    @torch.no_grad()
+    def desired(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
+        """Walks the dense model, then divides: the total is right as it is."""
+        sites, caps = target.sites(model), self.caps(model, target)
+        curves: dict[str, list[Point]] = {}
+        for block, inputs in walk(model, calibration, target.end(model)):
+            if target.includes(block):
+                curves |= self._curves(block.sites, inputs, target, caps)
+        return levels_of(divide(curves, total_dropped(sites, target)), entries_of(sites))
+
+    def caps(self, model: PrunableModel, target: Target) -> dict[str, int]:
+        """No more than at the highest level."""
+        caps, entries = super().caps(model, target), entries_of(target.sites(model))
+        return {name: min(cap, count_dropped(self.levels[-1], entries[name])) for name, cap in caps.items()}
+
+    def _curves(
+        self, sites: Sequence[Site], inputs: BlockInputs, target: Target, caps: dict[str, int]
+    ) -> dict[str, list[Point]]:
+        """The errors of a block's sites; each statistic is prepared once."""
+        curves = {}
+        statistics = inputs.collect(partial(_Inputs, self.inner.statistic))
+        for statistic, shared in by_statistic(statistics, tuple(sites)):
+            hessian = statistic.hessian.value
+            with naming(shared[0], "allocation.inner"):
+                prepared = self.inner.prepare(statistic.own)
+            for site in shared:
+                with naming(site, "allocation.inner"):
+                    curves[site.name] = self._curve(site, prepared, hessian, target, caps[site.name])
+        return curves
+
+    def _curve(self, site: Site, prepared: Any, hessian: Tensor, target: Target, cap: int) -> list[Point]:
+        """The points of a site: the dense one, and one a level."""
+        dense = site.weight.float()
+        scale = 1.0 if self.weighting == "absolute" else output_energy(dense, hessian)
+        if self.weighting == "size":
+            scale /= dense.numel()
+        points = [(0, 0.0)]
+        for count in sorted({min(count_dropped(level, dense.numel()), cap) for level in self.levels} - {0}):
+            level = level_of(count, dense.numel())
+            pruned = self.inner.solve(site, prepared, replace(target, level=level, budget={site.name: level}))
+            error = output_energy(dense - pruned.float(), hessian)
+            points.append((count, error / scale if scale > 0 else 0.0))  # a layer without outputs costs nothing
+        return points
+
+
+def output_energy(weight: Tensor, hessian: Tensor) -> float:
+    """``tr(W H W^T)``: the mean over tokens of ``|W x|^2``, for a weight ``(out, in)`` and ``H`` ``(in, in)``."""
+    return float(((weight @ hessian) * weight).sum(dtype=torch.float64))
+
+
+class _Inputs:
+    """The Hessian of a site's inputs, and what the inner method works from; one object where that is the same."""
+
+    def __init__(self, statistic: Callable[[], Statistic]):
+        self.hessian = Hessian()
+        self.own = self.hessian if statistic is Hessian else statistic()
+
+    def update(self, inputs: Tensor) -> None:
+        """Adds a batch ``(tokens, in)``."""
+        self.hessian.update(inputs)
+        if self.own is not self.hessian:
+            self.own.update(inputs)

@@ -1,0 +1,17 @@
+"""Uniform: one level for all layers."""
+
+from dataclasses import dataclass
+
+from prune_lab.models.model import PrunableModel
+from prune_lab.pruning.allocation.allocation import Allocation
+from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.target import Target
+
+
+@dataclass
+class Uniform(Allocation):
+    """Removes the same fraction of every layer, ``sparsity.level``; the default, and the only one for N:M."""
+
+    def budget(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
+        """None: the target's level holds."""
+        return {}

@@ -1,0 +1,104 @@
+"""Blocks that are pruned already, kept so that an interrupted pruning goes on at the next one."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prune_lab.models.view import Block
+from prune_lab.pruning.calibration.blocks import BlockInputs, LayerRow
+from prune_lab.pruning.masks import Masks
+from prune_lab.utils.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class FinishedBlocks:
+    """A file for each block that is done: its weights, and what was measured of it.
+
+    Blocks are written once their outputs are known, and no more often than every so many seconds, so that quick
+    prunings write nothing. A file that belongs to other settings, or is damaged, counts as none.
+
+    Args:
+        folder: of the files.
+        settings: that the blocks depend on, as text: method, target, data, and the model before it was pruned.
+        every: seconds between two times of writing.
+    """
+
+    folder: Path
+    settings: str
+    every: float
+    _waiting: list[tuple[Block, list[str], dict[str, Tensor]]] = field(default_factory=list, init=False)
+    _written: float = field(default_factory=time.monotonic, init=False)
+
+    def restore(self, inputs: BlockInputs, orders: dict[str, Tensor]) -> Masks | None:
+        """Gives a block the weights it was left with, and its rows and orders back.
+
+        Args:
+            inputs: of the block, which is as it was before.
+            orders: of input channels, see `Method.orders`; changed in place.
+
+        Returns:
+            What was kept in it; ``None`` if the block is not done.
+        """
+        block = inputs.block
+        found = self._read(block)
+        if found is None:
+            return None
+        weights, channel_orders, rows = found
+        sites = {site.name: site for site in block.sites if site.name in {row.name for row in rows}}
+        inputs.replace(weights, sites.values())
+        inputs.calibration.rows.extend(rows)
+        orders.update(channel_orders)
+        log.info("%s was pruned before the interruption", block.name)
+        return Masks({name: (site.weight != 0).cpu() for name, site in sites.items()})
+
+    def note(self, block: Block, masks: Masks, orders: Mapping[str, Tensor]) -> None:
+        """A block is pruned; it is written by a later `settle`."""
+        names = list(masks)
+        self._waiting.append((block, names, {name: orders[name] for name in names if name in orders}))
+
+    def settle(self, rows: list[LayerRow]) -> None:
+        """The outputs of all blocks before are known, and their rows complete: writes them if it is time."""
+        if not self._waiting or time.monotonic() - self._written < self.every:
+            return
+        for block, names, orders in self._waiting:
+            self._write(block, [row for row in rows if row.name in names], orders)
+        self._waiting.clear()
+        self._written = time.monotonic()
+
+    def _write(self, block: Block, rows: list[LayerRow], orders: Mapping[str, Tensor]) -> None:
+        tensors = {f"weight {name}": tensor.contiguous() for name, tensor in block.module.state_dict().items()}
+        tensors |= {f"order {name}": order.contiguous() for name, order in orders.items()}
+        about = {"settings": self.settings, "rows": json.dumps([asdict(row) for row in rows])}
+        write_atomically(self._path(block), lambda path: save_file(tensors, path, metadata=about))
+
+    def _read(self, block: Block) -> tuple[dict[str, Tensor], dict[str, Tensor], list[LayerRow]] | None:
+        try:
+            with safe_open(self._path(block), "pt") as file:
+                about = file.metadata() or {}
+                if about.get("settings") != self.settings:
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # safetensors has kinds of its own
+            log.warning("%s cannot be read, the block is pruned again: %s", self._path(block), error)
+            return None
+        rows = [LayerRow(**row | {"shape": tuple(row["shape"])}) for row in json.loads(about["rows"])]
+        parts: dict[str, dict[str, Tensor]] = {"weight": {}, "order": {}}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(" ")
+            parts[kind][rest] = tensor
+        orders = {row.name: parts["order"][row.name] for row in rows if row.name in parts["order"]}
+        return parts["weight"], orders, rows
+
+    def _path(self, block: Block) -> Path:
+        return self.folder / f"block_{block.index}.safetensors"

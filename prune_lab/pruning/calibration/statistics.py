@@ -1,0 +1,92 @@
+"""What is accumulated over the inputs of a site: Hessian, norm, or the inputs themselves.
+
+Everything accumulates in float32, on the device where the inputs arrive, unless it says otherwise.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
+
+
+class Statistic(Protocol):
+    """Something accumulated over the inputs of a site."""
+
+    def update(self, inputs: Tensor) -> None:
+        """Takes one batch of inputs, ``(tokens, in)``, in the type of the model."""
+
+
+class Hessian:
+    """Second moment of a site's inputs, ``1/T sum x x^T``.
+
+    Only the upper triangle is computed. Peak memory on the device: ``in^2`` floats, and one batch of inputs in float32.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._sum: Tensor | None = None
+
+    def update(self, inputs: Tensor) -> None:
+        """Adds a batch ``(tokens, in)``; accumulates in float32."""
+        x = inputs.float()
+        width = x.shape[1]
+        if self._sum is None:
+            self._sum = torch.zeros(width, width, device=x.device)
+        accumulate_upper(self._sum, x)
+        self.tokens += len(x)
+
+    @property
+    def value(self) -> Tensor:
+        """``(in, in)`` float32, symmetric."""
+        assert self._sum is not None, "no batch was seen"
+        return mirror_upper(self._sum) / self.tokens
+
+    def release(self) -> Tensor:
+        """Gives away the sum ``sum x x^T`` itself, ``(in, in)`` float32; only its upper triangle means anything.
+
+        For solvers that need no scale and no second copy; the statistic is empty afterwards.
+        """
+        assert self._sum is not None, "no batch was seen"
+        upper, self._sum = self._sum, None
+        return upper
+
+
+class InputNorm:
+    """L2 norm of each input over the tokens seen."""
+
+    def __init__(self) -> None:
+        self._squares: Tensor | None = None
+
+    def update(self, inputs: Tensor) -> None:
+        """Adds a batch ``(tokens, in)``; accumulates in float32."""
+        squares = inputs.float().square().sum(0)  # vector_norm over dim 0 takes eight times as long
+        self._squares = squares if self._squares is None else self._squares + squares
+
+    @property
+    def value(self) -> Tensor:
+        """``(in,)`` float32."""
+        assert self._squares is not None, "no batch was seen"
+        return self._squares.sqrt()
+
+
+class Record:
+    """The inputs themselves, on the host, in the type of the model.
+
+    Args:
+        dtype: what they are kept in; passes may arrive in float32 where the model is in half precision.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        self._dtype = dtype
+        self._batches: list[Tensor] = []
+
+    def update(self, inputs: Tensor) -> None:
+        """Adds a batch ``(tokens, in)``."""
+        self._batches.append(inputs.to("cpu", self._dtype, copy=True))
+
+    def release(self) -> Tensor:
+        """All inputs, ``(tokens, in)``; the record is empty afterwards."""
+        batches, self._batches = self._batches, []
+        return torch.cat(batches)

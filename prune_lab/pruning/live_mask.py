@@ -1,0 +1,150 @@
+"""Masks on live weights: the weights stay as they are, what the model computes with is masked."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from prune_lab.models.units import Member, Units
+from prune_lab.models.view import Site
+from prune_lab.pruning.masks import Masks
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The mask forward; its gradient goes to the scores as it is."""
+
+    @staticmethod
+    def forward(_ctx: torch.autograd.function.FunctionCtx, scores: Tensor, mask: Tensor) -> Tensor:
+        return mask.to(scores.dtype)
+
+    @staticmethod
+    def backward(_ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+class _Entries(torch.autograd.Function):
+    """``mask * weight`` with a mask of the weight's shape, where a float copy of the mask would cost what weights do.
+
+    The gradient of the scores is ``G * W``, of masked weights too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, mask)
+        return weight.masked_fill(~mask, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        weight, mask = ctx.saved_tensors
+        needs_weight, needs_scores, _ = ctx.needs_input_grad
+        return (
+            grads[0].masked_fill(~mask, 0) if needs_weight else None,
+            grads[0] * weight if needs_scores else None,
+            None,
+        )
+
+
+class UnitMask(nn.Module):
+    """Scores and mask of the units of one layer.
+
+    Args:
+        units: whose.
+        scores: of the shape of the units, float32.
+        learned: whether the scores get gradients, ``dL/dS_i = sum G_ij W_ij`` over all weights of unit i, where G is
+            the gradient of the masked weight.
+        part: tells masks of different members of the same units apart.
+    """
+
+    def __init__(self, units: Units, scores: Tensor, *, learned: bool, part: str = ""):
+        super().__init__()
+        self.units = units
+        self.key = f"{units.name}/{part}" if part else units.name
+        self.scores = nn.Parameter(scores, requires_grad=learned)
+        self.register_buffer("mask", torch.ones_like(scores, dtype=torch.bool))
+
+    @property
+    def keep(self) -> Tensor:
+        """Of the units' shape, bool, on the host."""
+        return self.mask.cpu()
+
+    @torch.no_grad()
+    def set(self, keep: Tensor) -> None:
+        """Changes the mask."""
+        self.mask.copy_(keep)
+
+    def forward(self) -> Tensor:
+        """What weights of units are multiplied by, with a gradient to the scores where they are learned."""
+        return _StraightThrough.apply(self.scores, self.mask) if self.scores.requires_grad else self.mask
+
+    def bias_values(self) -> Tensor:
+        """What biases are multiplied by; they give the scores no gradient."""
+        return self.mask
+
+
+class _Masked(nn.Module):
+    """A parametrization that multiplies a weight, as it is stored, or a bias by the mask of its units."""
+
+    def __init__(self, owner: UnitMask, member: Member):
+        super().__init__()
+        self._owner = (owner,)  # in a tuple, so that the scores are not parameters of every layer they mask
+        self._member = member
+
+    def forward(self, weight: Tensor) -> Tensor:
+        owner, member = self._owner[0], self._member
+        if member.dim is None:
+            return _Entries.apply(weight, member.broadcast(owner.scores), member.broadcast(owner.mask))
+        if weight.dim() == 1:
+            return weight * member.spread(owner.bias_values()).to(weight.dtype)
+        return weight * member.broadcast(owner()).to(weight.dtype)
+
+
+class LiveMasks:
+    """The masks of a model's layers while it is trained; `bake` makes them permanent.
+
+    Args:
+        masks: one a layer, or several that mask different members of its units.
+    """
+
+    def __init__(self, masks: Sequence[UnitMask]):
+        self.masks = nn.ModuleList(masks)
+        self._parametrized: list[tuple[nn.Module, str]] = []
+        for mask in masks:
+            for member in mask.units.members:
+                self._register(member.site.module, "weight", _Masked(mask, member))
+                if member.bias is not None:
+                    self._register(member.site.module, "bias", _Masked(mask, member))
+
+    def __iter__(self) -> Iterator[UnitMask]:
+        """The masks, layer by layer."""
+        return iter(self.masks)
+
+    @property
+    def scores(self) -> list[nn.Parameter]:
+        """Those that are learned."""
+        return [mask.scores for mask in self.masks if mask.scores.requires_grad]
+
+    @property
+    def kept(self) -> Masks:
+        """By the name of the units, those that no mask drops."""
+        kept = Masks()
+        for mask in self.masks:
+            name = mask.units.name
+            kept[name] = kept[name] & mask.keep if name in kept else mask.keep
+        return kept
+
+    def bake(self) -> None:
+        """Writes the masked values into the weights, and removes the masks."""
+        for module, name in self._parametrized:
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        self._parametrized = []
+
+    def _register(self, module: nn.Module, name: str, masked: _Masked) -> None:
+        parametrize.register_parametrization(module, name, masked)
+        self._parametrized.append((module, name))
+
+
+def weight_before_mask(site: Site) -> Tensor:
+    """The live weight of a masked site, ``(out, in)``."""
+    return site.seen(site.module.parametrizations.weight.original.detach())

@@ -1,0 +1,84 @@
+"""ADMM: layer-wise pruning by the alternating direction method of multipliers, with a mask that grows gradually."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.models.view import Site
+from prune_lab.pruning.calibration.statistics import Hessian
+from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
+from prune_lab.pruning.methods.method import SiteMethod
+from prune_lab.pruning.solvers import admm
+from prune_lab.pruning.target import Target
+
+SCOPES = ("layer", "row")
+
+
+@dataclass
+class ADMM(SiteMethod):
+    """Updates weights and mask together, for all columns at once (ADMM-Grad).
+
+    Args:
+        iterations: of the weights.
+        mask_iterations: the first of them, in which the mask grows; then it stays.
+        damping: added to the Hessian scaled to a unit diagonal.
+        rho: weight of the constraint.
+        scope: where weights compete: ``layer`` or ``row``.
+
+    Source: Boza, 2024, arXiv:2401.02938. In the authors' code the gradual mask acts only with rows or 2:4; here always.
+    An N:M target keeps its pattern from the start with ``M - N`` weights dropped gradually, for any N:M.
+    """
+
+    iterations: int = 20
+    mask_iterations: int = 15
+    damping: float = 0.1
+    rho: float = 1.0
+    scope: str = "layer"
+    statistic: ClassVar = Hessian
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise BadInput(f"method.scope={self.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
+        if not 1 <= self.mask_iterations <= self.iterations:
+            raise BadInput(
+                f"method.mask_iterations={self.mask_iterations} is out of range; allowed: 1 to "
+                f"method.iterations={self.iterations}"
+            )
+        if self.damping < 0 or self.rho <= 0:
+            raise BadInput("method.damping must be at least 0 and method.rho above 0")
+
+    def prepare(self, statistic: Hessian) -> tuple[admm.Scaled, Tensor]:
+        """Scales the Hessian and inverts it once, for all weights that read the same inputs."""
+        scaled = admm.Scaled.of(statistic.value, self.damping)
+        shifted = scaled.matrix.clone()
+        shifted.diagonal().add_(self.rho)
+        return scaled, admm.inverse(shifted)
+
+    def solve(self, site: Site, prepared: tuple[admm.Scaled, Tensor], target: Target) -> Tensor:
+        """Iterates."""
+        scaled, pulled = prepared
+        return admm.admm(
+            site.weight.float(),
+            scaled,
+            pulled,
+            lambda scores, share: choose(scores, share, target, site.name, self.scope),
+            iterations=self.iterations,
+            mask_iterations=self.mask_iterations,
+            rho=self.rho,
+        )
+
+
+def choose(scores: Tensor, share: float, target: Target, name: str, scope: str) -> Tensor:
+    """Keeps the highest of ``scores`` ``(out, in)``, with ``share`` of the target's weights dropped."""
+    if target.n_of_m:
+        n, m = target.n_of_m
+        return keep_n_of_m(scores, m - int(share * (m - n) + 1e-9), m)
+    dropped = int(share * target.dropped(name, scores.numel()) + 1e-9)
+    if scope == "layer":
+        return keep_all_but(scores.flatten(), dropped).view_as(scores)
+    base, more = divmod(dropped, len(scores))
+    keep = keep_all_but(scores, base)
+    keep[:more] &= keep_all_but(scores[:more], base + 1)
+    return keep

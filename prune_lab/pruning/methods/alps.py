@@ -1,0 +1,61 @@
+"""ALPS: layer-wise pruning by ADMM with a growing penalty, then exact values on the support it finds."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.models.view import Site
+from prune_lab.pruning.calibration.statistics import Hessian
+from prune_lab.pruning.methods.admm import choose
+from prune_lab.pruning.methods.method import SiteMethod
+from prune_lab.pruning.solvers import admm
+from prune_lab.pruning.solvers.least_squares import refit
+from prune_lab.pruning.target import Target
+
+
+@dataclass
+class ALPS(SiteMethod):
+    """Finds the support by ADMM, and the values on it by conjugate gradient; weights compete within a layer.
+
+    Args:
+        iterations: of ADMM, at most.
+        rho: the first penalty; it grows as long as the support changes.
+        damping: added to the Hessian scaled to a unit diagonal.
+        refit_iterations: of the conjugate gradient.
+
+    Source: Meng et al., 2024, arXiv:2406.07831. As in the authors' code, but for three things: the number of weights
+    dropped is ``floor(s n)``; an input that was never active counts as one of unit norm; and the values come from a
+    conjugate gradient that starts at the masked dense weight, with the diagonal as preconditioner.
+    """
+
+    iterations: int = 300
+    rho: float = 0.1
+    damping: float = 0.01
+    refit_iterations: int = 50
+    statistic: ClassVar = Hessian
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.refit_iterations < 0:
+            raise BadInput("method.iterations must be at least 1, method.refit_iterations at least 0")
+        if self.rho <= 0 or self.damping <= 0:
+            raise BadInput("method.rho and method.damping must be above 0")
+
+    def prepare(self, statistic: Hessian) -> admm.Spectrum:
+        """Decomposes the scaled Hessian once, for all weights that read the same inputs."""
+        return admm.Spectrum.of(admm.Scaled.of(statistic.value, self.damping))
+
+    def solve(self, site: Site, prepared: admm.Spectrum, target: Target) -> Tensor:
+        """Finds support and values."""
+
+        def best(scores: Tensor, share: float) -> Tensor:
+            return choose(scores, share, target, site.name, "layer")
+
+        weight, scaled = site.weight.float(), prepared.scaled
+        iterate = admm.alps_iterate(weight, prepared, best, iterations=self.iterations, rho=self.rho)
+        keep = best((iterate * scaled.norms).abs().masked_fill(scaled.dead, -1.0), 1.0)
+        values = refit(
+            weight * scaled.norms, keep, scaled.matrix, damping=0.0, iterations=self.refit_iterations, tolerance=1e-4
+        )
+        return values / scaled.norms

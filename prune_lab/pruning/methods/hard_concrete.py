@@ -1,0 +1,115 @@
+"""L0 pruning: gates between 0 and 1 that are drawn anew every step, and closed by a penalty on how many are open."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.models.units import Units
+from prune_lab.pruning.live_mask import LiveMasks, UnitMask
+from prune_lab.pruning.methods.movement import Movement
+
+LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
+_LEAST = 0.01  # the gate of a unit that must stay though its score says that it is closed
+_NEVER_CERTAIN = 1e-6  # keeps a draw's logarithm finite
+
+
+class GateMask(UnitMask):
+    """Multiplies units by gates instead of zeros and ones; where the mask drops a unit its gate is shut."""
+
+    def __init__(self, units: Units, scores: Tensor):
+        super().__init__(units, scores, learned=True)
+        self.register_buffer("noise", torch.zeros_like(scores))  # of the logistic distribution; 0: none
+        self.drawn = False
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """New gates for the next step."""
+        uniform = torch.rand(self.noise.shape, generator=generator).clamp(_NEVER_CERTAIN, 1 - _NEVER_CERTAIN)
+        self.noise.copy_(uniform.logit())
+        self.drawn = True
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """From here on gates are what their scores say, without chance."""
+        self.drawn = False
+
+    def forward(self) -> Tensor:
+        """The gates, ``(count,)``, with a gradient to the scores where they are neither shut nor fully open."""
+        open_ = (self.scores + self.noise).div(TEMPERATURE).sigmoid() if self.drawn else self.scores.sigmoid()
+        gates = (open_ * (HIGH - LOW) + LOW).clamp(0, 1)
+        if not self.drawn:
+            gates = gates.clamp_min(_LEAST)
+        return gates * self.mask
+
+    def bias_values(self) -> Tensor:
+        """The gates."""
+        return self().detach()
+
+
+@dataclass
+class HardConcrete(Movement):
+    """L0 regularisation with hard concrete gates: ``z = clamp(1.2 sigmoid((S + logit u) / (2/3)) - 0.1, 0, 1)``.
+
+    u is uniform and drawn once a step; all weights of a unit share its gate. The penalty is ``weight`` times the mean
+    probability that a gate is not 0, ``sigmoid(S - 2/3 ln(0.1 / 1.1))``, and grows with the schedule. In the end
+    ``z = clamp(1.2 sigmoid(S) - 0.1, 0, 1)``; units with z = 0 go, the others are multiplied by z. How many go follows
+    from ``weight``; the target's level is only the most that may go of a layer, and a unit that it saves has a gate of
+    at least 0.01.
+
+    Args:
+        weight: of the penalty.
+        init: the first scores; 2.197 opens gates to 0.98.
+
+    Source: Louizos et al., 2018, arXiv:1712.01312; as the code of Santacroce et al., 2023, arXiv:2302.03773, has it.
+    """
+
+    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads"})
+    scope: str = "layer"
+    weight: float = 30.0
+    lr: float = 0.1
+    init: float = 2.197
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.weight >= 0:
+            raise BadInput(f"method.weight={self.weight} is out of range; allowed: 0 and more")
+        self._generator = torch.Generator()
+
+    def masks_of(self, units: Units, generator: torch.Generator) -> Sequence[UnitMask]:
+        """Gates, nearly open."""
+        self._generator.manual_seed(generator.initial_seed())
+        return [GateMask(units, torch.full(units.shape, self.init))]
+
+    def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
+        """Draws; nothing is dropped for good before the end."""
+        for mask in live:
+            assert isinstance(mask, GateMask)
+            mask.draw(self._generator)
+
+    def finish(self, live: LiveMasks, final: float) -> None:
+        """Drops units whose gates are shut, but never more than the target says."""
+        for mask in live:
+            assert isinstance(mask, GateMask)
+            mask.settle()
+            scores = mask.scores.detach().cpu()
+            least = self.choose({mask.key: scores}, final)[mask.key]
+            mask.set((scores.sigmoid() * (HIGH - LOW) + LOW > 0) | least)
+
+    def penalty(self, live: LiveMasks, sparsity: float, final: float) -> Tensor | None:
+        """``weight * mean P(z > 0)``, growing with the schedule."""
+        share = sparsity / final if final else 1.0
+        shift = TEMPERATURE * math.log(-LOW / HIGH)
+        return self.weight * share * torch.stack([(mask.scores - shift).sigmoid().mean() for mask in live]).mean()
+
+    def state(self) -> dict[str, Tensor]:
+        """Where the draws are."""
+        return {"generator": self._generator.get_state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Puts it back."""
+        self._generator.set_state(state["generator"].cpu())

@@ -1,0 +1,41 @@
+"""Least squares: the values of another method's kept weights, refitted exactly."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.pruning.calibration.statistics import Hessian
+from prune_lab.pruning.methods.method import BlockMethod, RefiningMethod
+from prune_lab.pruning.solvers.least_squares import refit
+from prune_lab.pruning.target import Target
+
+
+@dataclass
+class LeastSquares(RefiningMethod):
+    """Keeps the mask of ``inner`` and gives the kept weights the values with the least output error.
+
+    Args:
+        inner: chooses the mask.
+        damping: added to the diagonal of the Hessian, as a share of its mean.
+
+    Source: the reconstruction step that SparseGPT approximates column by column (Frantar and Alistarh, 2023,
+    arXiv:2301.00774, section 3.1), solved to convergence for every row.
+    """
+
+    inner: BlockMethod
+    damping: float = 0.01
+    statistic: ClassVar = Hessian
+
+    def __post_init__(self) -> None:
+        if self.damping <= 0:
+            raise BadInput(f"method.damping={self.damping} is out of range; allowed: above 0")
+
+    def prepare(self, statistic: Hessian) -> Tensor:
+        """The Hessian."""
+        return statistic.value
+
+    def refine(self, dense: Tensor, pruned: Tensor, prepared: Tensor, target: Target) -> Tensor:
+        """Refits on the support."""
+        return refit(dense.float(), pruned != 0, prepared, damping=self.damping)

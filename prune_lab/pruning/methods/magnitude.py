@@ -1,0 +1,80 @@
+"""Magnitude pruning: drops the weights of least absolute value, or the neurons or heads of least norm."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from prune_lab.errors import BadInput, RunFailed
+from prune_lab.models.units import Units
+from prune_lab.models.view import Site
+from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global
+from prune_lab.pruning.methods.method import DataFreeMethod, keep_in_layer, keep_in_rows
+from prune_lab.pruning.target import Target
+
+SCOPES = ("layer", "row", "model")
+
+
+@dataclass
+class Magnitude(DataFreeMethod):
+    """Scores each weight ``|W_ij|``; the kept weights do not change.
+
+    Neurons and heads are scored by the L2 norm of all their weights, in the layers they are read from and in the one
+    they are read by.
+
+    Args:
+        scope: where weights compete. ``layer``: ``floor(s * out * in)`` of each layer go, the baseline of the pruning
+            papers; ``row``: ``floor(s * in)`` of each row; ``model``: ``floor(s * n)`` of all ``n`` prunable weights.
+            Neurons and heads compete within their block (``layer``) or with those of all blocks (``model``).
+
+    Source: the baseline in SparseGPT (arXiv:2301.00774) and Wanda (arXiv:2306.11695). Their code drops every weight up
+    to and including the cut, so one more per layer; here the count is exact.
+    """
+
+    scope: str = "layer"
+
+    patterns: ClassVar[frozenset[str]] = DataFreeMethod.patterns | {"neurons", "heads"}
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise BadInput(f"method.scope={self.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
+
+    @property
+    def by_block(self) -> bool:
+        """Not with one cut for the whole model."""
+        return self.scope != "model"
+
+    def check(self, target: Target) -> None:
+        """One cut for the model leaves nothing for a pattern or a budget to say; neurons have no rows to compete in."""
+        if self.scope == "row" and target.removes_units:
+            raise BadInput(f"method.scope=row is for single weights, not for {target.kind}; use scope=layer or model")
+        if self.scope == "model" and (target.n_of_m or target.budget):
+            raise BadInput(
+                "method.scope=model sets the sparsity of each layer itself; use scope=layer with N:M or an allocation"
+            )
+
+    def choose(self, sites: list[Site], target: Target, seed: int) -> Masks:
+        """Cuts the absolute values."""
+        if self.scope == "model":
+            return keep_global({site.name: site.weight.abs() for site in sites}, target.sparsity)
+        keep = keep_in_layer if self.scope == "layer" else keep_in_rows
+        masks = Masks()
+        for site in sites:
+            masks[site.name] = keep(site.weight.abs(), target, site.name)
+        return masks
+
+    def choose_units(self, units: list[Units], target: Target, seed: int) -> Masks:
+        """Cuts the norms.
+
+        Raises:
+            RunFailed: one cut for the model would leave a block without any.
+        """
+        scores = {each.name: each.norm(2) for each in units}
+        if self.scope == "layer":
+            return Masks({name: keep_all_but(s, count_dropped(target.sparsity, len(s))) for name, s in scores.items()})
+        masks = keep_global(scores, target.sparsity)
+        for name, keep in masks.items():
+            if not bool(keep.any()):
+                raise RunFailed(
+                    f"{name}: one cut of {target.sparsity:g} for the model leaves none of {len(keep)} {target.kind}; "
+                    "use method.scope=layer or a lower sparsity.level"
+                )
+        return masks

@@ -1,0 +1,43 @@
+"""Random pruning: the floor that every other method has to beat."""
+
+import zlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prune_lab.models.units import Units
+from prune_lab.models.view import Site
+from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but
+from prune_lab.pruning.methods.method import DataFreeMethod, keep_in_layer
+from prune_lab.pruning.target import Target
+
+
+@dataclass
+class Random(DataFreeMethod):
+    """Drops a random choice of each layer's weights, neurons or heads, exactly ``floor(s * n)``.
+
+    The choice depends on the run's ``seed`` and the name of the layer only, so it is the same whatever else is pruned.
+    """
+
+    patterns: ClassVar[frozenset[str]] = DataFreeMethod.patterns | {"neurons", "heads"}
+
+    def choose(self, sites: list[Site], target: Target, seed: int) -> Masks:
+        """Uniform scores, cut per layer."""
+        masks = Masks()
+        for site in sites:
+            masks[site.name] = keep_in_layer(_scores(site.shape, site.name, seed), target, site.name)
+        return masks
+
+    def choose_units(self, units: list[Units], target: Target, seed: int) -> Masks:
+        """Likewise, per block."""
+        masks = Masks()
+        for each in units:
+            dropped = count_dropped(target.sparsity, each.count)
+            masks[each.name] = keep_all_but(_scores((each.count,), each.name, seed), dropped)
+        return masks
+
+
+def _scores(shape: tuple[int, ...], name: str, seed: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode())))

@@ -1,0 +1,204 @@
+"""Block-wise reconstruction: after any method, trains what it kept, half a block at a time, against the dense model."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from prune_lab.errors import BadInput
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.view import Block, Site
+from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, walk
+from prune_lab.pruning.calibration.capture import Call
+from prune_lab.pruning.masks import Masks
+from prune_lab.pruning.methods.feed_forward import bias_of, network_of, put_weights, weights_of
+from prune_lab.pruning.methods.method import BlockMethod, check_inner
+from prune_lab.pruning.solvers.adam_refine import ADAM_BETAS, polish, step_size
+from prune_lab.pruning.target import Target
+
+
+@dataclass
+class Reconstruction(BlockMethod):
+    """Prunes by ``inner``; then trains what it kept, attention and feed-forward network of a block one after the other.
+
+    Both learn to give what the dense model gives at that place on the same text: the output of the attention's last
+    projection, then that of the down-projection. Their inputs are those of the pruned model, so that each half also
+    makes up for what was lost before it. Pruned weights stay zero.
+
+    Args:
+        inner: chooses the mask and the first values.
+        epochs: passes over the calibration set for each half.
+        seed: of the order of the samples.
+
+    Memory: on the device, the block with its gradients and two moments, and the activations of one batch; on the host,
+    the hidden states of the dense and of the pruned model, and the targets of one block.
+
+    Source: the setting of "A free lunch in LLM compression" (2025, arXiv:2510.14444): the two halves of a block
+    separately, against dense activations. Optimizer and step size are our own (see `prune_lab.pruning.solvers.adam_refine`).
+    """
+
+    inner: BlockMethod
+    epochs: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.epochs, int) or isinstance(self.epochs, bool) or self.epochs < 1:
+            raise BadInput(f"method.epochs={self.epochs!r} is not allowed; it is a whole number of at least 1")
+
+    def check(self, target: Target) -> None:
+        """What the inner method cannot do, this one cannot either."""
+        check_inner(self.inner, target)
+
+    @property
+    def orders(self) -> dict[str, Tensor]:
+        """The inner method's: its masks do not change."""
+        return self.inner.orders
+
+    @torch.no_grad()
+    def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
+        """Walks the pruned model, with the dense model's hidden states beside it."""
+        calibration = replace(calibration, batch_size=calibration.batch_size or self._batch_size(calibration))
+        masks, dense_hidden = Masks(), None
+        for block, inputs in walk(model, calibration, target.end(model)):
+            if dense_hidden is None:
+                dense_hidden = inputs.hidden.clone()
+            dense = BlockInputs(block, calibration, dense_hidden, inputs.calls)
+            if not target.includes(block):
+                dense.advance()
+                continue
+            self._goals = [_outputs(dense, site) for site in (_attention_out(block), block.mlp.down)]
+            dense.advance()
+            masks.update(self.prune_once(block, inputs, target))
+        return masks
+
+    def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
+        """Lets the inner method prune the block, then trains its two parts towards the dense model's."""
+        masks = self.inner.prune_block(block, inputs, target)
+        self._train_attention(block, inputs, self._goals[0])
+        self._train_feed_forward(block, inputs, self._goals[1])
+        return masks
+
+    def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
+        """Never called: `prune` does all of it."""
+        raise AssertionError("reconstruction works on blocks")
+
+    def _batch_size(self, calibration: Calibration) -> int:
+        """About 512 tokens a gradient step: with few samples, large batches leave too few steps."""
+        return max(1, 512 // calibration.tokens.shape[1])
+
+    def _train_attention(self, block: Block, inputs: BlockInputs, goal: Tensor) -> None:
+        start = time.perf_counter()
+        sites = (*block.readers[0], *block.readers[1])
+        before = {site: site.weight.clone() for site in sites}
+        error = _attention_error(block, inputs, goal)
+        with trainable(sites) as (parameters, keep):
+            optimizer = torch.optim.Adam(
+                [{"params": [master], "lr": step_size(master, keep[index])} for index, master in enumerate(parameters)],
+                betas=ADAM_BETAS,
+            )
+            batches = list(zip(inputs.calibration.batches(), inputs.calls, strict=True))
+            steps = self.epochs * len(batches)
+            decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+            for number in _shuffled(len(batches), self.epochs, self.seed):
+                _step_attention(block, inputs, goal, batches[number], sites, parameters, keep, optimizer)
+                decay.step()
+        worse = not _attention_error(block, inputs, goal) < error
+        seconds = (time.perf_counter() - start) / len(sites)
+        for site in sites:
+            inputs.install(site, before[site] if worse else site.weight.clone(), seconds)
+
+    def _train_feed_forward(self, block: Block, inputs: BlockInputs, goal: Tensor) -> None:
+        start = time.perf_counter()
+        network = network_of(block.mlp, inputs, dense=weights_of(block.mlp))
+        bias = bias_of(block.mlp.down)
+        outputs = goal.flatten(0, -2) if bias is None else goal.flatten(0, -2) - bias.to("cpu", goal.dtype)
+        network = replace(network, outputs=outputs)
+        polished = polish(network, weights_of(block.mlp), self.epochs, self.seed)
+        put_weights(block.mlp, polished, inputs, time.perf_counter() - start)
+
+
+def _attention_out(block: Block) -> Site:
+    return block.readers[1][0]
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass where its result is known."""
+
+
+def _output(inputs: BlockInputs, site: Site, batch: slice, call: Call) -> Tensor:
+    """What a site gives in one forward pass of the block, which ends there: ``(samples, seqlen, out)``."""
+    reached: list[Tensor] = []
+
+    def stop(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+        reached.append(output)
+        raise _ReachedError
+
+    handle = site.module.register_forward_hook(stop)
+    try:
+        inputs.run(batch, call)
+    except _ReachedError:
+        return reached[0]
+    finally:
+        handle.remove()
+    raise AssertionError(f"{site.name} was not reached")
+
+
+def _outputs(inputs: BlockInputs, site: Site) -> Tensor:
+    """What a site gives on the whole calibration set, on the host."""
+    found = zip(inputs.calibration.batches(), inputs.calls, strict=True)
+    return torch.cat([_output(inputs, site, batch, call).cpu() for batch, call in found])
+
+
+def _attention_error(block: Block, inputs: BlockInputs, goal: Tensor) -> float:
+    total = 0.0
+    for batch, call in zip(inputs.calibration.batches(), inputs.calls, strict=True):
+        output = _output(inputs, _attention_out(block), batch, call)
+        total += float((output.float() - goal[batch].to(output.device).float()).square().sum(dtype=torch.float64))
+    return total
+
+
+@contextmanager
+def trainable(sites: tuple[Site, ...]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Float32 masters of the weights as they are stored, and their keep-masks; gradients are on inside."""
+    weights = [site.module.weight for site in sites]
+    masters = [weight.detach().float().clone() for weight in weights]
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        yield masters, [master != 0 for master in masters]
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
+            weight.grad = None
+
+
+def _step_attention(
+    block: Block,
+    inputs: BlockInputs,
+    goal: Tensor,
+    batch: tuple[slice, Call],
+    sites: tuple[Site, ...],
+    masters: list[Tensor],
+    keep: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    with torch.enable_grad():
+        output = _output(inputs, _attention_out(block), *batch)
+        loss = (output.float() - goal[batch[0]].to(output.device).float()).square().mean()
+        loss.backward()
+    for site, master, kept in zip(sites, masters, keep, strict=True):
+        weight = site.module.weight
+        master.grad = weight.grad.float() * kept  # a gradient of zero moves nothing, from the first step on
+        weight.grad = None
+    optimizer.step()
+    for site, master in zip(sites, masters, strict=True):
+        site.module.weight.data.copy_(master)
+
+
+def _shuffled(count: int, epochs: int, seed: int) -> Iterator[int]:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        yield from torch.randperm(count, generator=generator).tolist()

@@ -1,0 +1,68 @@
+"""RIA: drops the weights of least importance relative to their row and column, scaled by their input."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.models.view import Site
+from prune_lab.pruning.calibration.statistics import InputNorm
+from prune_lab.pruning.methods.method import SiteMethod, keep_in_rows
+from prune_lab.pruning.solvers.channels import channel_order, keep_in_order
+from prune_lab.pruning.target import Target
+
+
+@dataclass
+class RIA(SiteMethod):
+    """Scores each weight by its share of its row and of its column, times a power of the norm of its input.
+
+    The score is ``(|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||x_j||^power``; ``floor(s * in)`` of every row go,
+    and the kept weights do not change.
+
+    Args:
+        power: of the norm of the input; 0 leaves the data out.
+        permute: whether an N:M pattern may hold for the input channels in another order, one for each weight, so that
+            it keeps more of the score (`prune_lab.pruning.solvers.channels`). The weights stay where they are; the order is in
+            ``orders`` and, after a run, beside the masks. Other patterns know no order.
+
+    Source: Zhang et al., ICLR 2024, "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
+    Models". The authors' code deals channels out in blocks of a fixed width and assigns one group after the other;
+    here all groups take part in every assignment.
+    """
+
+    power: float = 0.5
+    permute: bool = False
+    statistic: ClassVar = InputNorm
+
+    def __post_init__(self) -> None:
+        self._orders: dict[str, Tensor] = {}
+        if self.power < 0:
+            raise BadInput(f"method.power={self.power} is out of range; allowed: 0 and more")
+
+    @property
+    def orders(self) -> dict[str, Tensor]:
+        """Of the sites pruned so far."""
+        return self._orders
+
+    @property
+    def keeps_order(self) -> bool:
+        """Not with ``permute``."""
+        return not self.permute
+
+    def solve(self, site: Site, prepared: InputNorm, target: Target) -> Tensor:
+        """Cuts the scores within rows, or within the groups of a better order of the channels."""
+        scores = relative_importance(site.weight) * prepared.value**self.power
+        if not (self.permute and target.n_of_m):
+            return site.weight * keep_in_rows(scores, target, site.name)
+        order = channel_order(scores, *target.n_of_m)
+        self._orders[site.name] = order.cpu()
+        return site.weight * keep_in_order(scores, order, *target.n_of_m)
+
+
+def relative_importance(weight: Tensor) -> Tensor:
+    """Each weight's share of its column plus that of its row, ``(out, in)`` float32; 0 where both are empty."""
+    size = weight.abs().float()
+    tiny = torch.finfo(size.dtype).tiny
+    return size / size.sum(0).clamp_min(tiny) + size / size.sum(1, keepdim=True).clamp_min(tiny)

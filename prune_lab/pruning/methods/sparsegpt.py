@@ -1,0 +1,46 @@
+"""SparseGPT: one-shot pruning with second-order updates of the weights that stay."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.models.view import Site
+from prune_lab.pruning.calibration.statistics import Hessian
+from prune_lab.pruning.methods.method import SiteMethod
+from prune_lab.pruning.solvers import obs
+from prune_lab.pruning.target import Target
+
+
+@dataclass
+class SparseGPT(SiteMethod):
+    """Prunes columns left to right and moves each error onto the columns that follow.
+
+    Args:
+        block_size: columns whose mask is chosen at once.
+        damping: added to the diagonal of the Hessian, as a share of its mean.
+
+    Source: Frantar and Alistarh, 2023, arXiv:2301.00774. The weights go exactly to ``floor(s * out * in)`` zeros a
+    layer; the authors' code drops one more in every block of columns. Dead inputs lose their weights first.
+    """
+
+    block_size: int = 128
+    damping: float = 0.01
+    statistic: ClassVar = Hessian
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise BadInput(f"method.block_size={self.block_size} is out of range; allowed: 1 and more columns")
+        if self.damping < 0:
+            raise BadInput(
+                f"method.damping={self.damping} is out of range; allowed: 0 and more (0.01: 1 % of the mean diagonal)"
+            )
+
+    def prepare(self, statistic: Hessian) -> obs.Factor:
+        """Factorises the Hessian, once for all weights that read the same inputs."""
+        return obs.factorize(statistic.release(), self.damping, in_place=True)
+
+    def solve(self, site: Site, prepared: obs.Factor, target: Target) -> Tensor:
+        """Sweeps the columns."""
+        return obs.sparsegpt(site.weight, prepared, target.of(site.name), target.n_of_m, block_size=self.block_size)

@@ -1,0 +1,129 @@
+"""SparseLLM: SparseGPT, with the weights of each feed-forward network pruned together."""
+
+import time
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.models.view import Block, Mlp
+from prune_lab.pruning.calibration.blocks import BlockInputs
+from prune_lab.pruning.masks import Masks
+from prune_lab.pruning.methods.feed_forward import network_of, put_weights, recorded, weights_of
+from prune_lab.pruning.methods.method import naming
+from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.solvers import obs, sparsellm, sparsellm_paper
+from prune_lab.pruning.solvers.adam_refine import polish
+from prune_lab.pruning.solvers.feed_forward import FeedForward, Weights
+from prune_lab.pruning.solvers.least_squares import refit
+from prune_lab.pruning.target import Target
+
+VARIANTS = ("exact", "paper")
+
+
+@dataclass
+class SparseLLM(SparseGPT):
+    """Prunes attention by SparseGPT, and up-, gate- and down-projection together, by alternating minimisation.
+
+    Args:
+        rounds: alternations at most; the first is SparseGPT itself, so 1 gives its result bit for bit (with
+            ``polish=0``). A round that gains less than 1 % is the last.
+        alpha: weight of ``|z - W x|^2``; null: 0.1 without a gate, 5 with one, the paper's.
+        beta: weight of ``|y - W_down p|^2``; null: as alpha.
+        gamma: weight of ``|p - h|^2``; null: as alpha. Only the ratios of the three matter.
+        polish: passes over the tokens with gradient steps on the weights that stay, at the end.
+        tokens_per_input: auxiliary activations, and the gradient steps, take about so many calibration tokens for each
+            input of the network, evenly spaced; null: all. Which weights go, how the down-projection is fitted and
+            which round is the best depends on all tokens in any case.
+        variant: ``exact``, or ``paper``: the steps of the authors' code, for comparison.
+
+    Peak memory on the device, beyond the block: see `prune_lab.pruning.solvers.sparsellm.prune_jointly`. ``variant=paper``
+    needs ``tokens * (2 in + 2 out + 4 hidden)`` floats there.
+
+    Source: Bai et al., 2024, arXiv:2402.17946. The authors' code differs, and ``variant=paper`` repeats it: pseudo-
+    inverses of the activations in place of damped least squares; ten gradient steps for the down-projection of plain
+    networks, fitted to the auxiliary p, not to what the pruned network gives it; two gradient steps for s; a hidden-
+    width inverse in the p-step; 1 % more damping for the up-projection in every round; ``z`` exact for alpha = gamma
+    only; the last round is taken, not the best. (It also computes in half precision; here everything is float32.) The
+    authors' code works on ReLU and SiLU only; here every activation has its z- or s-step.
+    """
+
+    rounds: int = 4
+    alpha: float | None = None
+    beta: float | None = None
+    gamma: float | None = None
+    polish: int = 1
+    tokens_per_input: int | None = 16
+    variant: str = "exact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in {"rounds": 1, "polish": 0, "tokens_per_input": 1}.items():
+            value = getattr(self, name)
+            if value is None and name == "tokens_per_input":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise BadInput(f"method.{name}={value!r} is not allowed; it is a whole number of at least {least}")
+        for name in ("alpha", "beta", "gamma"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BadInput(f"method.{name}={value!r} is out of range; allowed: above 0, or null for the paper's")
+        if self.variant not in VARIANTS:
+            raise BadInput(f"method.variant={self.variant!r} is unknown; allowed: {', '.join(VARIANTS)}")
+
+    def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
+        """SparseGPT for the whole block; then further rounds on its feed-forward network."""
+        if self.rounds == 1 and (self.polish == 0 or self.variant == "paper"):
+            return super().prune_block(block, inputs, target)
+        dense = weights_of(block.mlp)
+        with recorded(block.mlp, inputs) as record:  # with sequential=site, behind pruned attention
+            masks = super().prune_block(block, inputs, target)
+        network = network_of(block.mlp, inputs, dense, record.release())
+        start = time.perf_counter()
+        with naming(block.mlp.down):
+            pruned = self._prune_network(block.mlp, network, target, inputs.calibration.seed)
+        masks.update(put_weights(block.mlp, pruned, inputs, time.perf_counter() - start))
+        return masks
+
+    def _prune_network(self, mlp: Mlp, network: FeedForward, target: Target, seed: int) -> Weights:
+        settings = self._settings(gated=mlp.gate is not None)
+        sites = {"up": mlp.up, "gate": mlp.gate, "down": mlp.down}
+
+        def prune(part: str, weight: Tensor, factor: obs.Factor) -> Tensor:
+            site = sites[part]
+            assert site is not None
+            return obs.sparsegpt(weight, factor, target.of(site.name), target.n_of_m, block_size=self.block_size)
+
+        if self.variant == "paper":
+            return sparsellm_paper.prune_jointly(network.with_outputs(), prune, settings)
+
+        def refit_on(goal: Tensor, support: Tensor, gram: Tensor) -> Tensor:
+            return refit(goal, support, gram, damping=_REFIT_DAMPING, iterations=_REFIT_ITERATIONS)
+
+        outcome = sparsellm.prune_jointly(network, weights_of(mlp), prune, refit_on, settings)
+        return polish(
+            outcome.sample.sample(_POLISH_STEPS * _POLISH_MINIBATCH),
+            outcome.weights,
+            self.polish,
+            seed,
+            minibatch=_POLISH_MINIBATCH,
+            judge=outcome.network,
+            error=min(outcome.errors),
+        )
+
+    def _settings(self, *, gated: bool) -> sparsellm.Settings:
+        alpha = self.alpha or (5.0 if gated else 0.1)
+        return sparsellm.Settings(
+            alpha,
+            self.beta or alpha,
+            self.gamma or alpha,
+            self.rounds,
+            self.damping,
+            tokens_per_input=self.tokens_per_input,
+        )
+
+
+_REFIT_DAMPING = 0.001
+_POLISH_STEPS = 64  # a pass, at least; the first few dozen bring most
+_POLISH_MINIBATCH = 64  # tokens
+_REFIT_ITERATIONS = 8  # an iteration costs out * hidden^2; from SparseGPT's values on, these are most of the gain

@@ -1,0 +1,72 @@
+"""Gradient steps on the weights of a feed-forward network that pruning kept."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from prune_lab.pruning.solvers.feed_forward import FeedForward, Weights
+
+ADAM_BETAS = (0.9, 0.95)
+_STEP = 0.03  # of Adam, as a share of a matrix' root mean square
+
+
+def polish(
+    network: FeedForward,
+    weights: Weights,
+    epochs: int,
+    seed: int,
+    *,
+    minibatch: int = 256,
+    judge: FeedForward | None = None,
+    error: float | None = None,
+) -> Weights:
+    """Lowers the output error by gradient steps on the weights that stay, all of the network's at once.
+
+    Adam on minibatches of tokens; a weight's step is relative to the root mean square of its matrix, so there is no
+    learning rate to set. What the last epoch leaves is returned only where the error fell.
+
+    Args:
+        network: with its outputs.
+        weights: pruned; zeros stay zero.
+        epochs: passes over the tokens; 0 returns the weights as they are.
+        seed: of the order of the tokens.
+        minibatch: tokens a step.
+        judge: the network on the tokens whose error must fall; the same as ``network`` by default.
+        error: of the weights on those tokens, where it is known.
+    """
+    if epochs == 0:
+        return weights
+    names = ("up", "down") if weights.gate is None else ("up", "gate", "down")
+    leaves = {name: getattr(weights, name).clone().requires_grad_() for name in names}
+    keep = {name: (leaf != 0) for name, leaf in leaves.items()}
+    optimizer = torch.optim.Adam(
+        [{"params": [leaf], "lr": step_size(leaf.detach(), keep[name])} for name, leaf in leaves.items()],
+        betas=ADAM_BETAS,
+    )
+    steps = epochs * -(-len(network.inputs) // minibatch)
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    for rows in _minibatches(len(network.inputs), epochs, minibatch, seed):
+        with torch.enable_grad():
+            moved = Weights(**leaves)
+            loss = (network.y(rows) - network.hidden(network.x(rows), moved) @ moved.down.T).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+        for name, leaf in leaves.items():
+            leaf.grad.mul_(keep[name])  # a gradient of zero moves nothing, from the first step on
+        optimizer.step()
+        decay.step()
+    polished = Weights(**{name: leaf.detach() for name, leaf in leaves.items()})
+    judge = judge or network
+    return polished if judge.error(polished) < (judge.error(weights) if error is None else error) else weights
+
+
+def step_size(weight: Tensor, keep: Tensor) -> float:
+    """The learning rate for a weight: a share of the root mean square of what is kept of it."""
+    return _STEP * float(weight[keep].square().mean().sqrt()) if bool(keep.any()) else 0.0
+
+
+def _minibatches(tokens: int, epochs: int, size: int, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        yield from torch.randperm(tokens, generator=generator).split(size)

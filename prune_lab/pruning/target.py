@@ -1,0 +1,142 @@
+"""How much to remove, in what pattern, and where."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prune_lab.errors import BadInput
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.units import Units, heads_of, neurons_of, weights_of
+from prune_lab.models.view import Block, Site
+from prune_lab.pruning.masks import count_dropped
+
+PATTERNS = ("unstructured", "neurons", "heads")
+
+
+@dataclass(frozen=True)
+class Target:
+    """How much to remove, in what pattern, and where.
+
+    Args:
+        pattern: ``unstructured``; ``N:M``: N weights kept of every M consecutive inputs of a row; ``neurons``:
+            hidden neurons of feed-forward networks are removed whole; or ``heads``: attention heads are.
+        level: fraction removed, in [0, 1); null for N:M, which sets it.
+        layers: half-open range of blocks ``[first, end)``; null for all.
+        budget: sparsities by site name that replace ``level``.
+
+    Raises:
+        BadInput: a value is out of its range, or contradicts another.
+    """
+
+    pattern: str = "unstructured"
+    level: float | None = None
+    layers: Sequence[int] | None = None
+    budget: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.pattern not in PATTERNS and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(self.pattern)):
+            raise BadInput(
+                f"sparsity.pattern={self.pattern!r} is unknown; allowed: {', '.join(PATTERNS)}, or N:M in quotes, "
+                "such as '2:4'"
+            )
+        if self.level is not None and (isinstance(self.level, bool) or not isinstance(self.level, int | float)):
+            raise BadInput(f"sparsity.level={self.level!r} is no number; allowed: [0, 1), the fraction removed")
+        if self.n_of_m:
+            self._check_n_of_m(*self.n_of_m)
+        elif self.level is None:
+            raise BadInput("sparsity.level is missing; give the fraction to remove, in [0, 1)")
+        for where, level in {
+            "sparsity.level": self.sparsity,
+            **{f"budget of {k}": v for k, v in self.budget.items()},
+        }.items():
+            if not 0 <= level < 1:
+                raise BadInput(
+                    f"{where}={level} is out of range; allowed: [0, 1), the fraction removed (0.7 removes 70 %)"
+                )
+        if self.layers is not None and not _is_range(self.layers):
+            raise BadInput(f"sparsity.layers={self.layers} is no range; allowed: [first, end) or null for all")
+
+    def _check_n_of_m(self, n: int, m: int) -> None:
+        if n > m:
+            raise BadInput(
+                f"sparsity.pattern={self.pattern!r} keeps more than there are; N:M keeps N of every M, so N <= M"
+            )
+        if self.level is not None and abs(self.level - (1 - n / m)) > 1e-9:
+            raise BadInput(
+                f"sparsity.level={self.level} contradicts sparsity.pattern={self.pattern!r}, which removes "
+                f"{1 - n / m:g}; leave the level out, or use sparsity=unstructured"
+            )
+
+    @property
+    def n_of_m(self) -> tuple[int, int] | None:
+        """``(N, M)``: N kept of every M; ``None`` for other patterns."""
+        n, _, m = str(self.pattern).partition(":")
+        return (int(n), int(m)) if m else None
+
+    @property
+    def kind(self) -> str:
+        """``unstructured``, ``N:M``, ``neurons`` or ``heads``."""
+        return "N:M" if self.n_of_m else self.pattern
+
+    @property
+    def removes_units(self) -> bool:
+        """Whether whole neurons or heads go."""
+        return self.kind in ("neurons", "heads")
+
+    def units(self, model: PrunableModel) -> list[Units]:
+        """What is kept or removed as one, in the range of layers: neurons, heads, or single weights."""
+        if self.removes_units:
+            of_block = neurons_of if self.kind == "neurons" else heads_of
+            return [of_block(block) for block in model.blocks if self.includes(block)]
+        return [weights_of(site) for site in self.sites(model)]
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction removed."""
+        if self.n_of_m:
+            return 1 - self.n_of_m[0] / self.n_of_m[1]
+        return float(self.level or 0.0)
+
+    def of(self, name: str) -> float:
+        """The fraction removed of one site."""
+        return self.budget.get(name, self.sparsity)
+
+    def dropped(self, name: str, entries: int) -> int:
+        """How many of a site's weights go: ``floor(sparsity * entries)``."""
+        return count_dropped(self.of(name), entries)
+
+    def end(self, model: PrunableModel) -> int:
+        """One past the last block to prune."""
+        return len(model.blocks) if self.layers is None else self.layers[1]
+
+    def includes(self, block: Block) -> bool:
+        """Whether the block lies in the range of layers."""
+        return self.layers is None or self.layers[0] <= block.index < self.layers[1]
+
+    def sites(self, model: PrunableModel) -> list[Site]:
+        """Every site to prune, in order."""
+        return [site for block in model.blocks if self.includes(block) for site in block.sites]
+
+    def check(self, model: PrunableModel) -> None:
+        """Checks what only the model can tell.
+
+        Raises:
+            BadInput: the range ends beyond the last block, or M does not divide the inputs of a site.
+        """
+        if self.layers is not None and self.layers[1] > len(model.blocks):
+            raise BadInput(
+                f"sparsity.layers={list(self.layers)} ends beyond the model, which has {len(model.blocks)} blocks"
+            )
+        if self.n_of_m:
+            for site in self.sites(model):
+                if site.shape[1] % self.n_of_m[1]:
+                    raise BadInput(
+                        f"sparsity.pattern={self.pattern!r} does not divide {site.name}: {site.shape[1]} inputs are no "
+                        f"multiple of {self.n_of_m[1]}; choose an M that divides them, or sparsity=unstructured"
+                    )
+
+
+def _is_range(layers: object) -> bool:
+    if not isinstance(layers, Sequence) or len(layers) != 2 or not all(type(bound) is int for bound in layers):
+        return False
+    return 0 <= layers[0] < layers[1]

@@ -1,0 +1,1 @@
+"""The life of one run: its configuration, stages, record and trackers."""

@@ -1,0 +1,198 @@
+"""Runs that have a result already are not run again: they are known by all that decides their numbers.
+
+The index is a file for each finished run in the cache folder, which names the run's folder. The folder's record is what
+counts: an entry whose folder is gone or holds something else is no entry.
+"""
+
+import glob
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prune_lab.cache.folder import cache_folder
+from prune_lab.cache.source import source_digest
+from prune_lab.run.settings import run_key
+from prune_lab.utils.files import write_json
+from prune_lab.utils.locks import locked
+
+log = logging.getLogger(__name__)
+
+_WITH_INPUTS = ("model", "data", "method", "allocation", "finetune", "evaluate")
+_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
+_NAMES = ("_target_", "kind", "name", "dtype")
+_LARGE = 2**20
+_PROGRESS = ("blocks", "training", "wandb_id")  # of a folder's content: what an interrupted run can go on with
+_NOT_SHARED = (".hydra", "wandb", "prune_lab.log", *_PROGRESS)  # what belongs to one process
+
+
+def identity_of(plain: dict[str, Any]) -> str:
+    """A SHA-256 of all that decides a run's numbers: settings, the files they name, code, packages, kind of device.
+
+    Imports nothing that is slow to import. Files are known by size and time of change, so that a large model need not
+    be read; what a hub delivers is known by its name only.
+
+    Args:
+        plain: the configuration, resolved, in plain containers.
+    """
+    parts = {
+        "key": run_key(plain),
+        "files": files_of(plain, _WITH_INPUTS),
+        "code": source_digest(),
+        "packages": packages(),
+        "gpu": bool(glob.glob("/dev/nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != "",
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def files_of(plain: dict[str, Any], sections: Sequence[str]) -> dict[str, list[tuple[str, int, int]]]:
+    """The files that texts of these sections name, with sizes and times of change."""
+    named = sorted({text for section in sections for text in _texts(plain.get(section))})
+    return {text: found for text in named if (found := _files(text))}
+
+
+def packages() -> dict[str, str]:
+    """Versions of all that numbers depend on."""
+    return {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+
+
+def claimed(identity: str) -> AbstractContextManager[None]:
+    """Keeps other processes from starting the same run meanwhile; waits while another one has it."""
+    path = _entry(identity).with_suffix(".lock")
+    return locked(path, waiting="another process is at the same run; waiting for it")
+
+
+def find(identity: str, *, model: bool) -> Path | None:
+    """The folder of the finished run of that identity, if there is one.
+
+    Args:
+        identity: see `identity_of`.
+        model: whether it must hold the pruned model.
+    """
+    for note in (_entry(identity), _begun(identity)):  # the second: killed before it could be noted as finished
+        folder = _named(note)
+        if folder is None:
+            continue
+        try:
+            record = read_record(folder)
+        except (OSError, ValueError):
+            continue
+        fits = record.get("status") == "finished" and record.get("identity") == identity
+        if fits and (not model or (folder / "model").is_dir()):
+            return folder
+    return None
+
+
+def begin(identity: str, folder: Path) -> None:
+    """Notes a run that starts, and moves what an interrupted one of that identity got done into its folder.
+
+    Call it inside `claimed`: nobody is at work there any more.
+    """
+    before = _named(_begun(identity)) or folder
+    try:
+        for name in _PROGRESS:
+            if (before / name).exists() and not (folder / name).exists():
+                shutil.move(before / name, folder / name)
+                log.info("goes on with %s", before / name)
+        write_json(_begun(identity), {"folder": str(folder.resolve())})
+    except OSError as error:
+        log.warning("what an interrupted run got done cannot be taken over: %s", error)
+
+
+def add(identity: str, folder: Path) -> None:
+    """Notes a finished run; where the index cannot be written, it is run again another time."""
+    try:
+        write_json(_entry(identity), {"folder": str(folder.resolve())})
+        _begun(identity).unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("the run cannot be noted as finished: %s", error)
+
+
+def adopt(earlier: Path, folder: Path) -> dict[str, Any]:
+    """Gives a run folder the content of an earlier one, and returns the record.
+
+    Large files, which are always replaced and never changed, are linked where the file system can.
+    """
+    if earlier.resolve() != folder.resolve():
+        shutil.copytree(
+            earlier,
+            folder,
+            copy_function=_link_or_copy,
+            ignore=shutil.ignore_patterns(*_NOT_SHARED),
+            dirs_exist_ok=True,
+        )
+    return read_record(folder)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged.
+    """
+    record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    return record
+
+
+def _entry(identity: str) -> Path:
+    return cache_folder() / "runs" / identity[:2] / f"{identity}.json"
+
+
+def _begun(identity: str) -> Path:
+    return _entry(identity).with_suffix(".begun")
+
+
+def _named(note: Path) -> Path | None:
+    """The folder that a note names."""
+    try:
+        return Path(json.loads(note.read_text(encoding="utf-8"))["folder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    Path(target).unlink(missing_ok=True)  # of an unfinished run in the same folder
+    if os.path.getsize(source) >= _LARGE:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system
+            pass
+    shutil.copy2(source, target)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts but those under keys that never name a file: a folder may be called as they are."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in _NAMES:
+                yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _files(text: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of every file that a setting names: a file, a folder, or a pattern of those."""
+    paths = [Path(found) for found in sorted(glob.glob(text, recursive=True))] if text and "\0" not in text else []
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,218 @@
+"""Runs one configuration: checks it, makes its parts, runs the stages in order, and writes the record.
+
+Configuration objects stop here; below, everything is plain Python. Every mistake in the settings is found before a
+model is loaded. ``record.json`` is written last: a folder without one that says finished holds no result.
+"""
+
+import logging
+import random
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from prune_lab.cache.store import open_store
+from prune_lab.data.spec import DataSpec
+from prune_lab.errors import BadInput, TrialStopped
+from prune_lab.models.load import Checkpoint
+from prune_lab.models.model import seqlen_limit_of
+from prune_lab.run.environment import describe_environment, package_versions
+from prune_lab.run.settings import check_settings, run_key, run_title
+from prune_lab.run.stage_cache import Result, SharedStages
+from prune_lab.run.state import Report, Run, Stage
+from prune_lab.run.tracking.tracker import RunInfo, Tracker, without_secrets
+from prune_lab.run.tracking.trackers import Trackers
+from prune_lab.utils.device import resolve_device, watch_peak_memory
+from prune_lab.utils.files import write_json, write_text
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Parts:
+    """What a configuration describes, made but not yet at work."""
+
+    model: Checkpoint
+    data: DataSpec
+    stages: dict[str, Stage]
+    tracker: Tracker
+    device: torch.device
+
+
+def execute(
+    cfg: DictConfig,
+    folder: Path,
+    *,
+    group: str | None = None,
+    report: Report | None = None,
+    identity: str | None = None,
+) -> dict[str, Any]:
+    """Runs a configuration.
+
+    Args:
+        cfg: the composed configuration.
+        folder: the run folder; made if need be.
+        group: the sweep that the run belongs to.
+        report: is told values on the way.
+        identity: of the run, by which it is found later; see `prune_lab.run.finished_runs`.
+
+    Returns:
+        The record, as in ``record.json``.
+
+    Raises:
+        BadInput: the settings, the model or the data cannot be used.
+        RunFailed: a stage could not go on.
+        TrialStopped: ``report`` said so; the record's status is ``stopped``, with the reason.
+    """
+    plain = check_settings(cfg)
+    parts = _make(cfg)
+    for stage in parts.stages.values():
+        stage.prepare()
+    config = without_secrets(plain)
+    record: dict[str, Any] = {
+        "status": "failed",
+        "key": run_key(plain),
+        "identity": identity,
+        "config": config,
+        "metrics": {},
+        "protocol": {},
+    }
+    _open_folder(folder, cfg, parts.device)
+    info = RunInfo(folder, config, name=run_title(plain), group=group)
+    try:
+        _run_stages(parts, info, plain, record, report)
+        record["status"] = "finished"
+    except TrialStopped as stopped:
+        record |= {"status": "stopped", "reason": str(stopped)}
+        raise
+    except BaseException as error:
+        record["error"] = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        write_json(folder / "record.json", record)
+    return record
+
+
+def _make(cfg: DictConfig) -> Parts:
+    """The only place where objects are made from a configuration; `check_settings` has vetted every target."""
+    try:
+        return Parts(
+            model=instantiate(cfg.model),
+            data=instantiate(cfg.data),
+            stages={name: instantiate(cfg.pipeline[name]) for name in cfg.stages},
+            tracker=instantiate(cfg.tracker),
+            device=resolve_device(cfg.device),
+        )
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, BadInput):
+            cause = cause.__cause__
+        raise cause or BadInput(str(error)) from error
+
+
+def _open_folder(folder: Path, cfg: DictConfig, device: torch.device) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "record.json").unlink(missing_ok=True)  # of an earlier run in the same folder
+        write_text(
+            folder / "config.yaml",
+            OmegaConf.to_yaml(OmegaConf.create(without_secrets(OmegaConf.to_container(cfg, resolve=True)))),
+        )
+        write_json(folder / "environment.json", describe_environment(device))
+    except OSError as error:
+        raise BadInput(
+            f"the run folder {folder} cannot be written ({error.strerror}); set hydra.run.dir=DIR"
+        ) from error
+
+
+def _run_stages(
+    parts: Parts, info: RunInfo, plain: dict[str, Any], record: dict[str, Any], report: Report | None
+) -> None:
+    """Loads, runs every stage, and tells the tracker; fills the record as it goes."""
+    _seed(plain["seed"])
+    tracker = Trackers(parts.tracker)
+    tracker.start(info)
+    failed = True
+    try:
+        run = _load(parts, info.folder, plain["seed"])
+        run.report, run.key = report, record["key"]
+        record["metrics"], record["protocol"] = run.metrics, run.protocol
+        for stage in parts.stages.values():
+            stage.check(run)
+        shared = SharedStages(run, plain, parts.stages, open_store())
+        names = list(parts.stages)
+        while names:
+            results = shared.results(names[0], partial(_do, names[0], parts.stages[names[0]], run))
+            for result in results:
+                _tell(result, run, tracker)
+            del names[: len(results)]
+        failed = False
+    except TrialStopped:
+        failed = False
+        raise
+    finally:
+        tracker.finish(record["metrics"], failed=failed)
+
+
+def _load(parts: Parts, folder: Path, seed: int) -> Run:
+    start = time.perf_counter()
+    config, tokenizer = parts.model.load_config(), parts.model.load_tokenizer()
+    vocab_size, seqlen_limit = config.get_text_config().vocab_size, seqlen_limit_of(config)
+    # Before the weights are read: the text may be too short, and a large model takes minutes to load.
+    data = parts.data.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit)
+    model = parts.model.load(tokenizer)
+    run = Run(model, data, parts.device, folder, seed)
+    run.protocol |= {
+        "model": {"name": model.name, "dtype": str(model.dtype).removeprefix("torch."), "sha256": model.fingerprint()},
+        "data": data.protocol,
+        "seed": seed,
+        "device": str(parts.device),
+        "packages": package_versions(),
+    }
+    log.info(
+        "%s: %d blocks, %s; %d calibration samples of %d tokens, %d evaluation windows (%.1f s)",
+        model.name, len(model.blocks), str(model.dtype).removeprefix("torch."), *data.calibration.shape,
+        len(data.evaluation), time.perf_counter() - start,
+    )  # fmt: skip
+    return run
+
+
+def _do(name: str, stage: Stage, run: Run) -> Result:
+    """Does a stage, and measures what it takes."""
+    peak = watch_peak_memory(run.device)
+    start = time.perf_counter()
+    metrics = stage(run)
+    if not metrics:  # it had nothing to do
+        return Result(name, {})
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    metrics |= {"seconds": round(time.perf_counter() - start, 3), "peak_memory_mb": round(peak(), 1)}
+    tables, run.tables = run.tables, {}
+    return Result(name, metrics, tables)
+
+
+def _tell(result: Result, run: Run, tracker: Tracker) -> None:
+    """Notes a stage's metrics, and shows them."""
+    if not result.metrics:
+        return
+    metrics = {f"{result.name}/{metric}": value for metric, value in result.metrics.items()}
+    run.metrics |= metrics
+    tracker.log(result.name, metrics)
+    for name, table in result.tables.items():
+        tracker.table(name, table.columns, table.rows)
+    shown = {metric: value for metric, value in result.metrics.items() if "/" not in metric}  # tasks are in the record
+    log.info("%s: %s", result.name, ", ".join(f"{metric} {value:.6g}" for metric, value in shown.items()))
+
+
+def _seed(seed: int) -> None:
+    """Stages choose by generators of their own; this is for libraries that do not."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,180 @@
+"""Stages that another run has done already are taken from the store, with the model as they left it.
+
+A stage's result is known by the settings of all stages so far that change the model, the model, the data, the seed,
+the code and the versions of packages: a sweep over five ways of training prunes once.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, load_model, save_model
+
+from prune_lab.cache.source import source_digest
+from prune_lab.cache.store import Store
+from prune_lab.pruning.masks import Masks
+from prune_lab.run.finished_runs import files_of, packages
+from prune_lab.run.state import Run, Stage, Table
+from prune_lab.utils.digests import json_digest
+from prune_lab.utils.files import write_atomically, write_json
+
+log = logging.getLogger(__name__)
+
+_MODEL, _STATE, _MASKS = "model.safetensors", "state.json", "masks.safetensors"
+_FILES = (_MASKS, "layers.csv", "rounds.csv")  # of a run folder: what stages that change the model leave there
+_INPUTS = ("data", "method", "allocation", "finetune")  # settings that name files which results depend on
+
+
+@dataclass
+class Result:
+    """What a stage gave.
+
+    Attributes:
+        name: of the stage.
+        metrics: without the stage's name; none where it had nothing to do.
+        tables: for the tracker.
+    """
+
+    name: str
+    metrics: dict[str, float]
+    tables: dict[str, Table] = field(default_factory=dict)
+
+
+class SharedStages:
+    """Takes results of a run's stages from the store, and keeps them there.
+
+    Args:
+        run: before its first stage.
+        plain: its configuration, resolved; ``share`` says how many seconds a stage must take to be kept. With
+            ``reuse=false`` nothing is taken or kept.
+        stages: of the run, in order.
+        store: where.
+    """
+
+    def __init__(self, run: Run, plain: Mapping[str, Any], stages: Mapping[str, Stage], store: Store):
+        self.run, self.store, self.least_seconds = run, store, plain["share"]
+        self.keys = _keys(run, plain, stages) if store.limit else {}
+        self.names = list(stages)
+        self._measuring = {name for name, stage in stages.items() if stage.measures}
+        self._results: list[Result] = []  # of stages that changed the model, so far
+        self._protocol: dict[str, object] = {}  # what those noted
+
+    def results(self, name: str, work: Callable[[], Result]) -> list[Result]:
+        """The results of a stage, and of those right behind it where another run got further.
+
+        Args:
+            name: of the stage.
+            work: does it; called with no other process at the same stage.
+        """
+        if name not in self.keys:
+            result = work()
+            if result.metrics and name not in self._measuring:
+                self.run.kept_as = None
+            return [result]
+        taken = self._take(name)
+        if taken:
+            return taken
+        with self.store.claimed(self.keys[name], "stage"):
+            return self._take(name) or [self._do(name, work)]
+
+    def _take(self, name: str) -> list[Result]:
+        behind = self.names[self.names.index(name) :]
+        chain = list(takewhile(self.keys.__contains__, behind))
+        for last in reversed(chain):
+            results = self.store.load(self.keys[last], self._restore)
+            if results is not None:
+                self.run.kept_as = self.keys[last]
+                wanted = chain[: chain.index(last) + 1]
+                log.info("%s: taken from an earlier run", ", ".join(wanted))
+                return [result for result in results if result.name in wanted]
+        return []
+
+    def _do(self, name: str, work: Callable[[], Result]) -> Result:
+        before, start = dict(self.run.protocol), time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - start
+        self._results.append(result)
+        self._protocol |= {key: value for key, value in self.run.protocol.items() if before.get(key) is not value}
+        if not result.metrics:
+            return result
+        self.run.kept_as = None
+        if seconds >= self.least_seconds:
+            weights = self.run.model.hf.state_dict().values()
+            expected = sum(each.numel() * each.element_size() for each in weights)
+            self.store.keep(self.keys[name], self._write, expected=expected)
+            self.run.kept_as = self.keys[name]
+        return result
+
+    def _write(self, folder: Path) -> None:
+        """The state of the run, as files."""
+        save_model(self.run.model.hf, str(folder / _MODEL))
+        for name in _FILES:
+            if (self.run.folder / name).is_file():
+                shutil.copyfile(self.run.folder / name, folder / name)
+        state = {
+            "results": [asdict(result) for result in self._results],
+            "protocol": self._protocol,
+            "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        write_json(folder / _STATE, state)
+
+    def _restore(self, folder: Path) -> list[Result]:
+        """Puts the run into the state that was written."""
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        self._results = [
+            Result(each["name"], each["metrics"], {name: Table(**table) for name, table in each["tables"].items()})
+            for each in state["results"]
+        ]
+        self._protocol = state["protocol"]
+        load_model(self.run.model.hf, folder / _MODEL)
+        if (folder / _MASKS).is_file():
+            masks = load_file(folder / _MASKS)
+            self.run.masks = Masks({name: mask for name, mask in masks.items() if not name.endswith(".order")})
+        for name in _FILES:
+            if (folder / name).is_file():
+                write_atomically(self.run.folder / name, partial(shutil.copyfile, folder / name))
+        names = [each.name for each in self._results]
+        self.run.protocol |= self._protocol | {"taken": {"stages": names, "made": state["made"]}}
+        return self._results
+
+
+def _keys(run: Run, plain: Mapping[str, Any], stages: Mapping[str, Stage]) -> dict[str, str]:
+    """What the results of stages are known by; of those that can be taken from another run."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # they would have to agree on what they find
+    if plain["share"] is None or not plain["reuse"] or several:
+        return {}
+    common = {
+        "model": run.protocol["model"],
+        "data": [plain["data"], run.protocol["data"]],
+        "files": files_of(plain, _INPUTS),
+        "seed": run.seed,
+        "device": run.device.type,
+        "code": source_digest(),
+        "packages": packages(),
+    }
+    keys: dict[str, str] = {}
+    so_far: list[object] = []
+    for name, stage in stages.items():
+        if stage.measures:
+            continue
+        settings = stage.shared(plain["pipeline"][name], reporting=run.report is not None)
+        if settings is None:
+            break
+        so_far.append([name, _without_saving(settings)])
+        keys[name] = json_digest(common | {"stages": so_far})
+    return keys
+
+
+def _without_saving(settings: Any) -> Any:
+    """Settings without those that say how often a stage saves its state."""
+    if isinstance(settings, Mapping):
+        return {name: _without_saving(value) for name, value in settings.items() if name != "save_every"}
+    return settings

@@ -1,0 +1,48 @@
+"""Measures the model: as it is now, or as it was before anything was done to it."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from prune_lab.evaluation.evaluation import Evaluation, Scores
+from prune_lab.evaluation.score_cache import cached_scores
+from prune_lab.run.state import Run, Stage
+
+
+@dataclass
+class Evaluate(Stage):
+    """Runs an evaluation on the model as it is.
+
+    Args:
+        evaluation: what to measure.
+    """
+
+    measures: ClassVar[bool] = True
+    evaluation: Evaluation
+
+    def prepare(self) -> None:
+        """Lets the evaluation check itself."""
+        self.evaluation.prepare()
+
+    def check(self, run: Run) -> None:
+        """Lets the evaluation look at the data and the model."""
+        self.evaluation.check(run.subject)
+
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Measures; where the dense model was measured too, adds the ratios to it that the evaluation names."""
+        scores = self.evaluation(run.subject)
+        metrics = self._note(run, "evaluate", scores)
+        dense = {name: run.metrics.get(f"dense/{name}") for name in sorted(scores.relative)}
+        return metrics | {f"{name}_ratio": metrics[name] / value for name, value in dense.items() if value}
+
+    def _note(self, run: Run, stage: str, scores: Scores) -> dict[str, float]:
+        run.protocol[stage] = scores.protocol
+        return scores.metrics
+
+
+@dataclass
+class Dense(Evaluate):
+    """Runs the same evaluation on the model as it was loaded, or takes the result from an earlier run of it."""
+
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Measures, or remembers."""
+        return self._note(run, "dense", cached_scores(self.evaluation, replace(run.subject, stage="dense")))

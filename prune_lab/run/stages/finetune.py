@@ -1,0 +1,120 @@
+"""Trains the model as it is: before it is pruned, or after, with what was pruned kept at zero."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from prune_lab.errors import RunFailed
+from prune_lab.evaluation.perplexity import Perplexity
+from prune_lab.evaluation.score_cache import cached_scores
+from prune_lab.models.units import removable
+from prune_lab.pruning.masks import sparsity_of
+from prune_lab.pruning.training import check_teacher, tune
+from prune_lab.run.state import Run, Stage, Table, training_samples
+from prune_lab.training.loop import Training
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Finetune(Stage):
+    """Trains all weights on the training text, or low-rank updates of them.
+
+    Does nothing with ``finetune=none``, nor after a method that has trained the model while it pruned.
+
+    Args:
+        training: how.
+        again: trains after such a method too.
+        score: measures the perplexity before the training, so that what it gives back can be seen.
+        folder: of the run folder's ``training``, for its states.
+        reports: whether a search is told the losses of held-out samples.
+    """
+
+    training: Training
+    again: bool = False
+    score: bool = True
+    folder: str = "finetune"
+    reports: bool = True
+
+    def check(self, run: Run) -> None:
+        """Whether a teacher fits the model."""
+        check_teacher(run.model, self.training)
+
+    def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
+        """All; a model with an adapter is not kept."""
+        beside = self.training.lora is not None and not self.training.lora.merge
+        return None if beside or (reporting and self.reports) else settings
+
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Trains the run's model in place.
+
+        Raises:
+            RunFailed: what was pruned did not stay zero.
+        """
+        if not self.training.after_pruning:
+            return {}
+        if "trained" in run.protocol.get("prune", {}) and not self.again:  # type: ignore[operator]
+            log.info("finetune: the method has trained the model; pipeline.finetune.again=true trains it once more")
+            return {}
+        samples = training_samples(run)
+        before = _sparsity(run)
+        scored = {"perplexity_before": _perplexity(run)} if self.score else {}
+        folder = run.folder / "training" / self.folder
+        report = run.report if self.reports else None
+        progress = tune(run.model, run.masks, self.training, samples, run.device, folder=folder, report=report)
+        lora, metrics = self.training.lora, {}
+        if before is not None:
+            metrics = {"sparsity_before": before, "sparsity_after": _sparsity(run) or 0.0}
+            if metrics["sparsity_after"] < before:
+                raise RunFailed(
+                    f"finetune: sparsity was {before:.6f} before and is {metrics['sparsity_after']:.6f} now"
+                )
+        if run.model.adapter is not None:
+            run.model.adapter.save(run.folder / "adapter")
+        run.protocol["finetune"] = {
+            "steps": self.training.steps,
+            "batch_size": self.training.batch_size,
+            "held_out": {str(step): loss for step, loss in progress.held_out.items()},
+            "update": _told(self.training),
+        }
+        if progress.held_out:
+            rows = list(progress.held_out.items())
+            run.tables["held_out"] = Table(("step", "loss"), rows)
+            metrics |= {"held_out_before": rows[0][1], "held_out_loss": min(loss for _, loss in rows)}
+            if self.training.patience is None:
+                metrics["held_out_loss"] = rows[-1][1]
+        return (
+            scored
+            | metrics
+            | {
+                "loss": progress.loss(),
+                "training_seconds": progress.seconds,
+                "trained_parameters": float(progress.trained_parameters),
+                "optimizer_bytes": float(progress.optimizer_bytes),
+                **({"rank": float(lora.rank)} if lora else {}),
+            }
+        )
+
+
+def _perplexity(run: Run) -> float:
+    """Of the model as it is; measured once where runs train the same pruned model in several ways."""
+    scores = cached_scores(Perplexity(), run.subject, run.kept_as) if run.kept_as else Perplexity()(run.subject)
+    return scores.metrics["perplexity"]
+
+
+def _sparsity(run: Run) -> float | None:
+    """The share of zeros in what was pruned; ``None`` before anything was."""
+    touched = {m.site.name for units in removable(run.model) if units.name in run.masks for m in units.members}
+    pruned = {site.name: site.weight != 0 for site in run.model.sites if site.name in run.masks or site.name in touched}
+    return sparsity_of(pruned) if pruned else None
+
+
+def _told(training: Training) -> str:
+    if training.lora is None:
+        return "all weights; those that were pruned get no gradient"
+    kind = f"rank {training.lora.rank}, alpha {training.lora.alpha:g}"
+    if training.lora.sparse:
+        return f"{kind}; B A masked while it is trained, then part of the weight"
+    if training.lora.merge:
+        return f"{kind}; merged, with the mask applied to the sum"
+    return f"{kind}; kept beside the weights in adapter/, which has no zeros where they have"

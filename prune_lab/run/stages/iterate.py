@@ -1,0 +1,141 @@
+"""Prunes and trains in turns, a little more every round."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.evaluation.perplexity import Perplexity
+from prune_lab.pruning.methods.trained import TrainedMethod
+from prune_lab.run.stages.finetune import Finetune
+from prune_lab.run.stages.prune import Prune
+from prune_lab.run.state import Run, Stage, Table
+from prune_lab.utils.files import write_csv
+
+_POWERS = {"linear": 1, "cubic": 3}
+_REWINDS = ("none", "weights")
+COLUMNS = ("round", "sparsity", "perplexity_pruned", "perplexity_tuned", "loss")
+
+
+@dataclass
+class Iterate(Stage):
+    """Takes the place of ``prune`` and ``finetune``: round k of n prunes to ``level (1 - (1 - k/n)^p)`` and trains.
+
+    Masks, ``layers.csv`` and the protocol are those of the last round; what was zero stays zero, as every method drops
+    zeros first. Each round's sparsity and perplexity are in ``rounds.csv``.
+
+    Args:
+        prune: the stage of a round; its target is the last round's.
+        finetune: likewise.
+        rounds: how many.
+        path: ``cubic`` (p = 3: much at first) or ``linear`` (p = 1).
+        rewind: ``weights`` sets what is left back to its value before the first round, after every pruning; ``none``.
+        rewind_lr: every round has the whole learning-rate schedule; else one schedule spans all rounds.
+        score: whether the model is scored after each half of a round; a search is told the second of these.
+
+    Source: iterative pruning: Han et al., 2015, arXiv:1506.02626; weights: Frankle and Carbin, 2019, arXiv:1803.03635;
+    learning rates: Renda et al., 2020, arXiv:2003.02389.
+    """
+
+    prune: Prune
+    finetune: Finetune
+    rounds: int = 3
+    path: str = "cubic"
+    rewind: str = "none"
+    rewind_lr: bool = True
+    score: bool = True
+
+    def __post_init__(self) -> None:
+        if type(self.rounds) is not int or self.rounds < 1:
+            raise BadInput(
+                f"pipeline.iterate.rounds={self.rounds!r} is not allowed; it is a whole number of at least 1"
+            )
+        for name, allowed in {"path": tuple(_POWERS), "rewind": _REWINDS}.items():
+            if getattr(self, name) not in allowed:
+                raise BadInput(
+                    f"pipeline.iterate.{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}"
+                )
+
+    def prepare(self) -> None:
+        """Whether the method can be asked again and again for more."""
+        self.prune.prepare()
+        if isinstance(self.prune.method, TrainedMethod):
+            raise BadInput(
+                f"method {type(self.prune.method).__name__} prunes step by step while it trains; use it with "
+                "stages=[dense,prune,evaluate,save], or iterate with another method"
+            )
+        if self.prune.target.n_of_m:
+            raise BadInput(
+                f"sparsity.pattern={self.prune.target.pattern} has no levels in between; iterate with "
+                "sparsity=unstructured, or use stages=[dense,prune,finetune,evaluate,save]"
+            )
+        if not self.finetune.training.after_pruning:
+            raise BadInput("stages lists iterate, and finetune=none trains nothing; use finetune=full")
+        if self.finetune.training.lora is not None and not self.finetune.training.lora.merge:
+            raise BadInput("finetune.lora.merge=false keeps updates apart, which later rounds cannot prune; merge them")
+
+    def check(self, run: Run) -> None:
+        """What both stages check."""
+        self.prune.check(run)
+        self.finetune.check(run)
+
+    def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
+        """All."""
+        return None if reporting else settings
+
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Goes through the rounds on the run's model in place."""
+        first = {name: tensor.clone() for name, tensor in run.model.hf.state_dict().items()} if self._rewinds else {}
+        metrics: dict[str, float] = {}
+        rows: list[tuple[object, ...]] = []
+        for number in range(1, self.rounds + 1):
+            level = self.level(number)
+            pruned = replace(self.prune, target=replace(self.prune.target, level=level))(run)
+            _rewind(run, first)
+            before = self._perplexity(run)
+            training = self.finetune.training
+            if not self.rewind_lr:
+                training = replace(training, part=number - 1, parts=self.rounds)
+            tune = replace(self.finetune, training=training, score=False, folder=f"iterate-{number}", reports=False)
+            tuned = tune(run)
+            after = self._perplexity(run)
+            if self.score and run.report is not None:
+                run.report(number, after)
+            rows.append((number, round(pruned["sparsity"], 6), before, after, tuned["loss"]))
+            metrics |= pruned | tuned
+            metrics |= {f"perplexity_round_{number}": after} if self.score else {}
+        write_csv(run.folder / "rounds.csv", COLUMNS, rows)
+        run.tables["rounds"] = Table(COLUMNS, rows)
+        run.protocol["iterate"] = {
+            "rounds": self.rounds,
+            "levels": [self.level(number) for number in range(1, self.rounds + 1)],
+            "rewind": self.rewind,
+            "rewind_lr": self.rewind_lr,
+        }
+        return metrics
+
+    def level(self, number: int) -> float:
+        """The sparsity of a round, from 1."""
+        share = 1 - (1 - number / self.rounds) ** _POWERS[self.path]
+        return round(self.prune.target.sparsity * share, 6) if number < self.rounds else self.prune.target.sparsity
+
+    @property
+    def _rewinds(self) -> bool:
+        return self.rewind == "weights"
+
+    def _perplexity(self, run: Run) -> float:
+        return Perplexity()(run.subject).metrics["perplexity"] if self.score else float("nan")
+
+
+@torch.no_grad()
+def _rewind(run: Run, first: dict[str, Tensor]) -> None:
+    """Every weight that is left, and all that is never pruned, has its first value again."""
+    if not first:
+        return
+    zero = {site.name: site.weight == 0 for site in run.model.sites}
+    run.model.hf.load_state_dict(first)
+    for site in run.model.sites:
+        if site.name in run.masks:
+            site.weight.masked_fill_(zero[site.name], 0)

@@ -1,0 +1,67 @@
+"""Removes masked neurons and heads physically, and measures what that saves."""
+
+import logging
+from dataclasses import dataclass
+
+from prune_lab.evaluation.latency import PARTS, Workload, latency, time_passes
+from prune_lab.evaluation.size import Size
+from prune_lab.models.shrink import shrink
+from prune_lab.models.units import removable
+from prune_lab.run.state import Run, Stage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Shrink(Stage):
+    """Makes the model smaller by the neurons and heads that were pruned; what it computes stays the same to rounding.
+
+    Measures parameters, bytes, multiply-adds of a token, and the time of a forward pass (prefill) and of a token after
+    it (decode), before and after. Run it after ``prune``; masks of single weights stay as zeros.
+
+    Args:
+        batch_size: samples of the timed passes.
+        seqlen: tokens a sample, at most the model's positions.
+        new_tokens: that follow one by one, with the cache of keys and values; as far as the positions reach.
+        repeats: timed passes after one that is not counted.
+    """
+
+    batch_size: int = 4
+    seqlen: int = 512
+    new_tokens: int = 16
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        self._workload = Workload(self.batch_size, self.seqlen, self.new_tokens, self.repeats)
+        self._workload.check("pipeline.shrink")
+
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Shrinks the run's model in place; does nothing where no neuron or head was pruned."""
+        if not any(units.name in run.masks for units in removable(run.model)):
+            log.info("shrink: no neuron and no head was pruned, so nothing can be taken out")
+            return {}
+        workload = self._workload.fit(run.model)
+        before = self._measure(run, workload)
+        left = shrink(run.model, run.masks)
+        after = self._measure(run, workload)
+        for units in removable(run.model):
+            run.masks.pop(units.name, None)
+        run.protocol["shrink"] = {
+            **left,
+            **workload.protocol(),
+            "macs_per_token": "multiply-adds of the blocks' weight matrices",
+        }
+        metrics = {f"{name}_before": value for name, value in before.items()} | after
+        ratios = {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
+        return metrics | ratios
+
+    def _measure(self, run: Run, workload: Workload) -> dict[str, float]:
+        size = Size()(run.subject).metrics
+        with run.model.placed(run.device) as hf:
+            passes = time_passes(hf, workload.prompts(run.model).to(run.device), workload)
+        return {
+            "parameters": size["parameters"],
+            "bytes": size["dense_bytes"],
+            "macs_per_token": size["prunable_parameters"],
+            **latency(passes, workload),
+        }

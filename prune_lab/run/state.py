@@ -1,0 +1,94 @@
+"""What flows from stage to stage of a run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from prune_lab.data.samples import Samples
+from prune_lab.data.tokens import Data
+from prune_lab.evaluation.evaluation import Subject
+from prune_lab.models.model import PrunableModel
+from prune_lab.pruning.masks import Masks
+
+Report = Callable[[int, float], None]
+"""Takes a value on the way, lower is better, at a step from 0 on; may raise `TrialStopped`."""
+
+
+@dataclass
+class Table:
+    """A table for the tracker and the run folder."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+
+@dataclass
+class Run:
+    """The state of a run.
+
+    ``metrics`` holds what stages measured, as ``stage/metric``; ``protocol`` how those numbers came about; ``tables``
+    what a stage wants shown as a table, by name; ``report`` is told values on the way, in a search that stops trials;
+    ``key`` stands for all settings that numbers depend on; ``kept_as`` for the model as it is, where the store has it.
+    """
+
+    model: PrunableModel
+    data: Data
+    device: torch.device
+    folder: Path
+    seed: int
+    masks: Masks = field(default_factory=Masks)
+    metrics: dict[str, float] = field(default_factory=dict)
+    protocol: dict[str, object] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    report: Report | None = None
+    key: str = ""
+    kept_as: str | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """What an evaluation may look at."""
+        return Subject(self.model, self.data, self.device, self.folder)
+
+
+def training_samples(run: Run) -> Samples:
+    """What a stage trains on; how it came about goes into the protocol."""
+    if run.data.training is None:
+        run.protocol["training"] = {"source": "calibration samples", "samples": len(run.data.calibration)}
+        return Samples(run.data.calibration)
+    samples, run.protocol["training"] = run.data.training()
+    return samples
+
+
+class Stage(Protocol):
+    """One step of a run.
+
+    Attributes:
+        measures: it leaves the model as it is.
+    """
+
+    measures: ClassVar[bool] = False
+
+    def prepare(self) -> None:
+        """Checks what can be checked before a model is loaded; raises `BadInput`."""
+
+    def check(self, run: Run) -> None:
+        """Checks what only the loaded model can tell, before the first stage runs; raises `BadInput`."""
+
+    def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
+        """What of its settings decides what the stage makes of a model, so that another run's result can be taken.
+
+        Args:
+            settings: all of them, in plain containers.
+            reporting: whether the run is told about values on the way.
+
+        Returns:
+            Those settings, or ``None`` if the stage has to be done in any case.
+        """
+        return None
+
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Does the step and returns its metrics, without the stage's name."""
+        ...

@@ -1,0 +1,38 @@
+"""Metrics as lines of JSON in the run folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from prune_lab.run.tracking.tracker import RunInfo
+
+
+@dataclass
+class JsonlTracker:
+    """Appends one line to ``metrics.jsonl`` for every stage, at once: ``{"time": ..., "stage": ..., "stage/x": 1.0}``.
+
+    Times are UTC in ISO 8601. Tables are not repeated here, they have files of their own in the run folder; nor is the
+    summary, which the record holds. A run that is started again in the same folder appends to the lines of the first.
+    """
+
+    _path: Path | None = field(default=None, init=False, repr=False)
+
+    def start(self, run: RunInfo) -> None:
+        self._path = run.folder / "metrics.jsonl"
+        self._path.touch()
+
+    def log(self, stage: str, metrics: Mapping[str, float]) -> None:
+        if self._path is None:
+            raise RuntimeError("log before start")
+        time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": time, "stage": stage, **metrics}, default=float)  # float: a number of NumPy or torch
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Ignores it: see the class."""
+
+    def finish(self, summary: Mapping[str, float], *, failed: bool) -> None:
+        self._path = None

@@ -1,0 +1,99 @@
+"""``prune-lab -m hydra/sweeper=optuna``: from settings and arguments to a search."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import CategoricalDistribution
+
+from prune_lab.errors import BadInput
+from prune_lab.run.settings import not_in_key, objectives_of
+from prune_lab.run.tracking.tracker import without_secrets
+from prune_lab.sweep.search.loop import Jobs, run_trials
+from prune_lab.sweep.search.settings import SearchSettings
+from prune_lab.sweep.search.space import Space, parse_space
+from prune_lab.sweep.search.storage import opened
+from prune_lab.sweep.search.study import open_study
+
+
+def search(
+    given: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, loader: ConfigLoader, launcher: Launcher
+) -> None:
+    """Searches until the study has the trials that it should have.
+
+    Args:
+        given: the settings, as in `SearchSettings`.
+        arguments: the command's overrides, without those of Hydra.
+        config: the composed configuration, with Hydra's own.
+        loader: composes the configuration of a trial.
+        launcher: runs jobs.
+
+    Raises:
+        BadInput: the settings, the space or the study cannot be used.
+        RunFailed: a trial failed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput(
+            "hydra/sweeper=optuna does not run in several processes (accelerate launch, torchrun); start one, which "
+            "launches its trials with hydra.sweeper.jobs=N and hydra/launcher=..."
+        )
+    settings = SearchSettings(**{key: _plain(value) for key, value in given.items()})  # type: ignore[arg-type]
+    space = parse_space(settings.params, arguments, OverridesParser.create(config_loader=loader))
+
+    def compose(overrides: Sequence[str]) -> DictConfig:
+        return loader.load_sweep_config(config, list(overrides))
+
+    base, complete = _without_searched(space, compose)
+    objectives = objectives_of(base.objective)
+    if settings.pruner is not None and len(objectives) > 1:
+        raise BadInput(
+            f"hydra.sweeper.stop_early with objective={','.join(objectives)} is not allowed: trials with several "
+            "objectives cannot be stopped early; use hydra.sweeper.stop_early=null, or one objective"
+        )
+    defaults = space.defaults(base) if complete and settings.first == "defaults" else None
+    cwd, folder = Path(config.hydra.runtime.cwd), Path(config.hydra.sweep.dir).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with opened(settings.storage, cwd) as storage:
+        study = open_study(storage, settings, space, _fixed_settings(base, space), objectives)
+        if not study.trials and defaults is not None:
+            study.enqueue_defaults(defaults)
+        if not settings.on_url or settings.repeat_running:
+            study.repeat_running()
+        run_trials(study, Jobs(compose, launcher.launch), folder)
+
+
+def _without_searched(space: Space, compose: Callable[[Sequence[str]], DictConfig]) -> tuple[DictConfig, bool]:
+    """The configuration with all that is fixed, and whether it is one: some keys exist in a searched choice only."""
+    try:
+        return compose(space.fixed), True
+    except HydraException:
+        some = {key: d.choices[0] for key, d in space.searched.items() if isinstance(d, CategoricalDistribution)}
+        return compose([*space.fixed, *(f"{key}={value}" for key, value in some.items())]), False
+
+
+def _fixed_settings(base: DictConfig, space: Space) -> dict[str, object]:
+    """All settings that results depend on and that are not searched, by key."""
+    names = [key.lstrip("+").partition("@") for key in space.searched]
+    searched = [package or group.replace("/", ".") for group, _, package in names]
+    sections = without_secrets(OmegaConf.to_container(base, resolve=False))
+    assert isinstance(sections, dict)
+    kept = {key: value for key, value in sections.items() if key != "hydra" and not not_in_key(key)}
+    return {key: value for key, value in _leaves(kept) if not any(f"{key}.".startswith(f"{s}.") for s in searched)}
+
+
+def _leaves(value: Mapping[Any, object], where: str = "") -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for key, item in value.items():
+        name = f"{where}{key}"
+        found += _leaves(item, f"{name}.") if isinstance(item, Mapping) and item else [(name, item)]
+    return found
+
+
+def _plain(value: object) -> object:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

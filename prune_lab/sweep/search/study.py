@@ -1,0 +1,213 @@
+"""A study: what it was asked, what came of it, and how it goes on after an interruption."""
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from prune_lab.errors import BadInput
+from prune_lab.sweep.search.settings import SearchSettings, StopEarly
+from prune_lab.sweep.search.space import Space
+
+logger = logging.getLogger(__name__)
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+# Attributes of a trial:
+FOLDER = "folder"  # of its run
+MESSAGE = "message"  # why it failed, or was stopped
+DEFAULTS = "defaults"  # it has the default values
+STOPPED = "stopped"  # its job ended early
+INTERRUPTED = "interrupted"  # it does not count: the process that ran it ended
+_ASKED, _REPEATS = "asked", "repeats"  # values that were asked for, the interrupted trial that had them
+
+
+@dataclass
+class Study:
+    """A study in its storage, which is read each time that it is asked something."""
+
+    optuna: optuna.Study
+    storage: BaseStorage
+    space: Space
+    settings: SearchSettings
+    objectives: Sequence[str]
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """Of any state, in their order."""
+        return self.optuna.get_trials(deepcopy=False)
+
+    @property
+    def finished(self) -> int:
+        """How many trials came to a result or were stopped early."""
+        return sum(trial.state in FINISHED for trial in self.trials)
+
+    @property
+    def directions(self) -> list[str]:
+        """``minimize`` or ``maximize``, for each objective."""
+        return self.settings.directions(self.objectives)
+
+    def best(self) -> list[FrozenTrial]:
+        """The best trial, if one is complete; with several objectives the Pareto front, in the order of the first."""
+        if not any(trial.state == TrialState.COMPLETE for trial in self.trials):
+            return []
+        if len(self.objectives) == 1:
+            return [self.optuna.best_trial]
+        return sorted(self.optuna.best_trials, key=lambda trial: (trial.values, trial.number))
+
+    def ask(self) -> Trial:
+        """A trial with values for the whole space: those that wait to be asked (again), or new ones.
+
+        The sampler is made anew with a seed that follows from the number of trials that count, so that what it gives
+        depends on their results alone, and not on interruptions.
+        """
+        before = sum(trial.state != TrialState.WAITING and not _interrupted(trial) for trial in self.trials)
+        self.optuna.sampler = _sampler(self.settings, before)
+        return self.optuna.ask(self.space.searched)
+
+    def tell(self, trial: Trial, values: Sequence[float]) -> None:
+        """A trial is complete."""
+        self.optuna.tell(trial.number, list(values))
+
+    def tell_stopped(self, trial: Trial) -> None:
+        """A trial was stopped early; its last value is the one that it reported last."""
+        self.optuna.tell(trial.number, state=TrialState.PRUNED)
+
+    def tell_failed(self, trial: Trial, message: str) -> None:
+        """A trial failed."""
+        trial.set_user_attr(MESSAGE, message)
+        self.optuna.tell(trial.number, state=TrialState.FAIL)
+
+    def enqueue_defaults(self, values: Mapping[str, object]) -> None:
+        """Has the default values asked first."""
+        self.optuna.enqueue_trial(dict(values), {_ASKED: dict(values), DEFAULTS: True}, skip_if_exists=True)
+
+    def repeat_running(self) -> None:
+        """Takes up what a process that ended left running: its results if there are any, else it is asked again."""
+        for trial in self.trials:
+            if trial.state == TrialState.RUNNING:
+                self.take_up(trial)
+
+    def take_up(self, trial: FrozenTrial) -> None:
+        """Takes the results that a running trial has left, or has it asked again."""
+        if not self._take_result(trial):
+            self._repeat(trial)
+
+    def _repeat(self, trial: FrozenTrial) -> None:
+        """Marks a trial as interrupted, and has its values asked again before any new ones.
+
+        Where it has not all its values yet, the sampler will give the same again.
+        """
+        logger.info("trial %d was interrupted; its values are tried again", trial.number)
+        asked = trial.user_attrs.get(_ASKED, trial.params)
+        again = any(other.user_attrs.get(_REPEATS) == trial.number for other in self.trials)
+        if set(asked) == set(self.space.searched) and not again:
+            marks = {_ASKED: asked, _REPEATS: trial.number}
+            marks |= {DEFAULTS: True} if trial.user_attrs.get(DEFAULTS) else {}
+            self.optuna.enqueue_trial(asked, marks)
+        self._mark(trial, INTERRUPTED, True)
+        self.optuna.tell(trial.number, state=TrialState.FAIL)
+
+    def _take_result(self, trial: FrozenTrial) -> bool:
+        """Whether the job came to its end before anyone could be told."""
+        record = Path(trial.user_attrs.get(FOLDER, "")) / "record.json"
+        if FOLDER not in trial.user_attrs or not record.is_file():
+            return False
+        found = json.loads(record.read_text(encoding="utf-8"))
+        values = [found["metrics"].get(objective, math.nan) for objective in self.objectives]
+        if found["status"] == "finished" and all(map(math.isfinite, values)):
+            self.optuna.tell(trial.number, values)
+        elif found["status"] == "stopped" and STOPPED in trial.user_attrs:
+            self.optuna.tell(trial.number, state=TrialState.PRUNED)
+        else:
+            return False
+        logger.info("trial %d had come to its end in %s", trial.number, record.parent)
+        return True
+
+    def _mark(self, trial: FrozenTrial, key: str, value: object) -> None:
+        self.storage.set_trial_user_attr(trial._trial_id, key, value)  # no public way from a FrozenTrial
+
+
+def open_study(
+    storage: BaseStorage,
+    settings: SearchSettings,
+    space: Space,
+    fixed: Mapping[str, object],
+    objectives: Sequence[str],
+) -> Study:
+    """Opens a study, or makes it.
+
+    Args:
+        storage: where.
+        settings: what is asked for.
+        space: what is searched.
+        fixed: all other settings that results depend on, by key.
+        objectives: names of metrics.
+
+    Raises:
+        BadInput: the study is there, with another space, other objectives, directions or settings.
+    """
+    directions = settings.directions(objectives)
+    made = optuna.create_study(
+        study_name=settings.study,
+        storage=storage,
+        pruner=pruner_of(settings.pruner),
+        directions=directions,
+        load_if_exists=True,
+    )
+    identity = {
+        "objective": dict(zip(objectives, directions, strict=True)),
+        "space": space.described(),
+        "settings": json.loads(json.dumps(dict(fixed), default=str)),  # as the storage will give it back
+    }
+    known = made.user_attrs.get("identity")
+    if known is None and not made.get_trials(deepcopy=False):
+        made.set_user_attr("identity", identity)
+    elif known != identity:
+        differences = "; ".join(_differences(known or {}, identity)) or "it was not made by prune-lab"
+        raise BadInput(
+            f"the study {settings.study!r} is there already, and not this one: {differences}; use another name "
+            "(hydra.sweeper.study=NAME), or the settings that it has"
+        )
+    return Study(made, storage, space, settings, objectives)
+
+
+def pruner_of(stop_early: StopEarly | None) -> BasePruner:
+    """Optuna's pruner of these settings."""
+    if stop_early is None:
+        return NopPruner()
+    return MedianPruner(n_startup_trials=stop_early.warmup_trials, n_warmup_steps=stop_early.warmup_steps)
+
+
+def _sampler(settings: SearchSettings, before: int) -> BaseSampler:
+    """Made for one trial; neighbouring seeds must not give the same numbers a trial later."""
+    seed = int(np.random.SeedSequence([settings.seed, before]).generate_state(1)[0])
+    if settings.sampler == "random":
+        return RandomSampler(seed=seed)
+    with warnings.catch_warnings():  # Optuna 4 calls both arguments experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(seed=seed, multivariate=True, constant_liar=True)  # the latter: for trials at the same time
+
+
+def _interrupted(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get(INTERRUPTED))
+
+
+def _differences(known: Mapping[str, Mapping[str, object]], now: Mapping[str, Mapping[str, object]]) -> list[str]:
+    lines = []
+    for part, values in now.items():
+        before = known.get(part, {})
+        for key in sorted({*before, *values}):
+            if before.get(key) != values.get(key):
+                name = f"{part} {key}" if part == "objective" else key
+                lines.append(f"{name} is {values.get(key, 'not there')}, and was {before.get(key, 'not there')}")
+    return lines

@@ -1,0 +1,1 @@
+"""What knows nothing of pruning: files, locks, digests, progress bars, devices."""

@@ -1,0 +1,130 @@
+"""ADMM and ALPS: methods that find support and values of a layer at once."""
+
+import pytest
+import torch
+
+from prune_lab.errors import BadInput
+from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.masks import keep_all_but
+from prune_lab.pruning.methods.admm import ADMM, choose
+from prune_lab.pruning.methods.alps import ALPS
+from prune_lab.pruning.methods.least_squares import LeastSquares
+from prune_lab.pruning.methods.magnitude import Magnitude
+from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.solvers import admm
+from prune_lab.pruning.target import Target
+
+
+def problem(seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(24, 24, generator=generator) / 24**0.5 + torch.eye(24)
+    x = torch.randn(400, 24, generator=generator) @ mixing
+    return torch.randn(10, 24, generator=generator), x.T @ x
+
+
+def solve(method, weight, hessian, level):
+    class Site:
+        name = "layer"
+
+    Site.weight = weight
+
+    class Given:
+        value = hessian
+
+        def release(self):
+            return hessian.clone()
+
+    return method.solve(Site, method.prepare(Given()), Target(level=level))
+
+
+def error(weight, pruned, hessian) -> float:
+    change = (weight - pruned).double()
+    return float(((change @ hessian.double()) * change).sum())
+
+
+@pytest.mark.parametrize("level", [0.5, 0.7, 0.9])
+def test_both_end_below_sparsegpt_and_magnitude_with_least_squares(level):
+    worse = 0
+    for seed in range(4):
+        weight, hessian = problem(seed)
+        greedy = error(weight, solve(SparseGPT(), weight, hessian, level), hessian)
+        for method in (ADMM(damping=0.01, iterations=40, mask_iterations=30), ALPS()):
+            pruned = solve(method, weight, hessian, level)
+            assert int((pruned == 0).sum()) == int(level * 240 + 1e-9)
+            worse += error(weight, pruned, hessian) > greedy
+    assert worse == 0
+
+
+def test_alps_finds_the_best_support_of_a_layer_with_one_row():
+    """All supports of 3 out of 8 by brute force; ADMM is a heuristic, so close is enough."""
+    weight, hessian = problem(1)
+    weight, hessian = weight[:1, :8], hessian[:8, :8]
+    best = min(
+        error(weight, refitted(weight, hessian, support), hessian) for support in torch.combinations(torch.arange(8), 3)
+    )
+    assert error(weight, solve(ALPS(damping=1e-4), weight, hessian, 5 / 8), hessian) <= 1.1 * best
+
+
+def refitted(weight, hessian, support):
+    found = torch.zeros_like(weight)
+    found[0, support] = torch.linalg.solve(hessian[support][:, support], hessian[support] @ weight[0])
+    return found
+
+
+def test_admm_under_a_fixed_mask_converges_to_least_squares():
+    weight, hessian = problem()
+    keep = keep_all_but(weight.abs().flatten(), 120).view_as(weight)
+    scaled = admm.Scaled.of(hessian, 1e-4)
+    shifted = scaled.matrix.clone()
+    shifted.diagonal().add_(0.3)
+    found = admm.admm(
+        weight, scaled, admm.inverse(shifted), lambda *_: keep, iterations=400, mask_iterations=1, rho=0.3
+    )
+    for row, kept, result in zip(weight, keep, found, strict=True):
+        expected = torch.linalg.solve(hessian[kept][:, kept], hessian[kept] @ row)
+        torch.testing.assert_close(result[kept], expected, rtol=0.02, atol=0.01)
+
+
+def test_the_spectrum_solves_with_every_penalty():
+    _, hessian = problem()
+    scaled = admm.Scaled.of(hessian, 0.01)
+    spectrum, right = admm.Spectrum.of(scaled), torch.randn(3, 24)
+    for rho in (0.02, 1.0, 50.0):
+        expected = torch.linalg.solve(scaled.matrix + rho * torch.eye(24), right.T).T
+        torch.testing.assert_close(spectrum.solve(right, rho), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_mask_grows_with_the_share():
+    scores = torch.arange(16.0).view(2, 8)
+    target = Target(level=0.5)
+    assert [int((~choose(scores, share, target, "x", "layer")).sum()) for share in (0.0, 0.5, 1.0)] == [0, 4, 8]
+    assert choose(scores, 1.0, target, "x", "row").sum(1).tolist() == [4, 4]
+    assert choose(scores, 0.5, Target("1:4"), "x", "layer").unflatten(1, (2, 4)).sum(-1).tolist() == [[3, 3], [3, 3]]
+    assert choose(scores, 1.0, Target("1:4"), "x", "layer").unflatten(1, (2, 4)).sum(-1).tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    "method", [ADMM(), ADMM(scope="row"), ALPS(), LeastSquares(Magnitude())], ids=lambda method: type(method).__name__
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["opt", "llama", "gemma3_text"])
+def test_nothing_overflows_at_95_percent(tiny_model, random_tokens, family, dtype, method):
+    model = tiny_model(family, dtype)
+    method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.95))
+    assert torch.isfinite(model.hf(random_tokens(2, 8)).logits).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ADMM(scope="model"),
+        lambda: ADMM(mask_iterations=30),
+        lambda: ADMM(rho=0),
+        lambda: ALPS(damping=0),
+        lambda: ALPS(iterations=0),
+        lambda: LeastSquares(Magnitude(), damping=0),
+    ],
+)
+def test_values_out_of_range_are_refused(make):
+    with pytest.raises(BadInput, match=r"method\."):
+        make()

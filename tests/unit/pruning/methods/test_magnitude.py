@@ -1,0 +1,139 @@
+import pytest
+import torch
+
+from prune_lab.errors import BadInput, RunFailed
+from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.masks import keep_top
+from prune_lab.pruning.methods.magnitude import Magnitude
+from prune_lab.pruning.methods.random import Random
+from prune_lab.pruning.target import Target
+
+
+@pytest.fixture
+def pruned(tiny_model, random_tokens):
+    """``pruned(method, target)`` gives the dense weights and the masks, by site."""
+
+    def prune(method, target):
+        model = tiny_model("llama")
+        dense = {site.name: site.weight.clone() for site in model.sites}
+        masks = method.prune(model, Calibration(random_tokens(2, 8)), target)
+        for site in model.sites:
+            assert torch.equal(site.weight, dense[site.name] * masks[site.name])
+        return dense, masks
+
+    return prune
+
+
+def test_weights_of_a_layer_compete_with_each_other(pruned):
+    dense, masks = pruned(Magnitude("layer"), Target(level=0.3))
+    counts_differ = False
+    for name, weight in dense.items():
+        assert torch.equal(masks[name].flatten(), keep_top(weight.abs().flatten(), 0.3))
+        assert int((~masks[name]).sum()) == int(0.3 * weight.numel())
+        counts_differ |= len(masks[name].sum(1).unique()) > 1
+    assert counts_differ  # rows of one layer lose different numbers of weights
+
+
+def test_weights_of_a_row_compete_with_each_other(pruned):
+    dense, masks = pruned(Magnitude("row"), Target(level=0.3))
+    for name, weight in dense.items():
+        assert torch.equal(masks[name], keep_top(weight.abs(), 0.3))
+        assert ((~masks[name]).sum(1) == int(0.3 * weight.shape[1])).all()
+
+
+def test_weights_of_the_whole_model_compete_with_each_other(pruned):
+    dense, masks = pruned(Magnitude("model"), Target(level=0.3))
+    total = sum(weight.numel() for weight in dense.values())
+    assert sum(int((~mask).sum()) for mask in masks.values()) == int(0.3 * total)
+    kept = torch.cat([dense[name].abs()[masks[name]] for name in dense])
+    lost = torch.cat([dense[name].abs()[~masks[name]] for name in dense])
+    assert lost.max() <= kept.min()
+    assert len({round(float(mask.float().mean()), 3) for mask in masks.values()}) > 1
+
+
+def test_the_sign_does_not_matter(tiny_model, random_tokens):
+    model = tiny_model("opt")
+    site = model.blocks[0].sites[0]
+    site.weight.copy_(torch.tensor([-9.0, 1.0]).repeat(32, 16))
+    Magnitude().prune(model, Calibration(random_tokens(2, 8)), Target(level=0.5))
+    assert torch.equal(site.weight, torch.tensor([-9.0, 0.0]).repeat(32, 16))
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "3:8"])
+@pytest.mark.parametrize("scope", ["layer", "row"])
+def test_a_pattern_keeps_the_largest_of_each_group(pruned, scope, pattern):
+    target = Target(pattern)
+    n, m = target.n_of_m
+    dense, masks = pruned(Magnitude(scope), target)
+    for name, weight in dense.items():
+        groups, kept = weight.abs().unflatten(1, (-1, m)), masks[name].unflatten(1, (-1, m))
+        assert (kept.sum(-1) == n).all()
+        threshold = groups.topk(n).values[..., -1:]
+        assert torch.equal(kept, groups >= threshold)
+
+
+def test_an_unknown_scope_is_refused():
+    with pytest.raises(BadInput, match=r"method\.scope='world'.*layer, row, model"):
+        Magnitude("world")
+
+
+@pytest.mark.parametrize("target", [Target("2:4"), Target(level=0.5, budget={"a": 0.1})])
+def test_one_cut_for_the_model_cannot_follow_a_pattern_or_a_budget(target):
+    with pytest.raises(BadInput, match=r"method\.scope=model"):
+        Magnitude("model").check(target)
+
+
+def test_one_cut_for_a_range_of_layers_counts_these_layers_only(tiny_model, random_tokens):
+    model = tiny_model("opt")
+    target = Target(level=0.5, layers=[1, 2])
+    masks = Magnitude("model").prune(model, Calibration(random_tokens(2, 8)), target)
+    sites = model.blocks[1].sites
+    assert set(masks) == {site.name for site in sites}
+    assert sum(int((~mask).sum()) for mask in masks.values()) == sum(site.weight.numel() for site in sites) // 2
+
+
+@pytest.mark.parametrize("kind", ["neurons", "heads"])
+@pytest.mark.parametrize("name", ["opt", "llama", "gpt2"])
+@pytest.mark.parametrize("method", [Magnitude(), Magnitude("model"), Random()], ids=["layer", "model", "random"])
+def test_whole_units_go_with_all_that_belongs_to_them(tiny_model, random_tokens, kind, name, method):
+    level = 0.25 if method == Magnitude("model") else 0.5  # of two heads a block, half may be all of one block
+    model, target = tiny_model(name), Target(kind, level, layers=[0, 2])
+    units = target.units(model)
+    norms = {each.name: each.norm(2) for each in units}
+    before = {key: tensor.clone() for key, tensor in model.hf.state_dict().items()}
+    calibration = Calibration(random_tokens(2, 8))
+    masks = method.prune(model, calibration, target)
+    assert list(masks) == [each.name for each in units]
+    total = sum(each.count for each in units)
+    assert sum(int(keep.count_nonzero()) for keep in masks.values()) == total - int(level * total)
+    lost, kept = [], []
+    for each in units:
+        keep = masks[each.name]
+        assert keep.shape == (each.count,)
+        assert torch.equal(each.norm(2), norms[each.name] * keep)  # what stays is as it was
+        lost.append(norms[each.name][~keep])
+        kept.append(norms[each.name][keep])
+        for member in each.members:
+            if member.bias is not None:
+                assert torch.equal(member.bias != 0, member.spread(keep) & (member.bias != 0))
+        if type(method) is Magnitude and method.scope == "layer":
+            assert lost[-1].max() <= kept[-1].min()
+    if type(method) is Magnitude and method.scope == "model":
+        assert torch.cat(lost).max() <= torch.cat(kept).min()
+    sites = {member.site.name for each in units for member in each.members}
+    assert {row.name for row in calibration.rows} == sites
+    unchanged = [key for key in before if not any(key.startswith(f"{site}.") for site in sites)]
+    assert all(torch.equal(before[key], model.hf.state_dict()[key]) for key in unchanged)
+
+
+def test_rows_mean_nothing_to_neurons():
+    with pytest.raises(BadInput, match=r"method\.scope=row is for single weights, not for neurons; use scope=layer"):
+        Magnitude("row").check(Target("neurons", 0.5))
+
+
+def test_one_cut_that_would_empty_a_block_ends_the_run(tiny_model, random_tokens):
+    model = tiny_model("opt")
+    for site in model.blocks[0].mlp.sites:
+        site.weight.mul_(1e-3)
+    with pytest.raises(RunFailed, match=r"one cut of 0\.6 for the model leaves none of .* method\.scope=layer"):
+        Magnitude("model").prune(model, Calibration(random_tokens(2, 8)), Target("neurons", 0.6))

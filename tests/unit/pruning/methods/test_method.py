@@ -1,0 +1,103 @@
+import pytest
+import torch
+
+from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.methods.admm import ADMM
+from prune_lab.pruning.methods.alps import ALPS
+from prune_lab.pruning.methods.dense import Dense
+from prune_lab.pruning.methods.dsnot import DSnoT
+from prune_lab.pruning.methods.least_squares import LeastSquares
+from prune_lab.pruning.methods.magnitude import Magnitude
+from prune_lab.pruning.methods.random import Random
+from prune_lab.pruning.methods.ria import RIA
+from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.methods.sparsellm import SparseLLM
+from prune_lab.pruning.methods.sparseswaps import SparseSwaps
+from prune_lab.pruning.methods.wanda import Wanda
+from prune_lab.pruning.methods.wanda_variant import WandaVariant
+from prune_lab.pruning.target import Target
+
+METHODS = [Magnitude(), Magnitude("row"), Random(), Wanda(), SparseGPT()]
+FIELD = [
+    SparseLLM(),
+    RIA(),
+    WandaVariant(),
+    DSnoT(Wanda()),
+    SparseSwaps(Wanda()),
+    ADMM(),
+    ALPS(),
+    LeastSquares(Wanda()),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_blocks_outside_the_range_are_left_bit_for_bit(tiny_model, random_tokens, method):
+    model = tiny_model("llama")
+    before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
+    calibration = Calibration(random_tokens(4, 16), batch_size=3)
+    masks = method.prune(model, calibration, Target(level=0.5, layers=[1, 2]))
+    pruned = {site.name for site in model.blocks[1].sites}
+    assert set(masks) == pruned == {row.name for row in calibration.rows}
+    for name, tensor in model.hf.state_dict().items():
+        changed = name.removesuffix(".weight") in pruned
+        assert torch.equal(tensor, before[name]) is not changed, name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_half_precision_models_are_pruned_in_their_own_type(tiny_model, random_tokens, method, dtype):
+    model = tiny_model("qwen3", dtype)
+    masks = method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5))
+    for site in model.sites:
+        assert site.weight.dtype == dtype
+        assert not site.weight[~masks[site.name]].any()
+        assert int((~masks[site.name]).sum()) == masks[site.name].numel() // 2
+    assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["opt", "llama"])
+@pytest.mark.parametrize("method", FIELD, ids=lambda method: type(method).__name__)
+def test_nothing_breaks_at_95_percent_in_any_type(tiny_model, random_tokens, method, family, dtype):
+    model = tiny_model(family, dtype)
+    method.prune(model, Calibration(random_tokens(6, 16)), Target(level=0.95))
+    assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
+    zeros = sum(int((site.weight == 0).sum()) for site in model.sites)
+    assert 0.93 < zeros / sum(site.weight.numel() for site in model.sites) < 0.96
+
+
+@pytest.mark.parametrize("pattern", ["1:2", "1:4", "3:4", "6:8", "7:16"])
+@pytest.mark.parametrize("method", [Magnitude(), Random(), Wanda(), SparseGPT(), SparseGPT(block_size=20)], ids=repr)
+def test_any_pattern_that_divides_is_obeyed_in_every_group(tiny_model, random_tokens, method, pattern):
+    target = Target(pattern)
+    n, m = target.n_of_m
+    masks = method.prune(tiny_model("opt"), Calibration(random_tokens(4, 16)), target)
+    assert len(masks) == 18
+    for mask in masks.values():
+        assert (mask.unflatten(1, (-1, m)).sum(-1) == n).all()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_budget_is_obeyed_by_name(tiny_model, random_tokens, method):
+    model = tiny_model("opt")
+    name = model.blocks[1].sites[2].name
+    masks = method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5, budget={name: 0.25}))
+    for site, mask in masks.items():
+        assert int((~mask).sum()) == mask.numel() // (4 if site == name else 2)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_level_zero_changes_nothing_beyond_rounding(tiny_model, random_tokens, method):
+    model = tiny_model("opt")
+    dense = {site.name: site.weight.clone() for site in model.sites}
+    masks = method.prune(model, Calibration(random_tokens(8, 16)), Target(level=0.0))
+    for site in model.sites:
+        assert masks[site.name].all()
+        torch.testing.assert_close(site.weight, dense[site.name], rtol=1e-4, atol=1e-5)
+
+
+def test_dense_prunes_nothing(tiny_model, random_tokens):
+    model = tiny_model("opt")
+    before = model.fingerprint()
+    assert Dense().prune(model, Calibration(random_tokens(2, 8)), Target(level=0.9)) == {}
+    assert model.fingerprint() == before

@@ -1,0 +1,40 @@
+import torch
+
+from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.methods.random import Random
+from prune_lab.pruning.target import Target
+
+
+def masks_of(model, tokens, seed=0, **target):
+    return Random().prune(model, Calibration(tokens, seed=seed), Target(**{"level": 0.5, **target}))
+
+
+def test_the_choice_depends_on_the_seed_and_the_layer_only(tiny_model, random_tokens):
+    tokens = random_tokens(2, 8)
+    masks = masks_of(tiny_model("opt"), tokens)
+    again = masks_of(tiny_model("opt", seed=7), tokens[:1])  # other weights and data
+    part = masks_of(tiny_model("opt"), tokens, layers=[2, 3])  # pruned alone
+    other = masks_of(tiny_model("opt"), tokens, seed=1)
+    assert all(torch.equal(masks[name], again[name]) for name in masks)
+    assert all(torch.equal(masks[name], part[name]) for name in part)
+    assert not any(torch.equal(masks[name], other[name]) for name in masks)
+
+
+def test_layers_of_one_shape_get_different_masks(tiny_model, random_tokens):
+    masks = masks_of(tiny_model("opt"), random_tokens(2, 8))
+    square = [mask for mask in masks.values() if mask.shape == (32, 32)]
+    assert not any(torch.equal(square[0], mask) for mask in square[1:])
+
+
+def test_exactly_the_floor_of_each_layer_goes(tiny_model, random_tokens):
+    for mask in masks_of(tiny_model("llama"), random_tokens(2, 8), level=0.333).values():
+        assert int((~mask).sum()) == int(0.333 * mask.numel())
+
+
+def test_it_does_not_touch_the_generators_of_the_process(tiny_model, random_tokens):
+    model, tokens = tiny_model("opt"), random_tokens(2, 8)
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    masks_of(model, tokens)
+    assert torch.equal(torch.rand(1), expected)

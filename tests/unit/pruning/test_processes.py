@@ -1,0 +1,96 @@
+"""Training in two processes is training in one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from prune_lab.data.samples import Samples
+from prune_lab.models.load import Checkpoint
+from prune_lab.pruning.methods.gum import GUM
+from prune_lab.pruning.schedule import Cubic
+from prune_lab.pruning.target import Target
+from prune_lab.pruning.training import prune_while_training
+from prune_lab.training.loop import Training
+
+
+def train(folder: Path, out: Path, states: Path | None = None) -> None:
+    """Prunes the folder's model and writes its weights and masks."""
+    torch.set_num_threads(1)
+    model = Checkpoint(str(folder)).load()
+    tokens = torch.randint(64, (12, 16), generator=torch.Generator().manual_seed(0))
+    samples = Samples(tokens, torch.tensor([16, 5, 9] * 4), torch.tensor([0, 2, 4, 1] * 3))
+    training = Training(steps=12, batch_size=4, lr=1e-3, save_every=5 if states else 0)
+    masks, progress = prune_while_training(
+        model, GUM(lr=0.1), Target("neurons", 0.5), Cubic(), training, samples, torch.device("cpu"), folder=states
+    )
+    if os.environ.get("RANK", "0") == "0":
+        torch.save({"weights": model.hf.state_dict(), "masks": dict(masks), "losses": progress.losses}, out)
+
+
+def in_two_processes(*command: str) -> list[str]:
+    """Runs the command twice, as a launcher would; returns what each wrote to standard output."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, *command], env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    found = []
+    for process in started:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        found.append(out)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_two_processes_train_as_one(model_folder, tmp_path, family):
+    """Samples of many lengths, GUM's averages and the gradients of scores are shared."""
+    folder = model_folder(family)
+    train(folder, tmp_path / "one.pt")
+    in_two_processes(__file__, str(folder), str(tmp_path / "two.pt"), str(tmp_path / "states"))
+    one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    for name, mask in one["masks"].items():
+        assert torch.equal(mask, two["masks"][name])
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], weight, rtol=1e-3, atol=1e-4)
+    assert not (tmp_path / "states").exists()
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes_leaves_one_run_folder(model_folder, token_files, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path / "cache"))
+    calibration, evaluation = token_files
+    job = [
+        "-m", "prune_lab", "model=local", f"model.path={model_folder('opt')}", "data=tokens", "method=gum",
+        f"data.calibration={calibration}", f"data.evaluation={evaluation}", "evaluate=perplexity", "device=cpu",
+        "stages=[prune,evaluate]", "finetune.steps=6", "finetune.batch_size=2", "finetune.save_every=2",
+    ]  # fmt: skip
+    subprocess.run([sys.executable, *job, f"hydra.run.dir={tmp_path}/one"], check=True, capture_output=True)
+    first, second = in_two_processes(*job, f"hydra.run.dir={tmp_path}/two")
+    assert "perplexity" in first and second == ""
+    records = [json.loads((tmp_path / name / "record.json").read_text()) for name in ("one", "two")]
+    assert records[0]["status"] == records[1]["status"] == "finished"
+    perplexities = [record["metrics"]["evaluate/perplexity"] for record in records]
+    assert perplexities[1] == pytest.approx(perplexities[0], rel=1e-4)
+    assert not (tmp_path / "two" / "training" / "prune").exists()
+
+
+if __name__ == "__main__":
+    train(*map(Path, sys.argv[1:]))
