@@ -23,7 +23,7 @@ from prune_lab.errors import BadInput, RunFailed, TrialStopped
 from prune_lab.run.config import conf_folder
 from prune_lab.run.entry import run_unless_finished
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SEARCH = "hydra_plugins.prune_lab_optuna.OptunaSweeper"
 """The sweeper of `prune_lab.sweep.search`."""
@@ -50,7 +50,7 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         )
         objective = _objective(record, cfg.objective, needed=searched)
     except TrialStopped as stopped:  # the study knows
-        log.info("%s", stopped)
+        logger.info("%s", stopped)
         return None
     except Exception as error:
         if not sweep:
@@ -58,12 +58,12 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
             raise
         _note_failure(error, folder)
         # The others go on; the command ends with the first of these errors.
-        log.error("job %s (%s) failed: %s", hydra_config.job.num, hydra_config.job.override_dirname, error)
+        logger.error("job %s (%s) failed: %s", hydra_config.job.num, hydra_config.job.override_dirname, error)
         raise
     if not is_assistant():
         print_summary(record, folder)
     if objective is None and sweep:
-        log.warning("objective=%s was not measured by this job", cfg.objective)
+        logger.warning("objective=%s was not measured by this job", cfg.objective)
     return objective
 
 

@@ -43,7 +43,7 @@ SHAPES = ("opt_125m", "llama_110m")
 METHODS: dict[str, Callable[[], Method]] = {"sparsegpt": SparseGPT, "wanda": Wanda}  # those that have plain loops
 OTHERS: dict[str, Callable[[], Method]] = {
     "sparsellm": SparseLLM,
-    "sparsellm_unpolished": lambda: SparseLLM(polish=0),
+    "sparsellm_unpolished": lambda: SparseLLM(adam_refine=0),
     "sparsellm_paper": lambda: SparseLLM(variant="paper"),
     "admm": ADMM,
     "alps": ALPS,
@@ -113,15 +113,15 @@ def floor_seconds(model: PrunableModel, tokens: int, method: str, device: torch.
     Two passes through the blocks; for SparseGPT also one symmetric product (half of a full one) and one Cholesky
     factorisation per distinct input, and the updates of each weight by the columns before.
     """
-    passes = 2 * sum(2 * tokens * site.weight.numel() for site in model.sites)
+    passes = 2 * sum(2 * tokens * linear.weight.numel() for linear in model.linears)
     float32_work = 0.0
     if method == "sparsegpt":
         for block in model.blocks:
-            family_inputs = {site.name.rpartition(".")[2]: site for site in block.sites}
-            for name, site in family_inputs.items():
+            family_inputs = {linear.name.rpartition(".")[2]: linear for linear in block.linears}
+            for name, linear in family_inputs.items():
                 if name not in ("k_proj", "v_proj", "up_proj"):  # these read what q_proj and gate_proj read
-                    float32_work += tokens * site.shape[1] ** 2 + site.shape[1] ** 3 / 3
-            float32_work += sum(site.shape[0] * site.shape[1] ** 2 for site in block.sites)
+                    float32_work += tokens * linear.shape[1] ** 2 + linear.shape[1] ** 3 / 3
+            float32_work += sum(linear.shape[0] * linear.shape[1] ** 2 for linear in block.linears)
     return passes / matmul_rate(model.dtype, device) + float32_work / matmul_rate(torch.float32, device)
 
 

@@ -49,7 +49,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def cells(folder: Path, model: str, *, stored: bool) -> tuple[float, dict[str, float]]:
     """Seconds of the 24 cells, and the perplexity of each by its settings."""
-    job = (f"model={model}", *CELLS, *KEPT, "share=0", f"hydra.sweep.dir={folder / 'sweep'}")
+    job = (f"model={model}", *CELLS, *KEPT, "stage_cache_min_seconds=0", f"hydra.sweep.dir={folder / 'sweep'}")
     seconds, _ = command(folder / "cache", "-m", *job, stored=stored)
     found = {
         f"{record['config']['sparsity']['level']} {record['config']['finetune']['lr']}": record["metrics"]
@@ -79,7 +79,8 @@ def skipped(folder: Path, model: str, jobs: int) -> float:
 def overhead(folder: Path, model: str, tracker: str, runs: int) -> list[float]:
     """Seconds of each of several processes that are neither loading (packages, model, data) nor a stage's."""
     found = []
-    imports = "import time; start = time.perf_counter(); import torch, transformers, prune_lab.run.runner, prune_lab.run.stages.prune"
+    modules = "torch, transformers, prune_lab.run.runner, prune_lab.run.stages.prune"
+    imports = f"import time; start = time.perf_counter(); import {modules}"
     for number in range(runs):
         run = folder / f"{tracker}{number}"
         loading = f"{imports}; print(time.perf_counter() - start)"
@@ -90,7 +91,7 @@ def overhead(folder: Path, model: str, tracker: str, runs: int) -> list[float]:
             *QUICK,
             *KEPT[:2],
             f"tracker={tracker}",
-            "reuse=false",
+            "skip_finished=false",
             f"hydra.run.dir={run}",
         )
         loaded = float(re.findall(r"evaluation windows \(([0-9.]+) s\)", said)[0])

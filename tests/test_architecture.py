@@ -1,4 +1,4 @@
-"""The floor plan of ``docs/architecture.md``: imports point one way, so that a file can be read without what is above it."""
+"""The rooms of ``docs/architecture.md``: imports point one way, so that a room can be read without those above it."""
 
 import ast
 from collections.abc import Iterator

@@ -19,7 +19,7 @@ from prune_lab.errors import BadInput
 from prune_lab.utils.files import write_json
 from prune_lab.utils.locks import locked
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LIMIT = "PRUNE_LAB_CACHE_GB"
 """The environment variable that says how large the store may become, in 10^9 bytes."""
@@ -102,7 +102,7 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if max(expected, 1) > self.limit or 2 * expected > shutil.disk_usage(self.folder).free:
-                log.info("not kept for other runs: %.1f GB do not fit into the store (%s)", expected / 1e9, LIMIT)
+                logger.info("not kept for other runs: %.1f GB do not fit into the store (%s)", expected / 1e9, LIMIT)
                 return
             new = Path(tempfile.mkdtemp(dir=self.folder, prefix=_UNFINISHED[0]))
             try:
@@ -111,7 +111,7 @@ class Store:
             finally:
                 shutil.rmtree(new, ignore_errors=True)
         except OSError as error:
-            log.warning("not kept for other runs: %s", error)
+            logger.warning("not kept for other runs: %s", error)
 
     def claimed(self, key: str, what: str) -> AbstractContextManager[None]:
         """Keeps other processes from making the same entry meanwhile; waits while another one does."""
@@ -129,7 +129,7 @@ class Store:
     def _move_in(self, new: Path, entry: Path, size: int) -> None:
         """Makes room, and lets the entry appear, with nobody else doing the same."""
         if size > self.limit:
-            log.info("not kept for other runs: %.1f GB do not fit into the store (%s)", size / 1e9, LIMIT)
+            logger.info("not kept for other runs: %.1f GB do not fit into the store (%s)", size / 1e9, LIMIT)
             return
         with self._arranging():
             if entry.exists():  # another process was as quick
@@ -166,7 +166,7 @@ class Store:
 
     def _set_aside(self, entry: Path, wrong: str) -> None:
         aside = self.folder / "damaged" / f"{entry.name}-{time.time_ns()}"
-        log.warning("%s is damaged (%s) and will be made again; it is now %s", entry, wrong, aside)
+        logger.warning("%s is damaged (%s) and will be made again; it is now %s", entry, wrong, aside)
         try:
             aside.parent.mkdir(exist_ok=True)
             entry.rename(aside)

@@ -60,7 +60,7 @@ def _count_pass(model: PrunableModel, tokens: Tensor, cache: Any) -> tuple[Macs,
     """``cache``: of keys and values, which the pass makes longer; None: there is none yet."""
     past = [0] * len(model.blocks) if cache is None else [layer.keys.shape[-2] for layer in cache.layers]
     rows, cache = _rows(model.hf, tokens, cache)
-    in_blocks = {site.module for site in model.sites}
+    in_blocks = {linear.module for linear in model.linears}
     blocks = sum(rows[layer] * layer.weight.numel() for layer in rows if layer in in_blocks)
     other = sum(rows[layer] * layer.weight.numel() for layer in rows if layer not in in_blocks)
     nonzero = sum(rows[layer] * int(torch.count_nonzero(layer.weight)) for layer in rows)

@@ -17,14 +17,14 @@ from prune_lab.utils.digests import tensor_digest
 class Redundancy(Evaluation):
     """Measures every block's neurons on evaluation windows; the metrics are means over blocks.
 
-    *Uniqueness* of a block is the share of neurons without a later one whose activation has a cosine of ``bar`` or more
-    with theirs over all tokens: a cluster of k clones counts once, so k clones and m orthogonal neurons give
+    *Uniqueness* of a block is the share of neurons without a later one whose activation has a cosine of ``threshold``
+    or more with theirs over all tokens: a cluster of k clones counts once, so k clones and m orthogonal neurons give
     ``(m + 1) / (m + k)``. *Sensitivity* of a neuron is the first-order estimate of the change of the loss if it were
     removed, ``|sum W G|`` over its weights and bias, a mean over samples. Neurons that are zero (masked) do not count.
 
     Args:
         windows: at most so many windows of the evaluation text; null: all.
-        bar: the cosine from which two neurons are similar; signed.
+        threshold: the cosine from which two neurons are similar; signed.
         sensitivity: whether to measure it, which takes a backward pass for every window.
 
     Source: Santacroce et al., 2023, arXiv:2302.03773, section 5. Their code takes absolute values per batch, which is
@@ -33,14 +33,14 @@ class Redundancy(Evaluation):
     """
 
     windows: int | None = 32
-    bar: float = 0.8
+    threshold: float = 0.8
     sensitivity: bool = True
 
     def __post_init__(self) -> None:
         if self.windows is not None and (type(self.windows) is not int or self.windows < 1):
             raise BadInput(f"evaluate.windows={self.windows!r} is not allowed; allowed: 1 and more, or null for all")
-        if not 0 < self.bar <= 1:
-            raise BadInput(f"evaluate.bar={self.bar} is out of range; allowed: (0, 1]")
+        if not 0 < self.threshold <= 1:
+            raise BadInput(f"evaluate.threshold={self.threshold} is out of range; allowed: (0, 1]")
 
     def key(self, subject: Subject) -> dict[str, object] | None:
         """Settings and windows."""
@@ -56,7 +56,9 @@ class Redundancy(Evaluation):
             raise RunFailed("redundancy: every neuron of the model is zero; lower sparsity.level")
         units = [each for each, _ in counted.values()]
         grams = self._grams(subject, units, windows)
-        found = {"uniqueness": {i: uniqueness(grams[each.name], keep, self.bar) for i, (each, keep) in counted.items()}}
+        found = {
+            "uniqueness": {i: uniqueness(grams[each.name], keep, self.threshold) for i, (each, keep) in counted.items()}
+        }
         if self.sensitivity:
             totals = self._sensitivities(subject, units, windows)
             found["sensitivity"] = {i: float(totals[each.name][keep].mean()) for i, (each, keep) in counted.items()}
@@ -64,7 +66,7 @@ class Redundancy(Evaluation):
         for name, blocks in found.items():
             metrics |= {f"{name}/block_{index}": value for index, value in blocks.items()}
         protocol = {
-            "uniqueness": f"share of neurons without a later one of cosine >= {self.bar}; mean over blocks",
+            "uniqueness": f"share of neurons without a later one of cosine >= {self.threshold}; mean over blocks",
             "sensitivity": "mean over samples and neurons of |sum of weight times gradient|; mean over blocks",
             "windows": len(windows),
         }
@@ -94,7 +96,7 @@ class Redundancy(Evaluation):
             parameter
             for each in units
             for member in each.members
-            for parameter in (member.site.module.weight, member.site.module.bias)
+            for parameter in (member.linear.module.weight, member.linear.module.bias)
             if parameter is not None
         ]
         with subject.model.placed(subject.device) as hf, torch.enable_grad():
@@ -121,26 +123,26 @@ def alive(units: Neurons) -> Tensor:
     return (units.norms(1) > 0).all(0).cpu()
 
 
-def uniqueness(gram: Tensor, counted: Tensor, bar: float) -> float:
+def uniqueness(gram: Tensor, counted: Tensor, threshold: float) -> float:
     """The share of the counted neurons without a later similar one.
 
     Args:
         gram: ``(count, count)`` float32, the sum over tokens of ``h h^T``.
         counted: ``(count,)`` bool.
-        bar: the cosine from which two are similar.
+        threshold: the cosine from which two are similar.
     """
     gram = gram[counted][:, counted]
     norm = gram.diagonal().clamp_min(0).sqrt()
     cosine = gram / (norm[:, None] * norm).clamp_min(torch.finfo(gram.dtype).tiny)
-    similar = (cosine.triu(1) >= bar).any(1)
+    similar = (cosine.triu(1) >= threshold).any(1)
     return 1 - float(similar.float().mean())
 
 
 def _first_order(units: Neurons) -> Tensor:
     total = torch.zeros(units.count, device=units.mlp.down.module.weight.device)
     for member in units.members:
-        site = member.site
-        total += member.sum((site.weight * site.seen(site.module.weight.grad)).float(), units.count)
+        linear = member.linear
+        total += member.sum((linear.weight * linear.seen(linear.module.weight.grad)).float(), units.count)
         if member.bias is not None:
-            total += (member.bias * site.module.bias.grad).float()
+            total += (member.bias * linear.module.bias.grad).float()
     return total

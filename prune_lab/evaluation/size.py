@@ -27,8 +27,8 @@ class Size(Evaluation):
         parameters = list(hf.parameters())  # names a tied parameter once
         dense_bytes = sum(map(_dense_bytes, parameters))
         bitmask_bytes, csr_bytes, prunable, kept = dense_bytes, dense_bytes, 0, 0
-        for site in subject.model.sites:
-            weight = site.weight
+        for linear in subject.model.linears:
+            weight = linear.weight
             nonzeros = int(torch.count_nonzero(weight))
             values = nonzeros * weight.element_size()
             bitmask_bytes += -(-weight.numel() // 8) + values - _dense_bytes(weight)

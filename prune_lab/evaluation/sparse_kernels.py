@@ -15,11 +15,11 @@ def why_not(model: PrunableModel, device: torch.device) -> str | None:
         return "not timed: 2:4 kernels need a GPU"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "not timed: 2:4 kernels need a GPU of compute capability 8.0 or more"
-    for site in model.sites:
-        if not isinstance(site.module, nn.Linear):
-            return f"not timed: {site.name} is stored with inputs first, which 2:4 kernels do not multiply"
-        if not is_two_of_four(site.weight):
-            return f"not timed: {site.name} is not 2:4"
+    for linear in model.linears:
+        if not isinstance(linear.module, nn.Linear):
+            return f"not timed: {linear.name} is stored with inputs first, which 2:4 kernels do not multiply"
+        if not is_two_of_four(linear.weight):
+            return f"not timed: {linear.name} is not 2:4"
     return None
 
 
@@ -31,12 +31,12 @@ def is_two_of_four(weight: Tensor) -> bool:
 
 @contextmanager
 def on_sparse_kernels(model: PrunableModel) -> Iterator[None]:
-    """Stores all sites, which are on a GPU, for 2:4 kernels, and as they were afterwards.
+    """Stores all linear layers, which are on a GPU, for 2:4 kernels, and as they were afterwards.
 
     Raises:
         RuntimeError: PyTorch has no kernel for their shapes or type.
     """
-    dense = {site.module: site.module.weight for site in model.sites}
+    dense = {linear.module: linear.module.weight for linear in model.linears}
     try:
         for layer, weight in dense.items():
             layer.weight = nn.Parameter(torch.sparse.to_sparse_semi_structured(weight.detach()), requires_grad=False)

@@ -17,8 +17,8 @@ class TrainingLoss(Evaluation):
     """Loss and perplexity on some of the samples that ``finetune`` trains on.
 
     Args:
-        samples: so many, spread evenly over all there are. ``finetune.holdout`` takes some of all out of the training
-            by its seed; those may be among them.
+        samples: so many, spread evenly over all there are. ``finetune.eval_samples`` takes some of all out of the
+            training by its seed; those may be among them.
         batch_size: samples a forward pass.
     """
 

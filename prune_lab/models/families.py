@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Attention, Block, Mlp, Site
+from prune_lab.models.view import Attention, Block, Mlp, PrunableLinear
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig, PreTrainedModel
@@ -30,7 +30,7 @@ class Family:
     head_dim: str | None = None  # the key of the configuration that sets it apart from the number of heads
 
     @property
-    def readers(self) -> tuple[tuple[str, ...], ...]:
+    def shared_inputs(self) -> tuple[tuple[str, ...], ...]:
         """The paths of all weights in the order of a forward pass, those together that read the same tensor."""
         feed_forward = (self.gate, self.up) if self.gate else (self.up,)
         return (self.attention, (self.attention_out,), feed_forward, (self.down,))
@@ -104,10 +104,10 @@ def family_of(model_type: str) -> Family:
 
 
 def read_blocks(hf: "PreTrainedModel") -> list[Block]:
-    """Reads the blocks and sites of a model.
+    """Reads the blocks and linear layers of a model.
 
     Raises:
-        BadInput: the family is unknown, or a block holds a weight that no site covers.
+        BadInput: the family is unknown, or a block holds a weight that no linear layer covers.
     """
     family = family_of(hf.config.model_type)
     return [
@@ -119,14 +119,14 @@ def read_blocks(hf: "PreTrainedModel") -> list[Block]:
 def _read_block(index: int, name: str, module: nn.Module, family: Family, config: "PretrainedConfig") -> Block:
     from transformers.pytorch_utils import Conv1D
 
-    paths = [path for readers in family.readers for path in readers]
-    linear = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    paths = [path for shared_inputs in family.shared_inputs for path in shared_inputs]
+    layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
     uncovered = [
         path
         for path, parameter in module.named_parameters()
-        if parameter.ndim >= 2 and path.removesuffix(".weight") not in set(paths) & set(linear)
+        if parameter.ndim >= 2 and path.removesuffix(".weight") not in set(paths) & set(layers)
     ]
-    missing = [path for path in paths if path not in linear]
+    missing = [path for path in paths if path not in layers]
     if uncovered or missing:
         problem = (
             f"does not cover {', '.join(uncovered)}" if uncovered else f"expects {', '.join(missing)}, which it lacks"
@@ -135,19 +135,21 @@ def _read_block(index: int, name: str, module: nn.Module, family: Family, config
             f"{name}: the family table {problem}. Pruning would silently skip weights "
             "(fused experts of a mixture model are not supported), so it stops here."
         )
-    sites = {path: Site(f"{name}.{path}", linear[path]) for path in paths}
-    gate, activation = sites[family.gate] if family.gate else None, str(getattr(config, family.activation))
-    mlp = Mlp(sites[family.up], sites[family.down], gate, activation)
-    readers = tuple(tuple(sites[path] for path in together) for together in family.readers)
-    attention = _read_attention(module, sites, family, config)
-    return Block(index, name, module, readers, mlp, attention, family.tuple_out)
+    linears = {path: PrunableLinear(f"{name}.{path}", layers[path]) for path in paths}
+    gate, activation = linears[family.gate] if family.gate else None, str(getattr(config, family.activation))
+    mlp = Mlp(linears[family.up], linears[family.down], gate, activation)
+    shared_inputs = tuple(tuple(linears[path] for path in together) for together in family.shared_inputs)
+    attention = _read_attention(module, linears, family, config)
+    return Block(index, name, module, shared_inputs, mlp, attention, family.tuple_out)
 
 
-def _read_attention(block: nn.Module, sites: dict[str, Site], family: Family, config: "PretrainedConfig") -> Attention:
+def _read_attention(
+    block: nn.Module, linears: dict[str, PrunableLinear], family: Family, config: "PretrainedConfig"
+) -> Attention:
     return Attention(
         block.get_submodule(family.attention_out.rpartition(".")[0]),
-        tuple(sites[path] for path in family.attention),
-        sites[family.attention_out],
+        tuple(linears[path] for path in family.attention),
+        linears[family.attention_out],
         int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads),
         family.layout,
         family.counters,

@@ -11,7 +11,7 @@ import torch
 
 from prune_lab.models.adapter import Adapter
 from prune_lab.models.families import read_blocks
-from prune_lab.models.view import Block, Site
+from prune_lab.models.view import Block, PrunableLinear
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ def seqlen_limit_of(config: "PretrainedConfig") -> int:
 
 
 class PrunableModel:
-    """A causal language model seen as blocks and sites.
+    """A causal language model seen as blocks and linear layers.
 
     Args:
         hf: the model, on the host, in evaluation mode.
@@ -31,7 +31,7 @@ class PrunableModel:
         name: what a reader calls it.
 
     Raises:
-        BadInput: the family is unknown, or a block holds weights that no site covers (on reading ``blocks``).
+        BadInput: the family is unknown, or a block holds weights that no linear layer covers (on reading ``blocks``).
     """
 
     def __init__(self, hf: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None" = None, name: str = "model"):
@@ -47,10 +47,10 @@ class PrunableModel:
         return read_blocks(self.hf)
 
     @property
-    def sites(self) -> Iterator[Site]:
-        """Every site, block by block."""
+    def linears(self) -> Iterator[PrunableLinear]:
+        """Every linear layer, block by block."""
         for block in self.blocks:
-            yield from block.sites
+            yield from block.linears
 
     @property
     def seqlen_limit(self) -> int:

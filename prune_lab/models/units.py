@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Attention, Block, Mlp, Site
+from prune_lab.models.view import Attention, Block, Mlp, PrunableLinear
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,12 +17,12 @@ class Member:
     """A weight matrix in which units have their parts.
 
     Attributes:
-        site: the matrix.
+        linear: the matrix.
         dim: of ``(out, in)``, along which units lie; None: every weight is a unit.
         owner: ``(size of dim,)`` int64, the unit of each row or column; None: each is one of its own.
     """
 
-    site: Site
+    linear: PrunableLinear
     dim: int | None
     owner: Tensor | None = None
 
@@ -33,9 +33,9 @@ class Member:
     def broadcast(self, values: Tensor) -> Tensor:
         """Values of units in a shape that multiplies the weight as it is stored."""
         if self.dim is None:
-            return self.site.seen(values)
+            return self.linear.seen(values)
         spread = self.spread(values)
-        return spread[:, None] if self.site.stored_dim(self.dim) == 0 else spread
+        return spread[:, None] if self.linear.stored_dim(self.dim) == 0 else spread
 
     def sum(self, weight: Tensor, count: int) -> Tensor:
         """The sum over each unit's part of a ``(out, in)`` tensor: ``(count,)``."""
@@ -51,7 +51,7 @@ class Member:
     @property
     def bias(self) -> Tensor | None:
         """The bias that belongs to the rows, if units are rows."""
-        return self.site.bias if self.dim == 0 else None
+        return self.linear.bias if self.dim == 0 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,18 +68,18 @@ class Units:
         """Of their scores and masks."""
         return (self.count,)
 
-    def norm(self, order: float, weight: Callable[[Site], Tensor] = attrgetter("weight")) -> Tensor:
+    def norm(self, order: float, weight: Callable[[PrunableLinear], Tensor] = attrgetter("weight")) -> Tensor:
         """The norm of all weights of each unit, of `shape`, float32.
 
         Args:
             order: of the norm.
-            weight: what to measure of a site, ``(out, in)``.
+            weight: what to measure of a linear layer, ``(out, in)``.
         """
         return torch.linalg.vector_norm(self.norms(order, weight), order, dim=0)
 
-    def norms(self, order: float, weight: Callable[[Site], Tensor] = attrgetter("weight")) -> Tensor:
+    def norms(self, order: float, weight: Callable[[PrunableLinear], Tensor] = attrgetter("weight")) -> Tensor:
         """The norm of each unit's part of every member, ``(members, count)`` float32."""
-        return torch.stack([self._norm(member, weight(member.site).float(), order) for member in self.members])
+        return torch.stack([self._norm(member, weight(member.linear).float(), order) for member in self.members])
 
     def _norm(self, member: Member, weight: Tensor, order: float) -> Tensor:
         assert member.dim is not None
@@ -90,7 +90,7 @@ class Units:
     def apply(self, keep: Tensor) -> None:
         """Sets what belongs to the other units to zero; ``keep`` of `shape`, bool."""
         for member in self.members:
-            module = member.site.module
+            module = member.linear.module
             module.weight.mul_(member.broadcast(keep.to(module.weight.device)))
             if member.bias is not None:
                 member.bias.mul_(member.spread(keep.to(module.weight.device)))
@@ -99,7 +99,7 @@ class Units:
         """Removes the other units; the layers are smaller afterwards."""
         for member in self.members:
             assert member.dim is not None
-            member.site.select(member.dim, member.spread(keep).nonzero().flatten())
+            member.linear.select(member.dim, member.spread(keep).nonzero().flatten())
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class Heads(Units):
 
 
 @dataclass(frozen=True, eq=False)
-class Weights(Units):
+class SingleWeights(Units):
     """Every weight of one matrix by itself."""
 
     kind: ClassVar[str] = "weights"
@@ -138,17 +138,17 @@ class Weights(Units):
     @property
     def shape(self) -> tuple[int, ...]:
         """``(out, in)``."""
-        return self.members[0].site.shape
+        return self.members[0].linear.shape
 
-    def norm(self, order: float, weight: Callable[[Site], Tensor] = attrgetter("weight")) -> Tensor:
+    def norm(self, order: float, weight: Callable[[PrunableLinear], Tensor] = attrgetter("weight")) -> Tensor:
         """The absolute value."""
-        return weight(self.members[0].site).float().abs()
+        return weight(self.members[0].linear).float().abs()
 
 
 def neurons_of(block: Block) -> Neurons:
     """The neurons of a block."""
     mlp = block.mlp
-    members = tuple(Member(site, 1 if site is mlp.down else 0) for site in mlp.sites)
+    members = tuple(Member(linear, 1 if linear is mlp.down else 0) for linear in mlp.linears)
     return Neurons(f"{block.name}.neurons", members, mlp.down.shape[1], mlp)
 
 
@@ -156,15 +156,15 @@ def heads_of(block: Block) -> Heads:
     """The heads of a block."""
     attention = block.attention
     owners = attention.owners()
-    members = [Member(site, 0, owner) for site, owner in zip(attention.projections, owners, strict=True)]
+    members = [Member(linear, 0, owner) for linear, owner in zip(attention.projections, owners, strict=True)]
     members.append(Member(attention.out, 1, attention.owner_of_outputs()))
     return Heads(f"{block.name}.heads", tuple(members), attention.kv_heads, attention)
 
 
-def weights_of(site: Site) -> Weights:
+def single_weights_of(linear: PrunableLinear) -> SingleWeights:
     """The weights of a matrix."""
-    rows, columns = site.shape
-    return Weights(site.name, (Member(site, None),), rows * columns)
+    rows, columns = linear.shape
+    return SingleWeights(linear.name, (Member(linear, None),), rows * columns)
 
 
 def all_neurons(model: PrunableModel) -> list[Neurons]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the 
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class PrunableLinear:
     """One prunable weight matrix: ``name`` is the path of its layer in the model."""
 
     name: str
@@ -75,13 +75,13 @@ class Site:
 class Mlp:
     """A feed-forward network: ``down(act(up(x)))``, or with a gate ``down(act(gate(x)) * up(x))``."""
 
-    up: Site
-    down: Site
-    gate: Site | None
+    up: PrunableLinear
+    down: PrunableLinear
+    gate: PrunableLinear | None
     activation: str  # as transformers call it: relu, silu, gelu_new, ...
 
     @property
-    def sites(self) -> tuple[Site, ...]:
+    def linears(self) -> tuple[PrunableLinear, ...]:
         """Gate, up and down, those that there are."""
         return (self.gate, self.up, self.down) if self.gate else (self.up, self.down)
 
@@ -102,8 +102,8 @@ class Attention:
     """
 
     module: nn.Module
-    projections: tuple[Site, ...]
-    out: Site
+    projections: tuple[PrunableLinear, ...]
+    out: PrunableLinear
     head_dim: int
     layout: str
     counters: tuple[str, ...]
@@ -141,22 +141,23 @@ class Attention:
 class Block:
     """One transformer block.
 
-    ``readers`` are its sites in the order in which a forward pass reaches them, those together that read the same
+    ``shared_inputs`` are its linear layers in the order in which a forward pass reaches them, those together that read
+    the same
     tensor: query, key and value; the attention's output; gate and up; down.
     """
 
     index: int
     name: str
     module: nn.Module
-    readers: tuple[tuple[Site, ...], ...]
+    shared_inputs: tuple[tuple[PrunableLinear, ...], ...]
     mlp: Mlp
     attention: Attention
     tuple_out: bool = False  # the block returns (hidden, ...), not hidden
 
     @property
-    def sites(self) -> tuple[Site, ...]:
-        """All sites, in the order of a forward pass."""
-        return tuple(site for sites in self.readers for site in sites)
+    def linears(self) -> tuple[PrunableLinear, ...]:
+        """All linear layers, in the order of a forward pass."""
+        return tuple(linear for linears in self.shared_inputs for linear in linears)
 
     def hidden(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
         """The hidden state in what the block returned."""

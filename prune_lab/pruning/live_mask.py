@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prune_lab.models.units import Member, Units
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks
 
 
@@ -112,9 +112,9 @@ class LiveMasks:
         self._parametrized: list[tuple[nn.Module, str]] = []
         for mask in masks:
             for member in mask.units.members:
-                self._register(member.site.module, "weight", _Masked(mask, member))
+                self._register(member.linear.module, "weight", _Masked(mask, member))
                 if member.bias is not None:
-                    self._register(member.site.module, "bias", _Masked(mask, member))
+                    self._register(member.linear.module, "bias", _Masked(mask, member))
 
     def __iter__(self) -> Iterator[UnitMask]:
         """The masks, layer by layer."""
@@ -145,6 +145,6 @@ class LiveMasks:
         self._parametrized.append((module, name))
 
 
-def weight_before_mask(site: Site) -> Tensor:
-    """The live weight of a masked site, ``(out, in)``."""
-    return site.seen(site.module.parametrizations.weight.original.detach())
+def weight_before_mask(linear: PrunableLinear) -> Tensor:
+    """The live weight of a masked linear layer, ``(out, in)``."""
+    return linear.seen(linear.module.parametrizations.weight.original.detach())

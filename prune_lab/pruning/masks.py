@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Masks(MutableMapping[str, Tensor]):
-    """Keep-masks by site name: bool tensors on the host, held at one bit an entry.
+    """Keep-masks by layer name: bool tensors on the host, held at one bit an entry.
 
     What is read is a copy: changing it does not change what is held.
     """

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import Units, heads_of, neurons_of, weights_of
-from prune_lab.models.view import Block, Site
+from prune_lab.models.units import Units, heads_of, neurons_of, single_weights_of
+from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.masks import count_dropped
 
 PATTERNS = ("unstructured", "neurons", "heads")
@@ -22,7 +22,7 @@ class Target:
             hidden neurons of feed-forward networks are removed whole; or ``heads``: attention heads are.
         level: fraction removed, in [0, 1); null for N:M, which sets it.
         layers: half-open range of blocks ``[first, end)``; null for all.
-        budget: sparsities by site name that replace ``level``.
+        budget: sparsities by layer name that replace ``level``.
 
     Raises:
         BadInput: a value is out of its range, or contradicts another.
@@ -88,7 +88,7 @@ class Target:
         if self.removes_units:
             of_block = neurons_of if self.kind == "neurons" else heads_of
             return [of_block(block) for block in model.blocks if self.includes(block)]
-        return [weights_of(site) for site in self.sites(model)]
+        return [single_weights_of(linear) for linear in self.linears(model)]
 
     @property
     def sparsity(self) -> float:
@@ -98,11 +98,11 @@ class Target:
         return float(self.level or 0.0)
 
     def of(self, name: str) -> float:
-        """The fraction removed of one site."""
+        """The fraction removed of one linear layer."""
         return self.budget.get(name, self.sparsity)
 
     def dropped(self, name: str, entries: int) -> int:
-        """How many of a site's weights go: ``floor(sparsity * entries)``."""
+        """How many of a linear layer's weights go: ``floor(sparsity * entries)``."""
         return count_dropped(self.of(name), entries)
 
     def end(self, model: PrunableModel) -> int:
@@ -113,26 +113,26 @@ class Target:
         """Whether the block lies in the range of layers."""
         return self.layers is None or self.layers[0] <= block.index < self.layers[1]
 
-    def sites(self, model: PrunableModel) -> list[Site]:
-        """Every site to prune, in order."""
-        return [site for block in model.blocks if self.includes(block) for site in block.sites]
+    def linears(self, model: PrunableModel) -> list[PrunableLinear]:
+        """Every linear layer to prune, in order."""
+        return [linear for block in model.blocks if self.includes(block) for linear in block.linears]
 
     def check(self, model: PrunableModel) -> None:
         """Checks what only the model can tell.
 
         Raises:
-            BadInput: the range ends beyond the last block, or M does not divide the inputs of a site.
+            BadInput: the range ends beyond the last block, or M does not divide the inputs of a linear layer.
         """
         if self.layers is not None and self.layers[1] > len(model.blocks):
             raise BadInput(
                 f"sparsity.layers={list(self.layers)} ends beyond the model, which has {len(model.blocks)} blocks"
             )
         if self.n_of_m:
-            for site in self.sites(model):
-                if site.shape[1] % self.n_of_m[1]:
+            for linear in self.linears(model):
+                if linear.shape[1] % self.n_of_m[1]:
                     raise BadInput(
-                        f"sparsity.pattern={self.pattern!r} does not divide {site.name}: {site.shape[1]} inputs are no "
-                        f"multiple of {self.n_of_m[1]}; choose an M that divides them, or sparsity=unstructured"
+                        f"sparsity.pattern={self.pattern!r} does not divide {linear.name}: {linear.shape[1]} inputs "
+                        f"are no multiple of {self.n_of_m[1]}; choose an M that divides them, or sparsity=unstructured"
                     )
 
 

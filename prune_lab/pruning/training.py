@@ -184,9 +184,9 @@ def _tell(masks: Masks, kind: str, method: TrainedMethod, sparsity: float) -> No
             kind,
             100 * sparsity,
         )
-    floored = [name for name, keep in masks.items() if int(keep.count_nonzero()) == method.floor]
-    if floored:
-        logger.warning("only method.floor=%d %s are left in %s", method.floor, kind, ", ".join(floored))
+    at_minimum = [name for name, keep in masks.items() if int(keep.count_nonzero()) == method.min_units]
+    if at_minimum:
+        logger.warning("only method.min_units=%d %s are left in %s", method.min_units, kind, ", ".join(at_minimum))
 
 
 def tune(
@@ -199,11 +199,11 @@ def tune(
     folder: Path | None = None,
     report: Callable[[int, float], None] | None = None,
 ) -> Progress:
-    """Trains the model, or low-rank updates of its weights; what is zero in a site that was pruned stays zero.
+    """Trains the model, or low-rank updates of its weights; what is zero in a linear layer that was pruned stays zero.
 
     Args:
         model: changed in place.
-        masks: by site or units, what was pruned so far; empty for a dense model.
+        masks: by linear layer or units, what was pruned so far; empty for a dense model.
         training: how.
         samples: what to train on.
         device: where.
@@ -223,15 +223,15 @@ class _KeepZeros(Hooks):
     """Gives weights that were pruned no gradient, so that they stay zero, and what the optimizer knows of them too.
 
     Attributes:
-        zero: by site, ``(out, in)`` bool on the host.
+        zero: by linear layer, ``(out, in)`` bool on the host.
     """
 
     def __init__(self, model: PrunableModel, pruned: set[str]):
-        touched = {member.site for units in removable(model) if units.name in pruned for member in units.members}
-        sites = [site for site in model.sites if site.name in pruned or site in touched]
-        self.zero = {site.name: site.weight == 0 for site in sites}
-        self._kept = [(site.module.weight, site.seen(self.zero[site.name])) for site in sites]
-        biases = [site.module.bias for site in sites if site in touched and site.module.bias is not None]
+        touched = {member.linear for units in removable(model) if units.name in pruned for member in units.members}
+        linears = [linear for linear in model.linears if linear.name in pruned or linear in touched]
+        self.zero = {linear.name: linear.weight == 0 for linear in linears}
+        self._kept = [(linear.module.weight, linear.seen(self.zero[linear.name])) for linear in linears]
+        biases = [linear.module.bias for linear in linears if linear in touched and linear.module.bias is not None]
         self._kept += [(bias, bias.detach() == 0) for bias in biases]
 
     @torch.no_grad()

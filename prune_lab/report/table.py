@@ -27,7 +27,7 @@ from prune_lab.run.finished_runs import read_record
 from prune_lab.sweep.compose import composing
 from prune_lab.utils.files import write_json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _EXAMPLES = """examples:
   prune-lab-table reference                                   run what is missing, write results/
@@ -125,7 +125,7 @@ def run_cells(
 
         for _, _, cfg in jobs:
             check_settings(cfg)
-    log.info("%d of %d cells have finished before", len(keys) - len(jobs), len(keys))
+    logger.info("%d of %d cells have finished before", len(keys) - len(jobs), len(keys))
     if launcher is None:
         found, reasons = _run_here(spec.name, jobs, folder)
     else:
@@ -144,11 +144,11 @@ def _run_here(name: str, jobs: Jobs, folder: Path) -> Outcome:
     """Runs the cells in this process, one after the other."""
     runner, records, reasons = _Runner(name), {}, {}
     for number, (key, cell, cfg) in enumerate(jobs, start=1):
-        log.info("%d of %d: %s, %s, seed %d", number, len(jobs), ", ".join(cell.row), cell.column, cell.seed)
+        logger.info("%d of %d: %s, %s, seed %d", number, len(jobs), ", ".join(cell.row), cell.column, cell.seed)
         try:
             records[key] = runner.run(cfg, folder / key[:20])
         except Exception as error:
-            log.error("failed: %s", error)
+            logger.error("failed: %s", error)
             reasons[key] = str(error) or type(error).__name__
     return records, reasons
 

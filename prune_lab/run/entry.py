@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _WANDB = "prune_lab.run.tracking.wandb.WandbTracker"
 
@@ -22,13 +22,13 @@ def run_unless_finished(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, 
     except OmegaConfBaseException:
         return _run(cfg, folder, **how)  # says what is wrong
     # Several processes of one run would have to agree on what they find.
-    if plain["reuse"] is not True or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if plain["skip_finished"] is not True or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _run(cfg, folder, **how)
     identity = reuse.identity_of(plain)
     with reuse.claimed(identity):
         earlier = reuse.find(identity, model=plain["save_model"] and "save" in plain["stages"])
         if earlier is not None:
-            log.info("finished before, in %s; reuse=false runs it again", earlier)
+            logger.info("finished before, in %s; skip_finished=false runs it again", earlier)
             return reuse.adopt(earlier, folder)
         reuse.begin(identity, folder)
         record = _run(cfg, folder, identity=identity, **how)

@@ -24,7 +24,7 @@ from prune_lab.run.settings import run_key
 from prune_lab.utils.files import write_json
 from prune_lab.utils.locks import locked
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _WITH_INPUTS = ("model", "data", "method", "allocation", "finetune", "evaluate")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
@@ -101,10 +101,10 @@ def begin(identity: str, folder: Path) -> None:
         for name in _PROGRESS:
             if (before / name).exists() and not (folder / name).exists():
                 shutil.move(before / name, folder / name)
-                log.info("goes on with %s", before / name)
+                logger.info("goes on with %s", before / name)
         write_json(_begun(identity), {"folder": str(folder.resolve())})
     except OSError as error:
-        log.warning("what an interrupted run got done cannot be taken over: %s", error)
+        logger.warning("what an interrupted run got done cannot be taken over: %s", error)
 
 
 def add(identity: str, folder: Path) -> None:
@@ -113,7 +113,7 @@ def add(identity: str, folder: Path) -> None:
         write_json(_entry(identity), {"folder": str(folder.resolve())})
         _begun(identity).unlink(missing_ok=True)
     except OSError as error:
-        log.warning("the run cannot be noted as finished: %s", error)
+        logger.warning("the run cannot be noted as finished: %s", error)
 
 
 def adopt(earlier: Path, folder: Path) -> dict[str, Any]:

@@ -26,13 +26,13 @@ from prune_lab.models.model import seqlen_limit_of
 from prune_lab.run.environment import describe_environment, package_versions
 from prune_lab.run.settings import check_settings, run_key, run_title
 from prune_lab.run.stage_cache import Result, SharedStages
-from prune_lab.run.state import Report, Run, Stage
+from prune_lab.run.state import Report, RunState, Stage
 from prune_lab.run.tracking.tracker import RunInfo, Tracker, without_secrets
 from prune_lab.run.tracking.trackers import Trackers
 from prune_lab.utils.device import resolve_device, watch_peak_memory
 from prune_lab.utils.files import write_json, write_text
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -161,14 +161,14 @@ def _run_stages(
         tracker.finish(record["metrics"], failed=failed)
 
 
-def _load(parts: Parts, folder: Path, seed: int) -> Run:
+def _load(parts: Parts, folder: Path, seed: int) -> RunState:
     start = time.perf_counter()
     config, tokenizer = parts.model.load_config(), parts.model.load_tokenizer()
     vocab_size, seqlen_limit = config.get_text_config().vocab_size, seqlen_limit_of(config)
     # Before the weights are read: the text may be too short, and a large model takes minutes to load.
     data = parts.data.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit)
     model = parts.model.load(tokenizer)
-    run = Run(model, data, parts.device, folder, seed)
+    run = RunState(model, data, parts.device, folder, seed)
     run.protocol |= {
         "model": {"name": model.name, "dtype": str(model.dtype).removeprefix("torch."), "sha256": model.fingerprint()},
         "data": data.protocol,
@@ -176,7 +176,7 @@ def _load(parts: Parts, folder: Path, seed: int) -> Run:
         "device": str(parts.device),
         "packages": package_versions(),
     }
-    log.info(
+    logger.info(
         "%s: %d blocks, %s; %d calibration samples of %d tokens, %d evaluation windows (%.1f s)",
         model.name, len(model.blocks), str(model.dtype).removeprefix("torch."), *data.calibration.shape,
         len(data.evaluation), time.perf_counter() - start,
@@ -184,7 +184,7 @@ def _load(parts: Parts, folder: Path, seed: int) -> Run:
     return run
 
 
-def _do(name: str, stage: Stage, run: Run) -> Result:
+def _do(name: str, stage: Stage, run: RunState) -> Result:
     """Does a stage, and measures what it takes."""
     peak = watch_peak_memory(run.device)
     start = time.perf_counter()
@@ -198,7 +198,7 @@ def _do(name: str, stage: Stage, run: Run) -> Result:
     return Result(name, metrics, tables)
 
 
-def _tell(result: Result, run: Run, tracker: Tracker) -> None:
+def _tell(result: Result, run: RunState, tracker: Tracker) -> None:
     """Notes a stage's metrics, and shows them."""
     if not result.metrics:
         return
@@ -208,7 +208,7 @@ def _tell(result: Result, run: Run, tracker: Tracker) -> None:
     for name, table in result.tables.items():
         tracker.table(name, table.columns, table.rows)
     shown = {metric: value for metric, value in result.metrics.items() if "/" not in metric}  # tasks are in the record
-    log.info("%s: %s", result.name, ", ".join(f"{metric} {value:.6g}" for metric, value in shown.items()))
+    logger.info("%s: %s", result.name, ", ".join(f"{metric} {value:.6g}" for metric, value in shown.items()))
 
 
 def _seed(seed: int) -> None:

@@ -17,10 +17,16 @@ from prune_lab.errors import BadInput
 
 _TRUSTED = "prune_lab."
 _SECTIONS = (
-    "seed", "device", "save_model", "reuse", "share", "stages", "propagate", "sequential", "objective", "pipeline",
-    "model", "data", "method", "sparsity", "allocation", "schedule", "finetune", "evaluate", "tracker",
+    "seed", "device", "save_model", "skip_finished", "stage_cache_min_seconds", "stages", "propagate", "sequential",
+    "objective", "pipeline", "model", "data",
+    "method", "sparsity", "allocation", "schedule", "finetune", "evaluate", "tracker",
 )  # fmt: skip
-_NOT_IN_KEY = ("tracker", "save_model", "reuse", "share")  # these change what is kept of a run, not its numbers
+_NOT_IN_KEY = (
+    "tracker",
+    "save_model",
+    "skip_finished",
+    "stage_cache_min_seconds",
+)  # these change what is kept of a run, not its numbers
 
 
 def check_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -45,12 +51,14 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
         problems.append("stages lists finetune before pruning, and finetune=none trains nothing; use finetune=full")
     if not isinstance(plain["seed"], int) or isinstance(plain["seed"], bool) or plain["seed"] < 0:
         problems.append(f"seed={plain['seed']!r} is not allowed; it is a whole number of at least 0")
-    for name in ("save_model", "reuse"):
+    for name in ("save_model", "skip_finished"):
         if not isinstance(plain[name], bool):
             problems.append(f"{name}={plain[name]!r} is not allowed; it is true or false")
-    share = plain["share"]
+    share = plain["stage_cache_min_seconds"]
     if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not share >= 0):
-        problems.append(f"share={share!r} is not allowed; it is a number of seconds, or null to share nothing")
+        problems.append(
+            f"stage_cache_min_seconds={share!r} is not allowed; it is a number of seconds, or null to share nothing"
+        )
     try:
         objectives_of(plain["objective"])
     except BadInput as error:

@@ -22,11 +22,11 @@ from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
 from prune_lab.pruning.masks import Masks
 from prune_lab.run.finished_runs import files_of, packages
-from prune_lab.run.state import Run, Stage, Table
+from prune_lab.run.state import RunState, Stage, Table
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_atomically, write_json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _MODEL, _STATE, _MASKS = "model.safetensors", "state.json", "masks.safetensors"
 _FILES = (_MASKS, "layers.csv", "rounds.csv")  # of a run folder: what stages that change the model leave there
@@ -54,13 +54,13 @@ class SharedStages:
     Args:
         run: before its first stage.
         plain: its configuration, resolved; ``share`` says how many seconds a stage must take to be kept. With
-            ``reuse=false`` nothing is taken or kept.
+            ``skip_finished=false`` nothing is taken or kept.
         stages: of the run, in order.
         store: where.
     """
 
-    def __init__(self, run: Run, plain: Mapping[str, Any], stages: Mapping[str, Stage], store: Store):
-        self.run, self.store, self.least_seconds = run, store, plain["share"]
+    def __init__(self, run: RunState, plain: Mapping[str, Any], stages: Mapping[str, Stage], store: Store):
+        self.run, self.store, self.least_seconds = run, store, plain["stage_cache_min_seconds"]
         self.keys = _keys(run, plain, stages) if store.limit else {}
         self.names = list(stages)
         self._measuring = {name for name, stage in stages.items() if stage.measures}
@@ -93,7 +93,7 @@ class SharedStages:
             if results is not None:
                 self.run.kept_as = self.keys[last]
                 wanted = chain[: chain.index(last) + 1]
-                log.info("%s: taken from an earlier run", ", ".join(wanted))
+                logger.info("%s: taken from an earlier run", ", ".join(wanted))
                 return [result for result in results if result.name in wanted]
         return []
 
@@ -146,10 +146,10 @@ class SharedStages:
         return self._results
 
 
-def _keys(run: Run, plain: Mapping[str, Any], stages: Mapping[str, Stage]) -> dict[str, str]:
+def _keys(run: RunState, plain: Mapping[str, Any], stages: Mapping[str, Stage]) -> dict[str, str]:
     """What the results of stages are known by; of those that can be taken from another run."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # they would have to agree on what they find
-    if plain["share"] is None or not plain["reuse"] or several:
+    if plain["stage_cache_min_seconds"] is None or not plain["skip_finished"] or several:
         return {}
     common = {
         "model": run.protocol["model"],

@@ -26,7 +26,7 @@ class Table:
 
 
 @dataclass
-class Run:
+class RunState:
     """The state of a run.
 
     ``metrics`` holds what stages measured, as ``stage/metric``; ``protocol`` how those numbers came about; ``tables``
@@ -53,7 +53,7 @@ class Run:
         return Subject(self.model, self.data, self.device, self.folder)
 
 
-def training_samples(run: Run) -> Samples:
+def training_samples(run: RunState) -> Samples:
     """What a stage trains on; how it came about goes into the protocol."""
     if run.data.training is None:
         run.protocol["training"] = {"source": "calibration samples", "samples": len(run.data.calibration)}
@@ -74,7 +74,7 @@ class Stage(Protocol):
     def prepare(self) -> None:
         """Checks what can be checked before a model is loaded; raises `BadInput`."""
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunState) -> None:
         """Checks what only the loaded model can tell, before the first stage runs; raises `BadInput`."""
 
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
@@ -89,6 +89,6 @@ class Stage(Protocol):
         """
         return None
 
-    def __call__(self, run: Run) -> dict[str, float]:
+    def __call__(self, run: RunState) -> dict[str, float]:
         """Does the step and returns its metrics, without the stage's name."""
         ...

@@ -38,7 +38,7 @@ class Training:
     Args:
         steps: of the optimizer.
         batch_size: samples a step, all told.
-        accumulate: micro-batches of a step; they divide ``batch_size``.
+        gradient_accumulation_steps: micro-batches of a step; they divide ``batch_size``.
         lr: the highest learning rate of the weights (AdamW).
         weight_decay: of matrices; biases, norms and scores have none.
         warmup: share of the steps in which learning rates rise from 0.
@@ -47,9 +47,9 @@ class Training:
         precision: ``no`` (that of the weights), ``bf16`` or ``fp16``: mixed precision.
         distill: mixes in the divergence from the model as it was before training; null: none.
         lora: trains low-rank updates of the blocks' weights instead of the weights; null: all weights.
-        checkpointing: computes activations again in the backward pass instead of keeping them.
-        holdout: so many samples are not trained on; their loss is measured.
-        check_every: steps between two measurements.
+        gradient_checkpointing: computes activations again in the backward pass instead of keeping them.
+        eval_samples: so many samples are not trained on; their loss is measured.
+        eval_every: steps between two measurements.
         patience: ends the training after so many measurements without a lower loss, and goes back to the best; null:
             never.
         save_every: steps between two states in the run folder, from which an interrupted training goes on; 0: none.
@@ -61,7 +61,7 @@ class Training:
 
     steps: int = 200
     batch_size: int = 8
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     lr: float = 5e-4
     weight_decay: float = 0.1
     warmup: float = 0.1
@@ -70,9 +70,9 @@ class Training:
     precision: str = "no"
     distill: Distillation | None = None
     lora: Lora | None = None
-    checkpointing: bool = False
-    holdout: int = 0
-    check_every: int = 20
+    gradient_checkpointing: bool = False
+    eval_samples: int = 0
+    eval_every: int = 20
     patience: int | None = None
     save_every: int = 0
     part: int = 0
@@ -81,26 +81,35 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least_of = {"steps": 1, "batch_size": 1, "accumulate": 1, "holdout": 0, "check_every": 1, "save_every": 0}
+        least_of = {
+            "steps": 1,
+            "batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "eval_samples": 0,
+            "eval_every": 1,
+            "save_every": 0,
+        }
         for name, least in least_of.items():
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise BadInput(f"finetune.{name}={value!r} is not allowed; it is a whole number of at least {least}")
-        if self.batch_size % self.accumulate:
+        if self.batch_size % self.gradient_accumulation_steps:
             raise BadInput(
-                f"finetune.accumulate={self.accumulate} does not divide finetune.batch_size={self.batch_size}"
+                f"finetune.gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
+                f"finetune.batch_size={self.batch_size}"
             )
         for name, high in {"lr": math.inf, "weight_decay": math.inf, "warmup": 1.0}.items():
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
                 raise BadInput(f"finetune.{name}={value!r} is out of range; allowed: [0, {high:g}]")
-        for name in ("checkpointing", "after_pruning"):
+        for name in ("gradient_checkpointing", "after_pruning"):
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"finetune.{name}={getattr(self, name)!r} is not allowed; it is true or false")
-        if self.patience is not None and (type(self.patience) is not int or self.patience < 1 or not self.holdout):
+        if self.patience is not None and (type(self.patience) is not int or self.patience < 1 or not self.eval_samples):
             raise BadInput(
-                f"finetune.patience={self.patience!r} with finetune.holdout={self.holdout} is not allowed; it is a "
-                "whole number of at least 1 (or null), and needs samples that are held out, such as finetune.holdout=16"
+                f"finetune.patience={self.patience!r} with finetune.eval_samples={self.eval_samples} is not allowed; "
+                "it is a whole number of at least 1 (or null), and needs samples that are held out, such as "
+                "finetune.eval_samples=16"
             )
         if self.decay not in DECAYS:
             raise BadInput(f"finetune.decay={self.decay!r} is unknown; allowed: {', '.join(DECAYS)}")
@@ -201,25 +210,26 @@ def fit(
         TrialStopped: ``report`` said so.
         BadInput: there are no samples, or the folder has states of a training with other settings.
     """
-    if len(samples) <= training.holdout:
+    if len(samples) <= training.eval_samples:
         raise BadInput(
-            f"there is no sample to train on: {len(samples)} in all, finetune.holdout={training.holdout}; give a "
-            "longer text, a smaller data.seqlen, or hold out fewer"
+            f"there is no sample to train on: {len(samples)} in all, finetune.eval_samples={training.eval_samples}; "
+            "give a longer text, a smaller data.seqlen, or hold out fewer"
         )
-    samples, others = split(samples, training.holdout, training.seed)
-    held_out = HeldOut(others, training.check_every, training.patience, training.batch_size, report)
+    samples, others = split(samples, training.eval_samples, training.seed)
+    held_out = HeldOut(others, training.eval_every, training.patience, training.batch_size, report)
     hooks = hooks or Hooks()
     torch.manual_seed(training.seed)  # of dropout
     accelerator = _accelerator(training, device)
-    if training.batch_size // training.accumulate < accelerator.num_processes:
+    if training.batch_size // training.gradient_accumulation_steps < accelerator.num_processes:
         raise BadInput(
-            f"finetune.batch_size={training.batch_size} in {training.accumulate} micro-batches leaves nothing for some "
-            f"of {accelerator.num_processes} processes; raise finetune.batch_size or lower finetune.accumulate"
+            f"finetune.batch_size={training.batch_size} in {training.gradient_accumulation_steps} micro-batches "
+            f"leaves nothing for some of {accelerator.num_processes} processes; raise finetune.batch_size or lower "
+            "finetune.gradient_accumulation_steps"
         )
     optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
     model.to(device)
-    _checkpoint_activations(model, training.checkpointing)
+    _checkpoint_activations(model, training.gradient_checkpointing)
     if teacher is not None:
         teacher.to(device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
@@ -272,7 +282,7 @@ def _step(
     total = 0.0
     rows = samples_of(step, len(samples), training.batch_size, training.seed)
     targets = samples.count_targets(rows)
-    for part in rows.chunk(training.accumulate):
+    for part in rows.chunk(training.gradient_accumulation_steps):
         part = part[accelerator.process_index :: accelerator.num_processes]
         batch = samples.batch(part, accelerator.device)
         hooks.before_forward(batch)

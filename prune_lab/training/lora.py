@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from prune_lab.errors import BadInput
 from prune_lab.models.adapter import Adapter
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 
 
 @dataclass
@@ -69,7 +69,7 @@ def trained_beside(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor],
     Args:
         model: on the host.
         lora: what kind.
-        zero: by site, ``(out, in)`` bool, what was pruned.
+        zero: by linear layer, ``(out, in)`` bool, what was pruned.
         seed: of A; B starts at zero.
     """
     torch.manual_seed(seed)
@@ -93,14 +93,14 @@ def trained_beside(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor],
 class _MaskedProduct(nn.Module):
     """A parametrization that adds ``scale * (B A)`` to a weight as it is stored, except where it was pruned."""
 
-    def __init__(self, site: Site, lora: Lora, zero: Tensor | None):
+    def __init__(self, linear: PrunableLinear, lora: Lora, zero: Tensor | None):
         super().__init__()
-        rows, columns = site.shape
+        rows, columns = linear.shape
         self.down = nn.Parameter(torch.empty(lora.rank, columns))
         self.up = nn.Parameter(torch.zeros(rows, lora.rank))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))  # as peft does
-        self._site, self._scale = (site,), lora.scale  # in a tuple, so that its module is not one of this one's
-        self.register_buffer("zero", None if zero is None else site.seen(zero), persistent=False)
+        self._site, self._scale = (linear,), lora.scale  # in a tuple, so that its module is not one of this one's
+        self.register_buffer("zero", None if zero is None else linear.seen(zero), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
         update = self._site[0].seen(self.up @ self.down).to(weight.dtype) * self._scale
@@ -109,16 +109,16 @@ class _MaskedProduct(nn.Module):
 
 @contextmanager
 def _masked_products(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor]) -> Iterator[None]:
-    sites = list(model.sites)
-    shapes = [_MaskedProduct(site, lora, zero.get(site.name)) for site in sites]
-    for site, product in zip(sites, shapes, strict=True):
-        parametrize.register_parametrization(site.module, "weight", product)
+    linears = list(model.linears)
+    shapes = [_MaskedProduct(linear, lora, zero.get(linear.name)) for linear in linears]
+    for linear, product in zip(linears, shapes, strict=True):
+        parametrize.register_parametrization(linear.module, "weight", product)
     try:
         yield
     finally:
-        for site in sites:
-            parametrize.remove_parametrizations(site.module, "weight", leave_parametrized=True)
-            site.module.weight.requires_grad_(False)
+        for linear in linears:
+            parametrize.remove_parametrizations(linear.module, "weight", leave_parametrized=True)
+            linear.module.weight.requires_grad_(False)
 
 
 def _through_peft(model: PrunableModel, lora: Lora) -> Adapter:
@@ -128,23 +128,23 @@ def _through_peft(model: PrunableModel, lora: Lora) -> Adapter:
         raise BadInput(
             "finetune=lora needs peft; pip install 'prune-lab[lora]', or use finetune=sparse_lora"
         ) from error
-    sites = list(model.sites)
+    linears = list(model.linears)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=[site.name for site in sites],
-        fan_in_fan_out=not isinstance(sites[0].module, nn.Linear),
+        target_modules=[linear.name for linear in linears],
+        fan_in_fan_out=not isinstance(linears[0].module, nn.Linear),
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute by its former name
-        return Adapter(get_peft_model(model.hf, config), [site.name for site in sites])
+        return Adapter(get_peft_model(model.hf, config), [linear.name for linear in linears])
 
 
 @torch.no_grad()
 def _merge(model: PrunableModel, adapter: Adapter, zero: Mapping[str, Tensor]) -> None:
     """Adds every update to its weight, and sets to zero again what was."""
-    for site in model.sites:
-        weight = site.weight.float() + site.seen(adapter.update(site.name)).float()
-        site.write(weight.masked_fill(zero[site.name], 0) if site.name in zero else weight)
+    for linear in model.linears:
+        weight = linear.weight.float() + linear.seen(adapter.update(linear.name)).float()
+        linear.write(weight.masked_fill(zero[linear.name], 0) if linear.name in zero else weight)

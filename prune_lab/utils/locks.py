@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -29,8 +29,8 @@ def locked(path: Path, *, waiting: str) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.info("%s", waiting)
+                logger.info("%s", waiting)
                 fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            log.warning("%s cannot be locked (%s); other processes may do the same work", path, error.strerror)
+            logger.warning("%s cannot be locked (%s); other processes may do the same work", path, error.strerror)
         yield

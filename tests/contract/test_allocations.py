@@ -55,12 +55,12 @@ def test_every_method_obeys_it_exactly(
     if isinstance(allocation, Uniform):
         assert budget == {}
         return
-    sites = {site.name: site for site in model.sites}
-    assert list(budget) == list(sites)
+    linears = {linear.name: linear for linear in model.linears}
+    assert list(budget) == list(linears)
     assert len(set(budget.values())) > 1
     asked = Target(level=LEVEL, budget=budget)
     masks = method.prune(model, Calibration(tokens), asked)
-    sizes = {name: site.weight.numel() for name, site in sites.items()}
+    sizes = {name: linear.weight.numel() for name, linear in linears.items()}
     gone = {name: int((~mask).sum()) for name, mask in masks.items()}
     assert gone == {name: asked.dropped(name, entries) for name, entries in sizes.items()}
     assert sum(gone.values()) == sum(count_dropped(LEVEL, entries) for entries in sizes.values())

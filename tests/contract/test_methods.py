@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
+import yaml
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -17,13 +18,14 @@ from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration
 from prune_lab.pruning.calibration.resume import FinishedBlocks
 from prune_lab.pruning.masks import Masks, count_dropped
 from prune_lab.pruning.methods.method import BlockMethod, DataFreeMethod, Method
+from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.target import Target
 from prune_lab.run.config import conf_folder
 
-YAMLS = [  # those that train are in test_trained_methods.py
+YAMLS = [  # those that train are in tests/unit/pruning/methods/test_trained.py
     path
     for path in sorted((conf_folder() / "method").glob("*.yaml"))
-    if "prune_lab.training." not in path.read_text(encoding="utf-8")
+    if not issubclass(get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]), TrainedMethod)
 ]
 TARGETS = {
     "half": Target(level=0.5),
@@ -68,19 +70,19 @@ def test_a_method_keeps_its_promises(
     model, tokens = tiny_model(family), random_tokens(6, 16)
     before = weights(model)
     masks, calibration = prune(model, method, target, tokens)
-    sites = target.sites(model)
+    linears = target.linears(model)
     if type(method).__name__ == "Dense":
         assert masks == {}
         assert calibration.rows == []
-        sites = []
-    assert list(masks) == [site.name for site in sites]
-    for site in sites:
-        keep = masks[site.name]
-        assert (keep.dtype, keep.device.type, tuple(keep.shape)) == (torch.bool, "cpu", site.shape)
-        assert torch.equal(keep, site.weight != 0)
+        linears = []
+    assert list(masks) == [linear.name for linear in linears]
+    for linear in linears:
+        keep = masks[linear.name]
+        assert (keep.dtype, keep.device.type, tuple(keep.shape)) == (torch.bool, "cpu", linear.shape)
+        assert torch.equal(keep, linear.weight != 0)
     assert_sparsity(masks, target)
     rows = {row.name: row for row in calibration.rows}
-    assert list(rows) == [site.name for site in sites]
+    assert list(rows) == [linear.name for linear in linears]
     for name, row in rows.items():
         assert row.shape == tuple(masks[name].shape)
         assert row.sparsity == pytest.approx(float((~masks[name]).float().mean()), abs=1e-6)

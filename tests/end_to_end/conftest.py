@@ -25,7 +25,10 @@ class Outcome:
 
 def anew(arguments: Sequence[str]) -> list[str]:
     """A test runs what it asks for, unless it says itself that earlier runs count."""
-    return [*arguments, *([] if any(given.startswith("reuse=") for given in arguments) else ["reuse=false"])]
+    return [
+        *arguments,
+        *([] if any(given.startswith("skip_finished=") for given in arguments) else ["skip_finished=false"]),
+    ]
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
         ("finetune.steps=0", ["finetune.steps=0"]),
         ("stages=[finetune,evaluate]", ["finetune=none trains nothing", "finetune=full"]),
         ("method=gum finetune=lora", ["GUM trains all weights", "after pruning"]),
-        ("finetune=full finetune.patience=3", ["finetune.patience=3", "finetune.holdout=16"]),
+        ("finetune=full finetune.patience=3", ["finetune.patience=3", "finetune.eval_samples=16"]),
     ],
 )
 def test_a_setting_that_cannot_be(command, local_overrides, tmp_path, override, words):

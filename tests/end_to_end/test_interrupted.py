@@ -26,7 +26,7 @@ def test_a_killed_run_goes_on_where_it_was(spawn, local_overrides, tmp_path, fin
         f"finetune={finetune}",
         "finetune.steps=60",
         "finetune.batch_size=2",
-        "finetune.holdout=2",
+        "finetune.eval_samples=2",
         "finetune.save_every=5",
         "stages=[prune,finetune,evaluate,save]",
     ]
@@ -77,7 +77,7 @@ def _kill_after_a_state(job: list[str], state: Path, cwd: Path) -> None:
     """Starts the command, and kills it without warning once it has saved a state."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "prune_lab", *job, "reuse=false"],
+        [sys.executable, "-m", "prune_lab", *job, "skip_finished=false"],
         cwd=cwd,
         env=environment,
         stdout=subprocess.DEVNULL,

@@ -36,7 +36,7 @@ def test_weights_are_rewound_under_the_mask(command, local_overrides, tmp_path):
     record = run(command, folder, *local_overrides, *job)
     dense = prune_lab.load(str(next(o for o in local_overrides if o.startswith("model.path=")).partition("=")[2]))
     pruned = prune_lab.load(str(folder / "model"))
-    for old, new in zip(dense.sites, pruned.sites, strict=True):
+    for old, new in zip(dense.linears, pruned.linears, strict=True):
         kept = new.weight != 0
         assert 0.4 < kept.float().mean() < 0.6
         assert torch.equal(new.weight[kept], old.weight[kept])

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def job(local_overrides, tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path / "cache"))
-    return [*local_overrides, "method=magnitude", "reuse=true"]
+    return [*local_overrides, "method=magnitude", "skip_finished=true"]
 
 
 def record(folder: Path) -> dict:
@@ -48,7 +48,7 @@ def test_the_same_run_is_taken_from_before_with_all_it_left(command, job, tmp_pa
         file.write("more")
     assert "more" not in (first / "metrics.jsonl").read_text()
     assert run(command, *job, "tracker=wandb", "tracker.mode=disabled", folder=tmp_path / "third")  # no other numbers
-    assert not run(command, *job, "reuse=false", folder=tmp_path / "fourth")
+    assert not run(command, *job, "skip_finished=false", folder=tmp_path / "fourth")
 
 
 @pytest.mark.parametrize("change", ["setting", "model", "data", "result", "unfinished", "model gone", "code"])
@@ -138,9 +138,9 @@ def test_a_killed_process_leaves_no_lock(job, tmp_path):
 def test_an_interrupted_run_goes_on_in_another_folder(command, job, tmp_path, monkeypatch, stage):
     """As a sweep that is started again has another name; and ends as one that nothing disturbed."""
     job += ["method=wanda", "pipeline.prune.save_every=0", "finetune=full", "finetune.steps=6", "finetune.save_every=2"]
-    assert not run(command, *job, "reuse=false", folder=tmp_path / "whole")
+    assert not run(command, *job, "skip_finished=false", folder=tmp_path / "whole")
     where, nth = {
-        "prune": ("prune_lab.pruning.methods.method.SiteMethod.prune_sites", 3),
+        "prune": ("prune_lab.pruning.methods.method.LayerwiseMethod.prune_linears", 3),
         "finetune": ("prune_lab.training.held_out.HeldOut.measure", 6),
     }[stage]
     module, name = where.rsplit(".", 1)

@@ -62,7 +62,7 @@ def test_a_search_goes_on_where_it_was_and_says_what_is_best(command, local_over
 def test_defaults_come_first_and_bad_trials_are_stopped_early(command, local_overrides, tmp_path):
     outcome = command(
         *SEARCH, *local_overrides, "method=magnitude", "finetune=full", "finetune.steps=4", "finetune.batch_size=2",
-        "finetune.holdout=2", "finetune.check_every=2", "finetune.lr=tag(log,interval(1e-4,10))",
+        "finetune.eval_samples=2", "finetune.eval_every=2", "finetune.lr=tag(log,interval(1e-4,10))",
         "hydra.sweeper.stop_early={warmup_trials: 1, warmup_steps: 1}", "hydra.sweeper.trials=5",
     )  # fmt: skip
     assert outcome.status == 0, outcome.err

@@ -17,7 +17,13 @@ TUNED = ("finetune=full", "finetune.steps=4", "finetune.batch_size=2")
 @pytest.fixture
 def job(local_overrides, tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path / "cache"))
-    return [*local_overrides, "method=sparsegpt", "sparsity.level=0.6", "reuse=true", "share=0"]
+    return [
+        *local_overrides,
+        "method=sparsegpt",
+        "sparsity.level=0.6",
+        "skip_finished=true",
+        "stage_cache_min_seconds=0",
+    ]
 
 
 def run(command, folder: Path, *job: str) -> list[str]:
@@ -45,7 +51,7 @@ def left(folder: Path) -> dict[str, bytes]:
 
 
 def alone(command, folder: Path, *job: str) -> None:
-    assert run(command, folder, *job, "reuse=false") == []
+    assert run(command, folder, *job, "skip_finished=false") == []
 
 
 @pytest.mark.parametrize("finetune", ["full", "lora", "sparse_lora", "distill"])
@@ -70,7 +76,7 @@ def test_a_sweep_over_trainings_prunes_once_with_the_same_bits(command, job, tmp
 def test_what_was_pruned_is_measured_once_before_it_is_trained(command, job, tmp_path):
     said = []
     for name, rate in {"first": "1e-3", "second": "2e-3", "third": "2e-3"}.items():
-        more = ["reuse=false"] if name == "third" else []
+        more = ["skip_finished=false"] if name == "third" else []
         outcome = command(*job, *TUNED, f"finetune.lr={rate}", *more, f"hydra.run.dir={tmp_path / name}")
         said.append((outcome.out + outcome.err).count("evaluation: kept from an earlier run"))
     assert said == [0, 2, 1]  # of these one is the dense model's
@@ -126,7 +132,7 @@ def test_orders_of_channels_are_kept_with_the_masks(command, job, tmp_path):
     assert (tmp_path / "first/masks.safetensors").read_bytes() == (tmp_path / "second/masks.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("change", ["method", "seed", "data", "model", "code", "share", "damage"])
+@pytest.mark.parametrize("change", ["method", "seed", "data", "model", "code", "stage_cache_min_seconds", "damage"])
 def test_what_would_give_something_else_is_not_taken(command, job, tmp_path, monkeypatch, token_files, change):
     assert run(command, tmp_path / "first", *job) == []
     again = [*job, *TUNED]
@@ -140,8 +146,8 @@ def test_what_would_give_something_else_is_not_taken(command, job, tmp_path, mon
         again += ["model.dtype=bfloat16"]
     elif change == "code":
         monkeypatch.setattr("prune_lab.run.stage_cache.source_digest", lambda: "other")
-    elif change == "share":
-        again.append("share=null")
+    elif change == "stage_cache_min_seconds":
+        again.append("stage_cache_min_seconds=null")
     else:
         [file] = (tmp_path / "cache/store").glob("??/*/layers.csv")
         file.write_text("nonsense")
@@ -150,7 +156,7 @@ def test_what_would_give_something_else_is_not_taken(command, job, tmp_path, mon
 
 
 def test_quick_stages_are_not_kept(command, job, tmp_path):
-    run(command, tmp_path / "first", *job, "share=1000")
+    run(command, tmp_path / "first", *job, "stage_cache_min_seconds=1000")
     assert not list((tmp_path / "cache/store").glob("??/*/model.safetensors"))
     assert run(command, tmp_path / "second", *job, *TUNED) == []
 
@@ -163,8 +169,8 @@ def test_updates_that_stand_beside_the_weights_are_not_kept(command, job, tmp_pa
 
 @pytest.mark.parametrize("wrong", ["-1", "true", "often"])
 def test_share_is_a_number_of_seconds(command, job, wrong):
-    outcome = command(*job, f"share={wrong}")
-    assert outcome.status == 2 and "share=" in outcome.err and "seconds" in outcome.err
+    outcome = command(*job, f"stage_cache_min_seconds={wrong}")
+    assert outcome.status == 2 and "stage_cache_min_seconds=" in outcome.err and "seconds" in outcome.err
 
 
 def test_processes_at_the_same_stage_do_it_once(job, tmp_path):

@@ -113,7 +113,9 @@ def test_tuning_after_pruning_keeps_what_was_pruned(command, local_overrides, tm
     assert metrics["finetune/sparsity_before"] == metrics["finetune/sparsity_after"] > 0.68
     assert metrics["finetune/trained_parameters"] > 0
     saved = prune_lab.load(str(folder / "model"))
-    zeros = sum(int((site.weight == 0).sum()) for site in saved.sites) / sum(s.weight.numel() for s in saved.sites)
+    zeros = sum(int((linear.weight == 0).sum()) for linear in saved.linears) / sum(
+        s.weight.numel() for s in saved.linears
+    )
     assert zeros == pytest.approx(metrics["finetune/sparsity_after"])
     assert (folder / "adapter" / "adapter_config.json").is_file() == ("merge=false" in finetune)
 

@@ -9,7 +9,7 @@ from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.evaluation import Subject
 from prune_lab.evaluation.sparse_kernels import on_sparse_kernels
 from prune_lab.models.model import PrunableModel
-from prune_lab.pruning.calibration.blocks import Calibration, walk
+from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
 from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.wanda import Wanda
@@ -25,7 +25,7 @@ def test_walk_gives_each_block_what_the_model_gives_it(tiny_model, family):
     model, cuda = tiny_model(family), torch.device("cuda")
     with model.placed(cuda) as hf, torch.no_grad():
         expected = hf.base_model(TOKENS.to(cuda), output_hidden_states=True, use_cache=False).hidden_states
-    for block, inputs in walk(model, Calibration(TOKENS, batch_size=6, device=cuda)):
+    for block, inputs in iterate_blocks(model, Calibration(TOKENS, batch_size=6, device=cuda)):
         torch.testing.assert_close(inputs.hidden, expected[block.index].cpu())
         assert next(block.module.parameters()).device.type == "cuda"
     assert {parameter.device.type for parameter in model.hf.parameters()} == {"cpu"}
@@ -53,8 +53,8 @@ def test_two_of_four_kernels_compute_the_same_and_are_timed(tmp_path):
     sizes = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
     config = LlamaConfig(**sizes, num_attention_heads=4, bos_token_id=0, eos_token_id=0)
     model = PrunableModel(AutoModelForCausalLM.from_config(config).half())
-    for site in model.sites:
-        site.write(site.weight * keep_n_of_m(site.weight.abs().float(), 2, 4))
+    for linear in model.linears:
+        linear.write(linear.weight * keep_n_of_m(linear.weight.abs().float(), 2, 4))
     device, before = torch.device("cuda"), model.fingerprint()
     with model.placed(device) as hf:
         expected = hf(TOKENS.to(device)).logits

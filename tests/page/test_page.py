@@ -9,7 +9,7 @@ import pytest
 
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.html import page_of
-from prune_lab.report.page.run import Layers, Run
+from prune_lab.report.page.run import Layers, ReportRun
 from prune_lab.report.pareto import front_of
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def run_of(number, **changes):
         "held_out": ((0.0, 5.0), (10.0, 4.0 + number / 100)),
         "layers": layers_of(WEIGHTS, level),
     }
-    return Run(**(made | changes))
+    return ReportRun(**(made | changes))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 
 from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.allocation.budget import exact_counts, levels_of
 from prune_lab.pruning.calibration.blocks import Calibration
 from prune_lab.pruning.masks import count_dropped
@@ -18,9 +18,10 @@ class Allocation(ABC):
 
     @abstractmethod
     def budget(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
-        """The fraction removed of each site, by name; the model is left as it is.
+        """The fraction removed of each linear layer, by name; the model is left as it is.
 
-        In total exactly as many weights go as with one level for all sites. Empty: one level for all sites.
+        In total exactly as many weights go as with one level for all linear layers. Empty: one level for all linear
+        layers.
         """
 
     def check(self, target: Target) -> None:  # noqa: B027 - uniform can do every target
@@ -36,10 +37,11 @@ class Allocation(ABC):
 
 @dataclass
 class LayerAllocation(Allocation):
-    """An allocation that says what level it desires for each site; a shift of all of them makes the total right.
+    """An allocation that names a target level for each layer; a shift of all of them makes the total right.
 
     Args:
-        max_level: no site loses a larger fraction. With or without it, as many weights stay of a site as it has rows.
+        max_level: no linear layer loses a larger fraction. With or without it, as many weights stay of a linear layer
+            as it has rows.
 
     Raises:
         BadInput: a setting is out of its range.
@@ -70,10 +72,10 @@ class LayerAllocation(Allocation):
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
         """Whether so many weights may go at all."""
-        sites = target.sites(model)
-        most, total = sum(self.caps(model, target).values()), total_dropped(sites, target)
+        linears = target.linears(model)
+        most, total = sum(self.caps(model, target).values()), total_dropped(linears, target)
         if total > most:
-            entries = sum(entries_of(sites).values())
+            entries = sum(entries_of(linears).values())
             raise BadInput(
                 f"sparsity.level={target.sparsity:g} removes more than this allocation may from {model.name}, "
                 f"{most / entries:.6g}; lower sparsity.level, or use allocation=uniform"
@@ -81,39 +83,39 @@ class LayerAllocation(Allocation):
 
     def budget(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
         """Shifts the desired levels until the total is right."""
-        sites = target.sites(model)
-        entries = entries_of(sites)
-        desired = self.desired(model, calibration, target)
+        linears = target.linears(model)
+        entries = entries_of(linears)
+        target_levels = self.target_levels(model, calibration, target)
         counts = exact_counts(
-            {site.name: desired[site.name] for site in sites},
+            {linear.name: target_levels[linear.name] for linear in linears},
             entries,
             self.caps(model, target),
-            total_dropped(sites, target),
+            total_dropped(linears, target),
         )
         return levels_of(counts, entries)
 
     @abstractmethod
-    def desired(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
-        """The fraction that is to be removed of each site of the target, before the shift."""
+    def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
+        """The fraction that is to be removed of each linear layer of the target, before the shift."""
 
     def caps(self, model: PrunableModel, target: Target) -> dict[str, int]:
-        """How many weights of each site of the target may go at most: all but one a row, or ``max_level``."""
-        sites = target.sites(model)
-        entries = entries_of(sites)
-        caps = {site.name: entries[site.name] - site.shape[0] for site in sites}
+        """How many weights of each linear layer of the target may go at most: all but one a row, or ``max_level``."""
+        linears = target.linears(model)
+        entries = entries_of(linears)
+        caps = {linear.name: entries[linear.name] - linear.shape[0] for linear in linears}
         if self.max_level is None:
             return caps
         return {name: min(cap, count_dropped(self.max_level, entries[name])) for name, cap in caps.items()}
 
 
-def entries_of(sites: Sequence[Site]) -> dict[str, int]:
-    """The number of weights of each site."""
-    return {site.name: site.shape[0] * site.shape[1] for site in sites}
+def entries_of(linears: Sequence[PrunableLinear]) -> dict[str, int]:
+    """The number of weights of each linear layer."""
+    return {linear.name: linear.shape[0] * linear.shape[1] for linear in linears}
 
 
-def total_dropped(sites: Sequence[Site], target: Target) -> int:
-    """How many weights of all sites go with one level for all."""
-    return sum(count_dropped(target.sparsity, entries) for entries in entries_of(sites).values())
+def total_dropped(linears: Sequence[PrunableLinear], target: Target) -> int:
+    """How many weights of all linear layers go with one level for all."""
+    return sum(count_dropped(target.sparsity, entries) for entries in entries_of(linears).values())
 
 
 def check_number(

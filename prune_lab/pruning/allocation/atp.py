@@ -45,11 +45,11 @@ class ATP(LayerAllocation):
                 f"[0, {reach:.6g}{end}, where all lie in [0, 1)"
             )
 
-    def desired(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
+    def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
         """Needs the number of blocks only."""
         blocks = [block for block in model.blocks if target.includes(block)]
         levels = progression(len(blocks), target.sparsity, self.difference)
-        return {site.name: level for block, level in zip(blocks, levels, strict=True) for site in block.sites}
+        return {linear.name: level for block, level in zip(blocks, levels, strict=True) for linear in block.linears}
 
 
 def progression(blocks: int, mean: float, difference: float) -> list[float]:

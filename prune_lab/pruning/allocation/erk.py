@@ -19,11 +19,13 @@ class ERK(LayerAllocation):
     al., 2018). There masks are drawn at random at these densities; here a method chooses them.
     """
 
-    def desired(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
+    def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
         """Needs the shapes only."""
-        sites = target.sites(model)
-        sums = {site.name: sum(site.shape) for site in sites}
-        return {name: 1 - density for name, density in densities(sums, entries_of(sites), 1 - target.sparsity).items()}
+        linears = target.linears(model)
+        sums = {linear.name: sum(linear.shape) for linear in linears}
+        return {
+            name: 1 - density for name, density in densities(sums, entries_of(linears), 1 - target.sparsity).items()
+        }
 
 
 def densities(sums: Mapping[str, int], entries: Mapping[str, int], density: float) -> dict[str, float]:

@@ -52,11 +52,11 @@ class FromFile(LayerAllocation):
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
         """Whether the file fits the model, and its total the target."""
-        levels, sites = self._levels(model, target), target.sites(model)
-        entries = entries_of(sites)
+        levels, linears = self._levels(model, target), target.linears(model)
+        entries = entries_of(linears)
         total = sum(entries.values())
-        given = sum(levels[site.name] * entries[site.name] for site in sites) / total
-        asked = total_dropped(sites, target) / total
+        given = sum(levels[linear.name] * entries[linear.name] for linear in linears) / total
+        asked = total_dropped(linears, target) / total
         if abs(given - asked) > TOLERANCE and not self.rescale:
             raise BadInput(
                 f"allocation.path={self.path} removes {given:.6g} of the weights, sparsity.level={target.sparsity:g}; "
@@ -64,13 +64,13 @@ class FromFile(LayerAllocation):
             )
         super().check_model(model, target)
 
-    def desired(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
+    def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
         """Needs the file only."""
         return self._levels(model, target)
 
     def caps(self, model: PrunableModel, target: Target) -> dict[str, int]:
         """None for a layer that stays dense; at least what the file says for the others, if it is not rescaled."""
-        levels, entries = self._levels(model, target), entries_of(target.sites(model))
+        levels, entries = self._levels(model, target), entries_of(target.linears(model))
         caps = super().caps(model, target)
         if not self.rescale:
             caps = {name: max(cap, count_dropped(levels[name], entries[name])) for name, cap in caps.items()}
@@ -85,17 +85,17 @@ class FromFile(LayerAllocation):
         return read_levels(self.path)
 
     def _levels(self, model: PrunableModel, target: Target) -> dict[str, float]:
-        """The level of each site of the target.
+        """The level of each linear layer of the target.
 
         Raises:
-            BadInput: the file names something that the model does not have, or leaves out a site.
+            BadInput: the file names something that the model does not have, or leaves out a linear layer.
         """
         levels = self._file.levels
         blocks = {name for block in model.blocks for name in (block.name, str(block.index))}
-        unknown = [name for name in levels if name not in blocks | {site.name for site in model.sites}]
+        unknown = [name for name in levels if name not in blocks | {linear.name for linear in model.linears}]
         first = model.blocks[0]
         allowed = (
-            f"a layer such as {first.sites[0].name}, a block such as {first.name}, or the index of a block, 0 to "
+            f"a layer such as {first.linears[0].name}, a block such as {first.name}, or the index of a block, 0 to "
             f"{len(model.blocks) - 1}"
         )
         if unknown:
@@ -104,11 +104,11 @@ class FromFile(LayerAllocation):
                 f"allowed: {allowed}"
             )
         found = {
-            site.name: next((levels[name] for name in names if name in levels), None)
+            linear.name: next((levels[name] for name in names if name in levels), None)
             for block in model.blocks
             if target.includes(block)
-            for site in block.sites
-            for names in [(site.name, block.name, str(block.index))]
+            for linear in block.linears
+            for names in [(linear.name, block.name, str(block.index))]
         }
         missing = [name for name, level in found.items() if level is None]
         if missing:

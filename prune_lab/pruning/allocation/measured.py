@@ -10,14 +10,14 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.allocation.allocation import LayerAllocation, check_number, entries_of, total_dropped
 from prune_lab.pruning.allocation.budget import level_of, levels_of
 from prune_lab.pruning.allocation.division import Point, divide
-from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, walk
+from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, iterate_blocks
 from prune_lab.pruning.calibration.statistics import Hessian, Statistic
 from prune_lab.pruning.masks import count_dropped
-from prune_lab.pruning.methods.method import SiteMethod, by_statistic, naming
+from prune_lab.pruning.methods.method import LayerwiseMethod, by_statistic, naming
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.target import Target
 
@@ -43,13 +43,13 @@ class Measured(LayerAllocation):
     Source: ours. The same data as EvoPress (arXiv:2410.14649) searches over with the loss of the whole model.
     """
 
-    inner: SiteMethod = field(default_factory=SparseGPT)
+    inner: LayerwiseMethod = field(default_factory=SparseGPT)
     levels: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     weighting: str = "relative"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.inner, SiteMethod):
+        if not isinstance(self.inner, LayerwiseMethod):
             raise BadInput(
                 f"allocation.inner={type(self.inner).__name__} does not work layer by layer from one statistic; "
                 "allowed: methods that do, such as method@allocation.inner=sparsegpt or wanda"
@@ -73,45 +73,45 @@ class Measured(LayerAllocation):
             )
 
     @torch.no_grad()
-    def desired(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
+    def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
         """Walks the dense model, then divides: the total is right as it is."""
-        sites, caps = target.sites(model), self.caps(model, target)
+        linears, caps = target.linears(model), self.caps(model, target)
         curves: dict[str, list[Point]] = {}
-        for block, inputs in walk(model, calibration, target.end(model)):
+        for block, inputs in iterate_blocks(model, calibration, target.end(model)):
             if target.includes(block):
-                curves |= self._curves(block.sites, inputs, target, caps)
-        return levels_of(divide(curves, total_dropped(sites, target)), entries_of(sites))
+                curves |= self._curves(block.linears, inputs, target, caps)
+        return levels_of(divide(curves, total_dropped(linears, target)), entries_of(linears))
 
     def caps(self, model: PrunableModel, target: Target) -> dict[str, int]:
         """No more than at the highest level."""
-        caps, entries = super().caps(model, target), entries_of(target.sites(model))
+        caps, entries = super().caps(model, target), entries_of(target.linears(model))
         return {name: min(cap, count_dropped(self.levels[-1], entries[name])) for name, cap in caps.items()}
 
     def _curves(
-        self, sites: Sequence[Site], inputs: BlockInputs, target: Target, caps: dict[str, int]
+        self, linears: Sequence[PrunableLinear], inputs: BlockInputs, target: Target, caps: dict[str, int]
     ) -> dict[str, list[Point]]:
-        """The errors of a block's sites; each statistic is prepared once."""
+        """The errors of a block's linear layers; each statistic is prepared once."""
         curves = {}
         statistics = inputs.collect(partial(_Inputs, self.inner.statistic))
-        for statistic, shared in by_statistic(statistics, tuple(sites)):
+        for statistic, shared in by_statistic(statistics, tuple(linears)):
             hessian = statistic.hessian.value
             with naming(shared[0], "allocation.inner"):
                 prepared = self.inner.prepare(statistic.own)
-            for site in shared:
-                with naming(site, "allocation.inner"):
-                    curves[site.name] = self._curve(site, prepared, hessian, target, caps[site.name])
+            for linear in shared:
+                with naming(linear, "allocation.inner"):
+                    curves[linear.name] = self._curve(linear, prepared, hessian, target, caps[linear.name])
         return curves
 
-    def _curve(self, site: Site, prepared: Any, hessian: Tensor, target: Target, cap: int) -> list[Point]:
-        """The points of a site: the dense one, and one a level."""
-        dense = site.weight.float()
+    def _curve(self, linear: PrunableLinear, prepared: Any, hessian: Tensor, target: Target, cap: int) -> list[Point]:
+        """The points of a linear layer: the dense one, and one a level."""
+        dense = linear.weight.float()
         scale = 1.0 if self.weighting == "absolute" else output_energy(dense, hessian)
         if self.weighting == "size":
             scale /= dense.numel()
         points = [(0, 0.0)]
         for count in sorted({min(count_dropped(level, dense.numel()), cap) for level in self.levels} - {0}):
             level = level_of(count, dense.numel())
-            pruned = self.inner.solve(site, prepared, replace(target, level=level, budget={site.name: level}))
+            pruned = self.inner.solve(linear, prepared, replace(target, level=level, budget={linear.name: level}))
             error = output_energy(dense - pruned.float(), hessian)
             points.append((count, error / scale if scale > 0 else 0.0))  # a layer without outputs costs nothing
         return points
@@ -123,7 +123,7 @@ def output_energy(weight: Tensor, hessian: Tensor) -> float:
 
 
 class _Inputs:
-    """The Hessian of a site's inputs, and what the inner method works from; one object where that is the same."""
+    """The Hessian of a layer's inputs, and the statistic of the inner method; one object where they are the same."""
 
     def __init__(self, statistic: Callable[[], Statistic]):
         self.hessian = Hessian()

@@ -9,7 +9,7 @@ from torch import Tensor
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Block
 from prune_lab.pruning.allocation.allocation import LayerAllocation, check_number, entries_of
-from prune_lab.pruning.calibration.blocks import Calibration, walk
+from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.target import Target
 
@@ -39,15 +39,15 @@ class OWL(LayerAllocation):
         check_number("half_width", self.half_width, 0, 0.5)
 
     @torch.no_grad()
-    def desired(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
+    def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
         """Walks the dense model."""
         shares: dict[str, float] = {}
         blocks = [block for block in model.blocks if target.includes(block)]
-        for block, inputs in walk(model, calibration, target.end(model)):
+        for block, inputs in iterate_blocks(model, calibration, target.end(model)):
             if target.includes(block):
                 shares[block.name] = outlier_share(block, inputs.collect(InputNorm), self.multiple)
         levels = spread(shares, target.sparsity, self.half_width)
-        return {site.name: levels[block.name] for block in blocks for site in block.sites}
+        return {linear.name: levels[block.name] for block in blocks for linear in block.linears}
 
 
 def outlier_share(block: Block, norms: Mapping[str, InputNorm], multiple: float) -> float:
@@ -55,9 +55,9 @@ def outlier_share(block: Block, norms: Mapping[str, InputNorm], multiple: float)
 
     Scores are made one layer at a time, twice: they are never held side by side.
     """
-    entries = sum(entries_of(block.sites).values())
-    bar = multiple * sum(float(scores.sum(dtype=torch.float64)) for scores in _scores(block, norms)) / entries
-    return sum(int((scores > bar).count_nonzero()) for scores in _scores(block, norms)) / entries
+    entries = sum(entries_of(block.linears).values())
+    threshold = multiple * sum(float(scores.sum(dtype=torch.float64)) for scores in _scores(block, norms)) / entries
+    return sum(int((scores > threshold).count_nonzero()) for scores in _scores(block, norms)) / entries
 
 
 def spread(shares: Mapping[str, float], sparsity: float, half_width: float) -> dict[str, float]:
@@ -69,5 +69,5 @@ def spread(shares: Mapping[str, float], sparsity: float, half_width: float) -> d
 
 
 def _scores(block: Block, norms: Mapping[str, InputNorm]) -> Iterator[Tensor]:
-    for site in block.sites:
-        yield site.weight.float().abs() * norms[site.name].value  # (out, in)
+    for linear in block.linears:
+        yield linear.weight.float().abs() * norms[linear.name].value  # (out, in)

@@ -1,7 +1,7 @@
 """Walks a model block by block over calibration data and accumulates what a method asks for.
 
-`walk` is the one place that moves blocks: on the device are one block, its statistics and one batch of activations. The
-hidden states of the calibration set stay on the host, once, and are overwritten in place.
+`iterate_blocks` is the one place that moves blocks: on the device are one block, its statistics and one batch of
+activations. The hidden states of the calibration set stay on the host, once, and are overwritten in place.
 """
 
 import weakref
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Block, Site
-from prune_lab.pruning.calibration.capture import Call, rehearse
+from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.pruning.calibration.capture import Call, capture_block_inputs
 from prune_lab.pruning.calibration.precision import is_slow_at, widen, widened
 from prune_lab.pruning.calibration.statistics import Statistic
 from prune_lab.utils.device import release_free_memory
@@ -34,9 +34,9 @@ class LayerRow:
     """What pruning did to one weight: a line of ``layers.csv``.
 
     ``error`` is ``|(W - W') X|^2 / |W X|^2`` over up to 256 inputs ``X`` spread evenly over the first batch, as they
-    reach the site when its statistic is collected. ``block_error`` is that of the whole block on the first batch,
-    ``|f'(X) - f(X)|^2 / |f(X) - X|^2``: relative to what the block adds to the residual stream. ``seconds`` is the time
-    of the solver.
+    reach the linear layer when its statistic is collected. ``block_error`` is that of the whole block on the first
+    batch, ``|f'(X) - f(X)|^2 / |f(X) - X|^2``: relative to what the block adds to the residual stream. ``seconds`` is
+    the time of the solver.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Calibration:
         device: where blocks and statistics live while they are worked on.
         seed: for methods that choose at random.
         propagate: what the next block sees: the outputs of this one ``pruned``, or as it was ``dense``.
-        sequential: when inputs are collected: once a ``block``, or again for every ``site`` (or sites that read the
-            same tensor), after the sites before it are pruned ("true sequential").
+        sequential: when inputs are collected: once a ``block``, or again for every ``layer`` (or linear layers that
+            read the same tensor), after the linear layers before it are pruned ("true sequential").
 
     Raises:
         BadInput: an order is unknown.
@@ -97,21 +97,21 @@ def check_order(propagate: str, sequential: str) -> None:
     """
     if propagate not in ("pruned", "dense"):
         raise BadInput(f"propagate={propagate!r} is unknown; allowed: pruned, dense")
-    if sequential not in ("block", "site"):
-        raise BadInput(f"sequential={sequential!r} is unknown; allowed: block, site")
+    if sequential not in ("block", "layer"):
+        raise BadInput(f"sequential={sequential!r} is unknown; allowed: block, linear layer")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A few inputs of a site, and what the site makes of them while it is dense."""
+    """A few inputs of a linear layer, and what the linear layer makes of them while it is dense."""
 
     inputs: Tensor  # (tokens, in), type of the model
     outputs: Tensor  # (tokens, out) float32, without the bias
 
     @classmethod
-    def of(cls, inputs: Tensor, site: Site) -> "Probe":
-        """Takes the outputs of the site as it is."""
-        return cls(inputs, inputs.float() @ site.weight.float().T)
+    def of(cls, inputs: Tensor, linear: PrunableLinear) -> "Probe":
+        """Takes the outputs of the linear layer as it is."""
+        return cls(inputs, inputs.float() @ linear.weight.float().T)
 
     def error(self, weight: Tensor) -> float:
         """``|(W - W') X|^2 / |W X|^2`` of a weight ``(out, in)``."""
@@ -127,27 +127,29 @@ class BlockInputs:
     calibration: Calibration
     hidden: Tensor  # (samples, seqlen, hidden), host; shared by all blocks
     calls: list[Call]  # one per batch
-    probes: dict[str, Probe] = field(default_factory=dict)  # by site
-    listeners: dict[str, Callable[[Tensor], None]] = field(default_factory=dict)  # by site; get one pass of `collect`
+    probes: dict[str, Probe] = field(default_factory=dict)  # by linear layer
+    listeners: dict[str, Callable[[Tensor], None]] = field(
+        default_factory=dict
+    )  # by linear layer; get one pass of `collect`
     _dense_output: Tensor | None = None  # of the first batch, from before the first `install`
     _dense_weights: dict[str, Tensor] = field(default_factory=dict)  # with propagate=dense
 
-    def parts(self) -> tuple[tuple[Site, ...], ...]:
-        """The sites in the parts that are calibrated at once: all of the block, or those that read one tensor."""
-        return self.block.readers if self.calibration.sequential == "site" else (self.block.sites,)
+    def parts(self) -> tuple[tuple[PrunableLinear, ...], ...]:
+        """The linear layers that are calibrated at once: all of the block, or those that read one tensor."""
+        return self.block.shared_inputs if self.calibration.sequential == "layer" else (self.block.linears,)
 
-    def collect(self, statistic: Callable[[], S], sites: Sequence[Site] | None = None) -> dict[str, S]:
-        """Runs the block over the calibration set and returns a statistic per site, by site name.
+    def collect(self, statistic: Callable[[], S], linears: Sequence[PrunableLinear] | None = None) -> dict[str, S]:
+        """Runs the block over the calibration set and returns a statistic per linear layer, by the layer's name.
 
         Sites that read the same tensor (query, key and value; gate and up) share one object. Each forward pass ends at
-        the last site that is asked for: what comes after it would be thrown away.
+        the last linear layer that is asked for: what comes after it would be thrown away.
         Where the processor is slow at half precision, the pass runs in float32.
 
         Args:
             statistic: makes an empty one.
-            sites: which; all of the block by default.
+            linears: which; all of the block by default.
         """
-        wanted = {site.name: site for site in (self.block.sites if sites is None else sites)}
+        wanted = {linear.name: linear for linear in (self.block.linears if linears is None else linears)}
         statistics = _Collector(self, statistic, wanted).run() if wanted else {}
         release_free_memory(self.calibration.device)  # the activations; solvers need room next
         return statistics
@@ -161,9 +163,9 @@ class BlockInputs:
         dense, self._dense_weights = self._dense_weights, {}
         if dense:  # propagate=dense
             self._note_block_error()
-            pruned = {site: site.weight.clone() for site in self._sites_of(dense)}
-            for site in pruned:
-                site.weight.copy_(dense[site.name])
+            pruned = {linear: linear.weight.clone() for linear in self._linears_of(dense)}
+            for linear in pruned:
+                linear.weight.copy_(dense[linear.name])
         for batch, call in zip(self.calibration.batches(), self.calls, strict=True):
             out = self.block.hidden(self.run(batch, call))
             if batch.start == 0 and not dense:
@@ -175,8 +177,8 @@ class BlockInputs:
                 )
             self.hidden[batch].copy_(out)
         if dense:
-            for site, weight in pruned.items():
-                site.weight.copy_(weight)
+            for linear, weight in pruned.items():
+                linear.weight.copy_(weight)
 
     def finish(self) -> None:
         """Records the error of a block whose outputs nobody needs."""
@@ -190,45 +192,45 @@ class BlockInputs:
         """One forward pass of the block in float32, inside `widened`."""
         return self.block.module(self.hidden[batch].float(), *widen(call.args), **widen(call.kwargs))
 
-    def install(self, site: Site, weight: Tensor, seconds: float = 0.0) -> Tensor:
+    def install(self, linear: PrunableLinear, weight: Tensor, seconds: float = 0.0) -> Tensor:
         """Writes a pruned weight, records what it did, and returns its keep-mask.
 
         Args:
-            site: where.
+            linear: where.
             weight: ``(out, in)``, any float type; zero where pruned.
             seconds: what finding it took.
 
         Returns:
             ``(out, in)`` bool on the host: which weights are not zero.
         """
-        if site.name not in self.probes:
+        if linear.name not in self.probes:
             self.collect(_Ignore)  # the whole block at once, while all of it is still dense
         if self._dense_output is None:
             self._dense_output = self._first_output()
         if self.calibration.propagate == "dense":
-            self._dense_weights.setdefault(site.name, site.weight.clone())
-        site.write(weight)
-        keep = (site.weight != 0).cpu()
+            self._dense_weights.setdefault(linear.name, linear.weight.clone())
+        linear.write(weight)
+        keep = (linear.weight != 0).cpu()
         sparsity = 1 - int(keep.count_nonzero()) / keep.numel()
-        row = LayerRow(site.name, site.shape, sparsity, self.probes[site.name].error(site.weight), seconds)
+        row = LayerRow(linear.name, linear.shape, sparsity, self.probes[linear.name].error(linear.weight), seconds)
         self._note(row)
         release_free_memory(self.calibration.device)
         return keep
 
-    def replace(self, weights: Mapping[str, Tensor], pruned: Iterable[Site]) -> None:
+    def replace(self, weights: Mapping[str, Tensor], pruned: Iterable[PrunableLinear]) -> None:
         """Gives the block other weights, which were pruned from those it has; nothing is measured.
 
         Args:
             weights: the block's ``state_dict``.
-            pruned: the sites whose weights differ.
+            pruned: the linear layers whose weights differ.
         """
         if self.calibration.propagate == "dense":
-            for site in pruned:
-                self._dense_weights.setdefault(site.name, site.weight.clone())
+            for linear in pruned:
+                self._dense_weights.setdefault(linear.name, linear.weight.clone())
         self.block.module.load_state_dict(dict(weights))
 
     def _note(self, row: LayerRow) -> None:
-        """Adds a row; a site that is installed again keeps its place, and its seconds add up."""
+        """Adds a row; a linear layer that is installed again keeps its place, and its seconds add up."""
         rows = self.calibration.rows
         earlier = next((index for index, other in enumerate(rows) if other.name == row.name), None)
         if earlier is None:
@@ -240,7 +242,7 @@ class BlockInputs:
         return self.block.hidden(self.run(self.calibration.batches()[0], self.calls[0]))
 
     def _note_block_error(self, output: Tensor | None = None) -> None:
-        """Enters the block's error in the rows of its sites; ``output`` is that of the first batch, if known."""
+        """Enters the block's error in the rows of its layers; ``output`` is that of the first batch, if known."""
         if self._dense_output is None:  # nothing was pruned here
             return
         output = self._first_output() if output is None else output
@@ -248,16 +250,16 @@ class BlockInputs:
         change = (output.float() - self._dense_output.float()).square().sum()
         error = float(change / (self._dense_output.float() - residual.float()).square().sum() if change > 0 else change)
         self._dense_output = None
-        names = {site.name for site in self.block.sites}
+        names = {linear.name for linear in self.block.linears}
         rows = self.calibration.rows
         rows[:] = [replace(row, block_error=error) if row.name in names else row for row in rows]
 
-    def _sites_of(self, names: Iterable[str]) -> list[Site]:
-        return [site for site in self.block.sites if site.name in names]
+    def _linears_of(self, names: Iterable[str]) -> list[PrunableLinear]:
+        return [linear for linear in self.block.linears if linear.name in names]
 
 
 @torch.no_grad()
-def walk(
+def iterate_blocks(
     model: PrunableModel, calibration: Calibration, blocks: int | None = None
 ) -> Iterator[tuple[Block, BlockInputs]]:
     """Yields each block on the device with its calibration inputs; the next sees this one's outputs as you left it.
@@ -276,7 +278,7 @@ def walk(
         RunFailed: activations are not finite.
     """
     _check_tokens(model, calibration)
-    hidden, calls = rehearse(model, calibration.tokens, calibration.batches(), calibration.device)
+    hidden, calls = capture_block_inputs(model, calibration.tokens, calibration.batches(), calibration.device)
     wanted = model.blocks[:blocks]
     for block, block_calls in track(zip(wanted, calls, strict=False), len(wanted), "blocks"):
         block.module.to(calibration.device)
@@ -306,19 +308,21 @@ class _EnoughError(Exception):
 class _Collector:
     """One pass of `BlockInputs.collect`."""
 
-    def __init__(self, inputs: BlockInputs, statistic: Callable[[], Statistic], wanted: dict[str, Site]):
+    def __init__(self, inputs: BlockInputs, statistic: Callable[[], Statistic], wanted: dict[str, PrunableLinear]):
         self.inputs = inputs
         self.statistic = statistic
         self.wanted = wanted
-        self.leader: dict[str, str] = {}  # site -> the first site that reads the same tensor
+        self.leader: dict[str, str] = {}  # linear layer -> the first linear layer that reads the same tensor
         self.stats: dict[str, Any] = {}
         self._listeners = {name: inputs.listeners.pop(name) for name in wanted if name in inputs.listeners}
-        self._seen: list[tuple[str, weakref.ref[Tensor]]] = []  # what each site of the running forward pass has read
+        self._seen: list[
+            tuple[str, weakref.ref[Tensor]]
+        ] = []  # what each linear layer of the running forward pass has read
 
     def run(self) -> dict[str, Any]:
         with ExitStack() as hooks:
-            for name, site in self.wanted.items():
-                handle = site.module.register_forward_pre_hook(partial(self._observe, name))
+            for name, linear in self.wanted.items():
+                handle = linear.module.register_forward_pre_hook(partial(self._observe, name))
                 hooks.callback(handle.remove)
             run = self.inputs.run
             if is_slow_at(self.inputs.hidden.dtype, self.inputs.calibration.device):

@@ -20,7 +20,7 @@ class Call:
     kwargs: dict[str, Any]
 
 
-def rehearse(
+def capture_block_inputs(
     model: PrunableModel, tokens: Tensor, batches: list[slice], device: torch.device
 ) -> tuple[Tensor, list[list[Call]]]:
     """The hidden states before block 0, and the arguments the model gives to each block.

@@ -16,7 +16,7 @@ from prune_lab.pruning.calibration.blocks import BlockInputs, LayerRow
 from prune_lab.pruning.masks import Masks
 from prune_lab.utils.files import write_atomically
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,12 +53,12 @@ class FinishedBlocks:
         if found is None:
             return None
         weights, channel_orders, rows = found
-        sites = {site.name: site for site in block.sites if site.name in {row.name for row in rows}}
-        inputs.replace(weights, sites.values())
+        linears = {linear.name: linear for linear in block.linears if linear.name in {row.name for row in rows}}
+        inputs.replace(weights, linears.values())
         inputs.calibration.rows.extend(rows)
         orders.update(channel_orders)
-        log.info("%s was pruned before the interruption", block.name)
-        return Masks({name: (site.weight != 0).cpu() for name, site in sites.items()})
+        logger.info("%s was pruned before the interruption", block.name)
+        return Masks({name: (linear.weight != 0).cpu() for name, linear in linears.items()})
 
     def note(self, block: Block, masks: Masks, orders: Mapping[str, Tensor]) -> None:
         """A block is pruned; it is written by a later `settle`."""
@@ -90,7 +90,7 @@ class FinishedBlocks:
         except FileNotFoundError:
             return None
         except Exception as error:  # safetensors has kinds of its own
-            log.warning("%s cannot be read, the block is pruned again: %s", self._path(block), error)
+            logger.warning("%s cannot be read, the block is pruned again: %s", self._path(block), error)
             return None
         rows = [LayerRow(**row | {"shape": tuple(row["shape"])}) for row in json.loads(about["rows"])]
         parts: dict[str, dict[str, Tensor]] = {"weight": {}, "order": {}}

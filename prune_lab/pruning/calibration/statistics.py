@@ -1,4 +1,4 @@
-"""What is accumulated over the inputs of a site: Hessian, norm, or the inputs themselves.
+"""What is accumulated over the inputs of a linear layer: Hessian, norm, or the inputs themselves.
 
 Everything accumulates in float32, on the device where the inputs arrive, unless it says otherwise.
 """
@@ -12,14 +12,14 @@ from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
 
 
 class Statistic(Protocol):
-    """Something accumulated over the inputs of a site."""
+    """Something accumulated over the inputs of a linear layer."""
 
     def update(self, inputs: Tensor) -> None:
         """Takes one batch of inputs, ``(tokens, in)``, in the type of the model."""
 
 
 class Hessian:
-    """Second moment of a site's inputs, ``1/T sum x x^T``.
+    """Second moment of a linear layer's inputs, ``1/T sum x x^T``.
 
     Only the upper triangle is computed. Peak memory on the device: ``in^2`` floats, and one batch of inputs in float32.
     """

@@ -6,10 +6,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
-from prune_lab.pruning.methods.method import SiteMethod
+from prune_lab.pruning.methods.method import LayerwiseMethod
 from prune_lab.pruning.solvers import admm
 from prune_lab.pruning.target import Target
 
@@ -17,7 +17,7 @@ SCOPES = ("layer", "row")
 
 
 @dataclass
-class ADMM(SiteMethod):
+class ADMM(LayerwiseMethod):
     """Updates weights and mask together, for all columns at once (ADMM-Grad).
 
     Args:
@@ -56,21 +56,21 @@ class ADMM(SiteMethod):
         shifted.diagonal().add_(self.rho)
         return scaled, admm.inverse(shifted)
 
-    def solve(self, site: Site, prepared: tuple[admm.Scaled, Tensor], target: Target) -> Tensor:
+    def solve(self, linear: PrunableLinear, prepared: tuple[admm.Scaled, Tensor], target: Target) -> Tensor:
         """Iterates."""
-        scaled, pulled = prepared
+        scaled, shifted_inverse = prepared
         return admm.admm(
-            site.weight.float(),
+            linear.weight.float(),
             scaled,
-            pulled,
-            lambda scores, share: choose(scores, share, target, site.name, self.scope),
+            shifted_inverse,
+            lambda scores, share: select_mask(scores, share, target, linear.name, self.scope),
             iterations=self.iterations,
             mask_iterations=self.mask_iterations,
             rho=self.rho,
         )
 
 
-def choose(scores: Tensor, share: float, target: Target, name: str, scope: str) -> Tensor:
+def select_mask(scores: Tensor, share: float, target: Target, name: str, scope: str) -> Tensor:
     """Keeps the highest of ``scores`` ``(out, in)``, with ``share`` of the target's weights dropped."""
     if target.n_of_m:
         n, m = target.n_of_m

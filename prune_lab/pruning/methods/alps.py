@@ -6,17 +6,17 @@ from typing import ClassVar
 from torch import Tensor
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import Hessian
-from prune_lab.pruning.methods.admm import choose
-from prune_lab.pruning.methods.method import SiteMethod
+from prune_lab.pruning.methods.admm import select_mask
+from prune_lab.pruning.methods.method import LayerwiseMethod
 from prune_lab.pruning.solvers import admm
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.target import Target
 
 
 @dataclass
-class ALPS(SiteMethod):
+class ALPS(LayerwiseMethod):
     """Finds the support by ADMM, and the values on it by conjugate gradient; weights compete within a layer.
 
     Args:
@@ -46,13 +46,13 @@ class ALPS(SiteMethod):
         """Decomposes the scaled Hessian once, for all weights that read the same inputs."""
         return admm.Spectrum.of(admm.Scaled.of(statistic.value, self.damping))
 
-    def solve(self, site: Site, prepared: admm.Spectrum, target: Target) -> Tensor:
+    def solve(self, linear: PrunableLinear, prepared: admm.Spectrum, target: Target) -> Tensor:
         """Finds support and values."""
 
         def best(scores: Tensor, share: float) -> Tensor:
-            return choose(scores, share, target, site.name, "layer")
+            return select_mask(scores, share, target, linear.name, "layer")
 
-        weight, scaled = site.weight.float(), prepared.scaled
+        weight, scaled = linear.weight.float(), prepared.scaled
         iterate = admm.alps_iterate(weight, prepared, best, iterations=self.iterations, rho=self.rho)
         keep = best((iterate * scaled.norms).abs().masked_fill(scaled.dead, -1.0), 1.0)
         values = refit(

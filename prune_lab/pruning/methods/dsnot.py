@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Block, Site
+from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.methods.method import BlockMethod, RefiningMethod
 from prune_lab.pruning.target import Target
 
 
-class Moments:
+class InputMoments:
     """Mean, variance and norm of each input over the tokens seen, ``(in,)`` float32 each."""
 
     def __init__(self) -> None:
@@ -66,18 +66,18 @@ class DSnoT(RefiningMethod):
     tolerance: float = 0.1
     power: float = 1.0
     skip_mlp: bool = False
-    statistic: ClassVar = Moments
+    statistic: ClassVar = InputMoments
 
     def __post_init__(self) -> None:
         for name in ("max_cycles", "tolerance", "power"):
             if getattr(self, name) < 0:
                 raise BadInput(f"method.{name}={getattr(self, name)} is out of range; allowed: 0 and more")
 
-    def refines(self, block: Block, site: Site) -> bool:
+    def refines(self, block: Block, linear: PrunableLinear) -> bool:
         """Attention always, feed-forward layers unless they are skipped."""
-        return not (self.skip_mlp and site in block.mlp.sites)
+        return not (self.skip_mlp and linear in block.mlp.linears)
 
-    def refine(self, dense: Tensor, pruned: Tensor, prepared: Moments, target: Target) -> Tensor:
+    def refine(self, dense: Tensor, pruned: Tensor, prepared: InputMoments, target: Target) -> Tensor:
         """Swaps in all rows at once, one swap per row and cycle."""
         dense, weight = dense.float(), pruned.float().clone()
         group = target.n_of_m[1] if target.n_of_m else weight.shape[1]
@@ -98,7 +98,7 @@ class DSnoT(RefiningMethod):
 
 
 def choose_swap(
-    dense: Tensor, weight: Tensor, off: Tensor, moments: Moments, group: int, power: float
+    dense: Tensor, weight: Tensor, off: Tensor, moments: InputMoments, group: int, power: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The swap of each row.
 

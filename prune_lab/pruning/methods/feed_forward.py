@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from torch import Tensor
 from torch.nn import functional
 
-from prune_lab.models.view import Mlp, Site
+from prune_lab.models.view import Mlp, PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.statistics import Record
 from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.solvers.auxiliary import Activation
-from prune_lab.pruning.solvers.feed_forward import FeedForward, Weights
+from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
 
 
-def network_of(mlp: Mlp, inputs: BlockInputs, dense: Weights, x: Tensor | None = None) -> FeedForward:
+def network_of(mlp: Mlp, inputs: BlockInputs, dense: FeedForwardWeights, x: Tensor | None = None) -> FeedForward:
     """The network with its calibration inputs; its outputs are still to be set.
 
     Args:
@@ -40,24 +40,24 @@ def recorded(mlp: Mlp, inputs: BlockInputs) -> Iterator[Record]:
         inputs.listeners.pop(mlp.up.name, None)
 
 
-def weights_of(mlp: Mlp) -> Weights:
+def feed_forward_weights(mlp: Mlp) -> FeedForwardWeights:
     """Copies of its weights, float32."""
     gate = None if mlp.gate is None else mlp.gate.weight.float().clone()
-    return Weights(mlp.up.weight.float().clone(), mlp.down.weight.float().clone(), gate)
+    return FeedForwardWeights(mlp.up.weight.float().clone(), mlp.down.weight.float().clone(), gate)
 
 
-def put_weights(mlp: Mlp, weights: Weights, inputs: BlockInputs, seconds: float) -> Masks:
+def put_weights(mlp: Mlp, weights: FeedForwardWeights, inputs: BlockInputs, seconds: float) -> Masks:
     """Installs its weights; each gets an equal share of the seconds."""
     ordered = (weights.up, weights.down) if weights.gate is None else (weights.gate, weights.up, weights.down)
     masks = Masks()
-    for site, weight in zip(mlp.sites, ordered, strict=True):
-        masks[site.name] = inputs.install(site, weight, seconds / len(ordered))
+    for linear, weight in zip(mlp.linears, ordered, strict=True):
+        masks[linear.name] = inputs.install(linear, weight, seconds / len(ordered))
     return masks
 
 
-def bias_of(site: Site | None) -> Tensor | None:
+def bias_of(linear: PrunableLinear | None) -> Tensor | None:
     """The bias, float32, ``(out,)``."""
-    return None if site is None or site.bias is None else site.bias.float()
+    return None if linear is None or linear.bias is None else linear.bias.float()
 
 
 def activation_of(mlp: Mlp) -> Activation:

@@ -97,7 +97,7 @@ class HardConcrete(Movement):
             assert isinstance(mask, GateMask)
             mask.settle()
             scores = mask.scores.detach().cpu()
-            least = self.choose({mask.key: scores}, final)[mask.key]
+            least = self.select_mask({mask.key: scores}, final)[mask.key]
             mask.set((scores.sigmoid() * (HIGH - LOW) + LOW > 0) | least)
 
     def penalty(self, live: LiveMasks, sparsity: float, final: float) -> Tensor | None:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.units import Units
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global
 from prune_lab.pruning.methods.method import DataFreeMethod, keep_in_layer, keep_in_rows
 from prune_lab.pruning.target import Target
@@ -51,17 +51,17 @@ class Magnitude(DataFreeMethod):
                 "method.scope=model sets the sparsity of each layer itself; use scope=layer with N:M or an allocation"
             )
 
-    def choose(self, sites: list[Site], target: Target, seed: int) -> Masks:
+    def select_mask(self, linears: list[PrunableLinear], target: Target, seed: int) -> Masks:
         """Cuts the absolute values."""
         if self.scope == "model":
-            return keep_global({site.name: site.weight.abs() for site in sites}, target.sparsity)
+            return keep_global({linear.name: linear.weight.abs() for linear in linears}, target.sparsity)
         keep = keep_in_layer if self.scope == "layer" else keep_in_rows
         masks = Masks()
-        for site in sites:
-            masks[site.name] = keep(site.weight.abs(), target, site.name)
+        for linear in linears:
+            masks[linear.name] = keep(linear.weight.abs(), target, linear.name)
         return masks
 
-    def choose_units(self, units: list[Units], target: Target, seed: int) -> Masks:
+    def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
         """Cuts the norms.
 
         Raises:

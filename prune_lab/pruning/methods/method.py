@@ -13,8 +13,8 @@ from torch import Tensor
 from prune_lab.errors import BadInput, NotPositiveDefinite
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
-from prune_lab.models.view import Block, Site
-from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, walk
+from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, iterate_blocks
 from prune_lab.pruning.calibration.resume import FinishedBlocks
 from prune_lab.pruning.calibration.statistics import Statistic
 from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_n_of_m
@@ -32,14 +32,14 @@ class Method(ABC):
 
     @abstractmethod
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
-        """Prunes the model in place and returns what was kept, by site name, on the host.
+        """Prunes the model in place and returns what was kept, by layer name, on the host.
 
         Weights are written through `BlockInputs.install`, which also records what was done to each.
         """
 
     @property
     def orders(self) -> dict[str, Tensor]:
-        """By site name, the order of input channels ``(in,)`` int64 in which an N:M pattern holds, if not their own."""
+        """By layer name, the order of input channels ``(in,)`` int64 in which an N:M pattern holds, if another."""
         return {}
 
     @property
@@ -63,7 +63,7 @@ class BlockMethod(Method):
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
         """Walks the blocks, and calls `prune_block` on those in the target's range."""
         masks = Masks()
-        for block, inputs in walk(model, calibration, target.end(model)):
+        for block, inputs in iterate_blocks(model, calibration, target.end(model)):
             if target.includes(block):
                 masks.update(self.prune_once(block, inputs, target))
         return masks
@@ -80,37 +80,37 @@ class BlockMethod(Method):
         return masks
 
     def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
-        """Prunes one block in place: all its sites at once, or one part after the other (``sequential=site``)."""
+        """Prunes one block in place: all its layers at once, or one part after the other (``sequential=layer``)."""
         masks = Masks()
-        for sites in inputs.parts():
-            masks.update(self.prune_sites(sites, inputs, target))
+        for linears in inputs.parts():
+            masks.update(self.prune_linears(linears, inputs, target))
         return masks
 
     @abstractmethod
-    def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
-        """Prunes some sites of a block in place."""
+    def prune_linears(self, linears: tuple[PrunableLinear, ...], inputs: BlockInputs, target: Target) -> Masks:
+        """Prunes some linear layers of a block in place."""
 
 
-class SiteMethod(BlockMethod):
+class LayerwiseMethod(BlockMethod):
     """A method that works on one weight at a time, from one statistic of its inputs.
 
-    The statistics of a block are collected in one pass, before any of its weights changes (with ``sequential=site``,
+    The statistics of a block are collected in one pass, before any of its weights changes (with ``sequential=layer``,
     in one pass for all weights that read the same tensor).
     """
 
     statistic: ClassVar[type[Statistic]]
 
-    def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
+    def prune_linears(self, linears: tuple[PrunableLinear, ...], inputs: BlockInputs, target: Target) -> Masks:
         """Collects, prepares each statistic once, and solves for every weight that reads it."""
         masks = Masks()
-        for statistic, shared in by_statistic(inputs.collect(self.statistic, sites), sites):
+        for statistic, shared in by_statistic(inputs.collect(self.statistic, linears), linears):
             start = time.perf_counter()
             with naming(shared[0]):
                 prepared = self.prepare(statistic)
-            for site in shared:
-                with naming(site):
-                    weight = self.solve(site, prepared, target)
-                masks[site.name] = inputs.install(site, weight, time.perf_counter() - start)
+            for linear in shared:
+                with naming(linear):
+                    weight = self.solve(linear, prepared, target)
+                masks[linear.name] = inputs.install(linear, weight, time.perf_counter() - start)
                 start = time.perf_counter()
         return masks
 
@@ -119,15 +119,15 @@ class SiteMethod(BlockMethod):
         return statistic
 
     @abstractmethod
-    def solve(self, site: Site, prepared: Any, target: Target) -> Tensor:
-        """The pruned weight, ``(out, in)``, any float type; zero where pruned. ``site`` is not changed."""
+    def solve(self, linear: PrunableLinear, prepared: Any, target: Target) -> Tensor:
+        """The pruned weight, ``(out, in)``, any float type; zero where pruned. ``linear`` is not changed."""
 
 
 class RefiningMethod(BlockMethod):
     """A method that starts from what another one did to a block: better masks, or better values under its masks.
 
     ``inner`` is that other method; what it needs of the data it collects itself. The inputs that this one refines with
-    are those of the dense block (with ``sequential=site``, of the block with all sites before refined).
+    are those of the dense block (with ``sequential=layer``, of the block with all linear layers before refined).
     """
 
     inner: BlockMethod
@@ -143,30 +143,30 @@ class RefiningMethod(BlockMethod):
             )
 
     def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
-        """Lets the inner method prune the block, then refines site by site."""
-        dense = {site.name: site.weight.clone() for site in block.sites}
+        """Lets the inner method prune the block, then refines linear layer by linear layer."""
+        dense = {linear.name: linear.weight.clone() for linear in block.linears}
         parts = inputs.parts()
-        early = inputs.collect(self.statistic, block.sites) if len(parts) == 1 else None
+        early = inputs.collect(self.statistic, block.linears) if len(parts) == 1 else None
         masks = self.inner.prune_block(block, inputs, target)
-        for sites in parts:
-            statistics = inputs.collect(self.statistic, sites) if early is None else early
-            for statistic, shared in by_statistic(statistics, sites):
+        for linears in parts:
+            statistics = inputs.collect(self.statistic, linears) if early is None else early
+            for statistic, shared in by_statistic(statistics, linears):
                 start = time.perf_counter()
                 with naming(shared[0]):
                     prepared = self.prepare(statistic)
-                for site in filter(partial(self.refines, block), shared):
-                    with naming(site):
-                        weight = self.refine(dense[site.name], site.weight, prepared, target)
-                    masks[site.name] = inputs.install(site, weight, time.perf_counter() - start)
+                for linear in filter(partial(self.refines, block), shared):
+                    with naming(linear):
+                        weight = self.refine(dense[linear.name], linear.weight, prepared, target)
+                    masks[linear.name] = inputs.install(linear, weight, time.perf_counter() - start)
                     start = time.perf_counter()
         return masks
 
-    def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
-        """Never called: `prune_block` does all of it, as the inner method may treat sites jointly."""
+    def prune_linears(self, linears: tuple[PrunableLinear, ...], inputs: BlockInputs, target: Target) -> Masks:
+        """Never called: `prune_block` does all of it, as the inner method may treat linear layers jointly."""
         raise AssertionError("a refining method works on blocks")
 
-    def refines(self, block: Block, site: Site) -> bool:
-        """Whether a site is refined; where not, it stays as the inner method left it."""
+    def refines(self, block: Block, linear: PrunableLinear) -> bool:
+        """Whether a linear layer is refined; where not, it stays as the inner method left it."""
         return True
 
     def prepare(self, statistic: Any) -> Any:
@@ -194,28 +194,28 @@ class DataFreeMethod(BlockMethod):
         start = time.perf_counter()
         if target.removes_units:
             units = target.units(model)
-            masks = self.choose_units(units, target, calibration.seed)
-            _apply_to_units(units, masks, walk(model, calibration.first_batch(), target.end(model)), start)
+            masks = self.select_units(units, target, calibration.seed)
+            _apply_to_units(units, masks, iterate_blocks(model, calibration.first_batch(), target.end(model)), start)
             return masks
-        masks = self.choose(target.sites(model), target, calibration.seed)
+        masks = self.select_mask(target.linears(model), target, calibration.seed)
         seconds = (time.perf_counter() - start) / len(masks)
-        for block, inputs in walk(model, calibration.first_batch(), target.end(model)):
+        for block, inputs in iterate_blocks(model, calibration.first_batch(), target.end(model)):
             if target.includes(block):
-                _apply(masks, block.sites, inputs, seconds)
+                _apply(masks, block.linears, inputs, seconds)
         return masks
 
-    def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
-        """Chooses and applies the masks of some sites."""
+    def prune_linears(self, linears: tuple[PrunableLinear, ...], inputs: BlockInputs, target: Target) -> Masks:
+        """Chooses and applies the masks of some linear layers."""
         start = time.perf_counter()
-        masks = self.choose(list(sites), target, inputs.calibration.seed)
-        _apply(masks, sites, inputs, (time.perf_counter() - start) / len(sites))
+        masks = self.select_mask(list(linears), target, inputs.calibration.seed)
+        _apply(masks, linears, inputs, (time.perf_counter() - start) / len(linears))
         return masks
 
     @abstractmethod
-    def choose(self, sites: list[Site], target: Target, seed: int) -> Masks:
-        """The keep-masks of all sites, ``(out, in)`` each."""
+    def select_mask(self, linears: list[PrunableLinear], target: Target, seed: int) -> Masks:
+        """The keep-masks of all linear layers, ``(out, in)`` each."""
 
-    def choose_units(self, units: list[Units], target: Target, seed: int) -> Masks:
+    def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
         """The keep-masks ``(count,)`` of neurons or heads, by the name of the units; for methods that can."""
         raise NotImplementedError(type(self).__name__)
 
@@ -249,8 +249,9 @@ def keep_in_layer(scores: Tensor, target: Target, name: str) -> Tensor:
 def keep_in_rows(scores: Tensor, target: Target, name: str) -> Tensor:
     """Drops the lowest scores ``(out, in)`` of every row, or of every group for an N:M target.
 
-    Every row loses ``floor(s * in)``. A site with a budget of its own loses exactly ``target.dropped`` all told: rows
-    lose equally many, but for the remainder, which goes from the rows whose next score is least of their mean score.
+    Every row loses ``floor(s * in)``. A linear layer with a budget of its own loses exactly ``target.dropped`` all
+    told: rows lose equally many, but for the remainder, which goes from the rows whose next score is least of their
+        mean score.
     """
     if target.n_of_m:
         return keep_n_of_m(scores, *target.n_of_m)
@@ -272,20 +273,20 @@ def _drop_next(keep: Tensor, scores: Tensor, count: int) -> None:
 
 
 @contextmanager
-def naming(site: Site, key: str = "method") -> Iterator[None]:
+def naming(linear: PrunableLinear, key: str = "method") -> Iterator[None]:
     """A numerical failure inside is reported with the name of the layer and a remedy; ``key`` is the method's."""
     try:
         yield
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(
-            f"{site.name}: {error}; raise {key}.damping, or use more calibration tokens (data.samples)"
+            f"{linear.name}: {error}; raise {key}.damping, or use more calibration tokens (data.samples)"
         ) from error
 
 
-def _apply(masks: Masks, sites: tuple[Site, ...], inputs: BlockInputs, seconds: float) -> None:
-    for site in sites:
-        weight = site.weight
-        masks[site.name] = inputs.install(site, weight * masks[site.name].to(weight.device), seconds)
+def _apply(masks: Masks, linears: tuple[PrunableLinear, ...], inputs: BlockInputs, seconds: float) -> None:
+    for linear in linears:
+        weight = linear.weight
+        masks[linear.name] = inputs.install(linear, weight * masks[linear.name].to(weight.device), seconds)
 
 
 def _apply_to_units(
@@ -293,21 +294,23 @@ def _apply_to_units(
 ) -> None:
     """Zeros what belongs to the units that go, block by block; ``start`` is when choosing them began."""
     seconds = (time.perf_counter() - start) / sum(len(each.members) for each in units)
-    of_site = {member.site.name: (each, member) for each in units for member in each.members}
+    of_linear = {member.linear.name: (each, member) for each in units for member in each.members}
     for block, inputs in blocks:
-        found = [(site, *of_site[site.name]) for site in block.sites if site.name in of_site]
-        for site, each, member in found:
-            keep = member.spread(masks[each.name]).to(site.weight.device)
-            inputs.install(site, site.weight * (keep[:, None] if member.dim == 0 else keep), seconds)
+        found = [(linear, *of_linear[linear.name]) for linear in block.linears if linear.name in of_linear]
+        for linear, each, member in found:
+            keep = member.spread(masks[each.name]).to(linear.weight.device)
+            inputs.install(linear, linear.weight * (keep[:, None] if member.dim == 0 else keep), seconds)
         for name, each in {each.name: each for _, each, _ in found}.items():
             each.apply(masks[name])  # biases too
 
 
-def by_statistic(statistics: dict[str, Any], sites: tuple[Site, ...]) -> Iterator[tuple[Any, list[Site]]]:
-    """Each distinct statistic with the sites that share it; ``statistics`` is emptied on the way, to free memory."""
+def by_statistic(
+    statistics: dict[str, Any], linears: tuple[PrunableLinear, ...]
+) -> Iterator[tuple[Any, list[PrunableLinear]]]:
+    """Each distinct statistic with the layers that share it; ``statistics`` is emptied on the way, to free memory."""
     while statistics:
         statistic = next(iter(statistics.values()))
-        shared = [site for site in sites if statistics.get(site.name) is statistic]
-        for site in shared:
-            del statistics[site.name]
+        shared = [linear for linear in linears if statistics.get(linear.name) is statistic]
+        for linear in shared:
+            del statistics[linear.name]
         yield statistic, shared

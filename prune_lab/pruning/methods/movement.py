@@ -61,7 +61,7 @@ class SoftMovement(Movement):
         """Cuts at the threshold, but never below what the target leaves."""
         for mask in live:
             scores = mask.scores.detach().cpu()
-            least = self.choose({mask.key: scores}, final)[mask.key]
+            least = self.select_mask({mask.key: scores}, final)[mask.key]
             above = scores.sigmoid() > self.threshold * (sparsity / final if final else 1.0)
             mask.set(above | least)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.models.units import Units
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but
 from prune_lab.pruning.methods.method import DataFreeMethod, keep_in_layer
 from prune_lab.pruning.target import Target
@@ -23,14 +23,14 @@ class Random(DataFreeMethod):
 
     patterns: ClassVar[frozenset[str]] = DataFreeMethod.patterns | {"neurons", "heads"}
 
-    def choose(self, sites: list[Site], target: Target, seed: int) -> Masks:
+    def select_mask(self, linears: list[PrunableLinear], target: Target, seed: int) -> Masks:
         """Uniform scores, cut per layer."""
         masks = Masks()
-        for site in sites:
-            masks[site.name] = keep_in_layer(_scores(site.shape, site.name, seed), target, site.name)
+        for linear in linears:
+            masks[linear.name] = keep_in_layer(_scores(linear.shape, linear.name, seed), target, linear.name)
         return masks
 
-    def choose_units(self, units: list[Units], target: Target, seed: int) -> Masks:
+    def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
         """Likewise, per block."""
         masks = Masks()
         for each in units:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Block, Site
-from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, walk
+from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, iterate_blocks
 from prune_lab.pruning.calibration.capture import Call
 from prune_lab.pruning.masks import Masks
-from prune_lab.pruning.methods.feed_forward import bias_of, network_of, put_weights, weights_of
+from prune_lab.pruning.methods.feed_forward import bias_of, feed_forward_weights, network_of, put_weights
 from prune_lab.pruning.methods.method import BlockMethod, check_inner
-from prune_lab.pruning.solvers.adam_refine import ADAM_BETAS, polish, step_size
+from prune_lab.pruning.solvers.adam_refine import ADAM_BETAS, adam_refine, step_size
 from prune_lab.pruning.target import Target
 
 
@@ -37,7 +37,8 @@ class Reconstruction(BlockMethod):
     the hidden states of the dense and of the pruned model, and the targets of one block.
 
     Source: the setting of "A free lunch in LLM compression" (2025, arXiv:2510.14444): the two halves of a block
-    separately, against dense activations. Optimizer and step size are our own (see `prune_lab.pruning.solvers.adam_refine`).
+    separately, against dense activations. Optimizer and step size are our own (see
+    `prune_lab.pruning.solvers.adam_refine`).
     """
 
     inner: BlockMethod
@@ -62,14 +63,14 @@ class Reconstruction(BlockMethod):
         """Walks the pruned model, with the dense model's hidden states beside it."""
         calibration = replace(calibration, batch_size=calibration.batch_size or self._batch_size(calibration))
         masks, dense_hidden = Masks(), None
-        for block, inputs in walk(model, calibration, target.end(model)):
+        for block, inputs in iterate_blocks(model, calibration, target.end(model)):
             if dense_hidden is None:
                 dense_hidden = inputs.hidden.clone()
             dense = BlockInputs(block, calibration, dense_hidden, inputs.calls)
             if not target.includes(block):
                 dense.advance()
                 continue
-            self._goals = [_outputs(dense, site) for site in (_attention_out(block), block.mlp.down)]
+            self._goals = [_outputs(dense, linear) for linear in (_attention_out(block), block.mlp.down)]
             dense.advance()
             masks.update(self.prune_once(block, inputs, target))
         return masks
@@ -81,7 +82,7 @@ class Reconstruction(BlockMethod):
         self._train_feed_forward(block, inputs, self._goals[1])
         return masks
 
-    def prune_sites(self, sites: tuple[Site, ...], inputs: BlockInputs, target: Target) -> Masks:
+    def prune_linears(self, linears: tuple[PrunableLinear, ...], inputs: BlockInputs, target: Target) -> Masks:
         """Never called: `prune` does all of it."""
         raise AssertionError("reconstruction works on blocks")
 
@@ -91,10 +92,10 @@ class Reconstruction(BlockMethod):
 
     def _train_attention(self, block: Block, inputs: BlockInputs, goal: Tensor) -> None:
         start = time.perf_counter()
-        sites = (*block.readers[0], *block.readers[1])
-        before = {site: site.weight.clone() for site in sites}
+        linears = (*block.shared_inputs[0], *block.shared_inputs[1])
+        before = {linear: linear.weight.clone() for linear in linears}
         error = _attention_error(block, inputs, goal)
-        with trainable(sites) as (parameters, keep):
+        with trainable(linears) as (parameters, keep):
             optimizer = torch.optim.Adam(
                 [{"params": [master], "lr": step_size(master, keep[index])} for index, master in enumerate(parameters)],
                 betas=ADAM_BETAS,
@@ -103,53 +104,53 @@ class Reconstruction(BlockMethod):
             steps = self.epochs * len(batches)
             decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
             for number in _shuffled(len(batches), self.epochs, self.seed):
-                _step_attention(block, inputs, goal, batches[number], sites, parameters, keep, optimizer)
+                _step_attention(block, inputs, goal, batches[number], linears, parameters, keep, optimizer)
                 decay.step()
         worse = not _attention_error(block, inputs, goal) < error
-        seconds = (time.perf_counter() - start) / len(sites)
-        for site in sites:
-            inputs.install(site, before[site] if worse else site.weight.clone(), seconds)
+        seconds = (time.perf_counter() - start) / len(linears)
+        for linear in linears:
+            inputs.install(linear, before[linear] if worse else linear.weight.clone(), seconds)
 
     def _train_feed_forward(self, block: Block, inputs: BlockInputs, goal: Tensor) -> None:
         start = time.perf_counter()
-        network = network_of(block.mlp, inputs, dense=weights_of(block.mlp))
+        network = network_of(block.mlp, inputs, dense=feed_forward_weights(block.mlp))
         bias = bias_of(block.mlp.down)
         outputs = goal.flatten(0, -2) if bias is None else goal.flatten(0, -2) - bias.to("cpu", goal.dtype)
         network = replace(network, outputs=outputs)
-        polished = polish(network, weights_of(block.mlp), self.epochs, self.seed)
-        put_weights(block.mlp, polished, inputs, time.perf_counter() - start)
+        refined = adam_refine(network, feed_forward_weights(block.mlp), self.epochs, self.seed)
+        put_weights(block.mlp, refined, inputs, time.perf_counter() - start)
 
 
-def _attention_out(block: Block) -> Site:
-    return block.readers[1][0]
+def _attention_out(block: Block) -> PrunableLinear:
+    return block.shared_inputs[1][0]
 
 
 class _ReachedError(Exception):
     """Ends a forward pass where its result is known."""
 
 
-def _output(inputs: BlockInputs, site: Site, batch: slice, call: Call) -> Tensor:
-    """What a site gives in one forward pass of the block, which ends there: ``(samples, seqlen, out)``."""
+def _output(inputs: BlockInputs, linear: PrunableLinear, batch: slice, call: Call) -> Tensor:
+    """What a linear layer gives in one forward pass of the block, which ends there: ``(samples, seqlen, out)``."""
     reached: list[Tensor] = []
 
     def stop(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
         reached.append(output)
         raise _ReachedError
 
-    handle = site.module.register_forward_hook(stop)
+    handle = linear.module.register_forward_hook(stop)
     try:
         inputs.run(batch, call)
     except _ReachedError:
         return reached[0]
     finally:
         handle.remove()
-    raise AssertionError(f"{site.name} was not reached")
+    raise AssertionError(f"{linear.name} was not reached")
 
 
-def _outputs(inputs: BlockInputs, site: Site) -> Tensor:
-    """What a site gives on the whole calibration set, on the host."""
+def _outputs(inputs: BlockInputs, linear: PrunableLinear) -> Tensor:
+    """What a linear layer gives on the whole calibration set, on the host."""
     found = zip(inputs.calibration.batches(), inputs.calls, strict=True)
-    return torch.cat([_output(inputs, site, batch, call).cpu() for batch, call in found])
+    return torch.cat([_output(inputs, linear, batch, call).cpu() for batch, call in found])
 
 
 def _attention_error(block: Block, inputs: BlockInputs, goal: Tensor) -> float:
@@ -161,9 +162,9 @@ def _attention_error(block: Block, inputs: BlockInputs, goal: Tensor) -> float:
 
 
 @contextmanager
-def trainable(sites: tuple[Site, ...]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+def trainable(linears: tuple[PrunableLinear, ...]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """Float32 masters of the weights as they are stored, and their keep-masks; gradients are on inside."""
-    weights = [site.module.weight for site in sites]
+    weights = [linear.module.weight for linear in linears]
     masters = [weight.detach().float().clone() for weight in weights]
     for weight in weights:
         weight.requires_grad_(True)
@@ -180,7 +181,7 @@ def _step_attention(
     inputs: BlockInputs,
     goal: Tensor,
     batch: tuple[slice, Call],
-    sites: tuple[Site, ...],
+    linears: tuple[PrunableLinear, ...],
     masters: list[Tensor],
     keep: list[Tensor],
     optimizer: torch.optim.Optimizer,
@@ -189,13 +190,13 @@ def _step_attention(
         output = _output(inputs, _attention_out(block), *batch)
         loss = (output.float() - goal[batch[0]].to(output.device).float()).square().mean()
         loss.backward()
-    for site, master, kept in zip(sites, masters, keep, strict=True):
-        weight = site.module.weight
+    for linear, master, kept in zip(linears, masters, keep, strict=True):
+        weight = linear.module.weight
         master.grad = weight.grad.float() * kept  # a gradient of zero moves nothing, from the first step on
         weight.grad = None
     optimizer.step()
-    for site, master in zip(sites, masters, strict=True):
-        site.module.weight.data.copy_(master)
+    for linear, master in zip(linears, masters, strict=True):
+        linear.module.weight.data.copy_(master)
 
 
 def _shuffled(count: int, epochs: int, seed: int) -> Iterator[int]:

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
-from prune_lab.pruning.methods.method import SiteMethod, keep_in_rows
+from prune_lab.pruning.methods.method import LayerwiseMethod, keep_in_rows
 from prune_lab.pruning.solvers.channels import channel_order, keep_in_order
 from prune_lab.pruning.target import Target
 
 
 @dataclass
-class RIA(SiteMethod):
+class RIA(LayerwiseMethod):
     """Scores each weight by its share of its row and of its column, times a power of the norm of its input.
 
     The score is ``(|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||x_j||^power``; ``floor(s * in)`` of every row go,
@@ -24,8 +24,8 @@ class RIA(SiteMethod):
     Args:
         power: of the norm of the input; 0 leaves the data out.
         permute: whether an N:M pattern may hold for the input channels in another order, one for each weight, so that
-            it keeps more of the score (`prune_lab.pruning.solvers.channels`). The weights stay where they are; the order is in
-            ``orders`` and, after a run, beside the masks. Other patterns know no order.
+            it keeps more of the score (`prune_lab.pruning.solvers.channels`). The weights stay where they are; the
+            order is in ``orders`` and, after a run, beside the masks. Other patterns know no order.
 
     Source: Zhang et al., ICLR 2024, "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
     Models". The authors' code deals channels out in blocks of a fixed width and assigns one group after the other;
@@ -43,7 +43,7 @@ class RIA(SiteMethod):
 
     @property
     def orders(self) -> dict[str, Tensor]:
-        """Of the sites pruned so far."""
+        """Of the linear layers pruned so far."""
         return self._orders
 
     @property
@@ -51,14 +51,14 @@ class RIA(SiteMethod):
         """Not with ``permute``."""
         return not self.permute
 
-    def solve(self, site: Site, prepared: InputNorm, target: Target) -> Tensor:
+    def solve(self, linear: PrunableLinear, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the scores within rows, or within the groups of a better order of the channels."""
-        scores = relative_importance(site.weight) * prepared.value**self.power
+        scores = relative_importance(linear.weight) * prepared.value**self.power
         if not (self.permute and target.n_of_m):
-            return site.weight * keep_in_rows(scores, target, site.name)
+            return linear.weight * keep_in_rows(scores, target, linear.name)
         order = channel_order(scores, *target.n_of_m)
-        self._orders[site.name] = order.cpu()
-        return site.weight * keep_in_order(scores, order, *target.n_of_m)
+        self._orders[linear.name] = order.cpu()
+        return linear.weight * keep_in_order(scores, order, *target.n_of_m)
 
 
 def relative_importance(weight: Tensor) -> Tensor:

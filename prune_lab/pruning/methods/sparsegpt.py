@@ -6,15 +6,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import Hessian
-from prune_lab.pruning.methods.method import SiteMethod
+from prune_lab.pruning.methods.method import LayerwiseMethod
 from prune_lab.pruning.solvers import obs
 from prune_lab.pruning.target import Target
 
 
 @dataclass
-class SparseGPT(SiteMethod):
+class SparseGPT(LayerwiseMethod):
     """Prunes columns left to right and moves each error onto the columns that follow.
 
     Args:
@@ -41,6 +41,6 @@ class SparseGPT(SiteMethod):
         """Factorises the Hessian, once for all weights that read the same inputs."""
         return obs.factorize(statistic.release(), self.damping, in_place=True)
 
-    def solve(self, site: Site, prepared: obs.Factor, target: Target) -> Tensor:
+    def solve(self, linear: PrunableLinear, prepared: obs.Factor, target: Target) -> Tensor:
         """Sweeps the columns."""
-        return obs.sparsegpt(site.weight, prepared, target.of(site.name), target.n_of_m, block_size=self.block_size)
+        return obs.sparsegpt(linear.weight, prepared, target.of(linear.name), target.n_of_m, block_size=self.block_size)

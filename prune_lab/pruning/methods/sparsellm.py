@@ -9,12 +9,12 @@ from prune_lab.errors import BadInput
 from prune_lab.models.view import Block, Mlp
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.masks import Masks
-from prune_lab.pruning.methods.feed_forward import network_of, put_weights, recorded, weights_of
+from prune_lab.pruning.methods.feed_forward import feed_forward_weights, network_of, put_weights, recorded
 from prune_lab.pruning.methods.method import naming
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.solvers import obs, sparsellm, sparsellm_paper
-from prune_lab.pruning.solvers.adam_refine import polish
-from prune_lab.pruning.solvers.feed_forward import FeedForward, Weights
+from prune_lab.pruning.solvers.adam_refine import adam_refine
+from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.target import Target
 
@@ -27,18 +27,18 @@ class SparseLLM(SparseGPT):
 
     Args:
         rounds: alternations at most; the first is SparseGPT itself, so 1 gives its result bit for bit (with
-            ``polish=0``). A round that gains less than 1 % is the last.
+            ``adam_refine=0``). A round that gains less than 1 % is the last.
         alpha: weight of ``|z - W x|^2``; null: 0.1 without a gate, 5 with one, the paper's.
         beta: weight of ``|y - W_down p|^2``; null: as alpha.
         gamma: weight of ``|p - h|^2``; null: as alpha. Only the ratios of the three matter.
-        polish: passes over the tokens with gradient steps on the weights that stay, at the end.
+        adam_refine: passes over the tokens with gradient steps on the weights that stay, at the end.
         tokens_per_input: auxiliary activations, and the gradient steps, take about so many calibration tokens for each
             input of the network, evenly spaced; null: all. Which weights go, how the down-projection is fitted and
             which round is the best depends on all tokens in any case.
         variant: ``exact``, or ``paper``: the steps of the authors' code, for comparison.
 
-    Peak memory on the device, beyond the block: see `prune_lab.pruning.solvers.sparsellm.prune_jointly`. ``variant=paper``
-    needs ``tokens * (2 in + 2 out + 4 hidden)`` floats there.
+    Peak memory on the device, beyond the block: see `prune_lab.pruning.solvers.sparsellm.prune_feed_forward`.
+    ``variant=paper`` needs ``tokens * (2 in + 2 out + 4 hidden)`` floats there.
 
     Source: Bai et al., 2024, arXiv:2402.17946. The authors' code differs, and ``variant=paper`` repeats it: pseudo-
     inverses of the activations in place of damped least squares; ten gradient steps for the down-projection of plain
@@ -52,13 +52,13 @@ class SparseLLM(SparseGPT):
     alpha: float | None = None
     beta: float | None = None
     gamma: float | None = None
-    polish: int = 1
+    adam_refine: int = 1
     tokens_per_input: int | None = 16
     variant: str = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in {"rounds": 1, "polish": 0, "tokens_per_input": 1}.items():
+        for name, least in {"rounds": 1, "adam_refine": 0, "tokens_per_input": 1}.items():
             value = getattr(self, name)
             if value is None and name == "tokens_per_input":
                 continue
@@ -73,10 +73,10 @@ class SparseLLM(SparseGPT):
 
     def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
         """SparseGPT for the whole block; then further rounds on its feed-forward network."""
-        if self.rounds == 1 and (self.polish == 0 or self.variant == "paper"):
+        if self.rounds == 1 and (self.adam_refine == 0 or self.variant == "paper"):
             return super().prune_block(block, inputs, target)
-        dense = weights_of(block.mlp)
-        with recorded(block.mlp, inputs) as record:  # with sequential=site, behind pruned attention
+        dense = feed_forward_weights(block.mlp)
+        with recorded(block.mlp, inputs) as record:  # with sequential=layer, behind pruned attention
             masks = super().prune_block(block, inputs, target)
         network = network_of(block.mlp, inputs, dense, record.release())
         start = time.perf_counter()
@@ -85,28 +85,28 @@ class SparseLLM(SparseGPT):
         masks.update(put_weights(block.mlp, pruned, inputs, time.perf_counter() - start))
         return masks
 
-    def _prune_network(self, mlp: Mlp, network: FeedForward, target: Target, seed: int) -> Weights:
+    def _prune_network(self, mlp: Mlp, network: FeedForward, target: Target, seed: int) -> FeedForwardWeights:
         settings = self._settings(gated=mlp.gate is not None)
-        sites = {"up": mlp.up, "gate": mlp.gate, "down": mlp.down}
+        linears = {"up": mlp.up, "gate": mlp.gate, "down": mlp.down}
 
         def prune(part: str, weight: Tensor, factor: obs.Factor) -> Tensor:
-            site = sites[part]
-            assert site is not None
-            return obs.sparsegpt(weight, factor, target.of(site.name), target.n_of_m, block_size=self.block_size)
+            linear = linears[part]
+            assert linear is not None
+            return obs.sparsegpt(weight, factor, target.of(linear.name), target.n_of_m, block_size=self.block_size)
 
         if self.variant == "paper":
-            return sparsellm_paper.prune_jointly(network.with_outputs(), prune, settings)
+            return sparsellm_paper.prune_feed_forward_as_published(network.with_outputs(), prune, settings)
 
         def refit_on(goal: Tensor, support: Tensor, gram: Tensor) -> Tensor:
             return refit(goal, support, gram, damping=_REFIT_DAMPING, iterations=_REFIT_ITERATIONS)
 
-        outcome = sparsellm.prune_jointly(network, weights_of(mlp), prune, refit_on, settings)
-        return polish(
-            outcome.sample.sample(_POLISH_STEPS * _POLISH_MINIBATCH),
+        outcome = sparsellm.prune_feed_forward(network, feed_forward_weights(mlp), prune, refit_on, settings)
+        return adam_refine(
+            outcome.sample.sample(_ADAM_STEPS * _ADAM_MINIBATCH),
             outcome.weights,
-            self.polish,
+            self.adam_refine,
             seed,
-            minibatch=_POLISH_MINIBATCH,
+            minibatch=_ADAM_MINIBATCH,
             judge=outcome.network,
             error=min(outcome.errors),
         )
@@ -124,6 +124,6 @@ class SparseLLM(SparseGPT):
 
 
 _REFIT_DAMPING = 0.001
-_POLISH_STEPS = 64  # a pass, at least; the first few dozen bring most
-_POLISH_MINIBATCH = 64  # tokens
+_ADAM_STEPS = 64  # a pass, at least; the first few dozen bring most
+_ADAM_MINIBATCH = 64  # tokens
 _REFIT_ITERATIONS = 8  # an iteration costs out * hidden^2; from SparseGPT's values on, these are most of the gain

@@ -28,12 +28,12 @@ class TrainedMethod(Method):
 
     Args:
         scope: ``layer`` removes the same share of every layer, ``global`` the lowest scores of all layers together.
-        floor: a layer keeps at least so many units; a cut that would leave fewer takes them from other layers
+        min_units: a layer keeps at least so many units; a cut that would leave fewer takes them from other layers
             instead. null: such a cut ends the run.
     """
 
     scope: str = "layer"
-    floor: int | None = 1
+    min_units: int | None = 1
 
     patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "unstructured"})
     learned: ClassVar[bool] = False
@@ -41,8 +41,8 @@ class TrainedMethod(Method):
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
             raise BadInput(f"method.scope={self.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
-        if self.floor is not None and (type(self.floor) is not int or self.floor < 1):
-            raise BadInput(f"method.floor={self.floor!r} is not allowed; allowed: 1 and more units, or null")
+        if self.min_units is not None and (type(self.min_units) is not int or self.min_units < 1):
+            raise BadInput(f"method.min_units={self.min_units!r} is not allowed; allowed: 1 and more units, or null")
 
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
         """Never called: the stage trains the model."""
@@ -77,7 +77,7 @@ class TrainedMethod(Method):
         """
         self.refresh(live)
         scores = {mask.key: mask.scores.detach().cpu() for mask in live}
-        keep = self.choose(scores, sparsity)
+        keep = self.select_mask(scores, sparsity)
         for mask in live:
             mask.set(keep[mask.key])
 
@@ -88,26 +88,26 @@ class TrainedMethod(Method):
     def refresh(self, live: LiveMasks) -> None:
         """Computes the scores anew from the weights, before masks are chosen."""
 
-    def choose(self, scores: Mapping[str, Tensor], sparsity: float) -> Mapping[str, Tensor]:
-        """The keep-masks of scores, of their shapes: exactly ``floor(sparsity * n)`` go."""
+    def select_mask(self, scores: Mapping[str, Tensor], sparsity: float) -> Mapping[str, Tensor]:
+        """The keep-masks of scores, of their shapes: exactly ``min_units(sparsity * n)`` go."""
         if self.scope == "layer":
             return {
                 name: keep_all_but(score.flatten(), self._dropped(name, score, sparsity)).view_as(score)
                 for name, score in scores.items()
             }
-        if self.floor is None:
+        if self.min_units is None:
             keep = keep_global(scores, sparsity)
             for name in keep:
                 if not bool(keep[name].any()):
                     raise RunFailed(
                         f"{name}: the cut of {sparsity:.3g} over all layers leaves none of its {scores[name].numel()} "
-                        "units; use method.floor=1 (or more), method.scope=layer, or a lower sparsity.level"
+                        "units; use method.min_units=1 (or more), method.scope=layer, or a lower sparsity.level"
                     )
             return keep
         safe = {name: score.clone() for name, score in scores.items()}
         for score in safe.values():
             flat = score.view(-1)
-            flat[flat.topk(min(self.floor, len(flat))).indices] = torch.inf
+            flat[flat.topk(min(self.min_units, len(flat))).indices] = torch.inf
         return keep_global(safe, sparsity)
 
     def penalty(self, live: LiveMasks, sparsity: float, final: float) -> Tensor | None:
@@ -133,20 +133,20 @@ class TrainedMethod(Method):
         Raises:
             BadInput: it cannot.
         """
-        total, floor, kind = sum(each.count for each in units), self.floor or 1, units[0].kind
+        total, min_units, kind = sum(each.count for each in units), self.min_units or 1, units[0].kind
         left = total - count_dropped(sparsity, total)
-        if left < floor * len(units) or any(each.count < floor for each in units):
+        if left < min_units * len(units) or any(each.count < min_units for each in units):
             raise BadInput(
-                f"sparsity.level={sparsity:g} leaves {left} of {total} {kind}, fewer than {floor} in each of "
-                f"{len(units)} layers; lower sparsity.level or method.floor"
+                f"sparsity.level={sparsity:g} leaves {left} of {total} {kind}, fewer than {min_units} in each of "
+                f"{len(units)} layers; lower sparsity.level or method.min_units"
             )
 
     def _dropped(self, name: str, scores: Tensor, sparsity: float) -> int:
         drop = count_dropped(sparsity, scores.numel())
-        if scores.numel() - drop >= (self.floor or 1):
+        if scores.numel() - drop >= (self.min_units or 1):
             return drop
-        if self.floor is None:
+        if self.min_units is None:
             raise RunFailed(
-                f"{name}: sparsity {sparsity:g} leaves none of its {scores.numel()} units; use method.floor=1"
+                f"{name}: sparsity {sparsity:g} leaves none of its {scores.numel()} units; use method.min_units=1"
             )
-        return max(0, scores.numel() - self.floor)
+        return max(0, scores.numel() - self.min_units)

@@ -6,16 +6,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
-from prune_lab.pruning.methods.method import SiteMethod, keep_in_rows
+from prune_lab.pruning.methods.method import LayerwiseMethod, keep_in_rows
 from prune_lab.pruning.target import Target
 
 _SCORES_AT_ONCE = 1 << 18  # without a budget rows are independent, and scores of a few at a time stay in the cache
 
 
 @dataclass
-class Wanda(SiteMethod):
+class Wanda(LayerwiseMethod):
     """Scores each weight ``|W_ij| * ||x_j||`` and drops ``floor(s * in)`` of every row; the kept weights do not change.
 
     Source: Sun et al., 2023, arXiv:2306.11695, equation 1. As in the authors' code, all weights of a block are scored
@@ -24,10 +24,10 @@ class Wanda(SiteMethod):
 
     statistic: ClassVar = InputNorm
 
-    def solve(self, site: Site, prepared: InputNorm, target: Target) -> Tensor:
+    def solve(self, linear: PrunableLinear, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the scores within rows."""
-        pruned = torch.empty(site.shape, dtype=site.weight.dtype, device=site.weight.device)
-        rows = len(pruned) if site.name in target.budget else max(1, _SCORES_AT_ONCE // site.shape[1])
-        for part, result in zip(site.weight.split(rows), pruned.split(rows), strict=True):
-            torch.mul(part, keep_in_rows(part.abs() * prepared.value, target, site.name), out=result)
+        pruned = torch.empty(linear.shape, dtype=linear.weight.dtype, device=linear.weight.device)
+        rows = len(pruned) if linear.name in target.budget else max(1, _SCORES_AT_ONCE // linear.shape[1])
+        for part, result in zip(linear.weight.split(rows), pruned.split(rows), strict=True):
+            torch.mul(part, keep_in_rows(part.abs() * prepared.value, target, linear.name), out=result)
         return pruned

@@ -6,15 +6,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
-from prune_lab.pruning.methods.method import SiteMethod
+from prune_lab.pruning.methods.method import LayerwiseMethod
 from prune_lab.pruning.target import Target
 
 
 @dataclass
-class WandaVariant(SiteMethod):
+class WandaVariant(LayerwiseMethod):
     """Scores as Wanda does, and drops from each row its lowest scores as long as they sum to at most ``alpha`` of it.
 
     ``alpha`` is the same for all rows of a layer, and such that ``floor(s * out * in)`` weights of it go; rows lose
@@ -28,13 +28,13 @@ class WandaVariant(SiteMethod):
 
     statistic: ClassVar = InputNorm
 
-    def solve(self, site: Site, prepared: InputNorm, target: Target) -> Tensor:
+    def solve(self, linear: PrunableLinear, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the cumulative shares within the layer."""
-        scores = site.weight.abs() * prepared.value
+        scores = linear.weight.abs() * prepared.value
         if target.n_of_m:
-            return site.weight * keep_n_of_m(scores, *target.n_of_m)
+            return linear.weight * keep_n_of_m(scores, *target.n_of_m)
         shares = cumulative_shares(scores).flatten()
-        return site.weight * keep_all_but(shares, target.dropped(site.name, len(shares))).view_as(scores)
+        return linear.weight * keep_all_but(shares, target.dropped(linear.name, len(shares))).view_as(scores)
 
 
 def cumulative_shares(scores: Tensor) -> Tensor:

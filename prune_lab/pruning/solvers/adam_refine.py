@@ -5,22 +5,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from prune_lab.pruning.solvers.feed_forward import FeedForward, Weights
+from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
 
 ADAM_BETAS = (0.9, 0.95)
 _STEP = 0.03  # of Adam, as a share of a matrix' root mean square
 
 
-def polish(
+def adam_refine(
     network: FeedForward,
-    weights: Weights,
+    weights: FeedForwardWeights,
     epochs: int,
     seed: int,
     *,
     minibatch: int = 256,
     judge: FeedForward | None = None,
     error: float | None = None,
-) -> Weights:
+) -> FeedForwardWeights:
     """Lowers the output error by gradient steps on the weights that stay, all of the network's at once.
 
     Adam on minibatches of tokens; a weight's step is relative to the root mean square of its matrix, so there is no
@@ -48,7 +48,7 @@ def polish(
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for rows in _minibatches(len(network.inputs), epochs, minibatch, seed):
         with torch.enable_grad():
-            moved = Weights(**leaves)
+            moved = FeedForwardWeights(**leaves)
             loss = (network.y(rows) - network.hidden(network.x(rows), moved) @ moved.down.T).square().mean()
             optimizer.zero_grad()
             loss.backward()
@@ -56,9 +56,9 @@ def polish(
             leaf.grad.mul_(keep[name])  # a gradient of zero moves nothing, from the first step on
         optimizer.step()
         decay.step()
-    polished = Weights(**{name: leaf.detach() for name, leaf in leaves.items()})
+    refined = FeedForwardWeights(**{name: leaf.detach() for name, leaf in leaves.items()})
     judge = judge or network
-    return polished if judge.error(polished) < (judge.error(weights) if error is None else error) else weights
+    return refined if judge.error(refined) < (judge.error(weights) if error is None else error) else weights
 
 
 def step_size(weight: Tensor, keep: Tensor) -> float:

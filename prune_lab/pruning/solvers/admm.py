@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_lab.errors import NotPositiveDefinite
 
-Choose = Callable[[Tensor, float], Tensor]
+SelectMask = Callable[[Tensor, float], Tensor]
 """The keep-mask of scores ``(out, in)``, with a share in [0, 1] of the final number of weights dropped."""
 
 
@@ -56,8 +56,8 @@ def inverse(matrix: Tensor) -> Tensor:
 def admm(
     weight: Tensor,
     hessian: Scaled,
-    pulled: Tensor,
-    choose: Choose,
+    shifted_inverse: Tensor,
+    select_mask: SelectMask,
     *,
     iterations: int = 20,
     mask_iterations: int = 15,
@@ -71,8 +71,8 @@ def admm(
     Args:
         weight: ``(out, in)`` float32.
         hessian: of the inputs, damped.
-        pulled: ``(matrix + rho I)^-1``, ``(in, in)`` float32, for the same ``rho``.
-        choose: from scores and a share to a mask.
+        shifted_inverse: ``(matrix + rho I)^-1``, ``(in, in)`` float32, for the same ``rho``.
+        select_mask: from scores and a share to a mask.
         iterations: of the weights.
         mask_iterations: at most ``iterations``.
         rho: weight of the constraint.
@@ -84,16 +84,16 @@ def admm(
     chosen over a whole layer it drops the final number from the first iteration on; here the schedule acts there too.
     """
     start = weight * hessian.norms
-    drawn = start @ hessian.matrix
+    weight_hessian = start @ hessian.matrix
     current, dual = start, torch.zeros_like(start)
     keep = torch.ones_like(start, dtype=torch.bool)
     for iteration in range(iterations):
         if iteration < mask_iterations:
             share = 1 - (1 - (iteration + 1) / mask_iterations) ** 3
-            keep = choose((current + dual).abs().masked_fill(hessian.dead, -1.0), share)
+            keep = select_mask((current + dual).abs().masked_fill(hessian.dead, -1.0), share)
         constrained = (current + dual) * keep
         dual += current - constrained
-        current = (drawn + rho * (constrained - dual)) @ pulled
+        current = (weight_hessian + rho * (constrained - dual)) @ shifted_inverse
     return (current + dual) * keep / hessian.norms
 
 
@@ -117,7 +117,7 @@ class Spectrum:
 
 
 def alps_iterate(
-    weight: Tensor, spectrum: Spectrum, choose: Choose, *, iterations: int = 300, rho: float = 0.1
+    weight: Tensor, spectrum: Spectrum, select_mask: SelectMask, *, iterations: int = 300, rho: float = 0.1
 ) -> Tensor:
     """The dense iterate whose largest entries are the support that ALPS finds.
 
@@ -126,26 +126,26 @@ def alps_iterate(
     Args:
         weight: ``(out, in)`` float32.
         spectrum: of the inputs' Hessian.
-        choose: from scores to a mask.
+        select_mask: from scores to a mask.
         iterations: at most so many.
         rho: the first penalty.
 
     Returns:
-        The dense iterate in the coordinates of the weight, ``(out, in)`` float32; its largest entries, by `choose` on
-        its scaled form, are the support.
+        The dense iterate in the coordinates of the weight, ``(out, in)`` float32; its largest entries, by
+        `select_mask` on its scaled form, are the support.
 
     Source: Meng et al., 2024, arXiv:2406.07831, algorithm 1, with the update of rho of the authors' code.
     """
     scaled = spectrum.scaled
     start = weight * scaled.norms
-    drawn = start @ scaled.matrix
+    weight_hessian = start @ scaled.matrix
     penalty = _Penalty(rho)
     primal, sparse, dual = start, start.clone(), torch.zeros_like(start)
     support = sparse != 0
     for iteration in range(1, iterations + 1):
-        primal = spectrum.solve(drawn - dual + penalty.rho * sparse, penalty.rho)
+        primal = spectrum.solve(weight_hessian - dual + penalty.rho * sparse, penalty.rho)
         candidate = primal + dual / penalty.rho
-        keep = choose(candidate.abs().masked_fill(scaled.dead, -1.0), 1.0)
+        keep = select_mask(candidate.abs().masked_fill(scaled.dead, -1.0), 1.0)
         sparse = candidate * keep
         dual += penalty.rho * (primal - sparse)
         if iteration % 3 == 0:

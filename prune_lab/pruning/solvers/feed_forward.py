@@ -14,7 +14,7 @@ from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
 
 
 @dataclass(frozen=True)
-class Weights:
+class FeedForwardWeights:
     """``down act(up x + b)``, or with a gate ``down (act(gate x + c) * (up x + b))``."""
 
     up: Tensor  # (hidden, in)
@@ -23,7 +23,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Moments:
+class HiddenMoments:
     """What the error of any down-projection follows from, for fixed weights before it."""
 
     hidden: Tensor  # (hidden, hidden): sum of h h^T
@@ -50,7 +50,7 @@ class FeedForward:
         chunk: tokens on the device at once.
     """
 
-    dense: Weights
+    dense: FeedForwardWeights
     up_bias: Tensor | None
     gate_bias: Tensor | None
     activation: Activation
@@ -96,7 +96,7 @@ class FeedForward:
         """Outputs on the device, ``(rows, out)`` float32."""
         return self.outputs[rows].to(self.dense.up.device, torch.float32)
 
-    def before_activation(self, x: Tensor, weights: Weights) -> tuple[Tensor, Tensor | None]:
+    def before_activation(self, x: Tensor, weights: FeedForwardWeights) -> tuple[Tensor, Tensor | None]:
         """``z`` and, with a gate, ``s``: ``(rows, hidden)`` each."""
         z = torch.nn.functional.linear(x, weights.up, self.up_bias)
         s = None if weights.gate is None else torch.nn.functional.linear(x, weights.gate, self.gate_bias)
@@ -106,11 +106,11 @@ class FeedForward:
         """``h``, ``(rows, hidden)``, of what is before the activation."""
         return self.activation(z) if s is None else self.activation(s) * z
 
-    def hidden(self, x: Tensor, weights: Weights) -> Tensor:
+    def hidden(self, x: Tensor, weights: FeedForwardWeights) -> Tensor:
         """``h`` of inputs ``(rows, in)``."""
         return self.through(*self.before_activation(x, weights))
 
-    def moments(self, weights: Weights) -> Moments:
+    def moments(self, weights: FeedForwardWeights) -> HiddenMoments:
         """What reaches the down-projection, for the weights before it."""
         device, (out_features, width) = self.dense.up.device, self.dense.down.shape
         hidden, cross = torch.zeros(width, width, device=device), torch.zeros(out_features, width, device=device)
@@ -120,9 +120,9 @@ class FeedForward:
             accumulate_upper(hidden, h)
             cross.addmm_(y.T, h)
             outputs += y.square().sum(dtype=torch.float64)
-        return Moments(mirror_upper(hidden), cross, float(outputs))
+        return HiddenMoments(mirror_upper(hidden), cross, float(outputs))
 
-    def error(self, weights: Weights) -> float:
+    def error(self, weights: FeedForwardWeights) -> float:
         """``sum |y - f(x)|^2 / sum |y|^2``."""
         error = outputs = 0.0
         for rows in self.chunks():

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prune_lab.pruning.solvers.auxiliary import PStep, solve_through, solve_z_gated, solve_z_relu
-from prune_lab.pruning.solvers.feed_forward import FeedForward, Moments, Weights
+from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights, HiddenMoments
 from prune_lab.pruning.solvers.obs import Factor, factorize
 
 Prune = Callable[[str, Tensor, Factor], Tensor]
@@ -50,13 +50,15 @@ class Outcome:
     The first of the errors is that of the sample where a later one is far below it.
     """
 
-    weights: Weights
+    weights: FeedForwardWeights
     errors: tuple[float, ...]
     network: FeedForward  # with its outputs
     sample: FeedForward  # the tokens that had auxiliary activations
 
 
-def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Refit, settings: Settings) -> Outcome:
+def prune_feed_forward(
+    network: FeedForward, start: FeedForwardWeights, prune: Prune, refit: Refit, settings: Settings
+) -> Outcome:
     """Alternates between the auxiliary activations and the weights.
 
     A round moves p, z and s to their minimisers (`auxiliary`), fits the up- and gate-projections to z and s by least
@@ -114,8 +116,8 @@ def prune_jointly(network: FeedForward, start: Weights, prune: Prune, refit: Ref
 class _Round:
     """What a round made of the network."""
 
-    weights: Weights
-    moments: Moments  # of what its pruned projections give
+    weights: FeedForwardWeights
+    moments: HiddenMoments  # of what its pruned projections give
     target: Tensor  # (out, hidden): the down-projection before it was pruned
     error: float  # relative, of the outputs on all tokens
 
@@ -126,9 +128,9 @@ class _Round:
         factor = factorize(moments.hidden, damping)
         target = regress(moments.cross, moments.hidden, factor, network.dense.down)
         down = prune("down", target, factor)
-        return cls(Weights(up, down, gate), moments, target, moments.error(down))
+        return cls(FeedForwardWeights(up, down, gate), moments, target, moments.error(down))
 
-    def refitted(self, refit: Refit) -> tuple[Weights, float]:
+    def refitted(self, refit: Refit) -> tuple[FeedForwardWeights, float]:
         """The weights with the best values on the down-projection's support, and their relative error."""
         down = refit(self.target, self.weights.down != 0, self.moments.hidden)
         return replace(self.weights, down=down), self.moments.error(down)
@@ -178,7 +180,9 @@ class _States:
         if self.s is not None and s is not None:
             self.s[rows] = s
 
-    def advance(self, network: FeedForward, weights: Weights, settings: Settings) -> tuple[Tensor, Tensor | None]:
+    def advance(
+        self, network: FeedForward, weights: FeedForwardWeights, settings: Settings
+    ) -> tuple[Tensor, Tensor | None]:
         """One p-, z- and s-step for every token.
 
         Returns:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prune_lab.pruning.solvers.auxiliary import solve_z_relu
-from prune_lab.pruning.solvers.feed_forward import FeedForward, Weights
+from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
 from prune_lab.pruning.solvers.obs import Factor, factorize
 from prune_lab.pruning.solvers.sparsellm import Prune, Settings
 
@@ -23,7 +23,7 @@ _S_PASSES = 2
 _S_MINIBATCH = 1000
 
 
-def prune_jointly(network: FeedForward, prune: Prune, settings: Settings) -> Weights:
+def prune_feed_forward_as_published(network: FeedForward, prune: Prune, settings: Settings) -> FeedForwardWeights:
     """All rounds, from the dense weights; the weights of the last one.
 
     Raises:
@@ -43,7 +43,7 @@ def prune_jointly(network: FeedForward, prune: Prune, settings: Settings) -> Wei
         up = prune("up", weights.up, up_factor)
         gate = None if weights.gate is None else prune("gate", weights.gate, up_factor)
         down = prune("down", weights.down, factorize(p.T @ p, settings.damping, in_place=True))
-        weights = Weights(up, down, gate)
+        weights = FeedForwardWeights(up, down, gate)
         p = _solve_p(down, y, network.through(z, s), settings)
         z, s = _solve_z_s(network, x, weights, p, z, s, settings)
     return weights
@@ -57,14 +57,20 @@ def _damped_in_place(hessian: Tensor, damping: float) -> Factor:
 
 
 def _refitted(
-    network: FeedForward, weights: Weights, pseudo_inverse: Tensor, z: Tensor, s: Tensor | None, p: Tensor, y: Tensor
-) -> Weights:
+    network: FeedForward,
+    weights: FeedForwardWeights,
+    pseudo_inverse: Tensor,
+    z: Tensor,
+    s: Tensor | None,
+    p: Tensor,
+    y: Tensor,
+) -> FeedForwardWeights:
     shifted = z if network.up_bias is None else z - network.up_bias
     up = (pseudo_inverse @ shifted).T
     if s is None:
         return replace(weights, up=up, down=_descend_down(weights.down, p, y))
     shifted = s if network.gate_bias is None else s - network.gate_bias
-    return Weights(up, (torch.linalg.pinv(p) @ y).T, (pseudo_inverse @ shifted).T)
+    return FeedForwardWeights(up, (torch.linalg.pinv(p) @ y).T, (pseudo_inverse @ shifted).T)
 
 
 def _descend_down(down: Tensor, p: Tensor, y: Tensor) -> Tensor:
@@ -81,7 +87,13 @@ def _solve_p(down: Tensor, y: Tensor, h: Tensor, settings: Settings) -> Tensor:
 
 
 def _solve_z_s(
-    network: FeedForward, x: Tensor, weights: Weights, p: Tensor, z: Tensor, s: Tensor | None, settings: Settings
+    network: FeedForward,
+    x: Tensor,
+    weights: FeedForwardWeights,
+    p: Tensor,
+    z: Tensor,
+    s: Tensor | None,
+    settings: Settings,
 ) -> tuple[Tensor, Tensor | None]:
     m, m_gate = network.before_activation(x, weights)
     if s is None or m_gate is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prune_lab.report.page.run import FILES, Run, Unreadable, read_run
+from prune_lab.report.page.run import FILES, ReportRun, Unreadable, read_run
 
 _NOT_ENTERED = ("model", "adapter", "wandb", "blocks", "training")  # parts of a run folder without runs in them
 
@@ -24,11 +24,11 @@ class Collection:
     """
 
     folder: Path
-    runs: list[Run] = field(default_factory=list)
+    runs: list[ReportRun] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
     taken: int = 0
-    _known: dict[Path, tuple[object, Run | Unreadable]] = field(default_factory=dict, repr=False)
+    _known: dict[Path, tuple[object, ReportRun | Unreadable]] = field(default_factory=dict, repr=False)
 
     def refresh(self) -> bool:
         """Looks again; returns whether anything is different."""
@@ -44,7 +44,7 @@ class Collection:
         changed = changed or any(known[path] is not self._known[path] for path in known)
         self._known, self.open = known, opened
         read = {self._name(path): found for path, (_, found) in known.items()}
-        found = [each for each in read.values() if isinstance(each, Run)]
+        found = [each for each in read.values() if isinstance(each, ReportRun)]
         self.runs = _distinct(found)
         self.taken = len(found) - len(self.runs)
         self.unreadable = [(name, str(found)) for name, found in read.items() if isinstance(found, Unreadable)]
@@ -74,7 +74,7 @@ class Collection:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
-    def _read(self, path: Path) -> Run | Unreadable:
+    def _read(self, path: Path) -> ReportRun | Unreadable:
         try:
             return read_run(path, self._name(path))
         except Unreadable as error:
@@ -95,9 +95,9 @@ def _stamp(path: Path) -> tuple[object, ...] | None:
     return tuple(found) if found[0] else None
 
 
-def _distinct(runs: list[Run]) -> list[Run]:
+def _distinct(runs: list[ReportRun]) -> list[ReportRun]:
     """The runs without those that are the same as an earlier one, by their identities: another folder of one result."""
-    seen: dict[str, Run] = {}
+    seen: dict[str, ReportRun] = {}
     for run in runs:
         seen.setdefault(run.identity if run.identity and run.status == "finished" else f"in {run.folder}", run)
     return list(seen.values())

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from prune_lab.report.page.run import ATTRIBUTES, Run
+from prune_lab.report.page.run import ATTRIBUTES, ReportRun
 from prune_lab.utils.files import write_atomically, write_csv
 
 _STAGES = ("dense", "prune", "iterate", "finetune", "shrink", "evaluate", "save")
@@ -16,14 +16,14 @@ _TYPES = {"level": pyarrow.float64(), "seed": pyarrow.int64()}
 TEXTS = ("folder", "command", "message", "protocol")
 
 
-def metrics_of(runs: Sequence[Run]) -> list[str]:
+def metrics_of(runs: Sequence[ReportRun]) -> list[str]:
     """Every metric that any run has, in the order of stages."""
     found = {name for run in runs for name in run.metrics}
     order = {stage: number for number, stage in enumerate(_STAGES)}
     return sorted(found, key=lambda name: (order.get(name.partition("/")[0], len(order)), name))
 
 
-def write_flat(runs: Sequence[Run], folder: Path) -> None:
+def write_flat(runs: Sequence[ReportRun], folder: Path) -> None:
     """Writes ``runs.parquet`` and ``runs.csv``, which hold the same; what a run lacks is null, and empty."""
     metrics = metrics_of(runs)
     columns = (*ATTRIBUTES, *metrics, *TEXTS)
@@ -35,7 +35,7 @@ def write_flat(runs: Sequence[Run], folder: Path) -> None:
     write_atomically(folder / "runs.parquet", lambda path: pyarrow.parquet.write_table(table, path))
 
 
-def _row(run: Run, metrics: Sequence[str]) -> list[Any]:
+def _row(run: ReportRun, metrics: Sequence[str]) -> list[Any]:
     protocol = json.dumps(run.protocol, ensure_ascii=False, sort_keys=True)
     values = [*(run.attributes[name] for name in ATTRIBUTES), *map(run.metrics.get, metrics)]
     row = [*values, run.folder, run.command, run.message, protocol]

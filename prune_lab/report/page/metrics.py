@@ -56,7 +56,7 @@ def form_of(metric: str) -> str:
     """How its values are written: ``share``, ``bytes``, ``seconds``, ``count`` or ``number``."""
     last = metric.rpartition("/")[2]
     if last in _SHARES:
-        return "share"
+        return "stage_cache_min_seconds"
     if last.endswith("_bytes"):
         return "bytes"
     if last == "seconds" or last.endswith(("_seconds", "_seconds_spread")):

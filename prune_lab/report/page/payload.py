@@ -8,7 +8,7 @@ from typing import Any
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.flat import metrics_of
 from prune_lab.report.page.metrics import AXES, DEFAULTS, first_of, form_of, is_better_higher, label_of, qualities_of
-from prune_lab.report.page.run import ATTRIBUTES, Layers, Run, block_and_kind
+from prune_lab.report.page.run import ATTRIBUTES, Layers, ReportRun, block_and_kind
 
 
 def payload_of(collection: Collection, watch: float) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _pairs(rows: Sequence[Sequence[float]]) -> list[list[Any]]:
     return [[_short(value) for value in row] for row in rows]
 
 
-def _protocols(runs: Sequence[Run]) -> dict[str, Any]:
+def _protocols(runs: Sequence[ReportRun]) -> dict[str, Any]:
     """Runs share most of their protocols, so that each section is kept once."""
     pool = _Pool()
     return {"of": [{key: pool.place(_finite(part)) for key, part in run.protocol.items()} for run in runs]} | {
@@ -78,7 +78,7 @@ def _protocols(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _layers(runs: Sequence[Run]) -> dict[str, Any]:
+def _layers(runs: Sequence[ReportRun]) -> dict[str, Any]:
     """Each run's measures, and once the names that runs of a model share."""
     pool = _Pool()
     return {"of": [_layers_of(run.layers, pool) for run in runs], "pool": pool.values}

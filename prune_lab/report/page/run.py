@@ -33,7 +33,7 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportRun:
     """A run.
 
     Attributes:
@@ -66,7 +66,7 @@ class Run:
         return str(self.attributes["status"])
 
 
-def read_run(folder: Path, name: str) -> Run:
+def read_run(folder: Path, name: str) -> ReportRun:
     """Reads a run folder.
 
     Args:
@@ -90,7 +90,7 @@ def read_run(folder: Path, name: str) -> Run:
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
         raise Unreadable(f"its config is not that of a run: {error}") from error
     written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
-    return Run(
+    return ReportRun(
         folder=name,
         attributes=attributes | {"status": status, "written": written},
         metrics={key: float(value) for key, value in metrics.items() if "/" in key and _is_number(value)},

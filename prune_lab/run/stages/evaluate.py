@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from prune_lab.evaluation.evaluation import Evaluation, Scores
 from prune_lab.evaluation.score_cache import cached_scores
-from prune_lab.run.state import Run, Stage
+from prune_lab.run.state import RunState, Stage
 
 
 @dataclass
@@ -23,26 +23,26 @@ class Evaluate(Stage):
         """Lets the evaluation check itself."""
         self.evaluation.prepare()
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunState) -> None:
         """Lets the evaluation look at the data and the model."""
         self.evaluation.check(run.subject)
 
-    def __call__(self, run: Run) -> dict[str, float]:
+    def __call__(self, run: RunState) -> dict[str, float]:
         """Measures; where the dense model was measured too, adds the ratios to it that the evaluation names."""
         scores = self.evaluation(run.subject)
         metrics = self._note(run, "evaluate", scores)
         dense = {name: run.metrics.get(f"dense/{name}") for name in sorted(scores.relative)}
         return metrics | {f"{name}_ratio": metrics[name] / value for name, value in dense.items() if value}
 
-    def _note(self, run: Run, stage: str, scores: Scores) -> dict[str, float]:
+    def _note(self, run: RunState, stage: str, scores: Scores) -> dict[str, float]:
         run.protocol[stage] = scores.protocol
         return scores.metrics
 
 
 @dataclass
-class Dense(Evaluate):
+class EvaluateDense(Evaluate):
     """Runs the same evaluation on the model as it was loaded, or takes the result from an earlier run of it."""
 
-    def __call__(self, run: Run) -> dict[str, float]:
+    def __call__(self, run: RunState) -> dict[str, float]:
         """Measures, or remembers."""
         return self._note(run, "dense", cached_scores(self.evaluation, replace(run.subject, stage="dense")))

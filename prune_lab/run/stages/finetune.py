@@ -10,10 +10,10 @@ from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.models.units import removable
 from prune_lab.pruning.masks import sparsity_of
 from prune_lab.pruning.training import check_teacher, tune
-from prune_lab.run.state import Run, Stage, Table, training_samples
+from prune_lab.run.state import RunState, Stage, Table, training_samples
 from prune_lab.training.loop import Training
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Finetune(Stage):
     folder: str = "finetune"
     reports: bool = True
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunState) -> None:
         """Whether a teacher fits the model."""
         check_teacher(run.model, self.training)
 
@@ -45,7 +45,7 @@ class Finetune(Stage):
         beside = self.training.lora is not None and not self.training.lora.merge
         return None if beside or (reporting and self.reports) else settings
 
-    def __call__(self, run: Run) -> dict[str, float]:
+    def __call__(self, run: RunState) -> dict[str, float]:
         """Trains the run's model in place.
 
         Raises:
@@ -54,7 +54,7 @@ class Finetune(Stage):
         if not self.training.after_pruning:
             return {}
         if "trained" in run.protocol.get("prune", {}) and not self.again:  # type: ignore[operator]
-            log.info("finetune: the method has trained the model; pipeline.finetune.again=true trains it once more")
+            logger.info("finetune: the method has trained the model; pipeline.finetune.again=true trains it once more")
             return {}
         samples = training_samples(run)
         before = _sparsity(run)
@@ -96,16 +96,20 @@ class Finetune(Stage):
         )
 
 
-def _perplexity(run: Run) -> float:
+def _perplexity(run: RunState) -> float:
     """Of the model as it is; measured once where runs train the same pruned model in several ways."""
     scores = cached_scores(Perplexity(), run.subject, run.kept_as) if run.kept_as else Perplexity()(run.subject)
     return scores.metrics["perplexity"]
 
 
-def _sparsity(run: Run) -> float | None:
+def _sparsity(run: RunState) -> float | None:
     """The share of zeros in what was pruned; ``None`` before anything was."""
-    touched = {m.site.name for units in removable(run.model) if units.name in run.masks for m in units.members}
-    pruned = {site.name: site.weight != 0 for site in run.model.sites if site.name in run.masks or site.name in touched}
+    touched = {m.linear.name for units in removable(run.model) if units.name in run.masks for m in units.members}
+    pruned = {
+        linear.name: linear.weight != 0
+        for linear in run.model.linears
+        if linear.name in run.masks or linear.name in touched
+    }
     return sparsity_of(pruned) if pruned else None
 
 

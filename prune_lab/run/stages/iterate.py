@@ -11,7 +11,7 @@ from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.run.stages.finetune import Finetune
 from prune_lab.run.stages.prune import Prune
-from prune_lab.run.state import Run, Stage, Table
+from prune_lab.run.state import RunState, Stage, Table
 from prune_lab.utils.files import write_csv
 
 _POWERS = {"linear": 1, "cubic": 3}
@@ -76,7 +76,7 @@ class Iterate(Stage):
         if self.finetune.training.lora is not None and not self.finetune.training.lora.merge:
             raise BadInput("finetune.lora.merge=false keeps updates apart, which later rounds cannot prune; merge them")
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunState) -> None:
         """What both stages check."""
         self.prune.check(run)
         self.finetune.check(run)
@@ -85,7 +85,7 @@ class Iterate(Stage):
         """All."""
         return None if reporting else settings
 
-    def __call__(self, run: Run) -> dict[str, float]:
+    def __call__(self, run: RunState) -> dict[str, float]:
         """Goes through the rounds on the run's model in place."""
         first = {name: tensor.clone() for name, tensor in run.model.hf.state_dict().items()} if self._rewinds else {}
         metrics: dict[str, float] = {}
@@ -125,17 +125,17 @@ class Iterate(Stage):
     def _rewinds(self) -> bool:
         return self.rewind == "weights"
 
-    def _perplexity(self, run: Run) -> float:
+    def _perplexity(self, run: RunState) -> float:
         return Perplexity()(run.subject).metrics["perplexity"] if self.score else float("nan")
 
 
 @torch.no_grad()
-def _rewind(run: Run, first: dict[str, Tensor]) -> None:
+def _rewind(run: RunState, first: dict[str, Tensor]) -> None:
     """Every weight that is left, and all that is never pruned, has its first value again."""
     if not first:
         return
-    zero = {site.name: site.weight == 0 for site in run.model.sites}
+    zero = {linear.name: linear.weight == 0 for linear in run.model.linears}
     run.model.hf.load_state_dict(first)
-    for site in run.model.sites:
-        if site.name in run.masks:
-            site.weight.masked_fill_(zero[site.name], 0)
+    for linear in run.model.linears:
+        if linear.name in run.masks:
+            linear.weight.masked_fill_(zero[linear.name], 0)

@@ -23,7 +23,7 @@ from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.schedule import Cubic, Schedule
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.training import check_teacher, prune_while_training
-from prune_lab.run.state import Run, Stage, Table, training_samples
+from prune_lab.run.state import RunState, Stage, Table, training_samples
 from prune_lab.training.loop import Training
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_atomically, write_csv
@@ -41,15 +41,15 @@ COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "bloc
 class Prune(Stage):
     """Prunes with a method, towards a target.
 
-    Writes ``masks.safetensors`` (a bool tensor a site, ``True`` = kept; where an N:M pattern holds for the channels in
-    another order, that order as ``<site>.order``) and ``layers.csv`` into the run folder.
+    Writes ``masks.safetensors`` (a bool tensor a linear layer, ``True`` = kept; where an N:M pattern holds for the
+    channels in another order, that order as ``<layer>.order``) and ``layers.csv`` into the run folder.
 
     Args:
         method: how.
         target: how much, in what pattern, where.
         propagate: what a block's successors are calibrated on: its ``pruned`` outputs, or its ``dense`` ones.
-        sequential: when inputs are collected: once a ``block``, or again after every ``site`` (or sites that read the
-            same tensor).
+        sequential: when inputs are collected: once a ``block``, or again after every ``layer`` (or linear layers that
+            read the same tensor).
         allocation: how the target's sparsity is shared out over the layers.
         schedule: how sparsity grows, for methods that prune while the model is trained.
         training: how it is trained meanwhile.
@@ -97,7 +97,7 @@ class Prune(Stage):
                 "finetune=lora and finetune.patience are for training after pruning"
             )
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunState) -> None:
         """Whether the target fits the model."""
         self.target.check(run.model)
         self.allocation.check_model(run.model, self.target)
@@ -111,7 +111,7 @@ class Prune(Stage):
             return {name: value for name, value in settings.items() if name not in ("schedule", "training")}
         return None if reporting else settings
 
-    def __call__(self, run: Run) -> dict[str, float]:
+    def __call__(self, run: RunState) -> dict[str, float]:
         """Prunes the run's model in place."""
         if isinstance(self.method, TrainedMethod):
             return self._train(run, self.method)
@@ -133,7 +133,7 @@ class Prune(Stage):
         return {"sparsity": _sparsity_in_range(run, target), **metrics}
 
     @contextmanager
-    def _going_on(self, run: Run, target: Target) -> Iterator[None]:
+    def _going_on(self, run: RunState, target: Target) -> Iterator[None]:
         """Keeps finished blocks in the run folder until all are done."""
         if self.save_every is None:
             yield
@@ -147,7 +147,7 @@ class Prune(Stage):
             self.method.done = None
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _train(self, run: Run, method: TrainedMethod) -> dict[str, float]:
+    def _train(self, run: RunState, method: TrainedMethod) -> dict[str, float]:
         """Prunes while the model is trained."""
         samples = training_samples(run)
         masks, progress = prune_while_training(
@@ -184,7 +184,7 @@ class Prune(Stage):
             "training_seconds": round(progress.seconds, 3),
         }
 
-    def _allocate(self, run: Run) -> tuple[Target, dict[str, float]]:
+    def _allocate(self, run: RunState) -> tuple[Target, dict[str, float]]:
         """The target with the budget of each layer, and how long finding it took."""
         start = time.perf_counter()
         budget = self.allocation.budget(run.model, _calibration(run), self.target)
@@ -193,19 +193,19 @@ class Prune(Stage):
         return replace(self.target, budget=budget), {"allocation_seconds": round(time.perf_counter() - start, 3)}
 
 
-def _calibration(run: Run, **order: str) -> Calibration:
+def _calibration(run: RunState, **order: str) -> Calibration:
     return Calibration(run.data.calibration, run.data.batch_size, run.device, run.seed, **order)
 
 
-def _sparsity_in_range(run: Run, target: Target) -> float:
+def _sparsity_in_range(run: RunState, target: Target) -> float:
     """The share of zeros among the weights that the target covers, or of the neurons or heads that went."""
     if target.removes_units:
         return sparsity_of({each.name: run.masks[each.name] for each in target.units(run.model)})
     if run.masks:
         return sparsity_of(
-            {site.name: run.masks[site.name] for site in target.sites(run.model) if site.name in run.masks}
+            {linear.name: run.masks[linear.name] for linear in target.linears(run.model) if linear.name in run.masks}
         )
-    return sparsity_of({site.name: site.weight != 0 for site in target.sites(run.model)})
+    return sparsity_of({linear.name: linear.weight != 0 for linear in target.linears(run.model)})
 
 
 def _save_masks(masks: Masks, orders: Mapping[str, Tensor], path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from prune_lab.models.shrink import finish_folder
-from prune_lab.run.state import Run, Stage
+from prune_lab.run.state import RunState, Stage
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Save(Stage):
     measures: ClassVar[bool] = True
     enabled: bool = True
 
-    def __call__(self, run: Run) -> dict[str, float]:
+    def __call__(self, run: RunState) -> dict[str, float]:
         """Saves."""
         if not self.enabled:
             return {}

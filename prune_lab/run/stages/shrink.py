@@ -7,9 +7,9 @@ from prune_lab.evaluation.latency import PARTS, Workload, latency, time_passes
 from prune_lab.evaluation.size import Size
 from prune_lab.models.shrink import shrink
 from prune_lab.models.units import removable
-from prune_lab.run.state import Run, Stage
+from prune_lab.run.state import RunState, Stage
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,10 +35,10 @@ class Shrink(Stage):
         self._workload = Workload(self.batch_size, self.seqlen, self.new_tokens, self.repeats)
         self._workload.check("pipeline.shrink")
 
-    def __call__(self, run: Run) -> dict[str, float]:
+    def __call__(self, run: RunState) -> dict[str, float]:
         """Shrinks the run's model in place; does nothing where no neuron or head was pruned."""
         if not any(units.name in run.masks for units in removable(run.model)):
-            log.info("shrink: no neuron and no head was pruned, so nothing can be taken out")
+            logger.info("shrink: no neuron and no head was pruned, so nothing can be taken out")
             return {}
         workload = self._workload.fit(run.model)
         before = self._measure(run, workload)
@@ -55,7 +55,7 @@ class Shrink(Stage):
         ratios = {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
         return metrics | ratios
 
-    def _measure(self, run: Run, workload: Workload) -> dict[str, float]:
+    def _measure(self, run: RunState, workload: Workload) -> dict[str, float]:
         size = Size()(run.subject).metrics
         with run.model.placed(run.device) as hf:
             passes = time_passes(hf, workload.prompts(run.model).to(run.device), workload)

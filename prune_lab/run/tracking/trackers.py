@@ -7,7 +7,7 @@ from prune_lab.errors import BadInput
 from prune_lab.run.tracking.jsonl import JsonlTracker
 from prune_lab.run.tracking.tracker import RunInfo, Tracker
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Trackers:
@@ -51,6 +51,6 @@ class Trackers:
         except Exception as error:
             if not any(member is other for other in self._warned):
                 self._warned.append(member)
-                log.warning("%s failed, the run goes on: %s: %s", type(member).__name__, type(error).__name__, error)
+                logger.warning("%s failed, the run goes on: %s: %s", type(member).__name__, type(error).__name__, error)
             return False
         return True

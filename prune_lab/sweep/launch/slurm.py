@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from prune_lab.errors import BadInput, RunFailed
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _PAUSE = 5.0  # seconds between two looks at a job
 _GRACE = 30.0  # seconds that a result may take to appear after its job has ended: file systems lag behind
@@ -48,7 +48,7 @@ class _Executor(submitit.AutoExecutor):  # type: ignore[misc]
     def map_array(self, function: Any, *iterables: Any) -> list["_Awaited"]:  # type: ignore[override]
         """Submits, and says how to look at the jobs."""
         jobs = super().map_array(function, *iterables)
-        log.info("submitted to Slurm as %s; the jobs go on if this command ends", jobs[0].job_id.partition("_")[0])
+        logger.info("submitted to Slurm as %s; the jobs go on if this command ends", jobs[0].job_id.partition("_")[0])
         return [_Awaited(job) for job in jobs]
 
 
@@ -74,7 +74,7 @@ class _Awaited:
 
     def _lost(self, why: str) -> JobReturn:
         message = f"Slurm job {self.job.job_id} was lost: {why}; its output: {self.job.paths.stderr}"
-        log.error("%s", message)
+        logger.error("%s", message)
         lost = JobReturn(overrides=[], status=JobStatus.FAILED)
         lost.return_value = RunFailed(message)
         return lost

@@ -56,8 +56,8 @@ def test_pytorch_counts_the_same(tiny_model, random_tokens, family):
 
 def test_half_of_the_weights_take_half_of_their_multiply_adds(tiny_model, random_tokens, family):
     model = tiny_model(family)
-    for site in model.sites:
-        site.write(site.weight * (torch.arange(site.shape[1]) % 2 == 0))
+    for linear in model.linears:
+        linear.write(linear.weight * (torch.arange(linear.shape[1]) % 2 == 0))
     for macs, tokens in zip(count_macs(model, random_tokens(1, PROMPT)).values(), (PROMPT, 1), strict=True):
         assert macs.dense - macs.nonzero == tokens * 3 * BLOCK[family] // 2
 

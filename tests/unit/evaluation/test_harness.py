@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.evaluation import harness_model, surroundings
+from prune_lab.evaluation import harness_context, harness_model
 from prune_lab.evaluation.harness import ZeroShot
 from prune_lab.evaluation.stdlib_tasks import TASKS
 
@@ -168,7 +168,7 @@ def test_a_model_without_a_tokenizer_is_refused(tiny_model, make_subject):
 
 
 def test_missing_data_is_named_with_a_remedy(task_folder, monkeypatch):
-    monkeypatch.setattr(surroundings, "_answers", lambda address: False)
+    monkeypatch.setattr(harness_context, "_answers", lambda address: False)
     folder = task_folder("remote", QUESTIONS, dataset_path="nobody/nothing", dataset_kwargs=None)
     evaluation = ZeroShot(tasks=["remote"], include_path=str(folder))
     with pytest.raises(

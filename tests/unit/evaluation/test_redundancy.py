@@ -50,10 +50,10 @@ def loss_of(model, row):
 
 
 def parts(units):
-    for site, dim in ((member.site, member.dim) for member in units.members):
-        yield site.weight, dim
-        if dim == 0 and site.bias is not None:
-            yield site.bias, 0
+    for linear, dim in ((member.linear, member.dim) for member in units.members):
+        yield linear.weight, dim
+        if dim == 0 and linear.bias is not None:
+            yield linear.bias, 0
 
 
 def test_masked_and_shrunk_models_are_equally_redundant(tiny_model, random_tokens, make_subject):
@@ -87,7 +87,7 @@ def test_the_model_is_left_as_it_was(tiny_model, random_tokens, make_subject):
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.hf.parameters())
 
 
-@pytest.mark.parametrize("settings", [{"windows": 0}, {"bar": 0.0}])
+@pytest.mark.parametrize("settings", [{"windows": 0}, {"threshold": 0.0}])
 def test_bad_settings_name_their_key(settings):
     with pytest.raises(BadInput, match=r"evaluate\." + next(iter(settings))):
         Redundancy(**settings)

@@ -53,7 +53,7 @@ def test_another_process_would_get_the_same_numbers(subject):
 def test_other_weights_are_measured_again(subject):
     evaluation = Counting()
     cached_scores(evaluation, subject)
-    next(subject.model.sites).weight[0, 0] += 1
+    next(subject.model.linears).weight[0, 0] += 1
     cached_scores(evaluation, subject)
     assert evaluation.calls == 2
 

@@ -29,8 +29,8 @@ def test_a_dense_model(tiny_model, make_subject):
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_zeros_cost_one_bit(tiny_model, make_subject, dtype, size):
     model = tiny_model("llama", dtype)
-    for site in model.sites:
-        site.write(site.weight * (torch.arange(site.weight.shape[1]) % 4 == 0))
+    for linear in model.linears:
+        linear.write(linear.weight * (torch.arange(linear.weight.shape[1]) % 4 == 0))
     metrics = Size()(make_subject(model)).metrics
     assert metrics["sparsity"] == 0.75
     assert metrics["nonzeros"] == PRUNABLE / 4 + OTHERS
@@ -40,17 +40,17 @@ def test_zeros_cost_one_bit(tiny_model, make_subject, dtype, size):
 
 def test_a_mask_takes_whole_bytes_per_matrix(tiny_model, make_subject):
     model = tiny_model("opt")
-    for site in model.sites:
-        site.module.weight.data = site.module.weight.data[:3, :5].clone()  # 15 weights: 2 bytes of mask
+    for linear in model.linears:
+        linear.module.weight.data = linear.module.weight.data[:3, :5].clone()  # 15 weights: 2 bytes of mask
     metrics = Size()(make_subject(model)).metrics
     assert metrics["bitmask_bytes"] - metrics["dense_bytes"] == 3 * 6 * 2
 
 
 def test_compressed_rows_by_hand(tiny_model, make_subject):
     model = tiny_model("opt", torch.bfloat16)
-    for site in model.sites:
+    for linear in model.linears:
         kept = torch.tensor([[1, 0, 0, 2, 0], [0, 0, 0, 0, 0], [0, 0, 3, 0, 0]], dtype=torch.bfloat16)
-        site.module.weight.data = kept
+        linear.module.weight.data = kept
     metrics = Size()(make_subject(model)).metrics
     a_matrix = 3 * 2 + 3 * 4 + 4 * 4  # values, columns, offsets
     assert metrics["csr_bytes"] - metrics["dense_bytes"] == 3 * 6 * (a_matrix - 15 * 2)

@@ -42,19 +42,19 @@ def test_every_matrix_of_a_block_is_a_site_seen_as_out_by_in(tiny_model, family)
     assert [block.index for block in model.blocks] == [0, 1, 2]
     for block in model.blocks:
         matrices = sum(parameter.numel() for parameter in block.module.parameters() if parameter.ndim >= 2)
-        assert sum(site.weight.numel() for site in block.sites) == matrices
-        for site in block.sites:
-            x = torch.randn(2, site.shape[1])
-            bias = site.module.bias if getattr(site.module, "bias", None) is not None else 0
-            torch.testing.assert_close(site.module(x), x @ site.weight.T + bias)
-            assert model.hf.get_submodule(site.name) is site.module
+        assert sum(linear.weight.numel() for linear in block.linears) == matrices
+        for linear in block.linears:
+            x = torch.randn(2, linear.shape[1])
+            bias = linear.module.bias if getattr(linear.module, "bias", None) is not None else 0
+            torch.testing.assert_close(linear.module(x), x @ linear.weight.T + bias)
+            assert model.hf.get_submodule(linear.name) is linear.module
 
 
 def test_sites_come_in_the_order_of_a_forward_pass(tiny_model, family, random_tokens):
     model = tiny_model(family)
     reached: list[str] = []
-    for site in model.sites:
-        site.module.register_forward_pre_hook(lambda *_, name=site.name: reached.append(name))
+    for linear in model.linears:
+        linear.module.register_forward_pre_hook(lambda *_, name=linear.name: reached.append(name))
     with torch.no_grad():
         model.hf(random_tokens(1, 8))
-    assert reached == [site.name for site in model.sites]
+    assert reached == [linear.name for linear in model.linears]

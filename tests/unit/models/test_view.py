@@ -5,31 +5,31 @@ from prune_lab.errors import RunFailed
 
 
 def test_a_weight_is_written_in_place_and_cast(tiny_model):
-    site = tiny_model("gpt2", torch.bfloat16).blocks[0].sites[0]  # stored as (in, out)
-    parameter = site.module.weight
-    values = torch.arange(site.weight.numel()).view(site.shape).float()
-    site.write(values)
-    assert site.module.weight is parameter
+    linear = tiny_model("gpt2", torch.bfloat16).blocks[0].linears[0]  # stored as (in, out)
+    parameter = linear.module.weight
+    values = torch.arange(linear.weight.numel()).view(linear.shape).float()
+    linear.write(values)
+    assert linear.module.weight is parameter
     assert torch.equal(parameter, values.T.bfloat16())
-    assert site.shape == (96, 32)
+    assert linear.shape == (96, 32)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_not_written(tiny_model, value):
-    site = tiny_model("opt").blocks[0].sites[0]
-    before, wrong = site.weight.clone(), site.weight.clone()
+    linear = tiny_model("opt").blocks[0].linears[0]
+    before, wrong = linear.weight.clone(), linear.weight.clone()
     wrong[0, 0] = value
     with pytest.raises(RunFailed, match=r"layers\.0\.self_attn\.q_proj"):
-        site.write(wrong)
-    assert torch.equal(site.weight, before)
+        linear.write(wrong)
+    assert torch.equal(linear.weight, before)
 
 
 def test_a_weight_that_overflows_the_type_of_the_parameter_is_not_written(tiny_model):
-    site = tiny_model("opt", torch.float16).blocks[0].sites[0]
-    wrong = site.weight.float()
+    linear = tiny_model("opt", torch.float16).blocks[0].linears[0]
+    wrong = linear.weight.float()
     wrong[0, 0] = 1e5
     with pytest.raises(RunFailed, match=r"model\.dtype"):
-        site.write(wrong)
+        linear.write(wrong)
 
 
 def test_the_fingerprint_tells_models_apart_by_what_they_compute(tiny_model):
@@ -37,7 +37,7 @@ def test_the_fingerprint_tells_models_apart_by_what_they_compute(tiny_model):
     assert model.fingerprint() == twin.fingerprint()
     assert tiny_model("opt", seed=1).fingerprint() != model.fingerprint()
     assert tiny_model("opt", torch.bfloat16).fingerprint() != model.fingerprint()
-    twin.blocks[2].sites[-1].weight[0, 0] += 1e-3
+    twin.blocks[2].linears[-1].weight[0, 0] += 1e-3
     assert twin.fingerprint() != model.fingerprint()
 
 

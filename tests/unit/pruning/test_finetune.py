@@ -23,10 +23,10 @@ def pruned(model) -> Masks:
     """Every second weight of the matrices in the first two blocks is zero."""
     masks = Masks()
     for block in model.blocks[:2]:
-        for site in block.sites:
-            keep = (torch.arange(site.weight.numel()) % 2 == 0).view(site.shape)
-            site.weight.mul_(keep)
-            masks[site.name] = keep
+        for linear in block.linears:
+            keep = (torch.arange(linear.weight.numel()) % 2 == 0).view(linear.shape)
+            linear.weight.mul_(keep)
+            masks[linear.name] = keep
     return masks
 
 
@@ -41,26 +41,26 @@ def test_low_rank_updates_keep_zeros_and_change_the_rest(tiny_model, random_toke
     before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
     progress = train(model, masks, tokens, lora=lora, lr=1e-2, max_grad_norm=None)
     assert set(model.hf.state_dict()) == set(before)
-    for site in model.sites:
-        weight, old = site.weight, site.seen(before[f"{site.name}.weight"])
+    for linear in model.linears:
+        weight, old = linear.weight, linear.seen(before[f"{linear.name}.weight"])
         assert not torch.equal(weight, old)
-        if site.name in masks:
-            assert not weight[~masks[site.name]].any()
+        if linear.name in masks:
+            assert not weight[~masks[linear.name]].any()
         else:
             assert torch.linalg.matrix_rank(weight - old, atol=1e-4) <= 2
-    matrices = {f"{site.name}.weight" for site in model.sites}
+    matrices = {f"{linear.name}.weight" for linear in model.linears}
     for name, tensor in model.hf.state_dict().items():
         assert name in matrices or torch.equal(tensor, before[name]), name
     assert not any(parameter.requires_grad for parameter in model.hf.parameters())
-    assert progress.trained_parameters == sum(2 * sum(site.shape) for site in model.sites)
+    assert progress.trained_parameters == sum(2 * sum(linear.shape) for linear in model.linears)
 
 
 def test_a_sparse_update_computes_while_it_is_trained_what_it_computes_merged(tiny_model, random_tokens):
     """The held-out loss at the end of the training is that of the model which is left."""
     model, tokens = tiny_model("opt"), random_tokens(12, 16)
     masks = pruned(model)
-    progress = train(model, masks, tokens, lora=Lora(sparse=True), lr=1e-2, holdout=4, check_every=6)
-    after = train(model, masks, tokens, lora=Lora(sparse=True), lr=0.0, steps=1, holdout=4)
+    progress = train(model, masks, tokens, lora=Lora(sparse=True), lr=1e-2, eval_samples=4, eval_every=6)
+    after = train(model, masks, tokens, lora=Lora(sparse=True), lr=0.0, steps=1, eval_samples=4)
     assert progress.held_out[6] == pytest.approx(after.held_out[0], rel=1e-6)
     assert progress.held_out[6] != progress.held_out[0]
 
@@ -87,11 +87,11 @@ def test_the_optimizer_knows_nothing_of_pruned_weights(tiny_model, random_tokens
     masks = pruned(model)
     monkeypatch.setattr(loop, "_bytes", lambda optimizer: seen.append(copy.deepcopy(optimizer.state_dict())) or 0)
     train(model, masks, random_tokens(12, 16))
-    site = model.blocks[0].mlp.up
-    moments = [state["exp_avg"] for state in seen[0]["state"].values() if state["exp_avg"].shape == site.shape]
+    linear = model.blocks[0].mlp.up
+    moments = [state["exp_avg"] for state in seen[0]["state"].values() if state["exp_avg"].shape == linear.shape]
     assert len(moments) == 4  # the up-projections of three blocks, and the embedding, which is as large
-    assert sum(bool(moment.any()) and not moment[~masks[site.name]].any() for moment in moments) == 2
-    assert torch.equal(site.weight == 0, ~masks[site.name])
+    assert sum(bool(moment.any()) and not moment[~masks[linear.name]].any() for moment in moments) == 2
+    assert torch.equal(linear.weight == 0, ~masks[linear.name])
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_a_training_ends_early_with_the_best_weights(tiny_model, random_tokens):
     """A learning rate that destroys: the first measurement stays the best."""
     model, tokens = tiny_model("opt"), random_tokens(20, 16)
     before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
-    progress = train(model, {}, tokens, lr=1.0, steps=50, holdout=8, check_every=2, patience=3)
+    progress = train(model, {}, tokens, lr=1.0, steps=50, eval_samples=8, eval_every=2, patience=3)
     assert list(progress.held_out) == [0, 2, 4, 6]
     assert len(progress.losses) == 6
     assert min(progress.held_out.values()) == progress.held_out[0]
@@ -120,7 +120,7 @@ def test_held_out_samples_are_not_trained_on(tiny_model, random_tokens):
     """With all other samples alike, their loss falls and that of the held-out ones does not."""
     tokens = random_tokens(1, 16).repeat(12, 1)
     tokens[torch.randperm(12, generator=torch.Generator().manual_seed(0))[:3]] = random_tokens(3, 16, seed=5)
-    progress = train(tiny_model("opt"), {}, tokens, steps=30, lr=3e-3, holdout=3, check_every=10)
+    progress = train(tiny_model("opt"), {}, tokens, steps=30, lr=3e-3, eval_samples=3, eval_every=10)
     assert list(progress.held_out) == [0, 10, 20, 30]
     assert progress.losses[-1] < 0.6 * progress.losses[0]
     assert progress.held_out[30] > 0.9 * progress.held_out[0]
@@ -128,8 +128,8 @@ def test_held_out_samples_are_not_trained_on(tiny_model, random_tokens):
 
 def test_recomputed_activations_change_nothing(tiny_model, random_tokens):
     models = [tiny_model("llama"), tiny_model("llama")]
-    for model, checkpointing in zip(models, (False, True), strict=True):
-        train(model, {}, random_tokens(8, 16), checkpointing=checkpointing)
+    for model, gradient_checkpointing in zip(models, (False, True), strict=True):
+        train(model, {}, random_tokens(8, 16), gradient_checkpointing=gradient_checkpointing)
         assert not model.hf.model.gradient_checkpointing
     for mine, other in zip(*(model.hf.parameters() for model in models), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
@@ -142,7 +142,7 @@ def test_recomputed_activations_change_nothing(tiny_model, random_tokens):
         (lambda: Lora(alpha=0), r"finetune\.lora\.alpha"),
         (lambda: Lora(dropout=0.1, sparse=True), r"finetune\.lora\.dropout"),
         (lambda: Lora(sparse=True, merge=False), "sparse=true contradict"),
-        (lambda: Training(patience=2), r"needs samples that are held out, such as finetune\.holdout=16"),
+        (lambda: Training(patience=2), r"needs samples that are held out, such as finetune\.eval_samples=16"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(make, words):

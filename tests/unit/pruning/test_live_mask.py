@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from prune_lab.models.units import all_heads, all_neurons, weights_of
+from prune_lab.models.units import all_heads, all_neurons, single_weights_of
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask
 
 KINDS = {
     "neurons": all_neurons,
     "heads": all_heads,
-    "weights": lambda model: [weights_of(site) for site in model.sites],
+    "weights": lambda model: [single_weights_of(linear) for linear in model.linears],
 }
 
 
@@ -63,16 +63,16 @@ def test_the_gradient_of_a_weights_score_is_weight_times_gradient(tiny_model, ra
     assert all(mask.mask.dtype == torch.bool for mask in live)
     mask = live.masks[0]
     mask.set(half(mask.units.shape))
-    site = dense.blocks[0].sites[0]
-    weight = site.weight.clone()
-    site.weight.mul_(half(mask.units.shape))
+    linear = dense.blocks[0].linears[0]
+    weight = linear.weight.clone()
+    linear.weight.mul_(half(mask.units.shape))
     for each in (model, dense):
         each.hf.requires_grad_(True)
         each.hf(tokens, labels=tokens).loss.backward()
-    gradient = site.seen(site.module.weight.grad)
+    gradient = linear.seen(linear.module.weight.grad)
     torch.testing.assert_close(mask.scores.grad, gradient * weight, rtol=1e-4, atol=1e-6)
-    original = mask.units.members[0].site.module.parametrizations.weight.original
-    torch.testing.assert_close(site.seen(original.grad), gradient * half(mask.units.shape), rtol=1e-4, atol=1e-6)
+    original = mask.units.members[0].linear.module.parametrizations.weight.original
+    torch.testing.assert_close(linear.seen(original.grad), gradient * half(mask.units.shape), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["opt", "gpt2", "llama"])
@@ -85,12 +85,12 @@ def test_the_gradient_of_a_score_is_the_sum_of_weight_times_gradient(tiny_model,
     model.hf.train().requires_grad_(True)
     model.hf(tokens, labels=tokens).loss.backward()
     expected = torch.zeros(len(mask.mask))
-    for site, dim in ((member.site, member.dim) for member in mask.units.members):
-        original = site.module.parametrizations.weight.original
+    for linear, dim in ((member.linear, member.dim) for member in mask.units.members):
+        original = linear.module.parametrizations.weight.original
         # dL/d(masked weight) follows from the weight's own gradient where the mask is 1, and is 0 elsewhere: a masked
         # neuron gives nothing and gets nothing.
         product = original.detach() * original.grad
-        product = product if isinstance(site.module, torch.nn.Linear) else product.T
+        product = product if isinstance(linear.module, torch.nn.Linear) else product.T
         expected += product.sum(1 - dim)
     torch.testing.assert_close(mask.scores.grad, expected, rtol=1e-4, atol=1e-6)
     assert expected.abs().max() > 0

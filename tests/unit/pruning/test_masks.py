@@ -129,7 +129,7 @@ def test_double_precision_scores_that_differ_in_the_last_bits_are_told_apart():
 @hypothesis_settings
 @given(st.lists(matrices(), min_size=1, max_size=4), levels)
 def test_one_cut_for_all_equals_keep_top_of_the_concatenation(scores, sparsity):
-    named = {f"site{index}": score for index, score in enumerate(scores)}
+    named = {f"linear layer{index}": score for index, score in enumerate(scores)}
     masks = keep_global(named, sparsity)
     assert {name: mask.shape for name, mask in masks.items()} == {name: score.shape for name, score in named.items()}
     together = torch.cat([mask.flatten() for mask in masks.values()])

@@ -61,9 +61,9 @@ def test_a_range_of_layers_is_half_open(tiny_model):
     model = tiny_model("opt")
     target = Target(level=0.5, layers=[1, 3])
     assert [target.includes(block) for block in model.blocks] == [False, True, True]
-    names = [site.name for site in target.sites(model)]
-    assert names == [site.name for block in model.blocks[1:3] for site in block.sites]
-    assert list(Target(level=0.5).sites(model)) == list(model.sites)
+    names = [linear.name for linear in target.linears(model)]
+    assert names == [linear.name for block in model.blocks[1:3] for linear in block.linears]
+    assert list(Target(level=0.5).linears(model)) == list(model.linears)
 
 
 def test_a_range_beyond_the_model_is_refused_with_its_number_of_blocks(tiny_model):

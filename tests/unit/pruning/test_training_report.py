@@ -13,7 +13,7 @@ from prune_lab.run.tracking.jsonl import JsonlTracker
 from prune_lab.training.loop import Training, fit, trainable_weights
 
 TUNED = ("method=magnitude", "finetune=full", "finetune.steps=4", "finetune.batch_size=2")
-HELD_OUT = ("finetune.holdout=2", "finetune.check_every=2")
+HELD_OUT = ("finetune.eval_samples=2", "finetune.eval_every=2")
 
 
 class Told:
@@ -36,7 +36,7 @@ def test_every_loss_of_held_out_samples_is_reported(tiny_model, random_tokens):
         progress = fit(
             model,
             Samples(random_tokens(6)),
-            Training(steps=4, batch_size=2, holdout=2, check_every=2),
+            Training(steps=4, batch_size=2, eval_samples=2, eval_every=2),
             torch.device("cpu"),
             report=told,
         )

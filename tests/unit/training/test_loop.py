@@ -39,7 +39,7 @@ def test_training_lowers_the_loss(tiny_model, random_tokens):
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(tiny_model, random_tokens):
     model = tiny_model("opt")
-    model.blocks[0].sites[0].weight[0, 0] = torch.inf
+    model.blocks[0].linears[0].weight[0, 0] = torch.inf
     with trainable_weights(model.hf), pytest.raises(RunFailed, match=r"step 0 is not finite; lower finetune\.lr"):
         fit(model.hf, Samples(random_tokens(4, 16)), Training(steps=2, batch_size=2), CPU)
 
@@ -48,7 +48,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(tiny_model, random_tokens
     "settings",
     [
         {"steps": 0},
-        {"batch_size": 4, "accumulate": 3},
+        {"batch_size": 4, "gradient_accumulation_steps": 3},
         {"lr": -1.0},
         {"warmup": 2.0},
         {"decay": "square"},
@@ -66,8 +66,10 @@ def test_no_samples_are_told(tiny_model):
         fit(tiny_model("opt").hf, Samples(torch.zeros(0, 8, dtype=torch.int64)), Training(), CPU)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 4])
-def test_padding_and_prompts_do_not_count_however_a_step_is_divided(tiny_model, random_tokens, accumulate):
+@pytest.mark.parametrize("gradient_accumulation_steps", [1, 2, 4])
+def test_padding_and_prompts_do_not_count_however_a_step_is_divided(
+    tiny_model, random_tokens, gradient_accumulation_steps
+):
     """The loss of the first step is the mean over all targets, computed one sample at a time without padding."""
     tokens, lengths, prompts = random_tokens(4, 16), torch.tensor([16, 5, 9, 12]), torch.tensor([4, 0, 3, 10])
     model, nats, count = tiny_model("gpt_neo"), 0.0, 0
@@ -77,7 +79,12 @@ def test_padding_and_prompts_do_not_count_however_a_step_is_divided(tiny_model, 
         nats, count = nats + float(losses[max(0, prompt - 1) :].sum()), count + int(length - prompt.clamp_min(1))
     samples = Samples(torch.where(torch.arange(16) < lengths[:, None], tokens, 0), lengths, prompts)
     with trainable_weights(model.hf):
-        progress = fit(model.hf, samples, Training(steps=1, batch_size=4, accumulate=accumulate), CPU)
+        progress = fit(
+            model.hf,
+            samples,
+            Training(steps=1, batch_size=4, gradient_accumulation_steps=gradient_accumulation_steps),
+            CPU,
+        )
     assert progress.losses[0] == pytest.approx(nats / count, rel=1e-5)
 
 

@@ -15,14 +15,14 @@ def test_blocks_get_the_progression(tiny_model, random_tokens):
     model = tiny_model("opt")  # all blocks are of one size
     budget = ATP(difference=0.125).budget(model, Calibration(random_tokens(1, 8)), Target(level=0.5))
     for block, level in zip(model.blocks, (0.375, 0.5, 0.625), strict=True):
-        assert {budget[site.name] for site in block.sites} == {level}
+        assert {budget[linear.name] for linear in block.linears} == {level}
 
 
 def test_only_blocks_in_the_range_count(tiny_model, random_tokens):
     model = tiny_model("opt")
     target = Target(level=0.5, layers=[1, 3])
     budget = ATP(difference=0.25).budget(model, Calibration(random_tokens(1, 8)), target)
-    assert [budget[block.sites[0].name] for block in model.blocks[1:]] == [0.375, 0.625]
+    assert [budget[block.linears[0].name] for block in model.blocks[1:]] == [0.375, 0.625]
     assert len(budget) == 12
 
 

@@ -39,11 +39,11 @@ def test_the_overall_density_is_right(shapes, density):
 def test_larger_layers_lose_more_and_the_total_is_exact(tiny_model, random_tokens):
     model = tiny_model("llama")
     budget = ERK().budget(model, Calibration(random_tokens(1, 8)), Target(level=0.7))
-    sites = {site.name: site for site in model.sites}
-    attention = {budget[name] for name in sites if "q_proj" in name}
-    mlp = {budget[name] for name in sites if "up_proj" in name}
+    linears = {linear.name: linear for linear in model.linears}
+    attention = {budget[name] for name in linears if "q_proj" in name}
+    mlp = {budget[name] for name in linears if "up_proj" in name}
     assert max(attention) < min(mlp)
-    sizes = {name: site.weight.numel() for name, site in sites.items()}
+    sizes = {name: linear.weight.numel() for name, linear in linears.items()}
     assert sum(count_dropped(budget[name], n) for name, n in sizes.items()) == sum(
         count_dropped(0.7, n) for n in sizes.values()
     )

@@ -68,7 +68,7 @@ def test_a_layer_with_level_0_stays_dense_whatever_is_shifted(written, budget_of
 
 def test_a_total_that_is_nearly_right_is_made_exact(written, budget_of, tiny_model):
     budget = budget_of(FromFile(written("a.yaml", "0: 0.4004\n1: 0.5\n2: 0.6\n")), 0.5)
-    sizes = {site.name: site.weight.numel() for site in tiny_model("opt").sites}
+    sizes = {linear.name: linear.weight.numel() for linear in tiny_model("opt").linears}
     assert sum(count_dropped(budget[name], n) for name, n in sizes.items()) == sum(sizes.values()) // 2
 
 

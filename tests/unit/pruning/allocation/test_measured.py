@@ -38,7 +38,7 @@ def test_the_total_is_exact_and_no_layer_exceeds_the_highest_level(tiny_model, r
     model = tiny_model("opt")
     for level in (0.0, 0.3, 0.7, 0.9):
         budget = Measured(levels=[0.5, 0.7, 0.9]).budget(model, Calibration(random_tokens(4, 16)), Target(level=level))
-        sizes = {site.name: site.weight.numel() for site in model.sites}
+        sizes = {linear.name: linear.weight.numel() for linear in model.linears}
         counts = {name: count_dropped(budget[name], n) for name, n in sizes.items()}
         assert sum(counts.values()) == sum(count_dropped(level, n) for n in sizes.values())
         assert max(budget.values()) <= 0.9
@@ -46,7 +46,7 @@ def test_the_total_is_exact_and_no_layer_exceeds_the_highest_level(tiny_model, r
 
 def test_a_layer_without_outputs_costs_nothing_and_goes_first(tiny_model, random_tokens):
     model = tiny_model("opt")
-    silent = model.blocks[1].sites[0]
+    silent = model.blocks[1].linears[0]
     silent.write(torch.zeros(silent.shape))
     budget = Measured(levels=[0.5]).budget(model, Calibration(random_tokens(4, 16)), Target(level=0.1))
     assert budget[silent.name] == 0.5

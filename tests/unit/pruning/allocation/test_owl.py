@@ -11,36 +11,36 @@ from prune_lab.pruning.target import Target
 
 def norms_of(block, value=1.0):
     norms = {}
-    for site in block.sites:
-        norms[site.name] = InputNorm()
-        norms[site.name].update(torch.full((1, site.shape[1]), value))
+    for linear in block.linears:
+        norms[linear.name] = InputNorm()
+        norms[linear.name].update(torch.full((1, linear.shape[1]), value))
     return norms
 
 
 def test_the_share_of_outliers_is_counted_over_the_whole_block(tiny_model):
     """Of 8,192 scores 9 are 1001 and the rest 1: the mean is about 2.1, and 9 exceed five times that."""
     block = tiny_model("opt").blocks[0]
-    for site in block.sites:
-        site.write(torch.ones(site.shape))
-    outliers = torch.ones(block.sites[0].shape)
+    for linear in block.linears:
+        linear.write(torch.ones(linear.shape))
+    outliers = torch.ones(block.linears[0].shape)
     outliers[0, :9] = -1001
-    block.sites[0].write(outliers)
-    entries = sum(site.weight.numel() for site in block.sites)
+    block.linears[0].write(outliers)
+    entries = sum(linear.weight.numel() for linear in block.linears)
     assert outlier_share(block, norms_of(block), 5.0) == pytest.approx(9 / entries)
     assert outlier_share(block, norms_of(block), 1e4) == 0
 
 
 def test_an_input_can_be_the_outlier(tiny_model):
     block = tiny_model("opt").blocks[0]
-    for site in block.sites:
-        site.write(torch.ones(site.shape))
+    for linear in block.linears:
+        linear.write(torch.ones(linear.shape))
     norms = norms_of(block)
-    loud = torch.ones(1, block.sites[0].shape[1])
+    loud = torch.ones(1, block.linears[0].shape[1])
     loud[0, 3] = 1000
-    norms[block.sites[0].name] = InputNorm()
-    norms[block.sites[0].name].update(loud)
-    entries = sum(site.weight.numel() for site in block.sites)
-    assert outlier_share(block, norms, 5.0) == pytest.approx(block.sites[0].shape[0] / entries)
+    norms[block.linears[0].name] = InputNorm()
+    norms[block.linears[0].name].update(loud)
+    entries = sum(linear.weight.numel() for linear in block.linears)
+    assert outlier_share(block, norms, 5.0) == pytest.approx(block.linears[0].shape[0] / entries)
 
 
 def test_levels_span_twice_the_half_width_around_the_mean():
@@ -62,11 +62,11 @@ def test_layers_of_a_block_share_a_level_and_the_model_stays(tiny_model, random_
     budget = OWL().budget(model, calibration, target)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.hf.state_dict().items())
     assert calibration.rows == []
-    blocks = [[budget[site.name] for site in block.sites] for block in model.blocks]
+    blocks = [[budget[linear.name] for linear in block.linears] for block in model.blocks]
     assert all(max(levels) - min(levels) < 0.002 for levels in blocks)  # one weight of 512
     means = [sum(levels) / len(levels) for levels in blocks]
     assert max(means) - min(means) == pytest.approx(0.16, abs=0.001)
-    sizes = {site.name: site.weight.numel() for site in model.sites}
+    sizes = {linear.name: linear.weight.numel() for linear in model.linears}
     dropped = sum(count_dropped(budget[name], n) for name, n in sizes.items())
     assert dropped == sum(count_dropped(0.7, n) for n in sizes.values())
 
@@ -74,7 +74,7 @@ def test_layers_of_a_block_share_a_level_and_the_model_stays(tiny_model, random_
 def test_only_the_range_counts(tiny_model, random_tokens):
     model = tiny_model("opt")
     budget = OWL().budget(model, Calibration(random_tokens(4, 16)), Target(level=0.7, layers=[1, 3]))
-    assert list(budget) == [site.name for block in model.blocks[1:] for site in block.sites]
+    assert list(budget) == [linear.name for block in model.blocks[1:] for linear in block.linears]
 
 
 @pytest.mark.parametrize(

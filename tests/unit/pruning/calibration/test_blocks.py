@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, walk
+from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, iterate_blocks
 from prune_lab.pruning.calibration.statistics import Hessian, InputNorm
 
 
@@ -23,7 +23,7 @@ def own_forward(model, calibration, **kwargs):
 
 
 def first_block(model, calibration) -> BlockInputs:
-    return next(walk(model, calibration))[1]
+    return next(iterate_blocks(model, calibration))[1]
 
 
 def test_the_last_batch_may_be_smaller():
@@ -48,7 +48,7 @@ def test_the_walk_equals_the_models_own_hidden_states_exactly(tiny_model, family
     calibration = Calibration(random_tokens(5, 24), batch_size=2)
     batches = [out.hidden_states for out in own_forward(model, calibration, output_hidden_states=True)]
     seen = 0
-    for block, inputs in walk(model, calibration):
+    for block, inputs in iterate_blocks(model, calibration):
         expected = torch.cat([states[block.index] for states in batches])
         assert torch.equal(inputs.hidden, expected), f"block {block.index}"
         seen += 1
@@ -59,10 +59,10 @@ def test_the_next_block_sees_this_one_as_it_was_left(tiny_model, family, random_
     model = tiny_model(family)
     calibration = Calibration(random_tokens(3, 24), batch_size=2)
     walked = []
-    for block, inputs in walk(model, calibration):
+    for block, inputs in iterate_blocks(model, calibration):
         walked.append(inputs.hidden.clone())
-        for site in block.sites:
-            site.write(site.weight * (torch.arange(site.shape[1]) % 2))  # every other input is cut
+        for linear in block.linears:
+            linear.write(linear.weight * (torch.arange(linear.shape[1]) % 2))  # every other input is cut
     batches = [out.hidden_states for out in own_forward(model, calibration, output_hidden_states=True)]
     for index, hidden in enumerate(walked):
         assert torch.equal(hidden, torch.cat([states[index] for states in batches]))
@@ -74,7 +74,7 @@ def test_the_walk_is_exact_in_half_precision_too(tiny_model, random_tokens, dtyp
     model = tiny_model("llama", dtype)
     calibration = Calibration(random_tokens(3, 24), batch_size=2)
     batches = [out.hidden_states for out in own_forward(model, calibration, output_hidden_states=True)]
-    for block, inputs in walk(model, calibration):
+    for block, inputs in iterate_blocks(model, calibration):
         assert inputs.hidden.dtype == dtype
         assert torch.equal(inputs.hidden, torch.cat([states[block.index] for states in batches]))
 
@@ -82,7 +82,7 @@ def test_the_walk_is_exact_in_half_precision_too(tiny_model, random_tokens, dtyp
 def test_hidden_states_are_overwritten_in_place(tiny_model, random_tokens):
     storages = {
         inputs.hidden.data_ptr()
-        for _, inputs in walk(tiny_model("opt"), Calibration(random_tokens(4, 8), batch_size=2))
+        for _, inputs in iterate_blocks(tiny_model("opt"), Calibration(random_tokens(4, 8), batch_size=2))
     }
     assert len(storages) == 1
 
@@ -92,7 +92,7 @@ def test_the_model_is_left_as_it_was(tiny_model, family, random_tokens):
     calibration = Calibration(random_tokens(3, 24))
     before = model.fingerprint()
     logits = own_forward(model, calibration)[0].logits
-    for _, inputs in walk(model, calibration):
+    for _, inputs in iterate_blocks(model, calibration):
         inputs.collect(Hessian)
     assert model.fingerprint() == before
     assert torch.equal(own_forward(model, calibration)[0].logits, logits)
@@ -105,7 +105,7 @@ def test_a_walk_that_breaks_off_leaves_the_model_usable(tiny_model, random_token
     model = tiny_model("llama")
     calibration = Calibration(random_tokens(2, 8))
     logits = own_forward(model, calibration)[0].logits
-    for _ in walk(model, calibration):
+    for _ in iterate_blocks(model, calibration):
         break
     assert torch.equal(own_forward(model, calibration)[0].logits, logits)
 
@@ -114,18 +114,20 @@ def test_a_statistic_sees_what_every_site_reads(tiny_model, family, random_token
     model = tiny_model(family)
     calibration = Calibration(random_tokens(5, 16), batch_size=2)
     block = model.blocks[1]
-    read: dict[str, list[torch.Tensor]] = {site.name: [] for site in block.sites}
+    read: dict[str, list[torch.Tensor]] = {linear.name: [] for linear in block.linears}
     hooks = [
-        site.module.register_forward_pre_hook(lambda _, args, name=site.name: read[name].append(args[0].flatten(0, -2)))
-        for site in block.sites
+        linear.module.register_forward_pre_hook(
+            lambda _, args, name=linear.name: read[name].append(args[0].flatten(0, -2))
+        )
+        for linear in block.linears
     ]
     own_forward(model, calibration)
     for hook in hooks:
         hook.remove()
-    for walked, inputs in walk(model, calibration):
+    for walked, inputs in iterate_blocks(model, calibration):
         if walked is block:
             collected = inputs.collect(Inputs)
-            assert list(collected) == [site.name for site in block.sites]
+            assert list(collected) == [linear.name for linear in block.linears]
             for name, statistic in collected.items():
                 assert torch.equal(torch.cat(statistic.batches), torch.cat(read[name])), name
 
@@ -147,10 +149,10 @@ def test_a_shared_statistic_counts_every_token_once(tiny_model, random_tokens):
 
 def test_some_sites_can_be_asked_for(tiny_model, random_tokens):
     inputs = first_block(tiny_model("llama"), Calibration(random_tokens(5, 16), batch_size=2))
-    sites = [inputs.block.sites[1], inputs.block.sites[3]]
-    collected = inputs.collect(InputNorm, sites)
+    linears = [inputs.block.linears[1], inputs.block.linears[3]]
+    collected = inputs.collect(InputNorm, linears)
     everything = inputs.collect(InputNorm)
-    assert list(collected) == [site.name for site in sites]
+    assert list(collected) == [linear.name for linear in linears]
     for name, statistic in collected.items():
         assert torch.equal(statistic.value, everything[name].value)
     assert inputs.collect(InputNorm, []) == {}
@@ -160,13 +162,13 @@ def test_a_pass_ends_at_the_last_site_that_is_wanted(tiny_model, family, random_
     model = tiny_model(family)
     inputs = first_block(model, Calibration(random_tokens(4, 16), batch_size=2))
     executed: list[str] = []
-    for site in inputs.block.sites:
-        site.module.register_forward_hook(lambda *_, name=site.name: executed.append(name))
+    for linear in inputs.block.linears:
+        linear.module.register_forward_hook(lambda *_, name=linear.name: executed.append(name))
     inputs.collect(InputNorm)
-    assert inputs.block.sites[-1].name not in executed
-    assert inputs.block.sites[0].name in executed
+    assert inputs.block.linears[-1].name not in executed
+    assert inputs.block.linears[0].name in executed
     executed.clear()
-    inputs.collect(InputNorm, inputs.block.sites[:1])
+    inputs.collect(InputNorm, inputs.block.linears[:1])
     assert executed == []
 
 
@@ -221,26 +223,26 @@ def test_the_input_norm_of_half_precision_does_not_overflow():
 def test_install_writes_the_weight_and_records_its_relative_error(tiny_model, random_tokens):
     calibration = Calibration(random_tokens(2, 16))
     inputs = first_block(tiny_model("gpt2"), calibration)
-    site = inputs.block.sites[1]
-    x = torch.cat(inputs.collect(Inputs)[site.name].batches).double()
-    dense = site.weight.clone().double()
+    linear = inputs.block.linears[1]
+    x = torch.cat(inputs.collect(Inputs)[linear.name].batches).double()
+    dense = linear.weight.clone().double()
     pruned = dense.clone()
     pruned[:, ::4] = 0
-    keep = inputs.install(site, pruned.float(), seconds=1.5)
-    assert torch.equal(site.weight, pruned.float())
+    keep = inputs.install(linear, pruned.float(), seconds=1.5)
+    assert torch.equal(linear.weight, pruned.float())
     assert torch.equal(keep, pruned != 0)
     (row,) = calibration.rows
-    assert (row.name, row.shape, row.sparsity, row.seconds) == (site.name, (32, 32), 0.25, 1.5)
+    assert (row.name, row.shape, row.sparsity, row.seconds) == (linear.name, (32, 32), 0.25, 1.5)
     expected = (x @ (dense - pruned).T).square().sum() / (x @ dense.T).square().sum()
     assert row.error == pytest.approx(float(expected), rel=1e-4)
     assert 0.01 < row.error < 1
 
 
 def test_the_error_of_a_site_is_measured_on_inputs_from_the_dense_block(tiny_model, random_tokens):
-    """The first site is emptied; what reaches the last one in the record is still the dense block's."""
+    """The first linear layer is emptied; what reaches the last one in the record is still the dense block's."""
     calibration = Calibration(random_tokens(2, 16))
     inputs = first_block(tiny_model("opt"), calibration)
-    first, last = inputs.block.sites[0], inputs.block.sites[-1]
+    first, last = inputs.block.linears[0], inputs.block.linears[-1]
     x = torch.cat(inputs.collect(Inputs)[last.name].batches)
     dense, pruned = last.weight.clone(), last.weight.clone()
     pruned[:8] = 0
@@ -253,34 +255,34 @@ def test_the_error_of_a_site_is_measured_on_inputs_from_the_dense_block(tiny_mod
 
 
 def prune_half(block, inputs):
-    for sites in inputs.parts():
-        inputs.collect(InputNorm, sites)
-        for site in sites:
-            inputs.install(site, site.weight * (torch.arange(site.shape[1]) % 2))
+    for linears in inputs.parts():
+        inputs.collect(InputNorm, linears)
+        for linear in linears:
+            inputs.install(linear, linear.weight * (torch.arange(linear.shape[1]) % 2))
 
 
 def test_dense_propagation_shows_every_block_what_the_dense_model_would(tiny_model, family, random_tokens):
     calibration = Calibration(random_tokens(5, 16), batch_size=2, propagate="dense")
-    expected = [inputs.hidden.clone() for _, inputs in walk(tiny_model(family), calibration)]
+    expected = [inputs.hidden.clone() for _, inputs in iterate_blocks(tiny_model(family), calibration)]
     model = tiny_model(family)
-    for block, inputs in walk(model, calibration):
+    for block, inputs in iterate_blocks(model, calibration):
         assert torch.equal(inputs.hidden, expected[block.index])
         prune_half(block, inputs)
-    for site in model.sites:
-        assert not site.weight[:, ::2].any()
-        assert site.weight[:, 1::2].all()
+    for linear in model.linears:
+        assert not linear.weight[:, ::2].any()
+        assert linear.weight[:, 1::2].all()
 
 
 def test_sequential_by_site_collects_again_behind_what_is_pruned(tiny_model, family, random_tokens):
     model = tiny_model(family)
-    calibration = Calibration(random_tokens(5, 16), batch_size=2, sequential="site")
-    block, inputs = next(walk(model, calibration))
-    assert [len(part) for part in inputs.parts()] == [len(readers) for readers in block.readers]
-    assert tuple(site for part in inputs.parts() for site in part) == block.sites
+    calibration = Calibration(random_tokens(5, 16), batch_size=2, sequential="layer")
+    block, inputs = next(iterate_blocks(model, calibration))
+    assert [len(part) for part in inputs.parts()] == [len(shared_inputs) for shared_inputs in block.shared_inputs]
+    assert tuple(linear for part in inputs.parts() for linear in part) == block.linears
     down = block.mlp.down
     before = inputs.collect(InputNorm, [down])[down.name].value
-    for site in block.mlp.sites[:-1]:
-        inputs.install(site, site.weight * (torch.arange(site.shape[1]) % 2))
+    for linear in block.mlp.linears[:-1]:
+        inputs.install(linear, linear.weight * (torch.arange(linear.shape[1]) % 2))
     assert not torch.equal(inputs.collect(InputNorm, [down])[down.name].value, before)
 
 
@@ -288,34 +290,34 @@ def test_sequential_by_site_collects_again_behind_what_is_pruned(tiny_model, fam
 def test_the_error_of_a_block_is_relative_to_what_it_adds(tiny_model, family, random_tokens, propagate):
     model, dense = tiny_model(family), tiny_model(family)
     calibration = Calibration(random_tokens(3, 16), batch_size=2, propagate=propagate)
-    for block, inputs in walk(model, calibration):
+    for block, inputs in iterate_blocks(model, calibration):
         prune_half(block, inputs)
     rows = {row.name: row.block_error for row in calibration.rows}
     for index in (0, 2):  # the first, and the last, whose outputs nobody reads
-        errors = {rows[site.name] for site in model.blocks[index].sites}
+        errors = {rows[linear.name] for linear in model.blocks[index].linears}
         assert len(errors) == 1
         assert 0 < errors.pop() < 3
     first = Calibration(random_tokens(3, 16)[:2])
-    before = next(walk(dense, first))[1]
+    before = next(iterate_blocks(dense, first))[1]
     was = dense.blocks[0].hidden(before.run(slice(0, 2), before.calls[0]))
-    after = next(walk(model, first))[1]
+    after = next(iterate_blocks(model, first))[1]
     now = model.blocks[0].hidden(after.run(slice(0, 2), after.calls[0]))
     expected = (now - was).square().sum() / (was - before.hidden).square().sum()
-    assert rows[model.blocks[0].sites[0].name] == pytest.approx(float(expected), rel=1e-4)
+    assert rows[model.blocks[0].linears[0].name] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_a_site_that_is_installed_again_has_one_row_with_the_error_from_dense(tiny_model, random_tokens):
     calibration = Calibration(random_tokens(2, 16))
     inputs = first_block(tiny_model("opt"), calibration)
-    site = inputs.block.sites[0]
-    dense = site.weight.clone()
-    inputs.install(site, dense * 0, seconds=1.0)
-    inputs.install(site, dense, seconds=2.0)
+    linear = inputs.block.linears[0]
+    dense = linear.weight.clone()
+    inputs.install(linear, dense * 0, seconds=1.0)
+    inputs.install(linear, dense, seconds=2.0)
     (row,) = calibration.rows
     assert (row.error, row.sparsity, row.seconds) == (0.0, 0.0, 3.0)
 
 
-@pytest.mark.parametrize(("key", "value"), [("propagate", "both"), ("sequential", "layer")])
+@pytest.mark.parametrize(("key", "value"), [("propagate", "both"), ("sequential", "site")])
 def test_an_unknown_order_is_refused(key, value):
     with pytest.raises(BadInput, match=f"{key}='{value}' is unknown; allowed"):
         Calibration(torch.zeros(1, 2), **{key: value})
@@ -326,14 +328,14 @@ def test_a_token_outside_the_vocabulary_is_refused(tiny_model, random_tokens, wr
     tokens = random_tokens()
     tokens[1, 2] = wrong
     with pytest.raises(BadInput, match=f"{wrong}.*0 to 63"):
-        next(walk(tiny_model("opt"), Calibration(tokens)))
+        next(iterate_blocks(tiny_model("opt"), Calibration(tokens)))
 
 
 def test_activations_that_are_not_finite_name_the_block(tiny_model, random_tokens):
     model = tiny_model("llama")
-    model.blocks[1].sites[-1].weight[0, 0] = float("nan")
+    model.blocks[1].linears[-1].weight[0, 0] = float("nan")
     with pytest.raises(RunFailed, match=r"model\.layers\.1: .*NaN.*samples 0 to 1.*model\.dtype=float32"):
-        for _ in walk(model, Calibration(random_tokens(3, 8), batch_size=2)):
+        for _ in iterate_blocks(model, Calibration(random_tokens(3, 8), batch_size=2)):
             pass
 
 
@@ -347,6 +349,6 @@ def test_inputs_that_are_not_finite_name_the_site(tiny_model, random_tokens):
 
 def test_an_overflow_in_half_precision_is_not_passed_on(tiny_model, random_tokens):
     model = tiny_model("llama", torch.float16)
-    model.blocks[0].sites[-1].weight.fill_(6e4)
+    model.blocks[0].linears[-1].weight.fill_(6e4)
     with pytest.raises(RunFailed, match=r"model\.layers\.0"):
-        list(walk(model, Calibration(random_tokens(2, 8))))
+        list(iterate_blocks(model, Calibration(random_tokens(2, 8))))

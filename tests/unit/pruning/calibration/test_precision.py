@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from prune_lab.pruning.calibration import precision
-from prune_lab.pruning.calibration.blocks import Calibration, walk
+from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
 from prune_lab.pruning.calibration.statistics import Hessian
 
 
@@ -36,7 +36,7 @@ def test_statistics_of_widened_passes_are_those_of_half_precision_but_for_roundi
     for slow in (True, False):
         monkeypatch.setattr("prune_lab.pruning.calibration.blocks.is_slow_at", lambda dtype, device, slow=slow: slow)
         model = tiny_model("gemma3_text", torch.bfloat16)
-        for _, inputs in walk(model, Calibration(tokens, batch_size=2)):
+        for _, inputs in iterate_blocks(model, Calibration(tokens, batch_size=2)):
             found.append({name: statistic.value for name, statistic in inputs.collect(Hessian).items()})
         assert model.dtype == torch.bfloat16
     half = len(found) // 2

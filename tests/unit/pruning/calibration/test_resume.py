@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prune_lab.pruning.calibration.blocks import Calibration, walk
+from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
 from prune_lab.pruning.calibration.resume import FinishedBlocks
 from prune_lab.pruning.methods.ria import RIA
 from prune_lab.pruning.methods.wanda import Wanda
@@ -66,9 +66,9 @@ def test_orders_of_channels_come_back(pruned):
 def test_a_walk_over_restored_blocks_sees_what_it_would_have_seen(pruned, random_tokens, tiny_model):
     _, model = pruned()
     tokens = random_tokens(4, 16)
-    seen = [inputs.hidden.clone() for _, inputs in walk(model, Calibration(tokens, batch_size=4))]
+    seen = [inputs.hidden.clone() for _, inputs in iterate_blocks(model, Calibration(tokens, batch_size=4))]
     _, again = pruned()
     assert all(
         torch.equal(hidden, inputs.hidden)
-        for hidden, (_, inputs) in zip(seen, walk(again, Calibration(tokens, batch_size=4)), strict=True)
+        for hidden, (_, inputs) in zip(seen, iterate_blocks(again, Calibration(tokens, batch_size=4)), strict=True)
     )

@@ -6,7 +6,7 @@ import torch
 from prune_lab.errors import BadInput
 from prune_lab.pruning.calibration.blocks import Calibration
 from prune_lab.pruning.masks import keep_all_but
-from prune_lab.pruning.methods.admm import ADMM, choose
+from prune_lab.pruning.methods.admm import ADMM, select_mask
 from prune_lab.pruning.methods.alps import ALPS
 from prune_lab.pruning.methods.least_squares import LeastSquares
 from prune_lab.pruning.methods.magnitude import Magnitude
@@ -23,10 +23,10 @@ def problem(seed: int = 0):
 
 
 def solve(method, weight, hessian, level):
-    class Site:
+    class PrunableLinear:
         name = "layer"
 
-    Site.weight = weight
+    PrunableLinear.weight = weight
 
     class Given:
         value = hessian
@@ -34,7 +34,7 @@ def solve(method, weight, hessian, level):
         def release(self):
             return hessian.clone()
 
-    return method.solve(Site, method.prepare(Given()), Target(level=level))
+    return method.solve(PrunableLinear, method.prepare(Given()), Target(level=level))
 
 
 def error(weight, pruned, hessian) -> float:
@@ -97,10 +97,16 @@ def test_the_spectrum_solves_with_every_penalty():
 def test_the_mask_grows_with_the_share():
     scores = torch.arange(16.0).view(2, 8)
     target = Target(level=0.5)
-    assert [int((~choose(scores, share, target, "x", "layer")).sum()) for share in (0.0, 0.5, 1.0)] == [0, 4, 8]
-    assert choose(scores, 1.0, target, "x", "row").sum(1).tolist() == [4, 4]
-    assert choose(scores, 0.5, Target("1:4"), "x", "layer").unflatten(1, (2, 4)).sum(-1).tolist() == [[3, 3], [3, 3]]
-    assert choose(scores, 1.0, Target("1:4"), "x", "layer").unflatten(1, (2, 4)).sum(-1).tolist() == [[1, 1], [1, 1]]
+    assert [int((~select_mask(scores, share, target, "x", "layer")).sum()) for share in (0.0, 0.5, 1.0)] == [0, 4, 8]
+    assert select_mask(scores, 1.0, target, "x", "row").sum(1).tolist() == [4, 4]
+    assert select_mask(scores, 0.5, Target("1:4"), "x", "layer").unflatten(1, (2, 4)).sum(-1).tolist() == [
+        [3, 3],
+        [3, 3],
+    ]
+    assert select_mask(scores, 1.0, Target("1:4"), "x", "layer").unflatten(1, (2, 4)).sum(-1).tolist() == [
+        [1, 1],
+        [1, 1],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,28 +3,30 @@ import torch
 
 from prune_lab.errors import BadInput
 from prune_lab.pruning.calibration.blocks import Calibration
-from prune_lab.pruning.methods.dsnot import DSnoT, Moments
+from prune_lab.pruning.methods.dsnot import DSnoT, InputMoments
 from prune_lab.pruning.methods.method import keep_in_rows
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
 
 
-def moments(*rows: list[float]) -> Moments:
-    statistic = Moments()
+def moments(*rows: list[float]) -> InputMoments:
+    statistic = InputMoments()
     for row in rows:
         statistic.update(torch.tensor([row]))
     return statistic
 
 
-def refine(dense: list[float], pruned: list[float], seen: Moments, target: Target | None = None, **keys) -> list[float]:
+def refine(
+    dense: list[float], pruned: list[float], seen: InputMoments, target: Target | None = None, **keys
+) -> list[float]:
     method = DSnoT(Wanda(), **keys)
     return method.refine(torch.tensor([dense]), torch.tensor([pruned]), seen, target or Target(level=0.5))[0].tolist()
 
 
 def test_moments_of_several_batches_are_those_of_all_tokens():
     x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 100
-    statistic = Moments()
+    statistic = InputMoments()
     for batch in x.split(7):
         statistic.update(batch)
     torch.testing.assert_close(statistic.mean, x.mean(0))
@@ -59,7 +61,7 @@ def test_a_pattern_swaps_within_one_group():
 def test_rows_keep_their_count_and_come_nearer():
     generator = torch.Generator().manual_seed(0)
     x, dense = torch.randn(64, 24, generator=generator) + 1, torch.randn(12, 24, generator=generator)
-    seen = Moments()
+    seen = InputMoments()
     seen.update(x)
     for target in (Target(level=0.5), Target("2:4")):
         pruned = dense * keep_in_rows(dense.abs(), target, "layer")
@@ -75,7 +77,7 @@ def test_feed_forward_layers_can_be_skipped(tiny_model, random_tokens):
     target, wanda = Target(level=0.5, layers=[0, 1]), Wanda()
     plain = wanda.prune(tiny_model("llama"), Calibration(random_tokens(4, 16)), target)
     masks = DSnoT(wanda, tolerance=0.0, skip_mlp=True).prune(model, Calibration(random_tokens(4, 16)), target)
-    mlp = {site.name for site in model.blocks[0].mlp.sites}
+    mlp = {linear.name for linear in model.blocks[0].mlp.linears}
     assert {name for name in plain if torch.equal(plain[name], masks[name])} == mlp
 
 

@@ -11,14 +11,14 @@ from prune_lab.pruning.target import Target
 
 @pytest.fixture
 def pruned(tiny_model, random_tokens):
-    """``pruned(method, target)`` gives the dense weights and the masks, by site."""
+    """``pruned(method, target)`` gives the dense weights and the masks, by linear layer."""
 
     def prune(method, target):
         model = tiny_model("llama")
-        dense = {site.name: site.weight.clone() for site in model.sites}
+        dense = {linear.name: linear.weight.clone() for linear in model.linears}
         masks = method.prune(model, Calibration(random_tokens(2, 8)), target)
-        for site in model.sites:
-            assert torch.equal(site.weight, dense[site.name] * masks[site.name])
+        for linear in model.linears:
+            assert torch.equal(linear.weight, dense[linear.name] * masks[linear.name])
         return dense, masks
 
     return prune
@@ -53,10 +53,10 @@ def test_weights_of_the_whole_model_compete_with_each_other(pruned):
 
 def test_the_sign_does_not_matter(tiny_model, random_tokens):
     model = tiny_model("opt")
-    site = model.blocks[0].sites[0]
-    site.weight.copy_(torch.tensor([-9.0, 1.0]).repeat(32, 16))
+    linear = model.blocks[0].linears[0]
+    linear.weight.copy_(torch.tensor([-9.0, 1.0]).repeat(32, 16))
     Magnitude().prune(model, Calibration(random_tokens(2, 8)), Target(level=0.5))
-    assert torch.equal(site.weight, torch.tensor([-9.0, 0.0]).repeat(32, 16))
+    assert torch.equal(linear.weight, torch.tensor([-9.0, 0.0]).repeat(32, 16))
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "3:8"])
@@ -87,9 +87,9 @@ def test_one_cut_for_a_range_of_layers_counts_these_layers_only(tiny_model, rand
     model = tiny_model("opt")
     target = Target(level=0.5, layers=[1, 2])
     masks = Magnitude("model").prune(model, Calibration(random_tokens(2, 8)), target)
-    sites = model.blocks[1].sites
-    assert set(masks) == {site.name for site in sites}
-    assert sum(int((~mask).sum()) for mask in masks.values()) == sum(site.weight.numel() for site in sites) // 2
+    linears = model.blocks[1].linears
+    assert set(masks) == {linear.name for linear in linears}
+    assert sum(int((~mask).sum()) for mask in masks.values()) == sum(linear.weight.numel() for linear in linears) // 2
 
 
 @pytest.mark.parametrize("kind", ["neurons", "heads"])
@@ -120,9 +120,9 @@ def test_whole_units_go_with_all_that_belongs_to_them(tiny_model, random_tokens,
             assert lost[-1].max() <= kept[-1].min()
     if type(method) is Magnitude and method.scope == "model":
         assert torch.cat(lost).max() <= torch.cat(kept).min()
-    sites = {member.site.name for each in units for member in each.members}
-    assert {row.name for row in calibration.rows} == sites
-    unchanged = [key for key in before if not any(key.startswith(f"{site}.") for site in sites)]
+    linears = {member.linear.name for each in units for member in each.members}
+    assert {row.name for row in calibration.rows} == linears
+    unchanged = [key for key in before if not any(key.startswith(f"{linear}.") for linear in linears)]
     assert all(torch.equal(before[key], model.hf.state_dict()[key]) for key in unchanged)
 
 
@@ -133,7 +133,7 @@ def test_rows_mean_nothing_to_neurons():
 
 def test_one_cut_that_would_empty_a_block_ends_the_run(tiny_model, random_tokens):
     model = tiny_model("opt")
-    for site in model.blocks[0].mlp.sites:
-        site.weight.mul_(1e-3)
+    for linear in model.blocks[0].mlp.linears:
+        linear.weight.mul_(1e-3)
     with pytest.raises(RunFailed, match=r"one cut of 0\.6 for the model leaves none of .* method\.scope=layer"):
         Magnitude("model").prune(model, Calibration(random_tokens(2, 8)), Target("neurons", 0.6))

@@ -36,7 +36,7 @@ def test_blocks_outside_the_range_are_left_bit_for_bit(tiny_model, random_tokens
     before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
     calibration = Calibration(random_tokens(4, 16), batch_size=3)
     masks = method.prune(model, calibration, Target(level=0.5, layers=[1, 2]))
-    pruned = {site.name for site in model.blocks[1].sites}
+    pruned = {linear.name for linear in model.blocks[1].linears}
     assert set(masks) == pruned == {row.name for row in calibration.rows}
     for name, tensor in model.hf.state_dict().items():
         changed = name.removesuffix(".weight") in pruned
@@ -48,10 +48,10 @@ def test_blocks_outside_the_range_are_left_bit_for_bit(tiny_model, random_tokens
 def test_half_precision_models_are_pruned_in_their_own_type(tiny_model, random_tokens, method, dtype):
     model = tiny_model("qwen3", dtype)
     masks = method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5))
-    for site in model.sites:
-        assert site.weight.dtype == dtype
-        assert not site.weight[~masks[site.name]].any()
-        assert int((~masks[site.name]).sum()) == masks[site.name].numel() // 2
+    for linear in model.linears:
+        assert linear.weight.dtype == dtype
+        assert not linear.weight[~masks[linear.name]].any()
+        assert int((~masks[linear.name]).sum()) == masks[linear.name].numel() // 2
     assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
 
 
@@ -62,8 +62,8 @@ def test_nothing_breaks_at_95_percent_in_any_type(tiny_model, random_tokens, met
     model = tiny_model(family, dtype)
     method.prune(model, Calibration(random_tokens(6, 16)), Target(level=0.95))
     assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
-    zeros = sum(int((site.weight == 0).sum()) for site in model.sites)
-    assert 0.93 < zeros / sum(site.weight.numel() for site in model.sites) < 0.96
+    zeros = sum(int((linear.weight == 0).sum()) for linear in model.linears)
+    assert 0.93 < zeros / sum(linear.weight.numel() for linear in model.linears) < 0.96
 
 
 @pytest.mark.parametrize("pattern", ["1:2", "1:4", "3:4", "6:8", "7:16"])
@@ -80,20 +80,20 @@ def test_any_pattern_that_divides_is_obeyed_in_every_group(tiny_model, random_to
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_a_budget_is_obeyed_by_name(tiny_model, random_tokens, method):
     model = tiny_model("opt")
-    name = model.blocks[1].sites[2].name
+    name = model.blocks[1].linears[2].name
     masks = method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5, budget={name: 0.25}))
-    for site, mask in masks.items():
-        assert int((~mask).sum()) == mask.numel() // (4 if site == name else 2)
+    for linear, mask in masks.items():
+        assert int((~mask).sum()) == mask.numel() // (4 if linear == name else 2)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_level_zero_changes_nothing_beyond_rounding(tiny_model, random_tokens, method):
     model = tiny_model("opt")
-    dense = {site.name: site.weight.clone() for site in model.sites}
+    dense = {linear.name: linear.weight.clone() for linear in model.linears}
     masks = method.prune(model, Calibration(random_tokens(8, 16)), Target(level=0.0))
-    for site in model.sites:
-        assert masks[site.name].all()
-        torch.testing.assert_close(site.weight, dense[site.name], rtol=1e-4, atol=1e-5)
+    for linear in model.linears:
+        assert masks[linear.name].all()
+        torch.testing.assert_close(linear.weight, dense[linear.name], rtol=1e-4, atol=1e-5)
 
 
 def test_dense_prunes_nothing(tiny_model, random_tokens):

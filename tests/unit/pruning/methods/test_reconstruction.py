@@ -19,9 +19,9 @@ def test_the_mask_is_the_inner_methods_and_the_model_comes_closer_to_the_dense_o
     inner, model = tiny_model(family), tiny_model(family)
     Magnitude().prune(inner, Calibration(tokens), Target(level=0.6))
     masks = Reconstruction(Magnitude(), epochs=6).prune(model, Calibration(tokens), Target(level=0.6))
-    for site, other in zip(model.sites, inner.sites, strict=True):
-        assert torch.equal(masks[site.name], other.weight != 0)
-        assert torch.equal(site.weight != 0, other.weight != 0)
+    for linear, other in zip(model.linears, inner.linears, strict=True):
+        assert torch.equal(masks[linear.name], other.weight != 0)
+        assert torch.equal(linear.weight != 0, other.weight != 0)
     dense = tiny_model(family)
     assert logits_error(model, dense, tokens) < 0.9 * logits_error(inner, dense, tokens)
 
@@ -30,11 +30,11 @@ def test_the_mask_is_the_inner_methods_and_the_model_comes_closer_to_the_dense_o
 def test_half_precision_models_are_trained_in_float32_and_stay_what_they_are(tiny_model, random_tokens, dtype):
     model = tiny_model("llama", dtype)
     masks = Reconstruction(Wanda()).prune(model, Calibration(random_tokens(6, 16)), Target(level=0.95))
-    for site in model.sites:
-        assert site.weight.dtype == dtype
-        assert not site.weight[~masks[site.name]].any()
-        assert not site.module.weight.requires_grad
-        assert site.module.weight.grad is None
+    for linear in model.linears:
+        assert linear.weight.dtype == dtype
+        assert not linear.weight[~masks[linear.name]].any()
+        assert not linear.module.weight.requires_grad
+        assert linear.module.weight.grad is None
     assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
 
 
@@ -42,8 +42,8 @@ def test_blocks_outside_the_range_are_left_alone(tiny_model, random_tokens):
     model, dense = tiny_model("opt"), tiny_model("opt")
     Reconstruction(Wanda()).prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5, layers=[1, 2]))
     for block, other in zip(model.blocks, dense.blocks, strict=True):
-        for site, was in zip(block.sites, other.sites, strict=True):
-            assert torch.equal(site.weight, was.weight) is (block.index != 1)
+        for linear, was in zip(block.linears, other.linears, strict=True):
+            assert torch.equal(linear.weight, was.weight) is (block.index != 1)
 
 
 def test_a_method_that_cuts_the_whole_model_at_once_is_refused():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import Calibration
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.methods.dsnot import DSnoT
@@ -11,10 +11,10 @@ from prune_lab.pruning.methods.ria import RIA, relative_importance
 from prune_lab.pruning.target import Target
 
 
-def layer(weight: list[list[float]]) -> Site:
+def layer(weight: list[list[float]]) -> PrunableLinear:
     module = nn.Linear(len(weight[0]), len(weight), bias=False)
     module.weight.data = torch.tensor(weight)
-    return Site("layer", module)
+    return PrunableLinear("layer", module)
 
 
 def norms(*values: float) -> InputNorm:
@@ -29,26 +29,26 @@ def test_a_weight_counts_by_its_share_of_column_and_row():
 
 
 def test_a_small_weight_is_kept_when_its_column_has_no_other():
-    site = layer([[2.0, 1.0], [8.0, 0.0]])  # first row: 2/10 + 2/3 against 1/1 + 1/3
-    assert RIA().solve(site, norms(1.0, 1.0), Target(level=0.5)).tolist() == [[0.0, 1.0], [8.0, 0.0]]
+    linear = layer([[2.0, 1.0], [8.0, 0.0]])  # first row: 2/10 + 2/3 against 1/1 + 1/3
+    assert RIA().solve(linear, norms(1.0, 1.0), Target(level=0.5)).tolist() == [[0.0, 1.0], [8.0, 0.0]]
 
 
 @pytest.mark.parametrize(("power", "kept"), [(0.5, [0.0, 1.0]), (1.0, [2.0, 0.0])])
 def test_the_norm_counts_by_its_power(power: float, kept: list[float]):
-    site = layer([[2.0, 1.0], [8.0, 0.0]])  # 0.867 * 2^power against 1.333
-    site.weight[1, 0] = 18.0  # 2/20 + 2/3 = 0.767; the norm 2.25 counts 1.5 or 2.25
-    assert RIA(power).solve(site, norms(2.25, 1.0), Target(level=0.5))[0].tolist() == kept
+    linear = layer([[2.0, 1.0], [8.0, 0.0]])  # 0.867 * 2^power against 1.333
+    linear.weight[1, 0] = 18.0  # 2/20 + 2/3 = 0.767; the norm 2.25 counts 1.5 or 2.25
+    assert RIA(power).solve(linear, norms(2.25, 1.0), Target(level=0.5))[0].tolist() == kept
 
 
 def test_empty_rows_and_columns_have_scores():
-    site = layer([[0.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
-    pruned = RIA().solve(site, norms(1.0, 1.0, 0.0), Target(level=0.67))
+    linear = layer([[0.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
+    pruned = RIA().solve(linear, norms(1.0, 1.0, 0.0), Target(level=0.67))
     assert pruned.tolist() == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
 
 
 def test_a_pattern_compares_within_groups():
-    site = layer([[1.0, 2.0, 3.0, 4.0]])
-    assert RIA().solve(site, norms(1.0, 1.0, 1.0, 1.0), Target("1:2")).tolist() == [[0.0, 2.0, 0.0, 4.0]]
+    linear = layer([[1.0, 2.0, 3.0, 4.0]])
+    assert RIA().solve(linear, norms(1.0, 1.0, 1.0, 1.0), Target("1:2")).tolist() == [[0.0, 2.0, 0.0, 4.0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -72,7 +72,7 @@ def test_permuted_channels_keep_more_of_the_score_in_an_order_that_is_told(tiny_
     assert set(method.orders) == set(masks)
     for name, mask in masks.items():
         assert (mask[:, method.orders[name]].unflatten(1, (-1, 4)).sum(-1) == 2).all()
-    first = model.blocks[0].sites[0].name  # its inputs are those of the dense model in both
+    first = model.blocks[0].linears[0].name  # its inputs are those of the dense model in both
     assert not torch.equal(masks[first], natural[first])
     assert not RIA().orders
 

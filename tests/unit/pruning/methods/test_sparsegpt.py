@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput, NotPositiveDefinite
-from prune_lab.pruning.calibration.blocks import Calibration, walk
+from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
@@ -14,16 +14,16 @@ def test_it_solves_each_layer_from_the_hessian_of_its_inputs(tiny_model, random_
     dense, model = tiny_model("llama"), tiny_model("llama")
     calibration = Calibration(random_tokens(8, 16), batch_size=3)
     SparseGPT(block_size=16).prune(model, calibration, Target(level=0.5))
-    for (block, inputs), pruned in zip(walk(dense, calibration), model.blocks, strict=True):
+    for (block, inputs), pruned in zip(iterate_blocks(dense, calibration), model.blocks, strict=True):
         hessians = {name: statistic.value for name, statistic in inputs.collect(Hessian).items()}
-        for site, other in zip(block.sites, pruned.sites, strict=True):
-            expected = obs.sparsegpt(site.weight, obs.factorize(hessians[site.name], 0.01), 0.5, block_size=16)
+        for linear, other in zip(block.linears, pruned.linears, strict=True):
+            expected = obs.sparsegpt(linear.weight, obs.factorize(hessians[linear.name], 0.01), 0.5, block_size=16)
             agree = ((expected != 0) == (other.weight != 0)).float().mean()
             assert agree > 0.99  # a sum and a mean round differently
             torch.testing.assert_close(
                 other.weight * (expected != 0), expected * (other.weight != 0), rtol=0.05, atol=0.02
             )
-            site.write(other.weight)
+            linear.write(other.weight)
 
 
 def test_its_error_is_below_that_of_magnitude(tiny_model, random_tokens):
@@ -43,11 +43,11 @@ def test_exactly_the_floor_of_each_layer_goes(tiny_model, random_tokens):
 
 def test_the_weights_that_stay_change(tiny_model, random_tokens):
     model = tiny_model("opt")
-    dense = {site.name: site.weight.clone() for site in model.sites}
+    dense = {linear.name: linear.weight.clone() for linear in model.linears}
     masks = SparseGPT().prune(model, Calibration(random_tokens(8, 16)), Target(level=0.5))
-    for site in model.sites:
-        assert torch.equal(masks[site.name], site.weight != 0)
-        assert not torch.equal(site.weight, dense[site.name] * masks[site.name])
+    for linear in model.linears:
+        assert torch.equal(masks[linear.name], linear.weight != 0)
+        assert not torch.equal(linear.weight, dense[linear.name] * masks[linear.name])
 
 
 def test_a_hessian_without_a_factor_names_the_layer_and_the_remedy(tiny_model, random_tokens):

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput, NotPositiveDefinite
-from prune_lab.pruning.calibration.blocks import Calibration, walk
-from prune_lab.pruning.methods.feed_forward import network_of, weights_of
+from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
+from prune_lab.pruning.methods.feed_forward import feed_forward_weights, network_of
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.sparsellm import SparseLLM
 from prune_lab.pruning.target import Target
@@ -15,13 +15,13 @@ def state(model):
     return {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
 
 
-@pytest.mark.parametrize("sequential", ["block", "site"])
+@pytest.mark.parametrize("sequential", ["block", "layer"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("family", ["opt", "llama", "gpt_neo"])
 def test_one_round_is_sparsegpt_bit_for_bit(tiny_model, random_tokens, family, target, dtype, sequential):
     found = []
-    for method in (SparseGPT(), SparseLLM(rounds=1, polish=0)):
+    for method in (SparseGPT(), SparseLLM(rounds=1, adam_refine=0)):
         model = tiny_model(family, dtype)
         method.prune(model, Calibration(random_tokens(6, 16), batch_size=4, sequential=sequential), target)
         found.append(state(model))
@@ -35,25 +35,27 @@ def test_attention_is_sparsegpts_bit_for_bit_whatever_the_rounds(tiny_model, ran
         model = tiny_model("llama")
         method.prune(model, Calibration(random_tokens(6, 16)), Target(level=0.6, layers=[0, 1]))
         found.append(model.blocks[0])
-    for site, other in zip(*(block.sites for block in found), strict=True):
-        assert torch.equal(site.weight, other.weight) is (site not in found[0].mlp.sites), site.name
+    for linear, other in zip(*(block.linears for block in found), strict=True):
+        assert torch.equal(linear.weight, other.weight) is (linear not in found[0].mlp.linears), linear.name
 
 
 def network_error(model, dense, tokens) -> float:
     """Relative output error of block 0's feed-forward network, pruned, on the inputs of the dense one."""
-    inputs = next(walk(dense, Calibration(tokens)))[1]
+    inputs = next(iterate_blocks(dense, Calibration(tokens)))[1]
     mlp = dense.blocks[0].mlp
-    network = network_of(mlp, inputs, weights_of(mlp)).with_outputs()
-    return network.error(weights_of(model.blocks[0].mlp))
+    network = network_of(mlp, inputs, feed_forward_weights(mlp)).with_outputs()
+    return network.error(feed_forward_weights(model.blocks[0].mlp))
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
 def test_more_rounds_and_polish_never_end_worse_than_sparsegpt(tiny_model, family, random_tokens, level):
     tokens = random_tokens(12, 32)
     errors = []
-    for rounds, polish in ((1, 0), (2, 0), (4, 0), (4, 1)):
+    for rounds, adam_refine in ((1, 0), (2, 0), (4, 0), (4, 1)):
         model = tiny_model(family)
-        SparseLLM(rounds=rounds, polish=polish).prune(model, Calibration(tokens), Target(level=level, layers=[0, 1]))
+        SparseLLM(rounds=rounds, adam_refine=adam_refine).prune(
+            model, Calibration(tokens), Target(level=level, layers=[0, 1])
+        )
         errors.append(network_error(model, tiny_model(family), tokens))
     assert all(error < errors[0] for error in errors[1:])
     assert errors[3] <= errors[2]
@@ -65,8 +67,8 @@ def test_nothing_overflows_at_any_level(tiny_model, family, random_tokens, dtype
     model = tiny_model(family, dtype)
     masks = SparseLLM(variant=variant).prune(model, Calibration(random_tokens(4, 16)), Target(level=0.95))
     assert torch.isfinite(model.hf(random_tokens(2, 8)).logits).all()
-    for site in model.sites:
-        assert int((~masks[site.name]).sum()) == int(0.95 * site.weight.numel())
+    for linear in model.linears:
+        assert int((~masks[linear.name]).sum()) == int(0.95 * linear.weight.numel())
 
 
 def test_a_budget_is_obeyed_in_every_part(tiny_model, random_tokens):
@@ -74,15 +76,15 @@ def test_a_budget_is_obeyed_in_every_part(tiny_model, random_tokens):
     mlp = model.blocks[1].mlp
     budget = {mlp.up.name: 0.25, mlp.gate.name: 0.75, mlp.down.name: 0.4}
     masks = SparseLLM(rounds=2).prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5, budget=budget))
-    for site, mask in masks.items():
-        assert int((~mask).sum()) == int(budget.get(site, 0.5) * mask.numel())
+    for linear, mask in masks.items():
+        assert int((~mask).sum()) == int(budget.get(linear, 0.5) * mask.numel())
 
 
 def test_only_the_ratios_of_the_weights_matter(tiny_model, random_tokens):
     found = []
     for factor in (1.0, 8.0):
         model = tiny_model("opt")
-        method = SparseLLM(alpha=factor, beta=2 * factor, gamma=3 * factor, polish=0)
+        method = SparseLLM(alpha=factor, beta=2 * factor, gamma=3 * factor, adam_refine=0)
         method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5, layers=[0, 1]))
         found.append(model.blocks[0].mlp.up.weight)
     torch.testing.assert_close(*found, rtol=1e-2, atol=1e-3)
@@ -95,7 +97,12 @@ def test_a_hessian_without_a_factor_names_the_layer_and_the_remedy(tiny_model, r
 
 @pytest.mark.parametrize(
     ("values", "key"),
-    [({"rounds": 0}, "rounds"), ({"polish": -1}, "polish"), ({"alpha": 0.0}, "alpha"), ({"variant": "v2"}, "variant")],
+    [
+        ({"rounds": 0}, "rounds"),
+        ({"adam_refine": -1}, "adam_refine"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"variant": "v2"}, "variant"),
+    ],
 )
 def test_values_out_of_range_are_refused(values, key):
     with pytest.raises(BadInput, match=rf"method\.{key}="):

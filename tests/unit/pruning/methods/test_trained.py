@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
+import yaml
+from hydra.utils import get_class, instantiate
 from transformers import OPTConfig, OPTForCausalLM
 
 from prune_lab.data.samples import Samples
@@ -26,7 +27,7 @@ from prune_lab.training.losses import Distillation
 YAMLS = [
     path.stem
     for path in sorted((conf_folder() / "method").glob("*.yaml"))
-    if "prune_lab.training." in path.read_text(encoding="utf-8")
+    if issubclass(get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]), TrainedMethod)
 ]
 CPU = torch.device("cpu")
 
@@ -96,8 +97,8 @@ def test_heads_and_weights_are_pruned_too(tiny_model, random_tokens, composed, n
     entries, kept = sum(mask.numel() for mask in masks.values()), sum(int(mask.sum()) for mask in masks.values())
     assert kept >= entries // 2 if name in ("soft_movement", "l0") else kept == entries // 2
     if pattern == "unstructured":
-        for site in model.sites:
-            assert not site.weight[~masks[site.name]].any()
+        for linear in model.linears:
+            assert not linear.weight[~masks[linear.name]].any()
     else:
         assert set(masks) == {heads.name for heads in all_heads(model)}
         for heads in all_heads(model):
@@ -187,8 +188,14 @@ def test_an_interrupted_training_goes_on_to_the_same_result(tiny_model, random_t
 
 def test_accumulated_micro_batches_are_one_batch(tiny_model, random_tokens):
     models = [tiny_model("opt"), tiny_model("opt")]
-    for model, accumulate in zip(models, (1, 2), strict=True):
-        tune(model, {}, Training(steps=4, batch_size=4, accumulate=accumulate), Samples(random_tokens(8, 16)), CPU)
+    for model, gradient_accumulation_steps in zip(models, (1, 2), strict=True):
+        tune(
+            model,
+            {},
+            Training(steps=4, batch_size=4, gradient_accumulation_steps=gradient_accumulation_steps),
+            Samples(random_tokens(8, 16)),
+            CPU,
+        )
     for key, tensor in models[0].hf.state_dict().items():
         torch.testing.assert_close(tensor, models[1].hf.state_dict()[key], rtol=1e-3, atol=1e-4)
 
@@ -197,19 +204,19 @@ def test_what_was_pruned_stays_zero_while_the_rest_is_tuned(tiny_model, random_t
     model = tiny_model("opt")
     units = all_neurons(model)[0]
     units.apply(torch.arange(units.count) % 2 == 0)
-    site = model.blocks[1].sites[0]
-    site.weight[:, 3] = 0
-    dense = model.blocks[2].sites[0]
+    linear = model.blocks[1].linears[0]
+    linear.weight[:, 3] = 0
+    dense = model.blocks[2].linears[0]
     dense.weight[0, 0] = 0
     tune(
         model,
-        {units.name: torch.ones(1), site.name: torch.ones(1)},
+        {units.name: torch.ones(1), linear.name: torch.ones(1)},
         Training(steps=5),
         Samples(random_tokens(8, 16)),
         CPU,
     )
     assert all(not norm[1::2].any() and (norm[::2] > 0).all() for norm in units.norms(1))
-    assert not site.weight[:, 3].any()
+    assert not linear.weight[:, 3].any()
     assert dense.weight[0, 0] != 0
 
 
@@ -218,7 +225,7 @@ def test_distillation_needs_no_second_model_and_changes_the_result(tiny_model, r
     distill = instantiate(composed("finetune=distill").finetune).distill
     train(plain, Movement(), random_tokens(8, 16))
     train(taught, Movement(), random_tokens(8, 16), distill=distill)
-    assert not torch.equal(plain.blocks[0].sites[0].weight, taught.blocks[0].sites[0].weight)
+    assert not torch.equal(plain.blocks[0].linears[0].weight, taught.blocks[0].linears[0].weight)
 
 
 def test_a_teacher_may_come_from_a_folder_and_must_fit(tiny_model, model_folder, random_tokens, tmp_path):
@@ -294,16 +301,16 @@ def test_the_penalty_decays_and_weighs_similar_neurons_more():
 
 def test_a_global_cut_never_empties_a_layer_unless_told_to_fail():
     scores = {"a": torch.tensor([0.1, 0.2, 0.3]), "b": torch.tensor([1.0, 2.0, 3.0])}
-    keep = Movement(floor=1).choose(scores, 0.5)
+    keep = Movement(min_units=1).select_mask(scores, 0.5)
     assert keep["a"].tolist() == [False, False, True]
     assert keep["b"].tolist() == [False, True, True]
-    with pytest.raises(RunFailed, match=r"a: .*none of its 3 units.*method\.floor"):
-        Movement(floor=None).choose(scores, 0.5)
+    with pytest.raises(RunFailed, match=r"a: .*none of its 3 units.*method\.min_units"):
+        Movement(min_units=None).select_mask(scores, 0.5)
 
 
 def test_a_floor_that_decides_is_told(tiny_model, random_tokens, caplog):
-    train(tiny_model("opt"), GradualRandom(scope="global", floor=30), random_tokens(8, 16), level=0.5)
-    assert "only method.floor=30 neurons are left in" in caplog.text
+    train(tiny_model("opt"), GradualRandom(scope="global", min_units=30), random_tokens(8, 16), level=0.5)
+    assert "only method.min_units=30 neurons are left in" in caplog.text
 
 
 def test_mixed_precision_trains_after_full_precision_in_one_process(tiny_model, random_tokens):
@@ -312,7 +319,7 @@ def test_mixed_precision_trains_after_full_precision_in_one_process(tiny_model, 
         masks, progress = train(model, GUM(), random_tokens(8, 16), precision=precision)
         assert sum(int(mask.sum()) for mask in masks.values()) == 72
         assert all(loss > 0 for loss in progress.losses)
-    weights = [model.blocks[0].sites[0].weight for model in (full, mixed)]
+    weights = [model.blocks[0].linears[0].weight for model in (full, mixed)]
     assert weights[1].dtype == torch.float32
     assert not torch.equal(*weights)
     torch.testing.assert_close(*weights, rtol=0.2, atol=0.2)
@@ -322,7 +329,7 @@ def test_a_level_that_leaves_less_than_the_floor_is_refused(tiny_model, random_t
     with pytest.raises(BadInput, match=r"leaves 2 of 192 neurons, fewer than 1 in each of 3 layers"):
         train(tiny_model("opt"), Movement(), random_tokens(4, 8), level=0.99)
     with pytest.raises(BadInput, match="fewer than 40"):
-        train(tiny_model("opt"), GradualMagnitude(floor=40), random_tokens(4, 8), level=0.5)
+        train(tiny_model("opt"), GradualMagnitude(min_units=40), random_tokens(4, 8), level=0.5)
 
 
 def test_a_soft_threshold_that_few_pass_is_told(tiny_model, random_tokens, caplog):

@@ -2,18 +2,18 @@ import pytest
 import torch
 from torch import nn
 
-from prune_lab.models.view import Site
-from prune_lab.pruning.calibration.blocks import Calibration, walk
+from prune_lab.models.view import PrunableLinear
+from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.masks import keep_top
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
 
 
-def layer(weight: list[list[float]]) -> Site:
+def layer(weight: list[list[float]]) -> PrunableLinear:
     module = nn.Linear(len(weight[0]), len(weight), bias=False)
     module.weight.data = torch.tensor(weight)
-    return Site("layer", module)
+    return PrunableLinear("layer", module)
 
 
 def norms(*rows: list[float]) -> InputNorm:
@@ -23,22 +23,22 @@ def norms(*rows: list[float]) -> InputNorm:
 
 
 def test_a_loud_input_saves_a_small_weight():
-    site = layer([[1.0, 2.0], [-1.0, -2.0]])
-    quiet = Wanda().solve(site, norms([1.0, 1.0]), Target(level=0.5))
-    loud = Wanda().solve(site, norms([3.0, 1.0]), Target(level=0.5))
+    linear = layer([[1.0, 2.0], [-1.0, -2.0]])
+    quiet = Wanda().solve(linear, norms([1.0, 1.0]), Target(level=0.5))
+    loud = Wanda().solve(linear, norms([3.0, 1.0]), Target(level=0.5))
     assert quiet.tolist() == [[0.0, 2.0], [0.0, -2.0]]
     assert loud.tolist() == [[1.0, 0.0], [-1.0, 0.0]]
 
 
 def test_weights_compete_within_their_row_only():
-    site = layer([[100.0, 200.0, 300.0, 400.0], [1.0, 2.0, 3.0, 4.0]])
-    pruned = Wanda().solve(site, norms([1.0, 1.0, 1.0, 1.0]), Target(level=0.75))
+    linear = layer([[100.0, 200.0, 300.0, 400.0], [1.0, 2.0, 3.0, 4.0]])
+    pruned = Wanda().solve(linear, norms([1.0, 1.0, 1.0, 1.0]), Target(level=0.75))
     assert pruned.tolist() == [[0.0, 0.0, 0.0, 400.0], [0.0, 0.0, 0.0, 4.0]]
 
 
 def test_a_pattern_compares_scores_within_groups():
-    site = layer([[1.0, 2.0, 3.0, 4.0]])
-    assert Wanda().solve(site, norms([9.0, 1.0, 1.0, 1.0]), Target("1:2")).tolist() == [[1.0, 0.0, 0.0, 4.0]]
+    linear = layer([[1.0, 2.0, 3.0, 4.0]])
+    assert Wanda().solve(linear, norms([9.0, 1.0, 1.0, 1.0]), Target("1:2")).tolist() == [[1.0, 0.0, 0.0, 4.0]]
 
 
 @pytest.mark.parametrize("level", [0.5, 0.333])
@@ -46,13 +46,13 @@ def test_the_masks_are_those_of_the_formula(tiny_model, random_tokens, level):
     dense, model = tiny_model("llama"), tiny_model("llama")
     calibration = Calibration(random_tokens(4, 16), batch_size=3)
     masks = Wanda().prune(model, calibration, Target(level=level))
-    for (block, inputs), pruned in zip(walk(dense, calibration), model.blocks, strict=True):
+    for (block, inputs), pruned in zip(iterate_blocks(dense, calibration), model.blocks, strict=True):
         statistics = inputs.collect(InputNorm)
-        for site, other in zip(block.sites, pruned.sites, strict=True):
-            keep = keep_top(site.weight.abs() * statistics[site.name].value, level)
-            assert torch.equal(masks[site.name], keep)
-            assert torch.equal(other.weight, site.weight * keep)
-            site.write(other.weight)  # the next block sees this one pruned
+        for linear, other in zip(block.linears, pruned.linears, strict=True):
+            keep = keep_top(linear.weight.abs() * statistics[linear.name].value, level)
+            assert torch.equal(masks[linear.name], keep)
+            assert torch.equal(other.weight, linear.weight * keep)
+            linear.write(other.weight)  # the next block sees this one pruned
 
 
 def test_exactly_the_floor_of_each_row_goes(tiny_model, random_tokens):
@@ -61,8 +61,8 @@ def test_exactly_the_floor_of_each_row_goes(tiny_model, random_tokens):
 
 
 def test_a_budget_is_met_exactly_and_the_remainder_goes_where_the_next_score_is_relatively_least():
-    site = layer([[1.0, 2.0, 3.0, 4.0], [10.0, 10.0, 30.0, 40.0], [0.0, 0.0, 0.0, 0.0]])  # next / mean: .8, .44, 0
+    linear = layer([[1.0, 2.0, 3.0, 4.0], [10.0, 10.0, 30.0, 40.0], [0.0, 0.0, 0.0, 0.0]])  # next / mean: .8, .44, 0
     asked = Target(level=0.9, budget={"layer": 0.42})  # 5 of 12: one a row, and two more
-    pruned = Wanda().solve(site, norms([1.0, 1.0, 1.0, 1.0]), asked)
+    pruned = Wanda().solve(linear, norms([1.0, 1.0, 1.0, 1.0]), asked)
     assert pruned[:2].tolist() == [[0.0, 2.0, 3.0, 4.0], [0.0, 0.0, 30.0, 40.0]]
     assert asked.dropped("layer", 12) == 5

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prune_lab.models.view import Site
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import Calibration
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.masks import keep_n_of_m
@@ -12,11 +12,11 @@ from prune_lab.pruning.methods.wanda_variant import WandaVariant, cumulative_sha
 from prune_lab.pruning.target import Target
 
 
-def layer(weight) -> Site:
+def layer(weight) -> PrunableLinear:
     weight = torch.as_tensor(weight)
     module = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     module.weight.data = weight.clone()
-    return Site("layer", module)
+    return PrunableLinear("layer", module)
 
 
 def norms(*values: float) -> InputNorm:
@@ -45,14 +45,14 @@ def test_each_weight_completes_a_share_of_its_row():
 
 
 def test_a_row_with_few_large_weights_loses_more():
-    site = layer([[1.0, 1.0, 1.0, 97.0], [20.0, 21.0, 29.0, 30.0]])
-    pruned = WandaVariant().solve(site, norms(1.0, 1.0, 1.0, 1.0), Target(level=0.5))
+    linear = layer([[1.0, 1.0, 1.0, 97.0], [20.0, 21.0, 29.0, 30.0]])
+    pruned = WandaVariant().solve(linear, norms(1.0, 1.0, 1.0, 1.0), Target(level=0.5))
     assert pruned.tolist() == [[0.0, 0.0, 0.0, 97.0], [0.0, 21.0, 29.0, 30.0]]
 
 
 def test_the_norm_of_an_input_counts():
-    site = layer([[2.0, 3.0]])
-    assert WandaVariant().solve(site, norms(9.0, 1.0), Target(level=0.5)).tolist() == [[2.0, 0.0]]
+    linear = layer([[2.0, 3.0]])
+    assert WandaVariant().solve(linear, norms(9.0, 1.0), Target(level=0.5)).tolist() == [[2.0, 0.0]]
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
@@ -81,8 +81,8 @@ def test_a_budget_is_met_by_name():
 
 
 def test_a_pattern_compares_within_groups():
-    site = layer([[1.0, 2.0, 3.0, 4.0]])
-    pruned = WandaVariant().solve(site, norms(9.0, 1.0, 1.0, 1.0), Target("1:2"))
+    linear = layer([[1.0, 2.0, 3.0, 4.0]])
+    pruned = WandaVariant().solve(linear, norms(9.0, 1.0, 1.0, 1.0), Target("1:2"))
     assert torch.equal(pruned != 0, keep_n_of_m(torch.tensor([[9.0, 2.0, 3.0, 4.0]]), 1, 2))
 
 

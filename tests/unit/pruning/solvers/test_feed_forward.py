@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from prune_lab.pruning.solvers import obs
-from prune_lab.pruning.solvers.adam_refine import polish
-from prune_lab.pruning.solvers.feed_forward import FeedForward, Weights
+from prune_lab.pruning.solvers.adam_refine import adam_refine
+from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.solvers.obs import factorize
-from prune_lab.pruning.solvers.sparsellm import Settings, prune_jointly, regress
+from prune_lab.pruning.solvers.sparsellm import Settings, prune_feed_forward, regress
 
 KINDS = ("relu", "gelu", "gated")
 SPARSITY = 0.6
@@ -22,7 +22,7 @@ def network(kind: str, tokens: int = 1500, seed: int = 0) -> FeedForward:
     """12 inputs, 24 hidden, 8 outputs, correlated inputs."""
     torch.manual_seed(seed)
     gate = torch.randn(24, 12) / 3 if kind == "gated" else None
-    dense = Weights(torch.randn(24, 12) / 3, torch.randn(8, 24) / 5, gate)
+    dense = FeedForwardWeights(torch.randn(24, 12) / 3, torch.randn(8, 24) / 5, gate)
     inputs = torch.randn(tokens, 12) @ (torch.eye(12) + torch.randn(12, 12) / 4)
     activation = {"relu": functional.relu, "gelu": functional.gelu, "gated": functional.silu}[kind]
     bias = None if gate is not None else torch.randn(24) / 4
@@ -37,19 +37,19 @@ def gram_of(case: FeedForward) -> Tensor:
     return case.inputs.T @ case.inputs
 
 
-def first_round(case: FeedForward) -> Weights:
+def first_round(case: FeedForward) -> FeedForwardWeights:
     """SparseGPT."""
     factor, dense = factorize(gram_of(case), 0.01), case.dense
     gate = None if dense.gate is None else prune("gate", dense.gate, factor)
     down = prune("down", dense.down, factorize(case.moments(dense).hidden, 0.01))
-    return Weights(prune("up", dense.up, factor), down, gate)
+    return FeedForwardWeights(prune("up", dense.up, factor), down, gate)
 
 
-def solve(case: FeedForward, rounds: int = 4) -> tuple[Weights, tuple[float, ...]]:
+def solve(case: FeedForward, rounds: int = 4) -> tuple[FeedForwardWeights, tuple[float, ...]]:
     def refit_on(goal: Tensor, keep: Tensor, gram: Tensor) -> Tensor:
         return refit(goal, keep, gram, damping=0.001)
 
-    outcome = prune_jointly(case, first_round(case), prune, refit_on, Settings(1.0, 1.0, 1.0, rounds, 0.01))
+    outcome = prune_feed_forward(case, first_round(case), prune, refit_on, Settings(1.0, 1.0, 1.0, rounds, 0.01))
     return outcome.weights, outcome.errors
 
 
@@ -111,7 +111,7 @@ def test_auxiliary_activations_of_some_tokens_find_nearly_what_those_of_all_find
     def refit_on(goal: Tensor, keep: Tensor, gram: Tensor) -> Tensor:
         return refit(goal, keep, gram, damping=0.001)
 
-    outcome = prune_jointly(case, first_round(case), prune, refit_on, settings)
+    outcome = prune_feed_forward(case, first_round(case), prune, refit_on, settings)
     assert len(outcome.sample.inputs) < len(case.inputs)
     assert outcome.network is not outcome.sample
     assert case.error(outcome.weights) == pytest.approx(min(outcome.errors), rel=1e-2)  # of all tokens
@@ -122,14 +122,14 @@ def test_auxiliary_activations_of_some_tokens_find_nearly_what_those_of_all_find
 def test_the_number_of_zeros_stays_and_zeros_stay_zero_while_polished(kind):
     case = network(kind)
     weights, _ = solve(case)
-    polished = polish(case, weights, 3, seed=0)
+    refined = adam_refine(case, weights, 3, seed=0)
     for name in ("up", "down", "gate"):
         weight = getattr(weights, name)
         if weight is not None:
             assert int((weight == 0).sum()) == int(SPARSITY * weight.numel() + 1e-9)
-            assert torch.equal(getattr(polished, name) == 0, weight == 0)
-    assert case.error(polished) < case.error(weights)
-    assert polish(case, weights, 0, seed=0) is weights
+            assert torch.equal(getattr(refined, name) == 0, weight == 0)
+    assert case.error(refined) < case.error(weights)
+    assert adam_refine(case, weights, 0, seed=0) is weights
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -137,11 +137,11 @@ def test_polished_it_is_within_five_percent_of_a_long_optimisation(kind):
     """The reference: L-BFGS over all that is kept, to convergence, from what was found and from SparseLLM's start."""
     case = network(kind)
     weights, _ = solve(case)
-    found = case.error(polish(case, weights, 150, seed=0, minibatch=64))
+    found = case.error(adam_refine(case, weights, 150, seed=0, minibatch=64))
     assert found <= 1.05 * long_optimisation(case, weights)
 
 
-def long_optimisation(case: FeedForward, start: Weights) -> float:
+def long_optimisation(case: FeedForward, start: FeedForwardWeights) -> float:
     names = ("up", "down") if start.gate is None else ("up", "gate", "down")
     given = {name: getattr(start, name) for name in names}
     leaves = {
@@ -153,7 +153,7 @@ def long_optimisation(case: FeedForward, start: Weights) -> float:
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        masked = Weights(**{name: leaf * keep[name] for name, leaf in leaves.items()})
+        masked = FeedForwardWeights(**{name: leaf * keep[name] for name, leaf in leaves.items()})
         total = (case.y(rows) - case.hidden(case.x(rows), masked) @ masked.down.T).square().mean()
         total.backward()
         return total
