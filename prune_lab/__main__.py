@@ -20,8 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.prune_lab_combinations import use_by_default
 from prune_lab.errors import BadInput, RunFailed, TrialStopped
-from prune_lab.run.config import conf_folder
+from prune_lab.run.conf_folder import conf_folder
+from prune_lab.run.config import RunConfig, objectives_of
 from prune_lab.run.entry import run_unless_finished
+from prune_lab.run.renamed import message_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +44,13 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     searched = sweep and hydra_config.sweeper._target_ == SEARCH
     folder = Path(hydra_config.runtime.output_dir)
     try:
-        record = run_unless_finished(
+        config = RunConfig.of(
             cfg,
+            choices=OmegaConf.to_container(hydra_config.runtime.choices),
+            overrides=hydra_config.overrides.task,
+        )
+        record = run_unless_finished(
+            config,
             folder,
             group=Path(hydra_config.sweep.dir).name if sweep else None,
             report=_report_to_trial(hydra_config) if searched else None,
@@ -84,8 +91,6 @@ def _report_to_trial(hydra_config: DictConfig) -> Callable[[int, float], None] |
 
 def _objective(record: dict[str, Any], asked: Any, *, needed: bool) -> float | tuple[float, ...] | None:
     """What the job is judged by; a search needs a number, a sweep of all combinations only shows it."""
-    from prune_lab.run.settings import objectives_of
-
     names, metrics = objectives_of(asked), record["metrics"]
     missing = [name for name in names if not math.isfinite(metrics.get(name, math.nan))]
     if missing and needed:
@@ -110,6 +115,8 @@ def main() -> None:
         else:
             _run_jobs()
     except OSError as error:
+        if isinstance(error, HydraException):  # a file of the configuration that is not there
+            _exit_if_expected(error)
         if not _is_about_run_folder(error):
             raise
         _exit_if_expected(BadInput(f"the run folder cannot be written: {error}; set hydra.run.dir=DIR"))
@@ -147,10 +154,7 @@ def _exit_if_expected(error: Exception) -> None:
         status = 1
     else:
         return
-    message, cause = str(error), error.__cause__
-    if isinstance(error, HydraException) and cause is not None and str(cause) not in message:
-        message += f"\n{cause}"
-    sys.stderr.write(f"prune-lab: {message}\n")
+    sys.stderr.write(f"prune-lab: {message_of(error)}\n")
     sys.exit(status)
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 CELLS = (
-    "method=sparsellm", "sparsity.level=0.5,0.6,0.7,0.8", "finetune=full", "finetune.lr=1e-5,3e-5,1e-4,2e-4,3e-4,1e-3",
-    "finetune.steps=8", "finetune.batch_size=4", "data.seqlen=256", "data.limit_windows=32",
+    "method=sparsellm", "sparsity.level=0.5,0.6,0.7,0.8", "finetune=full", "training.lr=1e-5,3e-5,1e-4,2e-4,3e-4,1e-3",
+    "training.steps=8", "training.batch_size=4", "data.seqlen=256", "data.limit_windows=32",
     "stages=[dense,prune,finetune,evaluate]",
 )  # fmt: skip
 QUICK = ("method=magnitude", "data.samples=2", "data.seqlen=128", "data.limit_windows=2")

@@ -14,7 +14,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -35,6 +34,7 @@ from prune_lab.pruning.target import Target
 from prune_lab.pruning.training import prune_while_training, tune
 from prune_lab.training.loop import Hooks, Training, fit, samples_of, trainable_weights
 from prune_lab.training.lora import Lora
+from prune_lab.training.updates import AllWeights, Update
 
 METHODS: dict[str, Callable[[], TrainedMethod]] = {
     "gradual_random": GradualRandom,
@@ -63,7 +63,7 @@ def plain_steps(model: PrunableModel, samples: Samples, training: Training) -> t
     return _between(clock.times), progress.optimizer_bytes
 
 
-def tuned_steps(model: PrunableModel, samples: Samples, training: Training) -> tuple[list[float], int]:
+def tuned_steps(model: PrunableModel, samples: Samples, training: Training, update: Update) -> tuple[list[float], int]:
     """Likewise of a model with 70 % zeros that stay: `tune`, as the stage ``finetune`` calls it."""
     calibration = Calibration(samples.tokens[:1])
     masks = Magnitude().prune(model, calibration, Target(level=0.7))
@@ -74,7 +74,7 @@ def tuned_steps(model: PrunableModel, samples: Samples, training: Training) -> t
         return samples_of(step, *_)  # type: ignore[arg-type]
 
     with patch("prune_lab.training.loop.samples_of", counted):
-        progress = tune(model, masks, training, samples, torch.device("cpu"))
+        progress = tune(model, masks, training, samples, torch.device("cpu"), update=update)
     return _between(times), progress.optimizer_bytes
 
 
@@ -112,9 +112,9 @@ def main() -> None:
     checkpoint = Checkpoint(arguments.model, kind="reference", dtype="float32")
     training = Training(steps=arguments.steps, batch_size=arguments.batch)
     tuned = {
-        "zeros kept": training,
-        "zeros kept, lora": replace(training, lora=Lora()),
-        "zeros kept, sparse_lora": replace(training, lora=Lora(sparse=True)),
+        "zeros kept": AllWeights(),
+        "zeros kept, lora": Lora(),
+        "zeros kept, sparse_lora": Lora(sparse=True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ("plain", *tuned, *METHODS)}
     remembered: dict[str, int] = {}
@@ -125,7 +125,7 @@ def main() -> None:
             if name == "plain":
                 steps, size = plain_steps(model, samples, training)
             elif name in tuned:
-                steps, size = tuned_steps(model, samples, tuned[name])
+                steps, size = tuned_steps(model, samples, training, tuned[name])
             else:
                 steps, size = masked_steps(model, samples, training, METHODS[name]())
             found += steps

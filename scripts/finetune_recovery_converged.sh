@@ -13,7 +13,7 @@ cd "$root"
 for model in reference reference_gpt_neo; do
     folder="outputs/converged/$model"
     grep -qs '"status": "finished"' "$folder/record.json" || prune-lab "model=$model" method=dense finetune=full \
-        finetune.steps=1400 finetune.batch_size=8 finetune.lr=1e-3 finetune.decay=cosine data.seqlen=256 data.limit_windows=96 \
+        training.steps=1400 training.batch_size=8 training.lr=1e-3 training.decay=cosine data.seqlen=256 data.limit_windows=96 \
         'stages=[dense,finetune,evaluate,save]' evaluate=perplexity tracker=jsonl "hydra.run.dir=$folder"
 done
 prune-lab-table finetune_recovery_converged "$@"

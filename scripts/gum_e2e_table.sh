@@ -17,9 +17,9 @@ small=(data.root=outputs/e2e data.training.limit_rows=10000 data.seqlen=256)
 tuned="outputs/tuned_e2e"
 
 if ! grep -qs '"status": "finished"' "$tuned/record.json"; then
-    prune-lab model=reference_gpt_neo data=e2e "${small[@]}" 'stages=[finetune,evaluate,save]' finetune=full finetune.steps=300 \
-        finetune.batch_size=16 evaluate=generation evaluate.limit=60 tracker=jsonl hydra.run.dir="$tuned"
+    prune-lab model=reference_gpt_neo data=e2e "${small[@]}" 'stages=[finetune,evaluate,save]' finetune=full training.steps=300 \
+        training.batch_size=16 evaluate=generation evaluate.limit=60 tracker=jsonl hydra.run.dir="$tuned"
 fi
 prune-lab-table gum_e2e "model.path=$tuned/model" "${small[@]}" data.limit_windows=64 \
     evaluate.generation.beams=1 evaluate.generation.no_repeat_ngram_size=0 evaluate.generation.limit=60 \
-    finetune.steps=50 "$@"
+    training.steps=50 "$@"

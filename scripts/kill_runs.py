@@ -25,8 +25,8 @@ from pathlib import Path
 
 JOB = (
     "model=reference_llama", "method=sparsegpt", "sparsity.level=0.6", "data.samples=4", "data.seqlen=128",
-    "data.limit_windows=4", "finetune=full", "finetune.steps=12", "finetune.batch_size=2", "finetune.save_every=3",
-    "evaluate=perplexity", "tracker=jsonl", "stage_cache_min_seconds=0", "pipeline.prune.save_every=0",
+    "data.limit_windows=4", "finetune=full", "training.steps=12", "training.batch_size=2", "training.save_every=3",
+    "evaluate=perplexity", "tracker=jsonl", "stage_cache_min_seconds=0", "stages.prune.save_every=0",
 )  # fmt: skip
 FILES = ("masks.safetensors", "model/model.safetensors", "model/config.json")
 TIMES = ("seconds", "peak_memory_mb")

@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from prune_lab.models.model import PrunableModel
-from prune_lab.run.config import conf_folder
+from prune_lab.run.conf_folder import conf_folder
+from prune_lab.run.config import RunConfig
 
 VOCAB, SEQLEN = 64, 64
 _SIZE = {
@@ -142,6 +143,12 @@ def composed() -> Callable[..., DictConfig]:
             return compose("config", overrides=list(overrides))
 
     return compose_config
+
+
+@pytest.fixture
+def configured(composed: Callable[..., DictConfig]) -> Callable[..., RunConfig]:
+    """``configured("method=wanda", ...)`` makes the settings of a run, as the command does."""
+    return lambda *overrides: RunConfig.of(composed(*overrides))
 
 
 @pytest.fixture(autouse=True)

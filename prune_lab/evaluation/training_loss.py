@@ -17,7 +17,7 @@ class TrainingLoss(Evaluation):
     """Loss and perplexity on some of the samples that ``finetune`` trains on.
 
     Args:
-        samples: so many, spread evenly over all there are. ``finetune.eval_samples`` takes some of all out of the
+        samples: so many, spread evenly over all there are. ``training.eval_samples`` takes some of all out of the
             training by its seed; those may be among them.
         batch_size: samples a forward pass.
     """

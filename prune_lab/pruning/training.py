@@ -21,7 +21,8 @@ from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.schedule import Schedule
 from prune_lab.pruning.target import Target
 from prune_lab.training.loop import Hooks, Progress, Training, fit, trainable_weights
-from prune_lab.training.lora import trained_beside
+from prune_lab.training.lora import Lora, trained_beside
+from prune_lab.training.updates import Update
 
 logger = logging.getLogger(__name__)
 _NEARLY = 0.02  # floors cost a fraction of that
@@ -146,11 +147,11 @@ def check_teacher(model: PrunableModel, training: Training) -> None:
     distill = training.distill
     if distill is None or distill.teacher is None:
         return
-    key, own = f"finetune.distill.teacher={distill.teacher}", model.hf.config
+    key, own = f"training.distill.teacher={distill.teacher}", model.hf.config
     try:
         config = Checkpoint(distill.teacher).load_config()
     except BadInput as error:
-        raise BadInput(str(error).replace("model.path", "finetune.distill.teacher")) from error
+        raise BadInput(str(error).replace("model.path", "training.distill.teacher")) from error
     vocabulary = config.get_text_config().vocab_size
     if vocabulary != model.vocab_size:
         raise BadInput(
@@ -161,7 +162,7 @@ def check_teacher(model: PrunableModel, training: Training) -> None:
     if distill.hidden and shapes[0] != shapes[1]:
         raise BadInput(
             f"{key} has {shapes[0][0]} layers of width {shapes[0][1]} and the model {shapes[1][0]} of {shapes[1][1]}; "
-            "use finetune.distill.hidden=0, or a teacher of the model's layers and width"
+            "use training.distill.hidden=0, or a teacher of the model's layers and width"
         )
 
 
@@ -179,7 +180,7 @@ def _tell(masks: Masks, kind: str, method: TrainedMethod, sparsity: float) -> No
     removed = sparsity_of(masks)
     if removed < sparsity - _NEARLY:
         logger.warning(
-            "%.1f %% of the %s went, not the %.1f %% asked for; raise method.lr, method.weight or finetune.steps",
+            "%.1f %% of the %s went, not the %.1f %% asked for; raise method.lr, method.weight or training.steps",
             100 * removed,
             kind,
             100 * sparsity,
@@ -196,6 +197,7 @@ def tune(
     samples: Samples,
     device: torch.device,
     *,
+    update: Update | None = None,
     folder: Path | None = None,
     report: Callable[[int, float], None] | None = None,
 ) -> Progress:
@@ -207,16 +209,19 @@ def tune(
         training: how.
         samples: what to train on.
         device: where.
+        update: what is trained; all weights by default.
         folder: where states are saved.
         report: is told the losses of held-out samples.
     """
     keep = _KeepZeros(model, set(masks))
     teacher = _teacher(model, training)
-    if training.lora is None:
+    if not isinstance(update, Lora):
         with trainable_weights(model.hf):
             return fit(model.hf, samples, training, device, hooks=keep, teacher=teacher, folder=folder, report=report)
-    with trained_beside(model, training.lora, keep.zero, training.seed):
-        return fit(model.hf, samples, training, device, teacher=teacher, folder=folder, report=report)
+    hooks = Hooks()
+    hooks.settings = str(update)
+    with trained_beside(model, update, keep.zero, training.seed):
+        return fit(model.hf, samples, training, device, hooks=hooks, teacher=teacher, folder=folder, report=report)
 
 
 class _KeepZeros(Hooks):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def write_runs(findings: Findings, folder: Path) -> None:
     about = {
         "table": spec.file,
         "asked": list(spec.asked),
+        "overrides": list(spec.overrides),
         "not_run": [[list(cell.row), cell.column, cell.seed, reason] for cell, reason in findings.failures],
         "protocols": protocols,
     }
@@ -52,7 +54,7 @@ def read_runs(folder: Path, name: str, conf: Path, reference: Path) -> Findings:
     Args:
         folder: the results folder.
         name: of the table there; ``_reference`` is part of it.
-        conf: the folder of tables.
+        conf: the folder of the tables' YAMLs; rows and columns are theirs, settings those that the runs had.
         reference: the folder of published numbers.
 
     Raises:
@@ -64,7 +66,7 @@ def read_runs(folder: Path, name: str, conf: Path, reference: Path) -> Findings:
     except OSError as error:
         known = ", ".join(sorted(path.stem for path in (folder / "protocols").glob("*.json"))) or "none"
         raise BadInput(f"{error.filename} cannot be read; tables with runs in {folder}: {known}") from error
-    spec = read_table(conf, about["table"], about["asked"])
+    spec = replace(read_table(conf, about["table"], about["asked"]), overrides=tuple(about["overrides"]))
     cells = {(cell.row, cell.column, cell.seed): cell for cell in spec.cells()}
     records: Records = []
     for line in lines:
@@ -107,7 +109,7 @@ def _found(protocols: Mapping[str, dict[str, Any]], wanted: str, name: str) -> d
 def _cell(cells: Mapping[tuple[tuple[str, ...], str, int], Cell], line: Mapping[str, str], spec: TableSpec) -> Cell:
     which = (tuple(line[key] for key in spec.rows), line["column"], int(line["seed"]))
     if which not in cells:
-        raise BadInput(f"{spec.name}.csv has a run of {which}, which conf/table/{spec.file}.yaml does not ask for")
+        raise BadInput(f"{spec.name}.csv has a run of {which}, which results/specs/{spec.file}.yaml does not ask for")
     return cells[which]
 
 

@@ -1,4 +1,4 @@
-"""What a table consists of: rows, columns, seeds and metrics, read from ``conf/table/NAME.yaml``."""
+"""What a table consists of: rows, columns, seeds and metrics, read from ``results/specs/NAME.yaml``."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prune_lab.errors import BadInput
@@ -21,9 +20,11 @@ from prune_lab.report.published import read_published
 from prune_lab.report.records import Failures, Records
 from prune_lab.report.render import report_text, update_readme, write_report
 from prune_lab.report.spec import Cell, TableSpec, read_table
-from prune_lab.run.config import conf_folder
+from prune_lab.run.conf_folder import conf_folder
+from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.finished_runs import read_record
+from prune_lab.run.renamed import message_of
 from prune_lab.sweep.compose import composing
 from prune_lab.utils.files import write_json
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "prune-lab-table", description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", help="a file of conf/table, without .yaml")
+    parser.add_argument("name", help="a file of results/specs, without .yaml")
     parser.add_argument(
         "overrides", nargs="*", help="KEY=VALUE: replaces the values of a row key, or goes to every run"
     )
@@ -72,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if parsed.redraw:
             if parsed.overrides or parsed.launcher:
                 raise BadInput("--redraw runs nothing, so it takes neither overrides nor a launcher")
-            findings = read_runs(parsed.results, parsed.name, conf_folder() / "table", _reference_folder())
+            findings = read_runs(parsed.results, parsed.name, tables_folder(), _reference_folder())
         else:
             findings = _run(parsed, options)
     except (BadInput, HydraException, OmegaConfBaseException) as error:
-        sys.stderr.write(f"prune-lab-table: {error}\n")
+        sys.stderr.write(f"prune-lab-table: {message_of(error)}\n")
         sys.exit(2)
     if findings.records:
         sys.stdout.write(write_report(findings, parsed.results))
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
     """Runs what is missing."""
     overrides = [each for each in parsed.overrides if each not in options]
-    spec = read_table(conf_folder() / "table", parsed.name, overrides)
+    spec = read_table(tables_folder(), parsed.name, overrides)
     published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
     records, failures = run_cells(spec, parsed.runs, launcher=parsed.launcher, options=options)
     return Findings(spec, records, failures, published)
@@ -113,18 +114,16 @@ def run_cells(
     Raises:
         BadInput: the settings of a cell cannot be used; found before the first run.
     """
-    from prune_lab.run.settings import run_key
-
     with composing(conf_folder()) as compose:
         configs = [(cell, compose(cell.overrides)) for cell in spec.cells()]
-    keys = [run_key(OmegaConf.to_container(cfg, resolve=True)) for _, cfg in configs]
+    keys = [config.key for _, config in configs]
     finished = _finished_runs(folder)
-    jobs = [(key, cell, cfg) for key, (cell, cfg) in zip(keys, configs, strict=True) if key not in finished]
+    jobs = [(key, cell, config) for key, (cell, config) in zip(keys, configs, strict=True) if key not in finished]
     if jobs:
-        from prune_lab.run.settings import check_settings  # imports what the settings name
+        from prune_lab.run.vetting import vet  # imports what the settings name
 
-        for _, _, cfg in jobs:
-            check_settings(cfg)
+        for _, _, config in jobs:
+            vet(config)
     logger.info("%d of %d cells have finished before", len(keys) - len(jobs), len(keys))
     if launcher is None:
         found, reasons = _run_here(spec.name, jobs, folder)
@@ -136,17 +135,17 @@ def run_cells(
     return records, failures
 
 
-Jobs = Sequence[tuple[str, Cell, DictConfig]]  # by the keys of their settings
+Jobs = Sequence[tuple[str, Cell, RunConfig]]  # by the keys of their settings
 Outcome = tuple[dict[str, dict[str, Any]], dict[str, str]]  # records, and what went wrong, by those keys
 
 
 def _run_here(name: str, jobs: Jobs, folder: Path) -> Outcome:
     """Runs the cells in this process, one after the other."""
     runner, records, reasons = _Runner(name), {}, {}
-    for number, (key, cell, cfg) in enumerate(jobs, start=1):
+    for number, (key, cell, config) in enumerate(jobs, start=1):
         logger.info("%d of %d: %s, %s, seed %d", number, len(jobs), ", ".join(cell.row), cell.column, cell.seed)
         try:
-            records[key] = runner.run(cfg, folder / key[:20])
+            records[key] = runner.run(config, folder / key[:20])
         except Exception as error:
             logger.error("failed: %s", error)
             reasons[key] = str(error) or type(error).__name__
@@ -193,16 +192,21 @@ class _Runner:
         self.group = group
         self.no_model: dict[str, str] = {}  # why, by the settings of the model
 
-    def run(self, cfg: DictConfig, folder: Path) -> dict[str, Any]:
-        model = json.dumps(OmegaConf.to_container(cfg.model, resolve=True), sort_keys=True)
+    def run(self, config: RunConfig, folder: Path) -> dict[str, Any]:
+        model = json.dumps(config.plain["model"], sort_keys=True)
         if model in self.no_model:
             raise BadInput(self.no_model[model])
         try:
-            return run_unless_finished(cfg, folder, group=self.group)
+            return run_unless_finished(config, folder, group=self.group)
         except BadInput as error:
             if str(error).startswith("model.path="):
                 self.no_model[model] = str(error)
             raise
+
+
+def tables_folder() -> Path:
+    """Returns where the YAMLs of tables are: ``results/specs`` beside the configuration folder."""
+    return conf_folder().parent / "results" / "specs"
 
 
 def _reference_folder() -> Path:

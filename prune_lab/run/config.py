@@ -1,9 +1,171 @@
-"""Where the configuration is."""
+"""The configuration of a run: composed by Hydra, resolved, vetted, and frozen from there on."""
 
-from pathlib import Path
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from prune_lab.errors import BadInput
+from prune_lab.run.conf_folder import conf_folder
+from prune_lab.run.renamed import refuse_renamed
+from prune_lab.run.tracking.tracker import without_secrets
+
+SECTIONS = (
+    "seed", "device", "save_model", "skip_finished", "stage_cache_min_seconds", "propagate", "sequential", "objective",
+    "model", "data", "sparsity", "method", "allocation", "schedule", "training", "finetune", "evaluate", "stages",
+    "tracker",
+)  # fmt: skip
+_BESIDE_NUMBERS = ("tracker", "save_model", "skip_finished", "stage_cache_min_seconds")
 
 
-def conf_folder() -> Path:
-    """The configuration folder: inside the installed package, or at the top of the checkout."""
-    inside = Path(__file__).parents[1] / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of one run.
+
+    Attributes:
+        resolved: the settings without interpolations, read-only.
+        choices: by Hydra group (``method``, ``method@method.inner``), the choice that was composed; for ``stages`` all
+            of them, in order. Empty for a configuration that was not composed by Hydra.
+        overrides: what was typed on the command line, or ``None`` where that is not known.
+    """
+
+    resolved: DictConfig
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    overrides: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls, cfg: DictConfig, choices: Mapping[str, Any] | None = None, overrides: Sequence[str] | None = None
+    ) -> "RunConfig":
+        """Resolves a composed configuration and checks all that can be checked without importing its parts.
+
+        Args:
+            cfg: as Hydra composed it, without its own settings.
+            choices: Hydra's ``runtime.choices``.
+            overrides: what was typed.
+
+        Raises:
+            BadInput: sections or values are unknown, or keys of an earlier version are used; the message lists all.
+            OmegaConfBaseException: an interpolation cannot be resolved.
+        """
+        plain = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(plain, dict)
+        refuse_renamed(plain)
+        problems = list(_problems(plain))
+        if problems:
+            raise BadInput("\n".join(problems))
+        resolved = OmegaConf.create(plain)
+        OmegaConf.set_readonly(resolved, True)
+        known = {group: choice for group, choice in (choices or {}).items() if not group.startswith("hydra/")}
+        if known:
+            known["stages"] = list(plain["stages"])  # Hydra leaves out groups with several choices
+        return cls(resolved, known, None if overrides is None else tuple(overrides))
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """The settings as nested dictionaries and lists."""
+        plain = OmegaConf.to_container(self.resolved)
+        assert isinstance(plain, dict)
+        return plain
+
+    @cached_property
+    def redacted(self) -> dict[str, Any]:
+        """The settings as they may be written down: with ``***`` for secrets."""
+        redacted = without_secrets(self.plain)
+        assert isinstance(redacted, dict)
+        return redacted
+
+    @cached_property
+    def key(self) -> str:
+        """A SHA-256 of all settings that the numbers of a run depend on."""
+        relevant = {name: value for name, value in self.plain.items() if not is_beside_numbers(name)}
+        relevant["stages"] = [[name, None if name == "save" else own] for name, own in self.plain["stages"].items()]
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def title(self) -> str:
+        """Model, method, sparsity, allocation and tuning in a few words."""
+        return title_of(self.plain)
+
+    @property
+    def stages(self) -> list[str]:
+        """The names of the stages, in order."""
+        return list(self.plain["stages"])
+
+    def saves_model(self) -> bool:
+        """Whether the run leaves the pruned model."""
+        return bool(self.plain["save_model"] and "save" in self.stages)
+
+
+def is_beside_numbers(section: str) -> bool:
+    """Returns whether a section changes what is kept or shown of a run, and none of its numbers."""
+    return section in _BESIDE_NUMBERS
+
+
+def objectives_of(value: Any) -> list[str]:
+    """Returns the names of metrics in ``objective``: one, or several of a list.
+
+    Raises:
+        BadInput: it names none, or one twice.
+    """
+    names = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise BadInput(
+            f"objective={value!r} is not allowed; it is the name of a metric, such as evaluate/perplexity, or a list "
+            "of different ones"
+        )
+    return names
+
+
+def title_of(plain: Mapping[str, Any]) -> str:
+    """Returns model, method, sparsity, allocation and tuning in a few words, from plain settings."""
+    model, sparsity = plain["model"], plain["sparsity"]
+    name = model.get("name") or str(model["path"]).rstrip("/").rpartition("/")[2]
+    method = str(plain["method"]["_target_"]).rpartition(".")[2]
+    amount = sparsity["pattern"] if sparsity["level"] is None else f"{sparsity['level']:.0%} {sparsity['pattern']}"
+    allocation = str(plain.get("allocation", {}).get("_target_", "Uniform")).rpartition(".")[2]
+    tuning = _tuning(plain) if "finetune" in plain.get("stages", ()) else ""
+    return ", ".join(filter(None, [name, method, amount, "" if allocation == "Uniform" else allocation, tuning]))
+
+
+def _tuning(plain: Mapping[str, Any]) -> str:
+    finetune = plain.get("finetune")
+    if not finetune:
+        return ""
+    if str(finetune.get("_target_")).endswith(".Lora"):
+        return "sparse LoRA" if finetune.get("sparse") else "LoRA"
+    return "distilled" if (plain.get("training") or {}).get("distill") else "tuned"
+
+
+def _problems(plain: Mapping[str, Any]) -> list[str]:
+    """The mistakes in what has no component of its own to check it."""
+    problems = [f"{name} is unknown; allowed: {', '.join(SECTIONS)}" for name in plain if name not in SECTIONS]
+    stages = plain.get("stages")
+    if not isinstance(stages, dict) or not stages:
+        known = ", ".join(sorted(path.stem for path in (conf_folder() / "stages").glob("*.yaml")))
+        problems.append(f"stages={stages!r} is not a list of stages; allowed: {known}")
+    elif plain.get("finetune") is None and "finetune" in list(stages)[: _place(stages, "prune")]:
+        problems.append("stages lists finetune before pruning, and finetune=none trains nothing; use finetune=full")
+    seed, seconds = plain.get("seed"), plain.get("stage_cache_min_seconds")
+    if type(seed) is not int or seed < 0:
+        problems.append(f"seed={seed!r} is not allowed; it is a whole number of at least 0")
+    for name in ("save_model", "skip_finished"):
+        if not isinstance(plain.get(name), bool):
+            problems.append(f"{name}={plain.get(name)!r} is not allowed; it is true or false")
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0):
+        problems.append(
+            f"stage_cache_min_seconds={seconds!r} is not allowed; it is a number of seconds, or null to cache nothing"
+        )
+    try:
+        objectives_of(plain.get("objective"))
+    except BadInput as error:
+        problems.append(str(error))
+    return problems
+
+
+def _place(stages: Mapping[str, Any], name: str) -> int:
+    return list(stages).index(name) if name in stages else len(stages)

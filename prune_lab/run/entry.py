@@ -1,54 +1,57 @@
-"""Runs a composed configuration, unless the same run has finished before."""
+"""Runs a configuration, unless the same run has finished before."""
 
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from prune_lab.run import finished_runs
+from prune_lab.run.config import RunConfig
 
 logger = logging.getLogger(__name__)
 
 _WANDB = "prune_lab.run.tracking.wandb.WandbTracker"
 
 
-def run_unless_finished(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, Any]:
-    """The record of a run, or of an earlier one of the same settings, files and code."""
-    from prune_lab.run import finished_runs as reuse
+def run_unless_finished(config: RunConfig, folder: Path, **how: Any) -> dict[str, Any]:
+    """Returns the record of a run, or of an earlier one with the same settings, files and code.
 
-    try:
-        plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    except OmegaConfBaseException:
-        return _run(cfg, folder, **how)  # says what is wrong
+    A configuration that a finished run had need not be vetted again, which would import all that it names.
+
+    Args:
+        config: the settings of the run.
+        folder: the run folder.
+        **how: see `prune_lab.run.runner.execute`.
+    """
     # Several processes of one run would have to agree on what they find.
-    if plain["skip_finished"] is not True or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return _run(cfg, folder, **how)
-    identity = reuse.identity_of(plain)
-    with reuse.claimed(identity):
-        earlier = reuse.find(identity, model=plain["save_model"] and "save" in plain["stages"])
+    if not config.plain["skip_finished"] or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _run(config, folder, **how)
+    identity = finished_runs.identity_of(config)
+    with finished_runs.claimed(identity):
+        earlier = finished_runs.find(identity, model=config.saves_model())
         if earlier is not None:
             logger.info("finished before, in %s; skip_finished=false runs it again", earlier)
-            return reuse.adopt(earlier, folder)
-        reuse.begin(identity, folder)
-        record = _run(cfg, folder, identity=identity, **how)
-        reuse.add(identity, folder)
+            return finished_runs.adopt(earlier, folder)
+        finished_runs.begin(identity, folder)
+        record = _run(config, folder, identity=identity, **how)
+        finished_runs.add(identity, folder)
     return record
 
 
-def _run(cfg: DictConfig, folder: Path, **how: Any) -> dict[str, Any]:
-    if OmegaConf.select(cfg, "tracker._target_") == _WANDB and OmegaConf.select(cfg, "tracker.mode") != "disabled":
+def _run(config: RunConfig, folder: Path, **how: Any) -> dict[str, Any]:
+    tracker = config.plain["tracker"] or {}
+    if tracker.get("_target_") == _WANDB and tracker.get("mode") != "disabled":
         from prune_lab.run.tracking.wandb import begin
 
         begin()
-    from prune_lab.run.runner import execute
+    from prune_lab.run.runner import execute  # imports torch
 
     quiet_libraries()
-    return execute(cfg, folder, **how)
+    return execute(config, folder, **how)
 
 
 def quiet_libraries() -> None:
-    """Progress of our own takes the place of the libraries' bars and notices."""
+    """Switches off the libraries' bars and notices, in whose place the lab shows its own progress."""
     from transformers.utils import logging as transformers_logging
 
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # datasets itself takes a second to import

@@ -20,13 +20,13 @@ from typing import Any
 
 from prune_lab.cache.folder import cache_folder
 from prune_lab.cache.source import source_digest
-from prune_lab.run.settings import run_key
+from prune_lab.run.config import RunConfig
 from prune_lab.utils.files import write_json
 from prune_lab.utils.locks import locked
 
 logger = logging.getLogger(__name__)
 
-_WITH_INPUTS = ("model", "data", "method", "allocation", "finetune", "evaluate")
+_WITH_INPUTS = ("model", "data", "method", "allocation", "training", "finetune", "evaluate")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
 _NAMES = ("_target_", "kind", "name", "dtype")
 _LARGE = 2**20
@@ -34,18 +34,18 @@ _PROGRESS = ("blocks", "training", "wandb_id")  # of a folder's content: what an
 _NOT_SHARED = (".hydra", "wandb", "prune_lab.log", *_PROGRESS)  # what belongs to one process
 
 
-def identity_of(plain: dict[str, Any]) -> str:
+def identity_of(config: RunConfig) -> str:
     """A SHA-256 of all that decides a run's numbers: settings, the files they name, code, packages, kind of device.
 
     Imports nothing that is slow to import. Files are known by size and time of change, so that a large model need not
     be read; what a hub delivers is known by its name only.
 
     Args:
-        plain: the configuration, resolved, in plain containers.
+        config: the settings of the run.
     """
     parts = {
-        "key": run_key(plain),
-        "files": files_of(plain, _WITH_INPUTS),
+        "key": config.key,
+        "files": files_of(config.plain, _WITH_INPUTS),
         "code": source_digest(),
         "packages": packages(),
         "gpu": bool(glob.glob("/dev/nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != "",

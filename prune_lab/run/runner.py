@@ -1,53 +1,39 @@
-"""Runs one configuration: checks it, makes its parts, runs the stages in order, and writes the record.
+"""Runs one configuration: vets it, makes its parts, runs the stages in order, and writes the record.
 
-Configuration objects stop here; below, everything is plain Python. Every mistake in the settings is found before a
-model is loaded. ``record.json`` is written last: a folder without one that says finished holds no result.
+Every mistake in the settings is found before a model is loaded. ``record.json`` is written last: a folder without one
+that says finished holds no result.
 """
 
 import logging
 import random
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from prune_lab.cache.store import open_store
-from prune_lab.data.spec import DataSpec
 from prune_lab.errors import BadInput, TrialStopped
-from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import seqlen_limit_of
+from prune_lab.run.config import RunConfig
 from prune_lab.run.environment import describe_environment, package_versions
-from prune_lab.run.settings import check_settings, run_key, run_title
+from prune_lab.run.parts import Parts, make_parts
 from prune_lab.run.stage_cache import Result, SharedStages
 from prune_lab.run.state import Report, RunState, Stage
-from prune_lab.run.tracking.tracker import RunInfo, Tracker, without_secrets
+from prune_lab.run.tracking.tracker import RunInfo, Tracker, redacted_override
 from prune_lab.run.tracking.trackers import Trackers
-from prune_lab.utils.device import resolve_device, watch_peak_memory
+from prune_lab.run.vetting import vet
+from prune_lab.utils.device import watch_peak_memory
 from prune_lab.utils.files import write_json, write_text
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Parts:
-    """What a configuration describes, made but not yet at work."""
-
-    model: Checkpoint
-    data: DataSpec
-    stages: dict[str, Stage]
-    tracker: Tracker
-    device: torch.device
-
-
 def execute(
-    cfg: DictConfig,
+    config: RunConfig,
     folder: Path,
     *,
     group: str | None = None,
@@ -57,7 +43,7 @@ def execute(
     """Runs a configuration.
 
     Args:
-        cfg: the composed configuration.
+        config: the settings of the run.
         folder: the run folder; made if need be.
         group: the sweep that the run belongs to.
         report: is told values on the way.
@@ -71,23 +57,24 @@ def execute(
         RunFailed: a stage could not go on.
         TrialStopped: ``report`` said so; the record's status is ``stopped``, with the reason.
     """
-    plain = check_settings(cfg)
-    parts = _make(cfg)
+    vet(config)
+    parts = make_parts(config)
     for stage in parts.stages.values():
         stage.prepare()
-    config = without_secrets(plain)
     record: dict[str, Any] = {
         "status": "failed",
-        "key": run_key(plain),
+        "key": config.key,
         "identity": identity,
-        "config": config,
+        "choices": dict(config.choices),
+        "overrides": None if config.overrides is None else [redacted_override(each) for each in config.overrides],
+        "config": config.redacted,
         "metrics": {},
         "protocol": {},
     }
-    _open_folder(folder, cfg, parts.device)
-    info = RunInfo(folder, config, name=run_title(plain), group=group)
+    _open_folder(folder, config, parts.device)
+    info = RunInfo(folder, config.redacted, name=config.title, group=group)
     try:
-        _run_stages(parts, info, plain, record, report)
+        _run_stages(parts, info, config, record, report)
         record["status"] = "finished"
     except TrialStopped as stopped:
         record |= {"status": "stopped", "reason": str(stopped)}
@@ -100,31 +87,11 @@ def execute(
     return record
 
 
-def _make(cfg: DictConfig) -> Parts:
-    """The only place where objects are made from a configuration; `check_settings` has vetted every target."""
-    try:
-        return Parts(
-            model=instantiate(cfg.model),
-            data=instantiate(cfg.data),
-            stages={name: instantiate(cfg.pipeline[name]) for name in cfg.stages},
-            tracker=instantiate(cfg.tracker),
-            device=resolve_device(cfg.device),
-        )
-    except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, BadInput):
-            cause = cause.__cause__
-        raise cause or BadInput(str(error)) from error
-
-
-def _open_folder(folder: Path, cfg: DictConfig, device: torch.device) -> None:
+def _open_folder(folder: Path, config: RunConfig, device: torch.device) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "record.json").unlink(missing_ok=True)  # of an earlier run in the same folder
-        write_text(
-            folder / "config.yaml",
-            OmegaConf.to_yaml(OmegaConf.create(without_secrets(OmegaConf.to_container(cfg, resolve=True)))),
-        )
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.redacted)))
         write_json(folder / "environment.json", describe_environment(device))
     except OSError as error:
         raise BadInput(
@@ -132,21 +99,19 @@ def _open_folder(folder: Path, cfg: DictConfig, device: torch.device) -> None:
         ) from error
 
 
-def _run_stages(
-    parts: Parts, info: RunInfo, plain: dict[str, Any], record: dict[str, Any], report: Report | None
-) -> None:
+def _run_stages(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str, Any], report: Report | None) -> None:
     """Loads, runs every stage, and tells the tracker; fills the record as it goes."""
-    _seed(plain["seed"])
+    _seed(config.plain["seed"])
     tracker = Trackers(parts.tracker)
     tracker.start(info)
     failed = True
     try:
-        run = _load(parts, info.folder, plain["seed"])
+        run = _load(parts, info.folder, config.plain["seed"])
         run.report, run.key = report, record["key"]
         record["metrics"], record["protocol"] = run.metrics, run.protocol
         for stage in parts.stages.values():
             stage.check(run)
-        shared = SharedStages(run, plain, parts.stages, open_store())
+        shared = SharedStages(run, config, parts.stages, open_store())
         names = list(parts.stages)
         while names:
             results = shared.results(names[0], partial(_do, names[0], parts.stages[names[0]], run))

@@ -21,7 +21,9 @@ from safetensors.torch import load_file, load_model, save_model
 from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
 from prune_lab.pruning.masks import Masks
+from prune_lab.run.config import RunConfig
 from prune_lab.run.finished_runs import files_of, packages
+from prune_lab.run.parts import stage_settings
 from prune_lab.run.state import RunState, Stage, Table
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_atomically, write_json
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _MODEL, _STATE, _MASKS = "model.safetensors", "state.json", "masks.safetensors"
 _FILES = (_MASKS, "layers.csv", "rounds.csv")  # of a run folder: what stages that change the model leave there
-_INPUTS = ("data", "method", "allocation", "finetune")  # settings that name files which results depend on
+_INPUTS = ("data", "method", "allocation", "training", "finetune")  # settings that name files which results depend on
 
 
 @dataclass
@@ -53,15 +55,15 @@ class SharedStages:
 
     Args:
         run: before its first stage.
-        plain: its configuration, resolved; ``share`` says how many seconds a stage must take to be kept. With
+        config: its settings; ``stage_cache_min_seconds`` says how long a stage must take to be kept. With
             ``skip_finished=false`` nothing is taken or kept.
         stages: of the run, in order.
         store: where.
     """
 
-    def __init__(self, run: RunState, plain: Mapping[str, Any], stages: Mapping[str, Stage], store: Store):
-        self.run, self.store, self.least_seconds = run, store, plain["stage_cache_min_seconds"]
-        self.keys = _keys(run, plain, stages) if store.limit else {}
+    def __init__(self, run: RunState, config: RunConfig, stages: Mapping[str, Stage], store: Store):
+        self.run, self.store, self.least_seconds = run, store, config.plain["stage_cache_min_seconds"]
+        self.keys = _keys(run, config, stages) if store.limit else {}
         self.names = list(stages)
         self._measuring = {name for name, stage in stages.items() if stage.measures}
         self._results: list[Result] = []  # of stages that changed the model, so far
@@ -146,8 +148,9 @@ class SharedStages:
         return self._results
 
 
-def _keys(run: RunState, plain: Mapping[str, Any], stages: Mapping[str, Stage]) -> dict[str, str]:
+def _keys(run: RunState, config: RunConfig, stages: Mapping[str, Stage]) -> dict[str, str]:
     """What the results of stages are known by; of those that can be taken from another run."""
+    plain = config.plain
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # they would have to agree on what they find
     if plain["stage_cache_min_seconds"] is None or not plain["skip_finished"] or several:
         return {}
@@ -165,7 +168,7 @@ def _keys(run: RunState, plain: Mapping[str, Any], stages: Mapping[str, Stage]) 
     for name, stage in stages.items():
         if stage.measures:
             continue
-        settings = stage.shared(plain["pipeline"][name], reporting=run.report is not None)
+        settings = stage.shared(stage_settings(config, name, type(stage)), reporting=run.report is not None)
         if settings is None:
             break
         so_far.append([name, _without_saving(settings)])

@@ -1,6 +1,6 @@
 """What flows from stage to stage of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -65,11 +65,16 @@ def training_samples(run: RunState) -> Samples:
 class Stage(Protocol):
     """One step of a run.
 
+    A stage's own settings are those of ``conf/stages/NAME.yaml``; what it shares with other stages is handed to it.
+
     Attributes:
         measures: it leaves the model as it is.
+        needs: by parameter, the section of the configuration that the stage is made with (``target`` from
+            ``sparsity``), or another kind of stage, made with its defaults.
     """
 
     measures: ClassVar[bool] = False
+    needs: ClassVar[Mapping[str, "str | type[Stage]"]] = {}
 
     def prepare(self) -> None:
         """Checks what can be checked before a model is loaded; raises `BadInput`."""

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prune_lab.run.settings import run_title
+from prune_lab.run.config import title_of
 
 _ROWS = (  # metric, how it reads
     ("perplexity", "perplexity", "{:.3f}"),
@@ -41,7 +41,7 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
     """Prints the table and where everything is to standard output."""
     metrics = record["metrics"]
     console = Console()
-    table = Table(title=run_title(record["config"]), title_justify="left")
+    table = Table(title=title_of(record["config"]), title_justify="left")
     table.add_column("")
     table.add_column("dense", justify="right")
     table.add_column("pruned", justify="right")

@@ -17,6 +17,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from prune_lab.run.config import RunConfig
+
 
 class SweepConfigLoader(ConfigLoaderImpl):
     """Hydra's loader, with a memory for what was composed.
@@ -69,8 +71,8 @@ class SweepConfigLoader(ConfigLoaderImpl):
 
 
 @contextmanager
-def composing(folder: Path) -> Iterator[Callable[[Sequence[str]], DictConfig]]:
-    """A function that composes runs from their overrides, without settings of Hydra's own.
+def composing(folder: Path) -> Iterator[Callable[[Sequence[str]], RunConfig]]:
+    """Yields a function that composes the settings of a run from its overrides.
 
     Args:
         folder: of the configuration.
@@ -80,11 +82,12 @@ def composing(folder: Path) -> Iterator[Callable[[Sequence[str]], DictConfig]]:
         loader = SweepConfigLoader(ordinary)
         master = ordinary.load_configuration("config", [], RunMode.RUN)
 
-        def compose(overrides: Sequence[str]) -> DictConfig:
+        def compose(overrides: Sequence[str]) -> RunConfig:
             config = loader.load_sweep_config(master, list(overrides))
+            choices = OmegaConf.to_container(config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
-            return config
+            return RunConfig.of(config, choices=choices, overrides=overrides)
 
         yield compose
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from prune_lab.run.config import objectives_of
 from prune_lab.run.finished_runs import read_record
-from prune_lab.run.settings import objectives_of
 from prune_lab.utils.files import write_csv
 
 _MOST_ROWS = 40  # on the terminal; more are in the file

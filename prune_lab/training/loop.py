@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from prune_lab.data.samples import Batch, Samples
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.training.held_out import HeldOut, split
-from prune_lab.training.lora import Lora
 from prune_lab.training.losses import Distillation, language_loss, outputs
 from prune_lab.utils.files import write_json
 
@@ -46,7 +45,6 @@ class Training:
         max_grad_norm: of all gradients together; null: no limit.
         precision: ``no`` (that of the weights), ``bf16`` or ``fp16``: mixed precision.
         distill: mixes in the divergence from the model as it was before training; null: none.
-        lora: trains low-rank updates of the blocks' weights instead of the weights; null: all weights.
         gradient_checkpointing: computes activations again in the backward pass instead of keeping them.
         eval_samples: so many samples are not trained on; their loss is measured.
         eval_every: steps between two measurements.
@@ -55,7 +53,6 @@ class Training:
         save_every: steps between two states in the run folder, from which an interrupted training goes on; 0: none.
         part: of a training in several parts with one learning-rate schedule, from 0.
         parts: of such a training.
-        after_pruning: whether the stage ``finetune`` trains; methods that prune while the model is trained always do.
         seed: of the order of the samples, and of dropout.
     """
 
@@ -69,7 +66,6 @@ class Training:
     max_grad_norm: float | None = 1.0
     precision: str = "no"
     distill: Distillation | None = None
-    lora: Lora | None = None
     gradient_checkpointing: bool = False
     eval_samples: int = 0
     eval_every: int = 20
@@ -77,7 +73,6 @@ class Training:
     save_every: int = 0
     part: int = 0
     parts: int = 1
-    after_pruning: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -92,29 +87,30 @@ class Training:
         for name, least in least_of.items():
             value = getattr(self, name)
             if type(value) is not int or value < least:
-                raise BadInput(f"finetune.{name}={value!r} is not allowed; it is a whole number of at least {least}")
+                raise BadInput(f"training.{name}={value!r} is not allowed; it is a whole number of at least {least}")
         if self.batch_size % self.gradient_accumulation_steps:
             raise BadInput(
-                f"finetune.gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
-                f"finetune.batch_size={self.batch_size}"
+                f"training.gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
+                f"training.batch_size={self.batch_size}"
             )
         for name, high in {"lr": math.inf, "weight_decay": math.inf, "warmup": 1.0}.items():
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
-                raise BadInput(f"finetune.{name}={value!r} is out of range; allowed: [0, {high:g}]")
-        for name in ("gradient_checkpointing", "after_pruning"):
-            if not isinstance(getattr(self, name), bool):
-                raise BadInput(f"finetune.{name}={getattr(self, name)!r} is not allowed; it is true or false")
+                raise BadInput(f"training.{name}={value!r} is out of range; allowed: [0, {high:g}]")
+        if not isinstance(self.gradient_checkpointing, bool):
+            raise BadInput(
+                f"training.gradient_checkpointing={self.gradient_checkpointing!r} is not allowed; it is true or false"
+            )
         if self.patience is not None and (type(self.patience) is not int or self.patience < 1 or not self.eval_samples):
             raise BadInput(
-                f"finetune.patience={self.patience!r} with finetune.eval_samples={self.eval_samples} is not allowed; "
+                f"training.patience={self.patience!r} with training.eval_samples={self.eval_samples} is not allowed; "
                 "it is a whole number of at least 1 (or null), and needs samples that are held out, such as "
-                "finetune.eval_samples=16"
+                "training.eval_samples=16"
             )
         if self.decay not in DECAYS:
-            raise BadInput(f"finetune.decay={self.decay!r} is unknown; allowed: {', '.join(DECAYS)}")
+            raise BadInput(f"training.decay={self.decay!r} is unknown; allowed: {', '.join(DECAYS)}")
         if self.precision not in PRECISIONS:
-            raise BadInput(f"finetune.precision={self.precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+            raise BadInput(f"training.precision={self.precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
 
     def rate(self, step: int) -> float:
         """The share of the highest learning rate at a step, from 0."""
@@ -212,7 +208,7 @@ def fit(
     """
     if len(samples) <= training.eval_samples:
         raise BadInput(
-            f"there is no sample to train on: {len(samples)} in all, finetune.eval_samples={training.eval_samples}; "
+            f"there is no sample to train on: {len(samples)} in all, training.eval_samples={training.eval_samples}; "
             "give a longer text, a smaller data.seqlen, or hold out fewer"
         )
     samples, others = split(samples, training.eval_samples, training.seed)
@@ -222,9 +218,9 @@ def fit(
     accelerator = _accelerator(training, device)
     if training.batch_size // training.gradient_accumulation_steps < accelerator.num_processes:
         raise BadInput(
-            f"finetune.batch_size={training.batch_size} in {training.gradient_accumulation_steps} micro-batches "
-            f"leaves nothing for some of {accelerator.num_processes} processes; raise finetune.batch_size or lower "
-            "finetune.gradient_accumulation_steps"
+            f"training.batch_size={training.batch_size} in {training.gradient_accumulation_steps} micro-batches "
+            f"leaves nothing for some of {accelerator.num_processes} processes; raise training.batch_size or lower "
+            "training.gradient_accumulation_steps"
         )
     optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
@@ -306,7 +302,7 @@ def _step(
         total = _share(accelerator, optimizer, model, total)
     if not math.isfinite(total):
         raise RunFailed(
-            f"the loss of training step {step} is not finite; lower finetune.lr, or use finetune.precision=no"
+            f"the loss of training step {step} is not finite; lower training.lr, or use training.precision=no"
         )
     hooks.after_backward()
     if training.max_grad_norm is not None:

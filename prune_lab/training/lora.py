@@ -40,21 +40,18 @@ class Lora:
 
     def __post_init__(self) -> None:
         if type(self.rank) is not int or self.rank < 1:
-            raise BadInput(f"finetune.lora.rank={self.rank!r} is not allowed; it is a whole number of at least 1")
+            raise BadInput(f"finetune.rank={self.rank!r} is not allowed; it is a whole number of at least 1")
         if not self.alpha > 0:
-            raise BadInput(f"finetune.lora.alpha={self.alpha} is out of range; allowed: above 0")
+            raise BadInput(f"finetune.alpha={self.alpha} is out of range; allowed: above 0")
         if not 0 <= self.dropout < 1 or (self.sparse and self.dropout):
             raise BadInput(
-                f"finetune.lora.dropout={self.dropout} is not allowed; allowed: [0, 1), and 0 with "
-                "finetune.lora.sparse=true"
+                f"finetune.dropout={self.dropout} is not allowed; allowed: [0, 1), and 0 with finetune.sparse=true"
             )
         for name in ("sparse", "merge"):
             if not isinstance(getattr(self, name), bool):
-                raise BadInput(f"finetune.lora.{name}={getattr(self, name)!r} is not allowed; it is true or false")
+                raise BadInput(f"finetune.{name}={getattr(self, name)!r} is not allowed; it is true or false")
         if self.sparse and not self.merge:
-            raise BadInput(
-                "finetune.lora.merge=false and sparse=true contradict: a sparse update is part of its weight"
-            )
+            raise BadInput("finetune.merge=false and sparse=true contradict: a sparse update is part of its weight")
 
     @property
     def scale(self) -> float:

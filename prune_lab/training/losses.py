@@ -79,11 +79,11 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
-            raise BadInput(f"finetune.distill.weight={self.weight} is out of range; allowed: [0, 1]")
+            raise BadInput(f"training.distill.weight={self.weight} is out of range; allowed: [0, 1]")
         if not self.temperature > 0:
-            raise BadInput(f"finetune.distill.temperature={self.temperature} is out of range; allowed: above 0")
+            raise BadInput(f"training.distill.temperature={self.temperature} is out of range; allowed: above 0")
         if not self.hidden >= 0:
-            raise BadInput(f"finetune.distill.hidden={self.hidden} is out of range; allowed: 0 and more")
+            raise BadInput(f"training.distill.hidden={self.hidden} is out of range; allowed: 0 and more")
 
     def __call__(
         self, student: "ModelOutput", teacher: "ModelOutput", tokens: Tensor, targets: Tensor | None = None

@@ -15,7 +15,7 @@ pytest.importorskip("submitit", reason="the extra slurm is not installed")
 DAMPINGS = ("0.01", "0", *(f"0.{number:02d}" for number in range(2, 12)))  # without any, the second job fails
 FAILED, REQUEUED, PREEMPTED = 1, 3, 5
 JOB = (
-    "method=sparsegpt", "data.samples=1", "finetune=full", "finetune.batch_size=1", "finetune.save_every=25",
+    "method=sparsegpt", "data.samples=1", "finetune=full", "training.batch_size=1", "training.save_every=25",
     "stages=[prune,finetune,evaluate,save]",
 )  # fmt: skip
 SHORT, LONG = 100, 4000  # steps. Slurm leaves a job five seconds to end in; a long one needs more.
@@ -43,7 +43,7 @@ def output_of(sweep: Path, number: int) -> str:
 @pytest.mark.slow
 def test_a_sweep_survives_what_happens_on_a_cluster(slurm, start, local_overrides, tmp_path):
     cells = [
-        [f"method.damping={damping}", f"finetune.steps={LONG if number in (REQUEUED, PREEMPTED) else SHORT}"]
+        [f"method.damping={damping}", f"training.steps={LONG if number in (REQUEUED, PREEMPTED) else SHORT}"]
         for number, damping in enumerate(DAMPINGS)
     ]
     (tmp_path / "cells.json").write_text(json.dumps(cells))
@@ -77,7 +77,7 @@ def test_a_sweep_survives_what_happens_on_a_cluster(slurm, start, local_override
 
 @pytest.mark.slow
 def test_a_job_that_is_lost_is_told_and_the_others_are_waited_for(slurm, start, local_overrides, tmp_path):
-    job = (*local_overrides, *JOB, f"finetune.steps=100000,{SHORT}", "method.damping=0.01,0.02")
+    job = (*local_overrides, *JOB, f"training.steps=100000,{SHORT}", "method.damping=0.01,0.02")
     sweep = tmp_path / "sweep"
     process = start("cache", "-m", *job, *SLURM, f"hydra.sweep.dir={sweep}")
     wait_for((sweep / "0/training/finetune/latest.json").is_file, process)

@@ -19,7 +19,7 @@ from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
-from prune_lab.run.config import conf_folder
+from prune_lab.run.conf_folder import conf_folder
 
 YAMLS = sorted((conf_folder() / "allocation").glob("*.yaml"))
 METHODS = [Magnitude(), Magnitude("row"), Wanda(), SparseGPT()]

@@ -20,7 +20,7 @@ from prune_lab.pruning.masks import Masks, count_dropped
 from prune_lab.pruning.methods.method import BlockMethod, DataFreeMethod, Method
 from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.target import Target
-from prune_lab.run.config import conf_folder
+from prune_lab.run.conf_folder import conf_folder
 
 YAMLS = [  # those that train are in tests/unit/pruning/methods/test_trained.py
     path

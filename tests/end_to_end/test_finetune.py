@@ -12,7 +12,7 @@ def test_what_was_pruned_stays_and_what_training_did_is_told(command, local_over
     for choice in ("none", finetune):
         folder = tmp_path / choice
         outcome = command(
-            *job, f"finetune={choice}", "finetune.steps=10", "finetune.batch_size=2", f"hydra.run.dir={folder}"
+            *job, f"finetune={choice}", "training.steps=10", "training.batch_size=2", f"hydra.run.dir={folder}"
         )
         assert outcome.status == 0, outcome.err
         found[choice] = json.loads((folder / "record.json").read_text())["metrics"]
@@ -24,6 +24,6 @@ def test_what_was_pruned_stays_and_what_training_did_is_told(command, local_over
 
 
 def test_the_score_before_training_can_be_left_out(command, local_overrides, tmp_path):
-    job = (*local_overrides, "finetune=full", "finetune.steps=2", "pipeline.finetune.score=false")
+    job = (*local_overrides, "finetune=full", "training.steps=2", "stages.finetune.score=false")
     assert command(*job, "stages=[prune,finetune]", f"hydra.run.dir={tmp_path / 'run'}").status == 0
     assert "finetune/perplexity_before" not in json.loads((tmp_path / "run/record.json").read_text())["metrics"]

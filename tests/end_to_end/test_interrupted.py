@@ -24,10 +24,10 @@ def test_a_killed_run_goes_on_where_it_was(spawn, local_overrides, tmp_path, fin
         "method=wanda",
         "sparsity.level=0.5",
         f"finetune={finetune}",
-        "finetune.steps=60",
-        "finetune.batch_size=2",
-        "finetune.eval_samples=2",
-        "finetune.save_every=5",
+        "training.steps=60",
+        "training.batch_size=2",
+        "training.eval_samples=2",
+        "training.save_every=5",
         "stages=[prune,finetune,evaluate,save]",
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -52,7 +52,7 @@ def test_a_killed_pruning_goes_on_at_its_next_block(spawn, local_overrides, tmp_
         "method=reconstruction",
         "method@method.inner=wanda",
         "method.epochs=150",
-        "pipeline.prune.save_every=0",
+        "stages.prune.save_every=0",
         "stages=[prune,evaluate,save]",
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

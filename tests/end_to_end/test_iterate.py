@@ -12,7 +12,7 @@ STAGES = "stages=[iterate,evaluate,save]"
 
 
 def run(command, folder, *job):
-    outcome = command(*job, STAGES, "finetune.steps=4", "finetune=full", f"hydra.run.dir={folder}")
+    outcome = command(*job, STAGES, "training.steps=4", "finetune=full", f"hydra.run.dir={folder}")
     assert outcome.status == 0, outcome.err
     return json.loads((folder / "record.json").read_text())
 
@@ -32,7 +32,7 @@ def test_sparsity_grows_along_the_path_and_stays(command, local_overrides, tmp_p
 def test_weights_are_rewound_under_the_mask(command, local_overrides, tmp_path):
     """With a learning rate of 0 nothing but the mask is left of a run that rewinds a method which changes weights."""
     folder = tmp_path / "run"
-    job = ("method=sparsegpt", "pipeline.iterate.rewind=weights", "finetune.lr=0", "pipeline.iterate.score=false")
+    job = ("method=sparsegpt", "stages.iterate.rewind=weights", "training.lr=0", "stages.iterate.score=false")
     record = run(command, folder, *local_overrides, *job)
     dense = prune_lab.load(str(next(o for o in local_overrides if o.startswith("model.path=")).partition("=")[2]))
     pruned = prune_lab.load(str(folder / "model"))
@@ -49,9 +49,9 @@ def test_weights_are_rewound_under_the_mask(command, local_overrides, tmp_path):
         (["method=gum", "finetune=full"], "prunes step by step while it trains"),
         (["sparsity=nm_2of4", "finetune=full"], "has no levels in between"),
         (["finetune=none"], "finetune=none trains nothing"),
-        (["finetune=lora", "finetune.lora.merge=false"], "later rounds cannot prune"),
-        (["finetune=full", "pipeline.iterate.path=square"], "allowed: linear, cubic"),
-        (["finetune=full", "pipeline.iterate.rounds=0"], "pipeline.iterate.rounds=0"),
+        (["finetune=lora", "finetune.merge=false"], "later rounds cannot prune"),
+        (["finetune=full", "stages.iterate.path=square"], "allowed: linear, cubic"),
+        (["finetune=full", "stages.iterate.rounds=0"], "stages.iterate.rounds=0"),
     ],
 )
 def test_what_cannot_be_iterated_is_refused(command, local_overrides, tmp_path, job, words):

@@ -105,7 +105,7 @@ def test_a_sweep_started_again_runs_what_is_missing_and_sums_up(command, job, tm
 def test_two_processes_do_not_run_the_same_at_once(job, tmp_path):
     """The second waits for the first, and takes its result."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    slow = [*job, "finetune=full", "finetune.steps=40", "stages=[prune,finetune,evaluate]"]
+    slow = [*job, "finetune=full", "training.steps=40", "stages=[prune,finetune,evaluate]"]
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "prune_lab", *slow, f"hydra.run.dir={tmp_path / str(number)}"],
@@ -122,7 +122,7 @@ def test_two_processes_do_not_run_the_same_at_once(job, tmp_path):
 @pytest.mark.slow
 def test_a_killed_process_leaves_no_lock(job, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    slow = [*job, "finetune=full", "finetune.steps=100000", "stages=[prune,finetune]", f"hydra.run.dir={tmp_path}/run"]
+    slow = [*job, "finetune=full", "training.steps=100000", "stages=[prune,finetune]", f"hydra.run.dir={tmp_path}/run"]
     process = subprocess.Popen([sys.executable, "-m", "prune_lab", *slow], env=environment, cwd=tmp_path)
     until = time.monotonic() + 120
     while not (tmp_path / "run/masks.safetensors").is_file() and time.monotonic() < until:
@@ -137,7 +137,7 @@ def test_a_killed_process_leaves_no_lock(job, tmp_path):
 @pytest.mark.parametrize("stage", ["prune", "finetune"])
 def test_an_interrupted_run_goes_on_in_another_folder(command, job, tmp_path, monkeypatch, stage):
     """As a sweep that is started again has another name; and ends as one that nothing disturbed."""
-    job += ["method=wanda", "pipeline.prune.save_every=0", "finetune=full", "finetune.steps=6", "finetune.save_every=2"]
+    job += ["method=wanda", "stages.prune.save_every=0", "finetune=full", "training.steps=6", "training.save_every=2"]
     assert not run(command, *job, "skip_finished=false", folder=tmp_path / "whole")
     where, nth = {
         "prune": ("prune_lab.pruning.methods.method.LayerwiseMethod.prune_linears", 3),

@@ -61,13 +61,13 @@ def test_a_search_goes_on_where_it_was_and_says_what_is_best(command, local_over
 
 def test_defaults_come_first_and_bad_trials_are_stopped_early(command, local_overrides, tmp_path):
     outcome = command(
-        *SEARCH, *local_overrides, "method=magnitude", "finetune=full", "finetune.steps=4", "finetune.batch_size=2",
-        "finetune.eval_samples=2", "finetune.eval_every=2", "finetune.lr=tag(log,interval(1e-4,10))",
+        *SEARCH, *local_overrides, "method=magnitude", "finetune=full", "training.steps=4", "training.batch_size=2",
+        "training.eval_samples=2", "training.eval_every=2", "training.lr=tag(log,interval(1e-4,10))",
         "hydra.sweeper.stop_early={warmup_trials: 1, warmup_steps: 1}", "hydra.sweeper.trials=5",
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
     found = rows(tmp_path / "outputs" / "studies" / "s")
-    assert float(found[0]["finetune.lr"]) == 5e-4
+    assert float(found[0]["training.lr"]) == 5e-4
     assert "0 (defaults)" in (tmp_path / "outputs" / "studies" / "s" / "study.md").read_text()
     stopped = [row for row in found if row["state"] == "stopped"]
     assert stopped and all(row["evaluate/perplexity"] == "" for row in stopped)

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "training_seconds", "peak_memory_mb", "allocation_seconds", "forward_seconds")
-TUNED = ("finetune=full", "finetune.steps=4", "finetune.batch_size=2")
+TUNED = ("finetune=full", "training.steps=4", "training.batch_size=2")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def alone(command, folder: Path, *job: str) -> None:
 def test_a_sweep_over_trainings_prunes_once_with_the_same_bits(command, job, tmp_path, finetune):
     tuned = [*job, f"finetune={finetune}", *TUNED[1:]]
     if "lora" in finetune:
-        tuned.append("finetune.lora.rank=2")
+        tuned.append("finetune.rank=2")
     assert run(command, tmp_path / "first", *job) == []
     assert run(command, tmp_path / "second", *tuned) == ["prune"]
     alone(command, tmp_path / "alone", *tuned)
@@ -77,7 +77,7 @@ def test_what_was_pruned_is_measured_once_before_it_is_trained(command, job, tmp
     said = []
     for name, rate in {"first": "1e-3", "second": "2e-3", "third": "2e-3"}.items():
         more = ["skip_finished=false"] if name == "third" else []
-        outcome = command(*job, *TUNED, f"finetune.lr={rate}", *more, f"hydra.run.dir={tmp_path / name}")
+        outcome = command(*job, *TUNED, f"training.lr={rate}", *more, f"hydra.run.dir={tmp_path / name}")
         said.append((outcome.out + outcome.err).count("evaluation: kept from an earlier run"))
     assert said == [0, 2, 1]  # of these one is the dense model's
     assert numbers(tmp_path / "second") == numbers(tmp_path / "third")
@@ -102,7 +102,7 @@ def test_an_evaluation_in_between_sees_its_own_model(command, job, tmp_path):
 
 
 def test_rounds_of_pruning_and_training_are_shared(command, job, tmp_path):
-    rounds = [*job, *TUNED, "pipeline.iterate.rounds=2"]
+    rounds = [*job, *TUNED, "stages.iterate.rounds=2"]
     run(command, tmp_path / "first", *rounds, "stages=[iterate,evaluate]")
     assert run(command, tmp_path / "second", *rounds, "stages=[dense,iterate,evaluate,save]") == ["iterate"]
     alone(command, tmp_path / "alone", *rounds, "stages=[dense,iterate,evaluate,save]")
@@ -111,9 +111,9 @@ def test_rounds_of_pruning_and_training_are_shared(command, job, tmp_path):
 
 
 def test_a_method_that_trains_is_shared_and_then_shrunk(command, job, tmp_path):
-    gum = [*job, "method=gum", "sparsity=neurons", "sparsity.level=0.5", "finetune.steps=6", "finetune.batch_size=2"]
+    gum = [*job, "method=gum", "sparsity=neurons", "sparsity.level=0.5", "training.steps=6", "training.batch_size=2"]
     run(command, tmp_path / "first", *gum)
-    shrunk = [*gum, "stages=[dense,prune,shrink,evaluate,save]", "pipeline.shrink.repeats=1"]
+    shrunk = [*gum, "stages=[dense,prune,shrink,evaluate,save]", "stages.shrink.repeats=1"]
     assert run(command, tmp_path / "second", *shrunk) == ["prune"]
     alone(command, tmp_path / "alone", *shrunk)
     same = [
@@ -122,7 +122,7 @@ def test_a_method_that_trains_is_shared_and_then_shrunk(command, job, tmp_path):
     ]  # the stage shrink measures times
     assert same[0] == same[1]
     assert left(tmp_path / "second") == left(tmp_path / "alone")
-    assert run(command, tmp_path / "third", *gum, "finetune.steps=7") == []
+    assert run(command, tmp_path / "third", *gum, "training.steps=7") == []
 
 
 def test_orders_of_channels_are_kept_with_the_masks(command, job, tmp_path):
@@ -162,7 +162,7 @@ def test_quick_stages_are_not_kept(command, job, tmp_path):
 
 
 def test_updates_that_stand_beside_the_weights_are_not_kept(command, job, tmp_path):
-    lora = [*job, "finetune=lora", *TUNED[1:], "finetune.lora.rank=2", "finetune.lora.merge=false"]
+    lora = [*job, "finetune=lora", *TUNED[1:], "finetune.rank=2", "finetune.merge=false"]
     run(command, tmp_path / "first", *lora)
     assert run(command, tmp_path / "second", *lora, "evaluate=training_loss") == ["prune"]
 
@@ -177,7 +177,7 @@ def test_processes_at_the_same_stage_do_it_once(job, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PRUNE_LAB_CACHE": str(tmp_path / "cache")}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "prune_lab", *job, *TUNED, f"finetune.lr={lr}", f"hydra.run.dir={tmp_path / lr}"],
+            [sys.executable, "-m", "prune_lab", *job, *TUNED, f"training.lr={lr}", f"hydra.run.dir={tmp_path / lr}"],
             env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         for lr in ("1e-3", "1e-4")

@@ -21,10 +21,10 @@ def test_prune_while_training_shrink_and_open_again(
         "sparsity=neurons",
         "evaluate=structured",
         "stages=[dense,prune,shrink,evaluate,save]",
-        "finetune.steps=20",
-        "finetune.batch_size=2",
-        "finetune.lr=1e-2",
-        "pipeline.shrink.repeats=1",
+        "training.steps=20",
+        "training.batch_size=2",
+        "training.lr=1e-2",
+        "stages.shrink.repeats=1",
     )
     if not equal:
         job += ("method.lr=1",)
@@ -57,7 +57,7 @@ def test_heads_are_pruned_shrunk_and_saved(command, local_overrides, tmp_path, r
     """An OPT model with half of its heads: a folder of our own, smaller, which computes what the masked model did."""
     folder = tmp_path / "run"
     job = (*local_overrides, "method=top_v", "sparsity=heads", "stages=[dense,prune,shrink,evaluate,save]")
-    outcome = command(*job, "evaluate=all", "evaluate.zero_shot=null", "finetune.steps=6", f"hydra.run.dir={folder}")
+    outcome = command(*job, "evaluate=all", "evaluate.zero_shot=null", "training.steps=6", f"hydra.run.dir={folder}")
     assert outcome.status == 0, outcome.err
     record = json.loads((folder / "record.json").read_text())
     heads = record["protocol"]["shrink"]["heads_per_block"]
@@ -78,7 +78,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_anything_runs(command, lo
         *local_overrides,
         "method=gum",
         "finetune=distill",
-        f"finetune.distill.teacher={tmp_path}/teacher",
+        f"training.distill.teacher={tmp_path}/teacher",
         f"hydra.run.dir={tmp_path}/run",
     )
     assert outcome.status == 2
@@ -93,7 +93,7 @@ def test_a_model_is_tuned_after_pruning_and_zeros_stay(command, local_overrides,
         "method=magnitude",
         "stages=[prune,finetune,evaluate,save]",
         "finetune=distill",
-        "finetune.steps=5",
+        "training.steps=5",
         "evaluate=size",
         f"hydra.run.dir={folder}",
     )
@@ -103,10 +103,10 @@ def test_a_model_is_tuned_after_pruning_and_zeros_stay(command, local_overrides,
     assert metrics["finetune/loss"] > 0
 
 
-@pytest.mark.parametrize("finetune", ["full", "lora", "sparse_lora", "lora finetune.lora.merge=false", "distill"])
+@pytest.mark.parametrize("finetune", ["full", "lora", "sparse_lora", "lora finetune.merge=false", "distill"])
 def test_tuning_after_pruning_keeps_what_was_pruned(command, local_overrides, tmp_path, finetune):
     folder = tmp_path / "run"
-    job = (*local_overrides, "method=wanda", "sparsity.level=0.7", "finetune.steps=6", "evaluate=size")
+    job = (*local_overrides, "method=wanda", "sparsity.level=0.7", "training.steps=6", "evaluate=size")
     outcome = command(*job, *f"finetune={finetune}".split(), f"hydra.run.dir={folder}")
     assert outcome.status == 0, outcome.err
     metrics = json.loads((folder / "record.json").read_text())["metrics"]
@@ -122,11 +122,11 @@ def test_tuning_after_pruning_keeps_what_was_pruned(command, local_overrides, tm
 
 def test_nothing_is_tuned_unless_asked_for_and_not_twice(command, local_overrides, tmp_path):
     for name, job in {"none": ["method=wanda"], "trained": ["method=top_v", "finetune=full"]}.items():
-        outcome = command(*local_overrides, *job, "finetune.steps=2", f"hydra.run.dir={tmp_path}/{name}")
+        outcome = command(*local_overrides, *job, "training.steps=2", f"hydra.run.dir={tmp_path}/{name}")
         assert outcome.status == 0, outcome.err
         metrics = json.loads((tmp_path / name / "record.json").read_text())["metrics"]
         assert not any(metric.startswith("finetune/") for metric in metrics)
-    assert "pipeline.finetune.again=true" in outcome.err + outcome.out
+    assert "stages.finetune.again=true" in outcome.err + outcome.out
 
 
 def test_allocations_and_trained_methods_do_not_mix(command, local_overrides, tmp_path):
@@ -146,8 +146,8 @@ def test_a_training_that_was_cut_off_goes_on_where_it_was(command, local_overrid
         "method=top_v",
         "sparsity=neurons",
         "stages=[prune,evaluate]",
-        "finetune.steps=12",
-        "finetune.save_every=5",
+        "training.steps=12",
+        "training.save_every=5",
     )
     assert command(*job, f"hydra.run.dir={tmp_path}/whole").status == 0
     step = loop._step
@@ -178,9 +178,9 @@ def test_neurons_pruned_at_once_are_tuned_and_taken_out(command, local_overrides
         "evaluate.efficiency.repeats=1",
         "stages=[dense,prune,finetune,shrink,evaluate]",
         "finetune=full",
-        "finetune.steps=3",
-        "finetune.batch_size=2",
-        "pipeline.shrink.repeats=1",
+        "training.steps=3",
+        "training.batch_size=2",
+        "stages.shrink.repeats=1",
         f"hydra.run.dir={folder}",
     )
     assert outcome.status == 0, outcome.err

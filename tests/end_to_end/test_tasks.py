@@ -56,9 +56,9 @@ def test_gum_on_e2e_is_measured_by_bleu_and_rouge(command, task_overrides, gener
         "method=gum",
         "sparsity=neurons",
         "stages=[dense,prune,shrink,evaluate]",
-        "pipeline.shrink.repeats=1",
-        "finetune.steps=3",
-        "finetune.batch_size=2",
+        "stages.shrink.repeats=1",
+        "training.steps=3",
+        "training.batch_size=2",
         f"hydra.run.dir={folder}",
     )
     assert outcome.status == 0, outcome.err
@@ -87,9 +87,9 @@ def test_tuning_on_completions_teaches_them(command, task_overrides, generation_
         "evaluate.max_new_tokens=16",
         "stages=[finetune,evaluate]",
         "finetune=full",
-        "finetune.steps=40",
-        "finetune.batch_size=8",
-        "finetune.lr=2e-3",
+        "training.steps=40",
+        "training.batch_size=8",
+        "training.lr=2e-3",
         f"hydra.run.dir={folder}",
     )
     assert outcome.status == 0, outcome.err

@@ -98,7 +98,7 @@ def check_order(propagate: str, sequential: str) -> None:
     if propagate not in ("pruned", "dense"):
         raise BadInput(f"propagate={propagate!r} is unknown; allowed: pruned, dense")
     if sequential not in ("block", "layer"):
-        raise BadInput(f"sequential={sequential!r} is unknown; allowed: block, linear layer")
+        raise BadInput(f"sequential={sequential!r} is unknown; allowed: block, layer")
 
 
 @dataclass(frozen=True)

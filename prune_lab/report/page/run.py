@@ -4,14 +4,12 @@ import csv
 import json
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from prune_lab.report.page.choices import choice_of, choices_of
-from prune_lab.report.page.repeat import command_of, overrides_of
+from prune_lab.report.page.asked import Asked, read_asked
 
 ATTRIBUTES = ("model", "data", "method", "pattern", "level", "allocation", "finetune", "seed", "status", "written")
 FILES = ("record.json", "layers.csv", "rounds.csv")
@@ -83,10 +81,9 @@ def read_run(folder: Path, name: str) -> ReportRun:
     if not isinstance(status, str):
         raise Unreadable("it has no status")
     config, metrics, protocol = (_mapping(record, key) for key in ("config", "metrics", "protocol"))
-    overrides = overrides_of(folder)
     try:
-        attributes = _attributes(config, overrides or [])
-        command = command_of(overrides, config)
+        asked = read_asked(record, folder)
+        attributes = _attributes(config, asked)
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
         raise Unreadable(f"its config is not that of a run: {error}") from error
     written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
@@ -95,7 +92,7 @@ def read_run(folder: Path, name: str) -> ReportRun:
         attributes=attributes | {"status": status, "written": written},
         metrics={key: float(value) for key, value in metrics.items() if "/" in key and _is_number(value)},
         message=str(record.get("error") or record.get("reason") or ""),
-        command=command,
+        command=asked.command,
         protocol=protocol,
         held_out=_held_out(protocol),
         rounds=_rounds(folder / "rounds.csv"),
@@ -127,12 +124,12 @@ def _mapping(record: dict[str, Any], key: str) -> dict[str, Any]:
     return found
 
 
-def _attributes(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _attributes(config: dict[str, Any], asked: Asked) -> dict[str, Any]:
     """What a run is told by; of one that failed before it had settings, what was typed."""
-    typed = dict(each.lstrip("+").partition("=")[::2] for each in overrides)
+    typed = asked.typed
     model, sparsity = config.get("model") or {}, config.get("sparsity") or {}
     path = str(model.get("path") or "").rstrip("/").rpartition("/")[2]
-    named = {key: _choice(config, key, typed.get(key)) for key in ("data", "method", "allocation", "finetune")}
+    named = {key: _text(asked.choice(key, config.get(key))) for key in ("data", "method", "allocation", "finetune")}
     if config and not {"finetune", "iterate"} & set(config.get("stages") or ()):
         named["finetune"] = "none"  # the settings of a training that did not take place
     return {
@@ -145,17 +142,6 @@ def _attributes(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
         "finetune": named["finetune"],
         "seed": _whole(config.get("seed", typed.get("seed"))),
     }
-
-
-def _choice(config: dict[str, Any], group: str, typed: str | None) -> str | None:
-    """What was typed, or else the choice of a group by its file's name; of an object that is not ours, its class."""
-    section = config.get(group)
-    if not isinstance(section, dict):
-        return typed
-    found = typed if typed in choices_of(group) else choice_of(group, section)
-    inner = choice_of(group, section.get("inner"))
-    found = found or _text(str(section.get("_target_") or "").rpartition(".")[2])
-    return f"{found} on {inner}" if inner else found  # one method on top of another
 
 
 def _text(value: Any) -> str | None:

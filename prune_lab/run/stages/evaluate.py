@@ -17,6 +17,7 @@ class Evaluate(Stage):
     """
 
     measures: ClassVar[bool] = True
+    needs: ClassVar = {"evaluation": "evaluate"}
     evaluation: Evaluation
 
     def prepare(self) -> None:

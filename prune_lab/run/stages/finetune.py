@@ -1,8 +1,8 @@
 """Trains the model as it is: before it is pruned, or after, with what was pruned kept at zero."""
 
 import logging
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from prune_lab.errors import RunFailed
 from prune_lab.evaluation.perplexity import Perplexity
@@ -12,6 +12,8 @@ from prune_lab.pruning.masks import sparsity_of
 from prune_lab.pruning.training import check_teacher, tune
 from prune_lab.run.state import RunState, Stage, Table, training_samples
 from prune_lab.training.loop import Training
+from prune_lab.training.lora import Lora
+from prune_lab.training.updates import AllWeights, Update
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +26,16 @@ class Finetune(Stage):
 
     Args:
         training: how.
+        update: what; null: the stage does nothing.
         again: trains after such a method too.
         score: measures the perplexity before the training, so that what it gives back can be seen.
         folder: of the run folder's ``training``, for its states.
         reports: whether a search is told the losses of held-out samples.
     """
 
+    needs: ClassVar = {"training": "training", "update": "finetune"}
     training: Training
+    update: Update | None = field(default_factory=AllWeights)
     again: bool = False
     score: bool = True
     folder: str = "finetune"
@@ -42,7 +47,7 @@ class Finetune(Stage):
 
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """All; a model with an adapter is not kept."""
-        beside = self.training.lora is not None and not self.training.lora.merge
+        beside = isinstance(self.update, Lora) and not self.update.merge
         return None if beside or (reporting and self.reports) else settings
 
     def __call__(self, run: RunState) -> dict[str, float]:
@@ -51,18 +56,20 @@ class Finetune(Stage):
         Raises:
             RunFailed: what was pruned did not stay zero.
         """
-        if not self.training.after_pruning:
+        if self.update is None:
             return {}
         if "trained" in run.protocol.get("prune", {}) and not self.again:  # type: ignore[operator]
-            logger.info("finetune: the method has trained the model; pipeline.finetune.again=true trains it once more")
+            logger.info("finetune: the method has trained the model; stages.finetune.again=true trains it once more")
             return {}
         samples = training_samples(run)
         before = _sparsity(run)
         scored = {"perplexity_before": _perplexity(run)} if self.score else {}
         folder = run.folder / "training" / self.folder
         report = run.report if self.reports else None
-        progress = tune(run.model, run.masks, self.training, samples, run.device, folder=folder, report=report)
-        lora, metrics = self.training.lora, {}
+        progress = tune(
+            run.model, run.masks, self.training, samples, run.device, update=self.update, folder=folder, report=report
+        )
+        lora, metrics = self.update if isinstance(self.update, Lora) else None, {}
         if before is not None:
             metrics = {"sparsity_before": before, "sparsity_after": _sparsity(run) or 0.0}
             if metrics["sparsity_after"] < before:
@@ -75,7 +82,7 @@ class Finetune(Stage):
             "steps": self.training.steps,
             "batch_size": self.training.batch_size,
             "held_out": {str(step): loss for step, loss in progress.held_out.items()},
-            "update": _told(self.training),
+            "update": _told(self.update),
         }
         if progress.held_out:
             rows = list(progress.held_out.items())
@@ -113,12 +120,12 @@ def _sparsity(run: RunState) -> float | None:
     return sparsity_of(pruned) if pruned else None
 
 
-def _told(training: Training) -> str:
-    if training.lora is None:
+def _told(update: Update) -> str:
+    if not isinstance(update, Lora):
         return "all weights; those that were pruned get no gradient"
-    kind = f"rank {training.lora.rank}, alpha {training.lora.alpha:g}"
-    if training.lora.sparse:
+    kind = f"rank {update.rank}, alpha {update.alpha:g}"
+    if update.sparse:
         return f"{kind}; B A masked while it is trained, then part of the weight"
-    if training.lora.merge:
+    if update.merge:
         return f"{kind}; merged, with the mask applied to the sum"
     return f"{kind}; kept beside the weights in adapter/, which has no zeros where they have"

@@ -1,7 +1,7 @@
 """Prunes and trains in turns, a little more every round."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.run.stages.finetune import Finetune
 from prune_lab.run.stages.prune import Prune
 from prune_lab.run.state import RunState, Stage, Table
+from prune_lab.training.lora import Lora
 from prune_lab.utils.files import write_csv
 
 _POWERS = {"linear": 1, "cubic": 3}
@@ -39,6 +40,7 @@ class Iterate(Stage):
     learning rates: Renda et al., 2020, arXiv:2003.02389.
     """
 
+    needs: ClassVar = {"prune": Prune, "finetune": Finetune}
     prune: Prune
     finetune: Finetune
     rounds: int = 3
@@ -49,13 +51,11 @@ class Iterate(Stage):
 
     def __post_init__(self) -> None:
         if type(self.rounds) is not int or self.rounds < 1:
-            raise BadInput(
-                f"pipeline.iterate.rounds={self.rounds!r} is not allowed; it is a whole number of at least 1"
-            )
+            raise BadInput(f"stages.iterate.rounds={self.rounds!r} is not allowed; it is a whole number of at least 1")
         for name, allowed in {"path": tuple(_POWERS), "rewind": _REWINDS}.items():
             if getattr(self, name) not in allowed:
                 raise BadInput(
-                    f"pipeline.iterate.{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}"
+                    f"stages.iterate.{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}"
                 )
 
     def prepare(self) -> None:
@@ -71,10 +71,10 @@ class Iterate(Stage):
                 f"sparsity.pattern={self.prune.target.pattern} has no levels in between; iterate with "
                 "sparsity=unstructured, or use stages=[dense,prune,finetune,evaluate,save]"
             )
-        if not self.finetune.training.after_pruning:
+        if self.finetune.update is None:
             raise BadInput("stages lists iterate, and finetune=none trains nothing; use finetune=full")
-        if self.finetune.training.lora is not None and not self.finetune.training.lora.merge:
-            raise BadInput("finetune.lora.merge=false keeps updates apart, which later rounds cannot prune; merge them")
+        if isinstance(self.finetune.update, Lora) and not self.finetune.update.merge:
+            raise BadInput("finetune.merge=false keeps updates apart, which later rounds cannot prune; merge them")
 
     def check(self, run: RunState) -> None:
         """What both stages check."""

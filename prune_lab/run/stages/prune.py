@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +25,8 @@ from prune_lab.pruning.target import Target
 from prune_lab.pruning.training import check_teacher, prune_while_training
 from prune_lab.run.state import RunState, Stage, Table, training_samples
 from prune_lab.training.loop import Training
+from prune_lab.training.lora import Lora
+from prune_lab.training.updates import Update
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_atomically, write_csv
 
@@ -53,10 +55,18 @@ class Prune(Stage):
         allocation: how the target's sparsity is shared out over the layers.
         schedule: how sparsity grows, for methods that prune while the model is trained.
         training: how it is trained meanwhile.
+        finetune: what is trained after pruning; methods that train cannot do so with low-rank updates.
         save_every: seconds between two times that finished blocks are kept in the run folder, so that the same command
             goes on after an interruption; null: never.
     """
 
+    needs: ClassVar = {
+        **{
+            name: name
+            for name in ("method", "allocation", "propagate", "sequential", "schedule", "training", "finetune")
+        },
+        "target": "sparsity",
+    }
     method: Method
     target: Target
     propagate: str = "pruned"
@@ -64,13 +74,14 @@ class Prune(Stage):
     allocation: Allocation = field(default_factory=Uniform)
     schedule: Schedule = field(default_factory=Cubic)
     training: Training = field(default_factory=Training)
+    finetune: Update | None = None
     save_every: float | None = 60.0
 
     def __post_init__(self) -> None:
         check_order(self.propagate, self.sequential)
         every = self.save_every
         if every is not None and (isinstance(every, bool) or not isinstance(every, int | float) or every < 0):
-            raise BadInput(f"pipeline.prune.save_every={every!r} is not allowed; allowed: 0 and more seconds, or null")
+            raise BadInput(f"stages.prune.save_every={every!r} is not allowed; allowed: 0 and more seconds, or null")
 
     def prepare(self) -> None:
         """Whether the method can do what the target and the allocation ask."""
@@ -91,10 +102,10 @@ class Prune(Stage):
                 "sparsity itself; use allocation=uniform, or compare within layers (method.scope=layer)"
             )
         self.allocation.check(self.target)
-        if isinstance(self.method, TrainedMethod) and (self.training.lora or self.training.patience):
+        if isinstance(self.method, TrainedMethod) and (isinstance(self.finetune, Lora) or self.training.patience):
             raise BadInput(
                 f"method {type(self.method).__name__} trains all weights for all of its steps; "
-                "finetune=lora and finetune.patience are for training after pruning"
+                "finetune=lora and training.patience are for training after pruning"
             )
 
     def check(self, run: RunState) -> None:
@@ -108,8 +119,9 @@ class Prune(Stage):
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """All, but those of a training only where the method trains."""
         if not isinstance(self.method, TrainedMethod):
-            return {name: value for name, value in settings.items() if name not in ("schedule", "training")}
-        return None if reporting else settings
+            unused = ("schedule", "training", "finetune")
+            return {name: value for name, value in settings.items() if name not in unused}
+        return None if reporting else {name: value for name, value in settings.items() if name != "finetune"}
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Prunes the run's model in place."""

@@ -21,6 +21,7 @@ class Save(Stage):
     """
 
     measures: ClassVar[bool] = True
+    needs: ClassVar = {"enabled": "save_model"}
     enabled: bool = True
 
     def __call__(self, run: RunState) -> dict[str, float]:

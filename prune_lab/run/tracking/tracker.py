@@ -46,6 +46,12 @@ class Tracker(Protocol):
         """Takes the final numbers and closes the tracker."""
 
 
+def redacted_override(override: str) -> str:
+    """Returns an override of the command line with ``***`` for the value of a key like ``token``."""
+    key, sign, value = override.partition("=")
+    return f"{key}{sign}***" if sign and value and _SECRET.search(key.rpartition(".")[2]) else override
+
+
 def without_secrets(value: object) -> object:
     """A copy of a plain configuration in which texts under keys like ``token`` or ``api_key`` read ``***``."""
     if isinstance(value, Mapping):

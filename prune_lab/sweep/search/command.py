@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution
 
 from prune_lab.errors import BadInput
-from prune_lab.run.settings import not_in_key, objectives_of
+from prune_lab.run.config import is_beside_numbers, objectives_of
 from prune_lab.run.tracking.tracker import without_secrets
 from prune_lab.sweep.search.loop import Jobs, run_trials
 from prune_lab.sweep.search.settings import SearchSettings
@@ -83,7 +83,7 @@ def _fixed_settings(base: DictConfig, space: Space) -> dict[str, object]:
     searched = [package or group.replace("/", ".") for group, _, package in names]
     sections = without_secrets(OmegaConf.to_container(base, resolve=False))
     assert isinstance(sections, dict)
-    kept = {key: value for key, value in sections.items() if key != "hydra" and not not_in_key(key)}
+    kept = {key: value for key, value in sections.items() if key != "hydra" and not is_beside_numbers(key)}
     return {key: value for key, value in _leaves(kept) if not any(f"{key}.".startswith(f"{s}.") for s in searched)}
 
 

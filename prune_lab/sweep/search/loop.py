@@ -120,7 +120,7 @@ def _tell(study: Study, trial: Trial, result: JobReturn) -> str | None:
     study.tell(trial, values)
     if study.settings.pruner is not None and not current.intermediate_values:
         logger.warning(
-            "trial %d reported nothing on the way, so that no trial can be stopped early; set finetune.eval_samples=N "
+            "trial %d reported nothing on the way, so that no trial can be stopped early; set training.eval_samples=N "
             "with a training, or use the stage iterate with its scores",
             trial.number,
         )

@@ -86,7 +86,7 @@ def parse_space(params: Mapping[str, Any], arguments: Sequence[str], parser: Ove
     if not searched:
         raise BadInput(
             "hydra/sweeper=optuna has nothing to search; give at least one value as a choice, range or interval, such "
-            "as 'finetune.lr=tag(log,interval(1e-5,1e-2))'"
+            "as 'training.lr=tag(log,interval(1e-5,1e-2))'"
         )
     return Space(tuple(fixed), searched, meanings)
 

@@ -30,8 +30,9 @@ def pruned(model) -> Masks:
     return masks
 
 
-def train(model, masks, tokens, **settings):
-    return tune(model, masks, Training(**{"steps": 6, "batch_size": 4, **settings}), Samples(tokens), CPU)
+def train(model, masks, tokens, lora=None, **settings):
+    training = Training(**{"steps": 6, "batch_size": 4, **settings})
+    return tune(model, masks, training, Samples(tokens), CPU, update=lora)
 
 
 @pytest.mark.parametrize("lora", [Lora(rank=2), Lora(rank=2, sparse=True)], ids=["merged", "sparse"])
@@ -138,11 +139,11 @@ def test_recomputed_activations_change_nothing(tiny_model, random_tokens):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Lora(rank=0), r"finetune\.lora\.rank=0"),
-        (lambda: Lora(alpha=0), r"finetune\.lora\.alpha"),
-        (lambda: Lora(dropout=0.1, sparse=True), r"finetune\.lora\.dropout"),
+        (lambda: Lora(rank=0), r"finetune\.rank=0"),
+        (lambda: Lora(alpha=0), r"finetune\.alpha"),
+        (lambda: Lora(dropout=0.1, sparse=True), r"finetune\.dropout"),
         (lambda: Lora(sparse=True, merge=False), "sparse=true contradict"),
-        (lambda: Training(patience=2), r"needs samples that are held out, such as finetune\.eval_samples=16"),
+        (lambda: Training(patience=2), r"needs samples that are held out, such as training\.eval_samples=16"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(make, words):

@@ -80,7 +80,7 @@ def test_the_command_in_two_processes_leaves_one_run_folder(model_folder, token_
     job = [
         "-m", "prune_lab", "model=local", f"model.path={model_folder('opt')}", "data=tokens", "method=gum",
         f"data.calibration={calibration}", f"data.evaluation={evaluation}", "evaluate=perplexity", "device=cpu",
-        "stages=[prune,evaluate]", "finetune.steps=6", "finetune.batch_size=2", "finetune.save_every=2",
+        "stages=[prune,evaluate]", "training.steps=6", "training.batch_size=2", "training.save_every=2",
     ]  # fmt: skip
     subprocess.run([sys.executable, *job, f"hydra.run.dir={tmp_path}/one"], check=True, capture_output=True)
     first, second = in_two_processes(*job, f"hydra.run.dir={tmp_path}/two")

@@ -8,12 +8,11 @@ import torch
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, TrialStopped
 from prune_lab.run.runner import execute
-from prune_lab.run.settings import check_settings
 from prune_lab.run.tracking.jsonl import JsonlTracker
 from prune_lab.training.loop import Training, fit, trainable_weights
 
-TUNED = ("method=magnitude", "finetune=full", "finetune.steps=4", "finetune.batch_size=2")
-HELD_OUT = ("finetune.eval_samples=2", "finetune.eval_every=2")
+TUNED = ("method=magnitude", "finetune=full", "training.steps=4", "training.batch_size=2")
+HELD_OUT = ("training.eval_samples=2", "training.eval_every=2")
 
 
 class Told:
@@ -45,32 +44,32 @@ def test_every_loss_of_held_out_samples_is_reported(tiny_model, random_tokens):
 
 
 @pytest.mark.parametrize(
-    "job", [TUNED, (*TUNED, "finetune=lora"), ("method=l2_neurons", "finetune.steps=4", "finetune.batch_size=2")]
+    "job", [TUNED, (*TUNED, "finetune=lora"), ("method=l2_neurons", "training.steps=4", "training.batch_size=2")]
 )
-def test_every_stage_that_trains_reports(composed, local_overrides, tmp_path, job):
+def test_every_stage_that_trains_reports(configured, local_overrides, tmp_path, job):
     told = Told()
-    execute(composed(*local_overrides, *job, *HELD_OUT), tmp_path / "run", report=told)
+    execute(configured(*local_overrides, *job, *HELD_OUT), tmp_path / "run", report=told)
     assert list(told.values) == [0, 2, 4]
 
 
-def test_nothing_is_reported_without_held_out_samples(composed, local_overrides, tmp_path):
+def test_nothing_is_reported_without_held_out_samples(configured, local_overrides, tmp_path):
     told = Told()
-    execute(composed(*local_overrides, *TUNED), tmp_path / "run", report=told)
+    execute(configured(*local_overrides, *TUNED), tmp_path / "run", report=told)
     assert told.values == {}
 
 
-def test_rounds_are_reported_in_place_of_the_trainings_inside(composed, local_overrides, tmp_path):
+def test_rounds_are_reported_in_place_of_the_trainings_inside(configured, local_overrides, tmp_path):
     told, stages = Told(), "stages=[iterate,evaluate]"
-    record = execute(composed(*local_overrides, *TUNED, *HELD_OUT, stages), tmp_path / "run", report=told)
+    record = execute(configured(*local_overrides, *TUNED, *HELD_OUT, stages), tmp_path / "run", report=told)
     assert told.values == {number: record["metrics"][f"iterate/perplexity_round_{number}"] for number in (1, 2, 3)}
 
 
-def test_a_run_that_is_stopped_says_so_and_is_no_failure(composed, local_overrides, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_says_so_and_is_no_failure(configured, local_overrides, tmp_path, monkeypatch):
     ended = []
     monkeypatch.setattr(JsonlTracker, "finish", lambda self, summary, *, failed: ended.append(failed))
-    cfg = composed(*local_overrides, *TUNED, *HELD_OUT)
+    config = configured(*local_overrides, *TUNED, *HELD_OUT)
     with pytest.raises(TrialStopped):
-        execute(cfg, tmp_path / "run", report=Told(stop_at=2))
+        execute(config, tmp_path / "run", report=Told(stop_at=2))
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert (record["status"], record["reason"]) == ("stopped", "at step 2")
     assert "error" not in record
@@ -78,17 +77,18 @@ def test_a_run_that_is_stopped_says_so_and_is_no_failure(composed, local_overrid
     assert ended == [False]
 
 
-def test_reporting_changes_neither_numbers_nor_key(composed, local_overrides, tmp_path):
+def test_reporting_changes_neither_numbers_nor_key(configured, local_overrides, tmp_path):
     jobs = ((None, "one"), (Told(), "two"))
     one, two = (
-        execute(composed(*local_overrides, *TUNED, *HELD_OUT), tmp_path / name, report=report) for report, name in jobs
+        execute(configured(*local_overrides, *TUNED, *HELD_OUT), tmp_path / name, report=report)
+        for report, name in jobs
     )
     assert one["key"] == two["key"]
     assert one["metrics"]["evaluate/perplexity"] == two["metrics"]["evaluate/perplexity"]
 
 
 @pytest.mark.parametrize("objective", ["[]", "[a,a]", "3", "null", "[a,2]"])
-def test_an_objective_is_a_name_or_different_names(composed, objective):
+def test_an_objective_is_a_name_or_different_names(configured, objective):
     with pytest.raises(BadInput, match=r"objective=.* is not allowed"):
-        check_settings(composed(f"objective={objective}"))
-    check_settings(composed("objective=[evaluate/perplexity,prune/seconds]"))
+        configured(f"objective={objective}")
+    configured("objective=[evaluate/perplexity,prune/seconds]")

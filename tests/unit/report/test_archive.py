@@ -97,7 +97,7 @@ def test_files_that_are_missing_or_of_different_runs_are_bad_input(findings, tmp
     path = tmp_path / "results/toy.csv"
     whole = path.read_text()
     path.write_text(whole.replace("wanda", "ria"))
-    with pytest.raises(BadInput, match=r"has a run of \(\('big', 'ria'\), '50 %', 0\), which conf/table/toy.yaml"):
+    with pytest.raises(BadInput, match=r"has a run of \(\('big', 'ria'\), '50 %', 0\), which results/specs/toy.yaml"):
         read(tmp_path)
     lines = list(csv.DictReader(whole.splitlines()))
     path.write_text(whole.replace(lines[0]["protocol"], "01234567"))
@@ -107,9 +107,8 @@ def test_files_that_are_missing_or_of_different_runs_are_bad_input(findings, tmp
 
 def test_the_command_tabulates_again_without_a_run(findings, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(table, "conf_folder", lambda: tmp_path / "conf")
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/table").symlink_to(tmp_path)
     (tmp_path / "results").mkdir()
+    (tmp_path / "results/specs").symlink_to(tmp_path)
     (tmp_path / "results/reference").symlink_to(tmp_path)
     monkeypatch.setattr(table, "run_cells", lambda *_, **__: pytest.fail("ran something"))
     write_runs(findings, tmp_path / "results")

@@ -4,21 +4,19 @@ import csv
 import json
 import math
 import os
-import shlex
 
 import pyarrow.parquet
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from prune_lab.report.page.choices import choice_of
+from prune_lab.report.page.asked import Asked, read_asked
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.command import main, report
 from prune_lab.report.page.flat import write_flat
 from prune_lab.report.page.html import page_of
 from prune_lab.report.page.payload import embedded, payload_of
-from prune_lab.report.page.repeat import command_of
-from prune_lab.run.config import conf_folder
+from prune_lab.run.conf_folder import conf_folder
 
 LAYERS = """name,rows,columns,sparsity,relative_output_error,block_relative_output_error,seconds
 model.layers.0.mlp.up_proj,4,4,0.5,0.123456,0.25,0.1
@@ -62,7 +60,15 @@ def finished(**metrics):
 
 def test_runs_are_found_however_deep_and_known_by_their_settings(write, collect):
     config = settings("method=dsnot", "model=reference_llama", "sparsity.level=0.7", "seed=3", "allocation=owl")
-    write("a/b/c/d", {"status": "finished", "config": config, "metrics": {"evaluate/perplexity": 31.5}, "protocol": {}})
+    choices = {
+        "method": "dsnot",
+        "method@method.inner": "wanda",
+        "data": "stdlib",
+        "allocation": "owl",
+        "finetune": "none",
+    }
+    record = {"status": "finished", "config": config, "choices": choices, "protocol": {}}
+    write("a/b/c/d", record | {"metrics": {"evaluate/perplexity": 31.5}})
     write("e", finished())
     deep, shallow = sorted(collect().runs, key=lambda run: -len(run.folder))
     assert (deep.folder, shallow.folder) == ("a/b/c/d", "e")
@@ -178,7 +184,8 @@ def test_parquet_and_csv_hold_the_same(write, collect, tmp_path):
     protocol = {"model": {"dtype": "float32"}, "text": 'a "quoted", one'}
     config = settings("method=wanda", "sparsity.level=0.7", "seed=2")
     metrics = {"dense/perplexity": 10.5, "evaluate/perplexity": 20.25}
-    write("0", {"status": "finished", "config": config, "metrics": metrics, "protocol": protocol})
+    record = {"status": "finished", "config": config, "choices": {"method": "wanda"}, "protocol": protocol}
+    write("0", record | {"metrics": metrics})
     write("1", {"status": "failed", "error": "two\nlines", "metrics": {"dense/perplexity": 10.5}})
     write_flat(collect().runs, tmp_path / "out")
     table = pyarrow.parquet.read_table(tmp_path / "out" / "runs.parquet")
@@ -198,40 +205,27 @@ def test_half_of_a_surrogate_pair_does_not_stop_the_report(write, tmp_path):
     assert (tmp_path / "out" / "report.html").is_file()
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        (),
-        ("method=wanda", "sparsity.level=0.7", "seed=3", "evaluate=perplexity"),
-        ("method=magnitude_neurons", "finetune=lora", "finetune.steps=7"),
-        ("model=reference_llama", "sparsity=nm_2of4", "allocation=owl", "stages=[dense,prune,evaluate]"),
-        ("method=dsnot", "method@method.inner=sparsegpt", "data.samples=16", "data.limit_windows=null"),
-        ("method=gum", "pipeline.iterate.rounds=5", "evaluate=efficiency", "sparsity.layers=[0,2]"),
-        ("model=local", "model.path='a b/c,d'", "finetune=distill", "finetune.distill.temperature=3.5"),
-        ("experiment=gum_stdlib",),
-    ],
-)
-def test_the_command_made_from_settings_makes_the_same_settings(overrides):
-    config = settings(*overrides)
-    command, *arguments = shlex.split(command_of(None, config))
-    assert command == "prune-lab"
-    again = settings(*arguments)
-    for kept in (config, again):
-        kept.pop("tracker")
-        kept.pop("experiment", None)
-    assert again == config
-
-
 def test_a_command_has_no_secrets_and_is_quoted_for_a_shell():
     typed = ["tracker.api_key=hunter2", "model.path=$(rm -rf ~)"]
-    assert command_of(typed, {}) == "prune-lab 'tracker.api_key=***' 'model.path=$(rm -rf ~)'"
-    assert command_of(None, {}) is None
+    assert Asked(overrides=typed).command == "prune-lab 'tracker.api_key=***' 'model.path=$(rm -rf ~)'"
+    assert Asked().command is None
 
 
-def test_the_default_choice_is_meant_where_several_fit():
-    assert choice_of("finetune", settings()["finetune"]) == "none"
-    assert choice_of("finetune", settings("finetune=sparse_lora")["finetune"]) == "sparse_lora"
-    assert choice_of("method", {"_target_": "elsewhere.Method"}) is None
+def test_a_record_of_an_earlier_version_is_told_by_hydras_files_or_by_its_classes(tmp_path):
+    record = {"config": {}}
+    assert read_asked(record, tmp_path).choice("method", {"_target_": "elsewhere.Wanda"}) == "Wanda"
+    assert read_asked(record, tmp_path).choice("method", None) is None
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "hydra.yaml").write_text(
+        "hydra: {runtime: {choices: {method: dsnot, method@method.inner: ria, experiment: null}}}"
+    )
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- method=dsnot\n")
+    asked = read_asked(record, tmp_path)
+    assert asked.choice("method", {"_target_": "elsewhere.Wanda"}) == "dsnot on ria"
+    assert (asked.typed, asked.command) == ({"method": "dsnot"}, "prune-lab method=dsnot")
+    for damaged in ("[1]", "{", "hydra: 3"):
+        (tmp_path / ".hydra" / "hydra.yaml").write_text(damaged)
+        assert read_asked(record | {"choices": [1], "overrides": [2]}, tmp_path).choices == {}
 
 
 def test_what_records_say_cannot_leave_the_data(write, collect):

@@ -4,14 +4,15 @@ from prune_lab.errors import BadInput
 from prune_lab.report.compare import Findings, compare
 from prune_lab.report.published import find, read_published
 from prune_lab.report.spec import read_table
-from prune_lab.run.config import conf_folder
+from prune_lab.report.table import tables_folder
+from prune_lab.run.conf_folder import conf_folder
 
 REFERENCE = conf_folder().parent / "results" / "reference"
 FILES = sorted(path.name for path in REFERENCE.glob("*.csv"))
 TABLES = [
     name
-    for name in sorted(path.stem for path in (conf_folder() / "table").glob("*.yaml"))
-    if read_table(conf_folder() / "table", name, []).reference
+    for name in sorted(path.stem for path in (tables_folder()).glob("*.yaml"))
+    if read_table(tables_folder(), name, []).reference
 ]
 ORIGINS = ("README", "image of", "secondary note", "issue thread")
 
@@ -53,7 +54,7 @@ def test_every_number_says_where_it_was_read_and_stands_once(file):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_number_of_a_tables_models_methods_columns_and_texts_is_used(name):
-    spec = read_table(conf_folder() / "table", name, [])
+    spec = read_table(tables_folder(), name, [])
     published = read_published(REFERENCE / spec.reference)
     lines = [line for metric in spec.metrics for line in compare(Findings(spec, [], [], published), metric)]
     used = [line.published for line in lines if line.published]

@@ -10,7 +10,7 @@ from prune_lab.report.archive import read_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.grid import markdown
 from prune_lab.report.render import table_grid, write_report
-from prune_lab.run.config import conf_folder
+from prune_lab.report.table import tables_folder
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
@@ -19,7 +19,7 @@ TABLES = sorted(path.stem for path in RESULTS.glob("*.csv"))
 
 
 def findings_of(name: str) -> Findings:
-    return read_runs(RESULTS, name, conf_folder() / "table", RESULTS / "reference")
+    return read_runs(RESULTS, name, tables_folder(), RESULTS / "reference")
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -1,14 +1,15 @@
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from prune_lab.errors import BadInput
 from prune_lab.report.spec import TableSpec, read_table
-from prune_lab.run.config import conf_folder
-from prune_lab.run.settings import check_settings
+from prune_lab.report.table import tables_folder
+from prune_lab.run.conf_folder import conf_folder
+from prune_lab.run.vetting import vet
+from prune_lab.sweep.compose import composing
 
-TABLES = sorted(path.stem for path in (conf_folder() / "table").glob("*.yaml"))
+TABLES = sorted(path.stem for path in (tables_folder()).glob("*.yaml"))
 PAPERS = ["owl_llama", "sparsellm_llama", "sparsellm_opt", "wanda_llama"]
 YAML = """
 title: Toy
@@ -78,13 +79,13 @@ def test_the_papers_tables_are_there():
 @pytest.mark.parametrize("name", TABLES)
 def test_every_override_of_every_table_composes(name):
     asked = ["model.path=DIR"] if name == "gum_e2e" else []  # of a model that is tuned first
-    compose_all(read_table(conf_folder() / "table", name, asked))
+    compose_all(read_table(tables_folder(), name, asked))
 
 
 @pytest.mark.parametrize("model", ["reference", "reference_llama", "reference_gpt_neo"])
 @pytest.mark.parametrize("name", PAPERS)
 def test_every_override_of_every_miniature_composes_without_the_hub(name, model):
-    spec = read_table(conf_folder() / "table", name, [f"model={model}", "data.samples=32"])
+    spec = read_table(tables_folder(), name, [f"model={model}", "data.samples=32"])
     assert spec.name == f"{name}_reference"
     for plain in compose_all(spec):
         assert plain["model"]["kind"] == "reference" and plain["model"]["dtype"] == "float32"
@@ -99,14 +100,15 @@ def compose_all(spec: TableSpec) -> list[dict]:
         if not seen.issuperset(cell.overrides):
             seen.update(cell.overrides)
             cells.append(cell)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return [check_settings(compose("config", list(cell.overrides))) for cell in cells]
+    with composing(conf_folder()) as compose:
+        configs = [compose(cell.overrides) for cell in cells]
+    for config in configs:
+        vet(config)
+    return [config.plain for config in configs]
 
 
 def test_first_half_of_the_layers():
-    spec = read_table(
-        conf_folder() / "table", "sparsellm_opt", ["model=opt_30b,opt_66b,reference", "layers=first half"]
-    )
+    spec = read_table(tables_folder(), "sparsellm_opt", ["model=opt_30b,opt_66b,reference", "layers=first half"])
     ranges = {cell.row[0]: o for cell in spec.cells() for o in cell.overrides if o.startswith("sparsity.layers")}
     assert ranges == {
         "opt_30b": "sparsity.layers=[0,24]",
@@ -116,6 +118,6 @@ def test_first_half_of_the_layers():
 
 
 def test_three_of_four_pruned_is_one_of_four_kept():
-    spec = read_table(conf_folder() / "table", "sparsellm_llama", ["method=wanda", "seed=0"])
+    spec = read_table(tables_folder(), "sparsellm_llama", ["method=wanda", "seed=0"])
     columns = {name: added for name, added in spec.columns.items() if name.startswith("1:4 kept")}
     assert {plain["sparsity"]["pattern"] for plain in compose_all(replace(spec, columns=columns))} == {"1:4"}

@@ -3,15 +3,15 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from prune_lab.errors import BadInput
 from prune_lab.report import table
 from prune_lab.report.compare import Findings
 from prune_lab.report.render import write_report
 from prune_lab.report.spec import read_table
-from prune_lab.run.config import conf_folder
-from prune_lab.run.settings import check_settings, run_key
+from prune_lab.report.table import tables_folder
+from prune_lab.run.conf_folder import conf_folder
+from prune_lab.sweep.compose import composing
 
 YAML = """
 title: Toy
@@ -76,17 +76,17 @@ def test_cells_hold_mean_and_standard_deviation(folder, tmp_path):
 def test_finished_runs_are_not_run_again_and_failures_do_not_stop_the_rest(tmp_path, monkeypatch):
     calls = []
 
-    def execute(cfg, folder, **how):
-        calls.append((cfg.method._target_, cfg.seed))
-        if cfg.seed == 1:
+    def execute(config, folder, **how):
+        calls.append((config.plain["method"]["_target_"], config.plain["seed"]))
+        if config.plain["seed"] == 1:
             raise RuntimeError("boom")
         folder.mkdir(parents=True)
-        result = {"status": "finished", **record(5.0), "key": run_key(check_settings(cfg))}
+        result = {"status": "finished", **record(5.0), "key": config.key}
         (folder / "record.json").write_text(json.dumps(result))
         return result
 
     monkeypatch.setattr("prune_lab.run.runner.execute", execute)
-    spec = read_table(conf_folder() / "table", "reference", ["model=reference", "method=wanda,random", "seed=0,1"])
+    spec = read_table(tables_folder(), "reference", ["model=reference", "method=wanda,random", "seed=0,1"])
     records, failures = table.run_cells(spec, tmp_path)
     assert (len(records), len(failures)) == (6, 6)
     assert {(cell.seed, reason) for cell, reason in failures} == {(1, "boom")}
@@ -97,10 +97,10 @@ def test_finished_runs_are_not_run_again_and_failures_do_not_stop_the_rest(tmp_p
 
 
 def test_finished_runs_of_a_sweep_are_found_by_their_settings(tmp_path, monkeypatch):
-    spec = read_table(conf_folder() / "table", "reference", ["model=reference", "method=wanda", "seed=0"])
+    spec = read_table(tables_folder(), "reference", ["model=reference", "method=wanda", "seed=0"])
     cells = list(spec.cells())
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        keys = [run_key(check_settings(compose("config", list(cell.overrides)))) for cell in cells]
+    with composing(conf_folder()) as compose:
+        keys = [compose(cell.overrides).key for cell in cells]
     for number, (key, status) in enumerate(zip(keys, ["finished", "failed", "torn"], strict=True)):
         folder = tmp_path / "sweeps" / "yesterday" / str(number)
         folder.mkdir(parents=True)
@@ -119,12 +119,13 @@ def test_finished_runs_of_a_sweep_are_found_by_their_settings(tmp_path, monkeypa
 def test_a_model_that_cannot_be_had_is_asked_for_once(tmp_path, monkeypatch):
     asked = []
 
-    def execute(cfg, folder, **how):
-        asked.append(cfg.model.path)
-        raise BadInput(f"model.path={cfg.model.path}: cannot load the configuration: no network")
+    def execute(config, folder, **how):
+        path = config.plain["model"]["path"]
+        asked.append(path)
+        raise BadInput(f"model.path={path}: cannot load the configuration: no network")
 
     monkeypatch.setattr("prune_lab.run.runner.execute", execute)
-    spec = read_table(conf_folder() / "table", "reference", ["model=gpt2,opt_125m", "seed=0"])
+    spec = read_table(tables_folder(), "reference", ["model=gpt2,opt_125m", "seed=0"])
     records, failures = table.run_cells(spec, tmp_path)
     assert asked == ["openai-community/gpt2", "facebook/opt-125m"]
     assert not records and len(failures) == len(list(spec.cells()))

@@ -46,9 +46,9 @@ def damage(model: Path) -> None:
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_the_record_is_written_when_all_else_is_done(composed, local_overrides, tmp_path, spied):
+def test_the_record_is_written_when_all_else_is_done(configured, local_overrides, tmp_path, spied):
     folder = tmp_path / "run"
-    execute(composed(*local_overrides, "method=wanda"), folder)
+    execute(configured(*local_overrides, "method=wanda"), folder)
     assert [name for name, *_ in spied] == ["start", "log", "log", "table", "log", "log", "finish"]
     assert not any(existed for *_, existed in spied)
     assert spied[-1][2] == {"failed": False}
@@ -59,9 +59,9 @@ def test_the_record_is_written_when_all_else_is_done(composed, local_overrides, 
     assert written["record.json"] == max(written.values())
 
 
-def test_the_record_says_how_the_numbers_came_about(composed, local_overrides, tmp_path):
+def test_the_record_says_how_the_numbers_came_about(configured, local_overrides, tmp_path):
     folder = tmp_path / "run"
-    record = execute(composed(*local_overrides, "method=wanda", "sparsity.layers=[0,2]", "seed=3"), folder)
+    record = execute(configured(*local_overrides, "method=wanda", "sparsity.layers=[0,2]", "seed=3"), folder)
     assert record == read_record(folder)
     assert record["config"]["method"] == {"_target_": "prune_lab.pruning.methods.wanda.Wanda"}
     assert OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")) == record["config"]
@@ -83,15 +83,15 @@ def test_the_record_says_how_the_numbers_came_about(composed, local_overrides, t
     assert len(record["key"]) == 64
 
 
-def test_lines_of_metrics_appear_stage_by_stage(composed, local_overrides, tmp_path):
-    execute(composed(*local_overrides, "method=magnitude"), tmp_path / "run")
+def test_lines_of_metrics_appear_stage_by_stage(configured, local_overrides, tmp_path):
+    execute(configured(*local_overrides, "method=magnitude"), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["dense", "prune", "evaluate", "save"]
     assert lines[1]["prune/sparsity"] == 0.5
 
 
-def test_layers_csv_has_a_line_for_every_weight(composed, local_overrides, tmp_path):
-    execute(composed(*local_overrides, "method=wanda"), tmp_path / "run")
+def test_layers_csv_has_a_line_for_every_weight(configured, local_overrides, tmp_path):
+    execute(configured(*local_overrides, "method=wanda"), tmp_path / "run")
     header, *rows = [line.split(",") for line in (tmp_path / "run" / "layers.csv").read_text().splitlines()]
     assert header == [
         "name", "rows", "columns", "sparsity", "relative_output_error", "block_relative_output_error", "seconds",
@@ -103,9 +103,9 @@ def test_layers_csv_has_a_line_for_every_weight(composed, local_overrides, tmp_p
 
 
 @pytest.mark.parametrize("method", ["sparsegpt", "random"])
-def test_the_same_settings_give_the_same_bits(composed, local_overrides, tmp_path, method):
+def test_the_same_settings_give_the_same_bits(configured, local_overrides, tmp_path, method):
     runs = [tmp_path / "one", tmp_path / "two"]
-    records = [execute(composed(*local_overrides, f"method={method}"), run) for run in runs]
+    records = [execute(configured(*local_overrides, f"method={method}"), run) for run in runs]
     metrics, again = (
         {name: value for name, value in record["metrics"].items() if not name.endswith(VARYING)} for record in records
     )
@@ -116,21 +116,21 @@ def test_the_same_settings_give_the_same_bits(composed, local_overrides, tmp_pat
         assert (runs[0] / file).read_bytes() == (runs[1] / file).read_bytes(), file
 
 
-def test_another_seed_gives_another_choice(composed, local_overrides, tmp_path):
+def test_another_seed_gives_another_choice(configured, local_overrides, tmp_path):
     one, two = (
-        execute(composed(*local_overrides, "method=random", f"seed={seed}"), tmp_path / str(seed)) for seed in (0, 1)
+        execute(configured(*local_overrides, "method=random", f"seed={seed}"), tmp_path / str(seed)) for seed in (0, 1)
     )
     assert one["metrics"]["evaluate/perplexity"] != two["metrics"]["evaluate/perplexity"]
     assert one["metrics"]["dense/perplexity"] == two["metrics"]["dense/perplexity"]
 
 
-def test_a_stage_that_fails_leaves_a_record_that_does_not_say_finished(composed, local_overrides, tmp_path, spied):
+def test_a_stage_that_fails_leaves_a_record_that_does_not_say_finished(configured, local_overrides, tmp_path, spied):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "record.json").write_text('{"status": "finished"}')  # of an earlier run
-    cfg = composed(*local_overrides, "sparsity=nm_2of4", "sparsity.pattern='2:3'", "stages=[prune,evaluate]")
+    config = configured(*local_overrides, "sparsity=nm_2of4", "sparsity.pattern='2:3'", "stages=[prune,evaluate]")
     with pytest.raises(BadInput, match=r"'2:3' does not divide"):
-        execute(cfg, folder)
+        execute(config, folder)
     record = read_record(folder)
     assert record["status"] == "failed"
     assert "'2:3' does not divide" in record["error"]
@@ -138,22 +138,22 @@ def test_a_stage_that_fails_leaves_a_record_that_does_not_say_finished(composed,
     assert not spied[0][3]  # the earlier record was gone before anything began
 
 
-def test_a_model_that_cannot_be_used_fails_the_run_and_closes_the_tracker(composed, local_overrides, tmp_path, spied):
+def test_a_model_that_cannot_be_used_fails_the_run_and_closes_the_tracker(configured, local_overrides, tmp_path, spied):
     damage(tmp_path / "tiny_opt")
     with pytest.raises(RunFailed, match=r"layers\.0\.fc1\.weight"):
-        execute(composed(*local_overrides), tmp_path / "run")
+        execute(configured(*local_overrides), tmp_path / "run")
     assert spied[-1][0] == "finish"
     assert spied[-1][2] == {"failed": True}
     assert read_record(tmp_path / "run")["status"] == "failed"
 
 
-def test_an_interruption_is_no_finished_run_either(composed, local_overrides, tmp_path, monkeypatch, spied):
+def test_an_interruption_is_no_finished_run_either(configured, local_overrides, tmp_path, monkeypatch, spied):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Prune, "__call__", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        execute(composed(*local_overrides), tmp_path / "run")
+        execute(configured(*local_overrides), tmp_path / "run")
     record = read_record(tmp_path / "run")
     assert record["status"] == "failed"
     assert "dense/perplexity" in record["metrics"]
@@ -163,28 +163,28 @@ def test_an_interruption_is_no_finished_run_either(composed, local_overrides, tm
 @pytest.mark.parametrize(
     "override", ["sparsity.level=1.0", "model.dtype=int3", "data.calibration=nowhere.npy", "device=gpu"]
 )
-def test_a_mistake_in_the_settings_is_found_before_a_folder_is_made(composed, local_overrides, tmp_path, override):
+def test_a_mistake_in_the_settings_is_found_before_a_folder_is_made(configured, local_overrides, tmp_path, override):
     with pytest.raises(BadInput, match=override.partition("=")[0].replace(".", r"\.")):
-        execute(composed(*local_overrides, override), tmp_path / "run")
+        execute(configured(*local_overrides, override), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told(composed, local_overrides, tmp_path):
+def test_a_folder_that_cannot_be_written_is_told(configured, local_overrides, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"the run folder .* cannot be written .*hydra\.run\.dir"):
-        execute(composed(*local_overrides), tmp_path / "file" / "run")
+        execute(configured(*local_overrides), tmp_path / "file" / "run")
 
 
-def test_secrets_are_not_written_down(composed, local_overrides, tmp_path, monkeypatch):
+def test_secrets_are_not_written_down(configured, local_overrides, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "very-secret")
     monkeypatch.setenv("HF_TOKEN", "very-secret")
-    execute(composed(*local_overrides, "method=magnitude", "save_model=false"), tmp_path / "run")
+    execute(configured(*local_overrides, "method=magnitude", "save_model=false"), tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
     for path in (tmp_path / "run").iterdir():
         assert b"very-secret" not in path.read_bytes(), path.name
 
 
-def test_stages_run_in_the_order_that_is_asked_for(composed, local_overrides, tmp_path):
-    record = execute(composed(*local_overrides, "method=magnitude", "stages=[evaluate]"), tmp_path / "run")
+def test_stages_run_in_the_order_that_is_asked_for(configured, local_overrides, tmp_path):
+    record = execute(configured(*local_overrides, "method=magnitude", "stages=[evaluate]"), tmp_path / "run")
     assert [name for name in record["metrics"] if name.endswith("perplexity")] == ["evaluate/perplexity"]
     assert not (tmp_path / "run" / "masks.safetensors").exists()

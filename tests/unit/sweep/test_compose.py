@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from prune_lab.run.config import conf_folder
+from prune_lab.run.conf_folder import conf_folder
 from prune_lab.sweep.compose import SweepConfigLoader
 
 SWEEPS = [
@@ -19,7 +19,7 @@ SWEEPS = [
     ["sparsity.level=0.3", "method=wanda", "seed=2"],
     ["seed=1", "method=magnitude", "+more=1", "seed=2"],
     ["method=gum", "~sparsity.level"],
-    ["finetune=lora", "finetune.steps=7", "stages=[dense,prune]", "objective=[a,b]"],
+    ["finetune=lora", "training.steps=7", "stages=[dense,prune]", "objective=[a,b]"],
     ["sparsity=nm_2of4", "layers=null", "++seed=5"],
     ["allocation={_target_:x}", "seed=${oc.env:HOME}"],
     ["experiment=gum_stdlib", "data.samples=3", "model=reference"],

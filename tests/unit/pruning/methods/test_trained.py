@@ -20,7 +20,7 @@ from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.schedule import Cubic
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.training import check_teacher, prune_while_training, tune
-from prune_lab.run.config import conf_folder
+from prune_lab.run.conf_folder import conf_folder
 from prune_lab.training.loop import Training
 from prune_lab.training.losses import Distillation
 
@@ -244,7 +244,7 @@ def test_a_teacher_may_come_from_a_folder_and_must_fit(tiny_model, model_folder,
         training = Training(distill=Distillation(hidden=1.0, teacher=str(tmp_path / str(vocab_size))))
         with pytest.raises(BadInput, match=words):
             check_teacher(tiny_model("opt"), training)
-    with pytest.raises(BadInput, match=r"finetune\.distill\.teacher=/nowhere: there is no such folder"):
+    with pytest.raises(BadInput, match=r"training\.distill\.teacher=/nowhere: there is no such folder"):
         check_teacher(tiny_model("opt"), Training(distill=Distillation(teacher="/nowhere")))
 
 
