@@ -32,8 +32,11 @@ from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.schedule import Cubic
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.training import prune_while_training, tune
-from prune_lab.training.loop import Hooks, Training, fit, samples_of, trainable_weights
+from prune_lab.training.hooks import Hooks
+from prune_lab.training.loop import fit, trainable_weights
 from prune_lab.training.lora import Lora
+from prune_lab.training.settings import Training
+from prune_lab.training.step import samples_of
 from prune_lab.training.updates import AllWeights, Update
 
 METHODS: dict[str, Callable[[], TrainedMethod]] = {
@@ -73,7 +76,7 @@ def tuned_steps(model: PrunableModel, samples: Samples, training: Training, upda
         times.append(time.perf_counter())
         return samples_of(step, *_)  # type: ignore[arg-type]
 
-    with patch("prune_lab.training.loop.samples_of", counted):
+    with patch("prune_lab.training.step.samples_of", counted):
         progress = tune(model, masks, training, samples, torch.device("cpu"), update=update)
     return _between(times), progress.optimizer_bytes
 

@@ -20,8 +20,11 @@ from prune_lab.pruning.masks import Masks, sparsity_of
 from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.schedule import Schedule
 from prune_lab.pruning.target import Target
-from prune_lab.training.loop import Hooks, Progress, Training, fit, trainable_weights
+from prune_lab.training.hooks import Hooks
+from prune_lab.training.loop import fit, trainable_weights
 from prune_lab.training.lora import Lora, trained_beside
+from prune_lab.training.progress import Progress
+from prune_lab.training.settings import Training
 from prune_lab.training.updates import Update
 
 logger = logging.getLogger(__name__)

@@ -139,7 +139,7 @@ def test_allocations_and_trained_methods_do_not_mix(command, local_overrides, tm
 
 def test_a_training_that_was_cut_off_goes_on_where_it_was(command, local_overrides, tmp_path, monkeypatch):
     """The same command again: the same numbers as without the interruption, and no state is left behind."""
-    from prune_lab.training import loop
+    from prune_lab.training.step import Stepper
 
     job = (
         *local_overrides,
@@ -150,17 +150,17 @@ def test_a_training_that_was_cut_off_goes_on_where_it_was(command, local_overrid
         "training.save_every=5",
     )
     assert command(*job, f"hydra.run.dir={tmp_path}/whole").status == 0
-    step = loop._step
+    make_step = Stepper.__call__
 
-    def cut_off(*arguments):
-        if arguments[-1] == 8:
+    def cut_off(self, step):
+        if step == 8:
             raise KeyboardInterrupt
-        return step(*arguments)
+        return make_step(self, step)
 
-    monkeypatch.setattr(loop, "_step", cut_off)
+    monkeypatch.setattr(Stepper, "__call__", cut_off)
     assert command(*job, f"hydra.run.dir={tmp_path}/cut").status != 0
     assert (tmp_path / "cut" / "training" / "prune" / "latest.json").is_file()
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(Stepper, "__call__", make_step)
     outcome = command(*job, f"hydra.run.dir={tmp_path}/cut")
     assert outcome.status == 0, outcome.err
     assert "goes on at step 5" in outcome.err + outcome.out

@@ -24,8 +24,8 @@ from prune_lab.pruning.schedule import Cubic, Schedule
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.training import check_teacher, prune_while_training
 from prune_lab.run.state import RunState, Stage, Table, training_samples
-from prune_lab.training.loop import Training
 from prune_lab.training.lora import Lora
+from prune_lab.training.settings import Training
 from prune_lab.training.updates import Update
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_atomically, write_csv

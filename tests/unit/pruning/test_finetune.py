@@ -13,8 +13,8 @@ from prune_lab.models.load import Checkpoint
 from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.training import tune
 from prune_lab.training import loop
-from prune_lab.training.loop import Training
 from prune_lab.training.lora import Lora
+from prune_lab.training.settings import Training
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,7 @@ from prune_lab.pruning.methods.gum import GUM
 from prune_lab.pruning.schedule import Cubic
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.training import prune_while_training
-from prune_lab.training.loop import Training
+from prune_lab.training.settings import Training
 
 
 def train(folder: Path, out: Path, states: Path | None = None) -> None:

@@ -9,7 +9,8 @@ from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, TrialStopped
 from prune_lab.run.runner import execute
 from prune_lab.run.tracking.jsonl import JsonlTracker
-from prune_lab.training.loop import Training, fit, trainable_weights
+from prune_lab.training.loop import fit, trainable_weights
+from prune_lab.training.settings import Training
 
 TUNED = ("method=magnitude", "finetune=full", "training.steps=4", "training.batch_size=2")
 HELD_OUT = ("training.eval_samples=2", "training.eval_every=2")

@@ -6,7 +6,9 @@ from accelerate.utils import DistributedType
 
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.training.loop import Training, fit, samples_of, trainable_weights
+from prune_lab.training.loop import fit, trainable_weights
+from prune_lab.training.settings import Training
+from prune_lab.training.step import samples_of
 
 CPU = torch.device("cpu")
 
@@ -57,7 +59,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(tiny_model, random_tokens
     ids=str,
 )
 def test_bad_settings_name_their_key(settings):
-    with pytest.raises(BadInput, match=r"finetune\." + list(settings)[-1]):
+    with pytest.raises(BadInput, match=r"training\." + list(settings)[-1]):
         Training(**settings)
 
 
@@ -90,6 +92,6 @@ def test_padding_and_prompts_do_not_count_however_a_step_is_divided(
 
 def test_weights_split_among_processes_are_refused(tiny_model, random_tokens, monkeypatch):
     split = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    monkeypatch.setattr("prune_lab.training.loop.Accelerator", lambda **_: split)
+    monkeypatch.setattr("prune_lab.training.accelerator.Accelerator", lambda **_: split)
     with pytest.raises(BadInput, match=r"accelerate is configured for FSDP, which splits weights .* --multi_gpu"):
         fit(tiny_model("opt").hf, Samples(random_tokens(4, 16)), Training(steps=1, batch_size=2), CPU)

@@ -21,8 +21,8 @@ from prune_lab.pruning.schedule import Cubic
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.training import check_teacher, prune_while_training, tune
 from prune_lab.run.conf_folder import conf_folder
-from prune_lab.training.loop import Training
 from prune_lab.training.losses import Distillation
+from prune_lab.training.settings import Training
 
 YAMLS = [
     path.stem
@@ -222,7 +222,7 @@ def test_what_was_pruned_stays_zero_while_the_rest_is_tuned(tiny_model, random_t
 
 def test_distillation_needs_no_second_model_and_changes_the_result(tiny_model, random_tokens, composed):
     plain, taught = tiny_model("opt"), tiny_model("opt")
-    distill = instantiate(composed("finetune=distill").finetune).distill
+    distill = instantiate(composed("finetune=distill").training).distill
     train(plain, Movement(), random_tokens(8, 16))
     train(taught, Movement(), random_tokens(8, 16), distill=distill)
     assert not torch.equal(plain.blocks[0].linears[0].weight, taught.blocks[0].linears[0].weight)

@@ -1,0 +1,49 @@
+"""Accelerate as the training loop needs it: one accelerator for each training, whole weights in every process."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from prune_lab.errors import BadInput
+from prune_lab.training.settings import Training
+
+_WHOLE_WEIGHTS = ("NO", "MULTI_CPU", "MULTI_GPU")  # accelerate's names of what leaves every process all weights
+
+
+def accelerator_for(training: Training, device: torch.device) -> Accelerator:
+    """Makes the accelerator of a training.
+
+    Raises:
+        BadInput: accelerate is configured to split weights among processes, or a process would have no sample.
+    """
+    AcceleratorState._reset_state()  # a second training in one process may have another precision
+    accelerator = Accelerator(mixed_precision=training.precision, cpu=device.type == "cpu")
+    if accelerator.distributed_type.value not in _WHOLE_WEIGHTS:
+        raise BadInput(
+            f"accelerate is configured for {accelerator.distributed_type.value}, which splits weights among processes, "
+            "and zeros are kept on whole ones; use processes with a model each (accelerate launch --multi_gpu)"
+        )
+    if training.batch_size // training.gradient_accumulation_steps < accelerator.num_processes:
+        raise BadInput(
+            f"training.batch_size={training.batch_size} in {training.gradient_accumulation_steps} micro-batches "
+            f"leaves nothing for some of {accelerator.num_processes} processes; raise training.batch_size or lower "
+            "training.gradient_accumulation_steps"
+        )
+    return accelerator
+
+
+def average(accelerator: Accelerator, optimizer: torch.optim.Optimizer, model: nn.Module, loss: float) -> float:
+    """Averages over processes the gradients of parameters outside the model, such as scores, and the loss.
+
+    Gradients of the model itself are averaged in the backward pass.
+
+    Returns:
+        The mean loss.
+    """
+    own = {id(parameter) for parameter in model.parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in own and parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+    return float(accelerator.reduce(torch.tensor(loss, device=accelerator.device), reduction="mean"))

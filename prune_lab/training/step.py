@@ -1,0 +1,104 @@
+"""One step of the optimizer."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from prune_lab.data.samples import Batch, Samples
+from prune_lab.errors import RunFailed
+from prune_lab.training.accelerator import average
+from prune_lab.training.hooks import Hooks
+from prune_lab.training.losses import language_loss, outputs
+from prune_lab.training.settings import Training
+
+
+@dataclass
+class Stepper:
+    """Makes the steps of a training.
+
+    Args:
+        accelerator: that model and optimizer were prepared with.
+        model: the student.
+        optimizer: of its weights, and of parameters beside them.
+        hooks: what is done beside.
+        teacher: for ``training.distill``; on the accelerator's device.
+        samples: what to train on.
+        training: how.
+    """
+
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    hooks: Hooks
+    teacher: nn.Module | None
+    samples: Samples
+    training: Training
+
+    def __call__(self, step: int) -> float:
+        """Makes a step, from 0, and returns its loss: the mean over all targets of the step, and the hooks' penalty.
+
+        Raises:
+            RunFailed: the loss is not finite.
+        """
+        accelerator, training, total = self.accelerator, self.training, 0.0
+        self.hooks.before_step(step)
+        rows = samples_of(step, len(self.samples), training.batch_size, training.seed)
+        targets = self.samples.count_targets(rows)
+        for part in rows.chunk(training.gradient_accumulation_steps):
+            part = part[accelerator.process_index :: accelerator.num_processes]
+            batch = self.samples.batch(part, accelerator.device)
+            self.hooks.before_forward(batch)
+            with accelerator.autocast():
+                loss = self._loss(batch)
+            # the mean over the targets of the whole step, however they fall to micro-batches and processes
+            loss = loss * (accelerator.num_processes * self.samples.count_targets(part) / targets)
+            accelerator.backward(loss)
+            total += float(loss.detach())
+        penalty = self.hooks.penalty()
+        if penalty is not None:
+            accelerator.backward(penalty)
+            total += float(penalty.detach())
+        if accelerator.num_processes > 1:
+            total = average(accelerator, self.optimizer, self.model, total)
+        if not math.isfinite(total):
+            raise RunFailed(
+                f"the loss of training step {step} is not finite; lower training.lr, or use training.precision=no"
+            )
+        self._update()
+        return total
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """The mean over the targets of one micro-batch, mixed with the divergence from the teacher."""
+        distill = self.training.distill
+        if distill is None or self.teacher is None:
+            return language_loss(outputs(self.model, batch).logits, batch.tokens, batch.targets)
+        hidden = distill.hidden > 0
+        with torch.no_grad():
+            goal = outputs(self.teacher, batch, hidden=hidden)
+        return distill(outputs(self.model, batch, hidden=hidden), goal, batch.tokens, batch.targets)
+
+    def _update(self) -> None:
+        """Moves the weights along the gradients."""
+        self.hooks.after_backward()
+        if self.training.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def samples_of(step: int, samples: int, batch_size: int, seed: int) -> Tensor:
+    """The samples of a step, ``(batch_size,)`` int64: each once an epoch, in an order of its own every epoch.
+
+    It follows from the step alone, so that a training that goes on sees what it would have seen.
+    """
+    chosen: list[int] = []
+    position = step * batch_size
+    while len(chosen) < batch_size:
+        epoch, offset = divmod(position + len(chosen), samples)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(samples, generator=generator)
+        chosen += order[offset : offset + batch_size - len(chosen)].tolist()
+    return torch.tensor(chosen)
