@@ -66,19 +66,10 @@ class Slurm(_Engine):
 
     def make(self) -> Launcher:
         """Checks for Slurm, too."""
-        from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
-
-        from prune_lab.sweep.launch.slurm import check_cluster
+        from prune_lab.sweep.launch.slurm import PatientSlurmLauncher, check_cluster
 
         check_cluster()
-        return SlurmLauncher(**self.settings)
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submits the jobs as an array."""
-        from prune_lab.sweep.launch.slurm import patience
-
-        with patience():
-            return super().launch(job_overrides, initial_job_idx)
+        return PatientSlurmLauncher(**self.settings)
 
 
 class Ray(_Engine):

@@ -5,13 +5,14 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.types import TaskFunction
 
 from prune_lab.errors import BadInput
 
-_held: list[IO[str]] = []  # the lock of this process's GPU, until the process ends
+_held: list[FileLock] = []  # the lock of this process's GPU, until the process ends
 
 
 def gpus_of(given: Sequence[Any] | None) -> list[str]:
@@ -43,17 +44,14 @@ def on_a_gpu(function: TaskFunction, gpus: Sequence[str], config: Any) -> Any:
 
 
 def _take(gpus: Sequence[str]) -> str:
-    import fcntl
-
     folder = Path(tempfile.gettempdir()) / f"prune_lab-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     for gpu in gpus:
-        file = (folder / gpu.replace("/", "_")).open("a")
+        lock = FileLock(folder / gpu.replace("/", "_"))
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
+            lock.acquire(blocking=False)
+        except Timeout:
             continue
-        _held.append(file)
+        _held.append(lock)
         return gpu
     raise RuntimeError(f"all of the GPUs {', '.join(gpus)} are taken; hydra.launcher.n_jobs={len(gpus)} is the most")

@@ -4,13 +4,15 @@ import logging
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-from unittest.mock import patch
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 
 import submitit
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 
 from prune_lab.errors import BadInput, RunFailed
 
@@ -33,51 +35,58 @@ def check_cluster() -> None:
         )
 
 
-@contextmanager
-def patience() -> Iterator[None]:
-    """Lets the launcher wait for every job of its array.
+class PatientSlurmLauncher(SlurmLauncher):  # type: ignore[misc]  # the plugin has no types
+    """The plugin's launcher, but for how it waits: for every job of its array, whatever becomes of it.
 
     By itself it raises at the first job that is lost, leaves the others alone, and waits for ever where Slurm keeps no
     accounts (without ``sacct`` submitit does not learn that a job has died).
     """
-    with patch.object(submitit, "AutoExecutor", _Executor):
-        yield
 
-
-class _Executor(submitit.AutoExecutor):  # type: ignore[misc]
-    def map_array(self, function: Any, *iterables: Any) -> list["_Awaited"]:  # type: ignore[override]
-        """Submits, and says how to look at the jobs."""
-        jobs = super().map_array(function, *iterables)
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submits the jobs as an array, and returns what each gave, or that it was lost."""
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if "mode" in self.config.hydra.sweep:
+            folder.chmod(int(str(self.config.hydra.sweep.mode), 8))
+        given = []
+        for number, overrides in enumerate(job_overrides, start=initial_job_idx):
+            logger.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
+            given.append((list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state()))
+        jobs = self._executor().map_array(self, *zip(*given, strict=True))
         logger.info("submitted to Slurm as %s; the jobs go on if this command ends", jobs[0].job_id.partition("_")[0])
-        return [_Awaited(job) for job in jobs]
+        return [_awaited(job) for job in jobs]
+
+    def _executor(self) -> submitit.AutoExecutor:
+        """Submitit's, with the settings of ``conf/hydra/launcher/slurm.yaml``."""
+        settings = dict(self.params)
+        folder, timeouts = settings.pop("submitit_folder"), settings.pop("max_num_timeout")
+        executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=timeouts)
+        common = {field.name for field in fields(BaseQueueConf)}  # what submitit calls the same for all clusters
+        executor.update_parameters(**{key if key in common else f"slurm_{key}": v for key, v in settings.items()})
+        return executor
 
 
-class _Awaited:
-    """A job whose end is waited for, whatever it is."""
+def _awaited(job: "submitit.Job[JobReturn]") -> JobReturn:
+    """Waits for a job, and returns what it returned, or that it was lost."""
+    gone_since: float | None = None
+    while not job.paths.result_pickle.exists():
+        gone_since = None if _in_queue(job.job_id) else gone_since or time.monotonic()
+        if gone_since is not None and time.monotonic() - gone_since > _GRACE:
+            return _lost(job, "it left the queue without a result")
+        time.sleep(_PAUSE)
+    try:
+        returned: JobReturn = job.results()[0]
+        return returned
+    except Exception as error:  # whatever ended it: the others are waited for
+        return _lost(job, str(error).strip().rpartition("\n")[2])
 
-    def __init__(self, job: "submitit.Job[JobReturn]"):
-        self.job = job
 
-    def results(self) -> list[JobReturn]:
-        """What it returned, or that it was lost."""
-        gone_since: float | None = None
-        while not self.job.paths.result_pickle.exists():
-            gone_since = None if _in_queue(self.job.job_id) else gone_since or time.monotonic()
-            if gone_since is not None and time.monotonic() - gone_since > _GRACE:
-                return [self._lost("it left the queue without a result")]
-            time.sleep(_PAUSE)
-        try:
-            returned: list[JobReturn] = self.job.results()
-            return returned
-        except Exception as error:  # whatever ended it: the others are waited for
-            return [self._lost(str(error).strip().rpartition("\n")[2])]
-
-    def _lost(self, why: str) -> JobReturn:
-        message = f"Slurm job {self.job.job_id} was lost: {why}; its output: {self.job.paths.stderr}"
-        logger.error("%s", message)
-        lost = JobReturn(overrides=[], status=JobStatus.FAILED)
-        lost.return_value = RunFailed(message)
-        return lost
+def _lost(job: "submitit.Job[JobReturn]", why: str) -> JobReturn:
+    message = f"Slurm job {job.job_id} was lost: {why}; its output: {job.paths.stderr}"
+    logger.error("%s", message)
+    lost = JobReturn(overrides=[], status=JobStatus.FAILED)
+    lost.return_value = RunFailed(message)
+    return lost
 
 
 def _in_queue(job: str) -> bool:
