@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -25,6 +26,7 @@ class Tokens(DataSpec):
         seqlen: If set, both files must have this width.
     """
 
+    input_files: ClassVar = ("calibration", "evaluation")
     calibration: str | None = None
     evaluation: str | None = None
     samples: int | None = None

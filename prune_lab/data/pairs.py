@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -66,6 +67,7 @@ class PairData(DataSpec):
     loss; here it stays out.
     """
 
+    input_files: ClassVar = ("root",)
     training: HubRows
     test: HubRows
     validation: HubRows | None = None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import ClassVar, Protocol, get_args
 
 from prune_lab.data import stdlib
 from prune_lab.data.documents import Row, TextRows, find_files, has_rows, is_readable_kind, read_documents, read_rows
@@ -91,6 +91,7 @@ class FileText:
         key: The configuration key that gave the path, for messages.
     """
 
+    input_files: ClassVar = ("path",)
     path: str
     join: str = "\n\n"
     field: str = "text"
@@ -125,6 +126,7 @@ class HubFile:
         root: The folder of the local copy; None to use the hub.
     """
 
+    input_files: ClassVar = ("root",)
     repo: str
     file: str
     split: str

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -132,6 +133,7 @@ class FileData(DataSpec):
         limit_windows: Evaluates the first so many windows only; None for all.
     """
 
+    input_files: ClassVar = ("calibration", "evaluation")
     calibration: str | None = None
     evaluation: str | None = None
     field: str = "text"
@@ -172,6 +174,7 @@ class HubData(TextData):
             ``train`` and ``test`` (``validation``) as ``.jsonl``, ``.json.gz``, ``.parquet`` or ``.txt``.
     """
 
+    input_files: ClassVar = ("root",)
     calibration: HubText
     evaluation: HubText
     root: str | None = None

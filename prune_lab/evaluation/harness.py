@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from prune_lab.data.spec import check_count
 from prune_lab.errors import BadInput
@@ -39,6 +39,7 @@ class ZeroShot(Evaluation):
         seed: Draws the few-shot examples; the default is the harness' own.
     """
 
+    input_files: ClassVar = ("include_path",)
     tasks: list[str] = field(default_factory=lambda: [stdlib_tasks.SUITE])
     task_options: dict[str, dict[str, Any]] | None = None
     num_fewshot: int | None = None

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers  # its parts are imported when they are used: a mistake in the settings costs no seconds
@@ -32,6 +32,7 @@ class Checkpoint:
         name: what tables call the model; by default the last part of the path.
     """
 
+    input_files: ClassVar = {"path": "kind=local"}
     path: str
     kind: str = "local"
     revision: str | None = None

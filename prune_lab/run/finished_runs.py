@@ -11,7 +11,6 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -21,21 +20,20 @@ from typing import Any
 from prune_lab.cache.folder import cache_folder
 from prune_lab.cache.source import source_digest
 from prune_lab.run.config import RunConfig
+from prune_lab.run.input_files import files_of
 from prune_lab.utils.files import write_json
 from prune_lab.utils.locks import locked
 
 logger = logging.getLogger(__name__)
 
-_WITH_INPUTS = ("model", "data", "method", "allocation", "training", "finetune", "evaluate")
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
-_NAMES = ("_target_", "kind", "name", "dtype")
 _LARGE = 2**20
 _PROGRESS = ("blocks", "training", "wandb_id")  # of a folder's content: what an interrupted run can go on with
 _NOT_SHARED = (".hydra", "wandb", "prune_lab.log", *_PROGRESS)  # what belongs to one process
 
 
 def identity_of(config: RunConfig) -> str:
-    """A SHA-256 of all that decides a run's numbers: settings, the files they name, code, packages, kind of device.
+    """Returns a SHA-256 of all that decides a run's numbers: settings, files, code, packages, kind of device.
 
     Imports nothing that is slow to import. Files are known by size and time of change, so that a large model need not
     be read; what a hub delivers is known by its name only.
@@ -45,18 +43,12 @@ def identity_of(config: RunConfig) -> str:
     """
     parts = {
         "key": config.key,
-        "files": files_of(config.plain, _WITH_INPUTS),
+        "files": files_of(config.plain),
         "code": source_digest(),
         "packages": packages(),
         "gpu": bool(glob.glob("/dev/nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != "",
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def files_of(plain: dict[str, Any], sections: Sequence[str]) -> dict[str, list[tuple[str, int, int]]]:
-    """The files that texts of these sections name, with sizes and times of change."""
-    named = sorted({text for section in sections for text in _texts(plain.get(section))})
-    return {text: found for text in named if (found := _files(text))}
 
 
 def packages() -> dict[str, str]:
@@ -168,26 +160,6 @@ def _link_or_copy(source: str, target: str) -> None:
         except OSError:  # another file system
             pass
     shutil.copy2(source, target)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts but those under keys that never name a file: a folder may be called as they are."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if key not in _NAMES:
-                yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-
-
-def _files(text: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of every file that a setting names: a file, a folder, or a pattern of those."""
-    paths = [Path(found) for found in sorted(glob.glob(text, recursive=True))] if text and "\0" not in text else []
-    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
 @cache

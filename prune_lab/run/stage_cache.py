@@ -22,7 +22,8 @@ from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
 from prune_lab.pruning.masks import Masks
 from prune_lab.run.config import RunConfig
-from prune_lab.run.finished_runs import files_of, packages
+from prune_lab.run.finished_runs import packages
+from prune_lab.run.input_files import files_of
 from prune_lab.run.parts import stage_settings
 from prune_lab.run.state import RunState, Stage, Table
 from prune_lab.utils.digests import json_digest
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 _MODEL, _STATE, _MASKS = "model.safetensors", "state.json", "masks.safetensors"
 _FILES = (_MASKS, "layers.csv", "rounds.csv")  # of a run folder: what stages that change the model leave there
-_INPUTS = ("data", "method", "allocation", "training", "finetune")  # settings that name files which results depend on
 
 
 @dataclass
@@ -157,7 +157,7 @@ def _keys(run: RunState, config: RunConfig, stages: Mapping[str, Stage]) -> dict
     common = {
         "model": run.protocol["model"],
         "data": [plain["data"], run.protocol["data"]],
-        "files": files_of(plain, _INPUTS),
+        "files": files_of(plain["data"]),
         "seed": run.seed,
         "device": run.device.type,
         "code": source_digest(),
@@ -171,7 +171,7 @@ def _keys(run: RunState, config: RunConfig, stages: Mapping[str, Stage]) -> dict
         settings = stage.shared(stage_settings(config, name, type(stage)), reporting=run.report is not None)
         if settings is None:
             break
-        so_far.append([name, _without_saving(settings)])
+        so_far.append([name, _without_saving(settings), files_of(settings)])
         keys[name] = json_digest(common | {"stages": so_far})
     return keys
 

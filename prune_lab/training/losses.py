@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,7 @@ class Distillation:
     cross-entropy, which is a mean over tokens; hidden states it leaves alone.
     """
 
+    input_files: ClassVar = ("teacher",)
     weight: float = 0.5
     temperature: float = 2.0
     hidden: float = 0.0

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
@@ -29,6 +30,7 @@ class FromFile(LayerAllocation):
             of the weights away from it is refused.
     """
 
+    input_files: ClassVar = ("path",)
     path: str
     rescale: bool = False
 
