@@ -99,6 +99,15 @@ def test_what_does_not_fit_is_not_kept(store, caplog):
     assert store.load(key(1), read) and store.load(key(2), read) is None
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_entry_of_an_earlier_version_is_checked_by_its_own_checksum(store, damaged):
+    store.keep(key(1), filled(b"one"))
+    [manifest] = store.folder.glob("??/*/entry.json")
+    files = {"data": {"bytes": 3, "sha256": sha256(b"two" if damaged else b"one").hexdigest()}}
+    manifest.write_text(json.dumps({"bytes": 3, "files": files}))
+    assert store.load(key(1), read) == (None if damaged else b"one")
+
+
 @pytest.mark.parametrize("damage", ["changed", "shorter", "missing", "manifest", "no manifest", "other JSON"])
 def test_a_damaged_entry_is_set_aside_reported_and_made_again(store, damage, caplog):
     store.keep(key(1), filled(b"one"))
