@@ -24,7 +24,7 @@ class WandbRun:
     """One run after another."""
 
     def __init__(self) -> None:
-        self._run: wandb.RunState | None = None
+        self._run: wandb.Run | None = None
 
     def start(self, folder: Path, mode: str, environment: Mapping[str, str], described: Mapping[str, Any]) -> None:
         """Opens a run.
