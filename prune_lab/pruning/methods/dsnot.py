@@ -8,7 +8,8 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput
 from prune_lab.models.view import Block, PrunableLinear
-from prune_lab.pruning.methods.method import BlockMethod, RefiningMethod
+from prune_lab.pruning.methods.blockwise import BlockMethod
+from prune_lab.pruning.methods.refining import RefiningMethod
 from prune_lab.pruning.target import Target
 
 

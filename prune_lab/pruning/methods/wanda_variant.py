@@ -9,7 +9,7 @@ from torch import Tensor
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
-from prune_lab.pruning.methods.method import LayerwiseMethod
+from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.target import Target
 
 
