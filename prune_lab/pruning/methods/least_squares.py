@@ -34,7 +34,7 @@ class LeastSquares(RefiningMethod):
             raise BadInput(f"method.damping={self.damping} is out of range; allowed: above 0")
 
     def prepare(self, statistic: Hessian) -> Tensor:
-        """The Hessian."""
+        """Returns the Hessian, ``(in, in)``."""
         return statistic.value
 
     def refine(self, dense: Tensor, pruned: Tensor, prepared: Tensor, target: Target) -> Tensor:

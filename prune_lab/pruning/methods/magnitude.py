@@ -40,7 +40,7 @@ class Magnitude(DataFreeMethod):
 
     @property
     def allocation_conflict(self) -> str | None:
-        """Returns why one cut for the whole model knows no allocation."""
+        """Returns why one cut for the whole model cannot follow one."""
         if self.scope != "model":
             return None
         return (
@@ -49,7 +49,7 @@ class Magnitude(DataFreeMethod):
         )
 
     def check(self, target: Target) -> None:
-        """One cut for the model leaves nothing for a pattern or a budget to say; neurons have no rows to compete in."""
+        """Refuses a pattern or a budget with one cut for the model, and rows for neurons, which have none."""
         if self.scope == "row" and target.removes_units:
             raise BadInput(f"method.scope=row is for single weights, not for {target.kind}; use scope=layer or model")
         if self.scope == "model" and (target.n_of_m or target.budget):

@@ -59,7 +59,7 @@ class MaskPolicy(ABC):
 
 
 @dataclass
-class _PolicyHooks(Hooks):
+class PolicyHooks(Hooks):
     """Drives a policy through the steps of the loop."""
 
     policy: MaskPolicy
@@ -141,7 +141,7 @@ def train_with_masks(policy: MaskPolicy, units: Sequence[Units], context: Prunin
                 training,
                 context.device,
                 groups=policy.parameter_groups(live),
-                hooks=_PolicyHooks(policy, live, context),
+                hooks=PolicyHooks(policy, live, context),
                 teacher=teacher,
                 folder=context.folder,
                 report=context.report,

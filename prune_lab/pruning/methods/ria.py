@@ -43,7 +43,7 @@ class RIA(LayerwiseMethod):
 
     @property
     def keeps_order(self) -> bool:
-        """Not with ``permute``."""
+        """Returns whether ``permute`` is off."""
         return not self.permute
 
     def solve(self, linear: PrunableLinear, prepared: InputNorm, target: Target) -> Tensor:
@@ -62,7 +62,7 @@ class RIA(LayerwiseMethod):
 
 
 def relative_importance(weight: Tensor) -> Tensor:
-    """Each weight's share of its column plus that of its row, ``(out, in)`` float32; 0 where both are empty."""
+    """Returns each weight's share of its column plus that of its row, ``(out, in)`` float32; 0 where both are empty."""
     size = weight.abs().float()
     tiny = torch.finfo(size.dtype).tiny
     return size / size.sum(0).clamp_min(tiny) + size / size.sum(1, keepdim=True).clamp_min(tiny)

@@ -40,12 +40,12 @@ class SparseSwaps(RefiningMethod):
             raise BadInput(f"method.max_swaps={self.max_swaps} is out of range; allowed: 0 and more")
 
     def prepare(self, statistic: Hessian) -> Tensor:
-        """The Hessian, ``(in, in)``."""
+        """Returns the Hessian, ``(in, in)``."""
         return statistic.value
 
     def refine(self, dense: Tensor, pruned: Tensor, prepared: Tensor, target: Target) -> Tensor:
         """Swaps in a few rows at a time."""
-        keep = pruned != 0
+        keep = pruned != 0  # (out, in)
         group = target.n_of_m[1] if target.n_of_m else None
         rows = _rows_at_once(keep, group)
         for weight, part in zip(dense.split(rows), keep.split(rows), strict=True):

@@ -67,7 +67,7 @@ class TrainedMethod(MaskPolicy, Method):
 
     @property
     def allocation_conflict(self) -> str | None:
-        """Returns why: scores decide."""
+        """Returns that the scores decide."""
         return "shares out what goes by its own scores; use allocation=uniform, and method.scope=layer or global"
 
     def check_training(self, training: Training) -> None:

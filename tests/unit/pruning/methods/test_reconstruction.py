@@ -4,6 +4,7 @@ import torch
 from prune_lab.errors import BadInput
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.methods.dsnot import DSnoT
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.reconstruction import Reconstruction
 from prune_lab.pruning.methods.wanda import Wanda
@@ -64,3 +65,9 @@ def test_a_method_that_cuts_the_whole_model_at_once_is_refused():
 def test_epochs_are_whole_numbers(epochs):
     with pytest.raises(BadInput, match=r"method\.epochs="):
         Reconstruction(Wanda(), epochs=epochs)
+
+
+def test_it_cannot_be_where_another_method_starts():
+    """It needs the dense model's hidden states beside the pruned ones, which only its own iteration has."""
+    with pytest.raises(BadInput, match=r"method\.inner=Reconstruction does not prune block by block"):
+        DSnoT(Reconstruction(Wanda())).check(Target(level=0.5))

@@ -17,6 +17,7 @@ from prune_lab.pruning.methods.gradual_magnitude import GradualMagnitude
 from prune_lab.pruning.methods.gradual_random import GradualRandom
 from prune_lab.pruning.methods.gum import GUM, SimilarityMask, similarity
 from prune_lab.pruning.methods.hard_concrete import GateMask, HardConcrete
+from prune_lab.pruning.methods.masked_training import PolicyHooks
 from prune_lab.pruning.methods.movement import Movement
 from prune_lab.pruning.methods.soft_movement import SoftMovement
 from prune_lab.pruning.methods.trained import TrainedMethod
@@ -350,3 +351,20 @@ def test_the_soft_threshold_moves_with_the_schedule_and_the_level_limits_it():
     for sparsity, expected in ((0.0, [1, 1, 1, 1]), (0.25, [0, 1, 1, 1]), (0.5, [0, 0, 1, 1])):
         method.update([mask], sparsity, 0.5)
         assert mask.mask.tolist() == expected
+
+
+def test_a_state_of_an_earlier_version_is_refused(tiny_model, random_tokens, tmp_path):
+    model, target = tiny_model("opt"), Target("neurons", 0.5)
+    context = PruningContext(model, target, Calibration(random_tokens(4, 8)), folder=tmp_path)
+    hooks = PolicyHooks(GUM(), GUM().make_masks(target.units(model), 0), context)
+    hooks.load_state_dict(hooks.state_dict())
+    with pytest.raises(BadInput, match=r"earlier version of prune_lab; remove the folder"):
+        hooks.load_state_dict({"live": {}, "method": {}})
+
+
+def test_a_method_leaves_no_hook_and_no_mask_on_the_model(tiny_model, random_tokens):
+    model = tiny_model("opt")
+    train(model, GUM(), random_tokens(8, 16), steps=2)
+    for module in model.hf.modules():
+        assert not module._forward_pre_hooks
+        assert not hasattr(module, "parametrizations")
