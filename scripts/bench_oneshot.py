@@ -27,7 +27,8 @@ from plain_oneshot import prune as prune_plainly
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PretrainedConfig
 
 from prune_lab.models.model import PrunableModel
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.admm import ADMM
 from prune_lab.pruning.methods.alps import ALPS
 from prune_lab.pruning.methods.method import Method
@@ -96,7 +97,7 @@ def prune_with(arguments: argparse.Namespace, model: PrunableModel, tokens: torc
         prune_plainly(model.hf, blocks, tokens.to(device), method, SPARSITY)
     else:
         method = {**METHODS, **OTHERS}[method]()
-        method.prune(model, Calibration(tokens, device=device), Target(level=SPARSITY))
+        method.prune(PruningContext(model, Target(level=SPARSITY), Calibration(tokens, device=device)))
 
 
 def small_model(dtype: str) -> PrunableModel:
@@ -207,7 +208,8 @@ def compare_quality() -> None:
                     blocks = model.hf.get_submodule(model.blocks[0].name.rpartition(".")[0])
                     prune_plainly(model.hf, blocks, data.calibration, method, SPARSITY)
                 else:
-                    METHODS[method]().prune(model, Calibration(data.calibration), Target(level=SPARSITY))
+                    calibration = Calibration(data.calibration)
+                    METHODS[method]().prune(PruningContext(model, Target(level=SPARSITY), calibration))
                 found.append(Perplexity()(Subject(model, data, torch.device("cpu"), Path())).metrics["perplexity"])
             rows.append(f"| {name} | {method} | {found[0]:.4f} | {found[1]:.4f} | {found[1] / found[0] - 1:+.3%} |")
     sys.stdout.write("\n".join(rows) + "\n")

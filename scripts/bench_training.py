@@ -22,16 +22,16 @@ from torch import Tensor
 from prune_lab.data.samples import Samples
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import PrunableModel
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.finetune import tune
 from prune_lab.pruning.methods.gradual_magnitude import GradualMagnitude
 from prune_lab.pruning.methods.gradual_random import GradualRandom
 from prune_lab.pruning.methods.gum import GUM
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.movement import Movement
 from prune_lab.pruning.methods.trained import TrainedMethod
-from prune_lab.pruning.schedule import Cubic
 from prune_lab.pruning.target import Target
-from prune_lab.pruning.training import prune_while_training, tune
 from prune_lab.training.hooks import Hooks
 from prune_lab.training.loop import fit, trainable_weights
 from prune_lab.training.lora import Lora
@@ -69,7 +69,7 @@ def plain_steps(model: PrunableModel, samples: Samples, training: Training) -> t
 def tuned_steps(model: PrunableModel, samples: Samples, training: Training, update: Update) -> tuple[list[float], int]:
     """Likewise of a model with 70 % zeros that stay: `tune`, as the stage ``finetune`` calls it."""
     calibration = Calibration(samples.tokens[:1])
-    masks = Magnitude().prune(model, calibration, Target(level=0.7))
+    masks = Magnitude().prune(PruningContext(model, Target(level=0.7), calibration)).masks
     times: list[float] = []
 
     def counted(step: int, *_: object) -> Tensor:
@@ -93,9 +93,10 @@ def masked_steps(
         update(*arguments)  # type: ignore[arg-type]
 
     method.update = timed  # type: ignore[method-assign]
-    target, cpu = Target("neurons", 0.5), torch.device("cpu")
-    _, progress = prune_while_training(model, method, target, Cubic(), training, samples, cpu)
-    return _between(times[: training.steps]), progress.optimizer_bytes
+    target, calibration = Target("neurons", 0.5), Calibration(samples.tokens[:1])
+    result = method.prune(PruningContext(model, target, calibration, training=training, samples=lambda: samples))
+    assert result.progress is not None
+    return _between(times[: training.steps]), result.progress.optimizer_bytes
 
 
 def _between(times: list[float]) -> list[float]:

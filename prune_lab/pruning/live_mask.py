@@ -82,6 +82,12 @@ class UnitMask(nn.Module):
         """What biases are multiplied by; they give the scores no gradient."""
         return self.mask
 
+    def start_watching(self) -> None:
+        """Is called once all masks are on the model; for masks that watch it."""
+
+    def stop_watching(self) -> None:
+        """Undoes `start_watching`."""
+
 
 class _Masked(nn.Module):
     """A parametrization that multiplies a weight, as it is stored, or a bias by the mask of its units."""
@@ -115,6 +121,8 @@ class LiveMasks:
                 self._register(member.linear.module, "weight", _Masked(mask, member))
                 if member.bias is not None:
                     self._register(member.linear.module, "bias", _Masked(mask, member))
+        for mask in masks:
+            mask.start_watching()
 
     def __iter__(self) -> Iterator[UnitMask]:
         """The masks, layer by layer."""
@@ -136,6 +144,8 @@ class LiveMasks:
 
     def bake(self) -> None:
         """Writes the masked values into the weights, and removes the masks."""
+        for mask in self:
+            mask.stop_watching()
         for module, name in self._parametrized:
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         self._parametrized = []

@@ -1,8 +1,8 @@
 """What every method in ``conf/method`` promises, on every family of models."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,19 +14,20 @@ from torch import Tensor
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Block
-from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration
-from prune_lab.pruning.calibration.resume import FinishedBlocks
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import Masks, count_dropped
-from prune_lab.pruning.methods.method import BlockMethod, DataFreeMethod, Method
-from prune_lab.pruning.methods.trained import TrainedMethod
+from prune_lab.pruning.methods.data_free import DataFreeMethod
+from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.result import LayerRow, PruningResult
+from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.target import Target
 from prune_lab.run.conf_folder import conf_folder
+from prune_lab.training.settings import Training
 
-YAMLS = [  # those that train are in tests/unit/pruning/methods/test_trained.py
-    path
-    for path in sorted((conf_folder() / "method").glob("*.yaml"))
-    if not issubclass(get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]), TrainedMethod)
-]
+ALL = sorted((conf_folder() / "method").glob("*.yaml"))
+TRAINED = [path for path in ALL if get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]).trains]
+YAMLS = [path for path in ALL if path not in TRAINED]
 TARGETS = {
     "half": Target(level=0.5),
     "uneven": Target(level=0.29, layers=[1, 3]),
@@ -45,11 +46,13 @@ def target(request: pytest.FixtureRequest) -> Target:
     return TARGETS[request.param]
 
 
-def prune(model: PrunableModel, method: Method, target: Target, tokens: Tensor) -> tuple[Masks, Calibration]:
-    calibration = Calibration(tokens, batch_size=4, seed=0)
+def prune(model: PrunableModel, method: Method, target: Target, tokens: Tensor) -> PruningResult:
+    context = PruningContext(model, target, Calibration(tokens, batch_size=4), training=Training(steps=6, batch_size=4))
     method.check(target)
+    method.check_training(context.training)
+    method.check_model(model, target)
     target.check(model)
-    return method.prune(model, calibration, target), calibration
+    return method.prune(context)
 
 
 def weights(model: PrunableModel) -> dict[str, Tensor]:
@@ -69,11 +72,12 @@ def test_a_method_keeps_its_promises(
 ):
     model, tokens = tiny_model(family), random_tokens(6, 16)
     before = weights(model)
-    masks, calibration = prune(model, method, target, tokens)
+    result = prune(model, method, target, tokens)
+    masks = result.masks
     linears = target.linears(model)
     if type(method).__name__ == "Dense":
         assert masks == {}
-        assert calibration.rows == []
+        assert result.layers == {}
         linears = []
     assert list(masks) == [linear.name for linear in linears]
     for linear in linears:
@@ -81,9 +85,10 @@ def test_a_method_keeps_its_promises(
         assert (keep.dtype, keep.device.type, tuple(keep.shape)) == (torch.bool, "cpu", linear.shape)
         assert torch.equal(keep, linear.weight != 0)
     assert_sparsity(masks, target)
-    rows = {row.name: row for row in calibration.rows}
-    assert list(rows) == [linear.name for linear in linears]
-    for name, row in rows.items():
+    assert list(result.layers) == [linear.name for linear in linears]
+    assert result.progress is None
+    for name, row in result.layers.items():
+        assert row.name == name
         assert row.shape == tuple(masks[name].shape)
         assert row.sparsity == pytest.approx(float((~masks[name]).float().mean()), abs=1e-6)
         assert 0 < row.error < 2
@@ -117,6 +122,33 @@ def assert_same_again(
         assert torch.equal(tensor, model.hf.state_dict()[name]), name
 
 
+class Interrupted(FinishedBlocks):
+    """Blocks that are kept until the pruning is interrupted, before it begins with block ``at``."""
+
+    at = 2
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "these", every=0)
+        self.pruned: list[int] = []
+        self._begun = 0
+
+    def settle(self, result: PruningResult) -> None:
+        super().settle(result)
+        if self._begun == self.at:
+            raise KeyboardInterrupt
+        self._begun += 1
+
+    def note(self, block: Block) -> None:
+        self.pruned.append(block.index)
+        super().note(block)
+
+
+class Undisturbed(Interrupted):
+    """Likewise, without the interruption."""
+
+    at = -1
+
+
 @pytest.mark.parametrize("propagate", ["pruned", "dense"])
 @pytest.mark.parametrize("family", ["opt", "llama"])
 def test_a_pruning_that_was_interrupted_goes_on_to_the_same_result(
@@ -126,34 +158,77 @@ def test_a_pruning_that_was_interrupted_goes_on_to_the_same_result(
     propagate: str,
     random_tokens: Callable[..., Tensor],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ):
     """The blocks before the interruption are not pruned again."""
-    if not isinstance(method, BlockMethod) or isinstance(method, DataFreeMethod):
+    if type(method).__name__ == "Dense" or isinstance(method, DataFreeMethod):
         pytest.skip("prunes in no time")
-    tokens, target = random_tokens(6, 16), Target(level=0.5)
-    calibration = partial(Calibration, tokens, batch_size=4, seed=0, propagate=propagate)
-    whole, whole_rows = tiny_model(family), calibration()
-    masks = method.prune(whole, whole_rows, target)
+    calibration = Calibration(random_tokens(6, 16), batch_size=4, propagate=propagate)
+    target = Target(level=0.5)
+    whole = tiny_model(family)
+    expected = method.prune(PruningContext(whole, target, calibration))
 
-    prune_block, pruned, limit = method.prune_block, [], [2]
-
-    def until_the_third(block: Block, inputs: BlockInputs, wanted: Target) -> Masks:
-        if len(pruned) == limit[0]:
-            raise KeyboardInterrupt
-        pruned.append(block.index)
-        return prune_block(block, inputs, wanted)
-
-    monkeypatch.setattr(method, "prune_block", until_the_third)
-    method.done = FinishedBlocks(tmp_path, "these", every=0)
+    first, model = Interrupted(tmp_path), tiny_model(family)
     with pytest.raises(KeyboardInterrupt):
-        method.prune(tiny_model(family), calibration(), target)
-    limit[0] = 99
-    model, rows = tiny_model(family), calibration()
-    method.done = FinishedBlocks(tmp_path, "these", every=0)
-    again = method.prune(model, rows, target)
-    assert pruned == [0, 1, *range(2, len(model.blocks))]
-    assert list(again) == list(masks)
-    assert all(torch.equal(again[name], masks[name]) for name in masks)
+        method.prune(PruningContext(model, target, calibration, finished_blocks=first))
+    second, model = Undisturbed(tmp_path), tiny_model(family)
+    again = method.prune(PruningContext(model, target, calibration, finished_blocks=second))
+    assert (first.pruned, second.pruned) == ([0, 1], list(range(2, len(model.blocks))))
+    assert list(again.masks) == list(expected.masks)
+    assert all(torch.equal(again.masks[name], expected.masks[name]) for name in expected.masks)
     assert all(torch.equal(tensor, model.hf.state_dict()[name]) for name, tensor in whole.hf.state_dict().items())
-    assert [replace(row, seconds=0) for row in rows.rows] == [replace(row, seconds=0) for row in whole_rows.rows]
+    assert without_seconds(again) == without_seconds(expected)
+
+
+def without_seconds(result: PruningResult) -> list[LayerRow]:
+    return [replace(row, seconds=0) for row in result.layers.values()]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
+    tiny_model: Callable[..., PrunableModel],
+    path: Path,
+    composed: Callable[..., DictConfig],
+    random_tokens: Callable[..., Tensor],
+):
+    """Methods keep nothing of a pruning: two in turn and two in threads leave what each leaves alone."""
+    method = instantiate(composed(f"method={path.stem}").method)
+    target = Target("neurons", 0.5) if path in TRAINED and "neurons" in method.patterns else Target(level=0.5)
+
+    def pruned(model: PrunableModel, tokens: Tensor) -> tuple[dict[str, Tensor], PruningResult]:
+        result = prune(model, method, target, tokens)
+        return model.hf.state_dict(), result
+
+    def models() -> list[PrunableModel]:
+        return [tiny_model("opt", seed=seed) for seed in range(2)]
+
+    tokens = [random_tokens(6, 16, seed) for seed in range(2)]
+    alone = list(map(pruned, models(), tokens))
+    if path in TRAINED:  # accelerate keeps one state for all trainings of a process
+        again = list(map(pruned, models(), tokens))
+    else:
+        with ThreadPoolExecutor(2) as pool:
+            again = list(pool.map(pruned, models(), tokens))
+    for (weights_once, once), (weights_twice, twice) in zip(alone, again, strict=True):
+        assert all(torch.equal(tensor, weights_twice[name]) for name, tensor in weights_once.items())
+        assert list(once.masks) == list(twice.masks)
+        assert all(torch.equal(once.masks[name], twice.masks[name]) for name in once.masks)
+        assert (once.progress is not None) is (path in TRAINED)
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
+def test_a_method_that_trains_reports_its_units(
+    tiny_model: Callable[..., PrunableModel],
+    path: Path,
+    composed: Callable[..., DictConfig],
+    random_tokens: Callable[..., Tensor],
+):
+    method, target = instantiate(composed(f"method={path.stem}").method), Target("neurons", 0.5)
+    model = tiny_model("llama")
+    result = prune(model, method, target, random_tokens(6, 16))
+    assert list(result.layers) == list(result.masks) == [units.name for units in target.units(model)]
+    for name, row in result.layers.items():
+        assert row.shape == (len(result.masks[name]), 1)
+        assert row.sparsity == pytest.approx(float((~result.masks[name]).float().mean()), abs=1e-6)
+        assert (row.error, row.block_error, row.seconds) == (None, None, None)
+    assert method.allocation_conflict is not None
+    assert len(result.progress.losses) == 6

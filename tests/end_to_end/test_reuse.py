@@ -140,7 +140,7 @@ def test_an_interrupted_run_goes_on_in_another_folder(command, job, tmp_path, mo
     job += ["method=wanda", "stages.prune.save_every=0", "finetune=full", "training.steps=6", "training.save_every=2"]
     assert not run(command, *job, "skip_finished=false", folder=tmp_path / "whole")
     where, nth = {
-        "prune": ("prune_lab.pruning.methods.method.LayerwiseMethod.prune_linears", 3),
+        "prune": ("prune_lab.pruning.methods.layerwise.LayerwiseMethod.prune_block", 3),
         "finetune": ("prune_lab.training.held_out.HeldOut.measure", 6),
     }[stage]
     module, name = where.rsplit(".", 1)

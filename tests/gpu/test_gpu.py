@@ -9,7 +9,9 @@ from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.evaluation import Subject
 from prune_lab.evaluation.sparse_kernels import on_sparse_kernels
 from prune_lab.models.model import PrunableModel
-from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
+from prune_lab.pruning.calibration.blocks import iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.wanda import Wanda
@@ -37,7 +39,7 @@ def test_pruning_agrees_with_the_cpu(tiny_model, method, target):
     masks = []
     for device in ("cpu", "cuda"):
         calibration = Calibration(TOKENS, device=torch.device(device))
-        masks.append(method.prune(tiny_model("opt"), calibration, target))
+        masks.append(method.prune(PruningContext(tiny_model("opt"), target, calibration)).masks)
     same = [(masks[0][name] == masks[1][name]).float().mean().item() for name in masks[0]]
     assert min(same) > 0.97  # ties and rounding may swap neighbours
 

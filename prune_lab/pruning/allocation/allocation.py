@@ -8,7 +8,7 @@ from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.allocation.budget import exact_counts, levels_of
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.target import Target
 

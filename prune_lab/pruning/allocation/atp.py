@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.allocation.allocation import LayerAllocation, check_number
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.target import Target
 
 _ROUNDING = 1e-12

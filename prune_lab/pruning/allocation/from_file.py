@@ -9,7 +9,7 @@ from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.allocation.allocation import LayerAllocation, entries_of, total_dropped
 from prune_lab.pruning.allocation.level_file import LevelFile, read_levels
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.target import Target
 

@@ -14,10 +14,13 @@ from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.allocation.allocation import LayerAllocation, check_number, entries_of, total_dropped
 from prune_lab.pruning.allocation.budget import level_of, levels_of
 from prune_lab.pruning.allocation.division import Point, divide
-from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, iterate_blocks
+from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.calibration.collect import by_statistic, collect
 from prune_lab.pruning.calibration.statistics import Hessian, Statistic
 from prune_lab.pruning.masks import count_dropped
-from prune_lab.pruning.methods.method import LayerwiseMethod, by_statistic, naming
+from prune_lab.pruning.methods.blockwise import naming
+from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.target import Target
 
@@ -92,7 +95,7 @@ class Measured(LayerAllocation):
     ) -> dict[str, list[Point]]:
         """The errors of a block's linear layers; each statistic is prepared once."""
         curves = {}
-        statistics = inputs.collect(partial(_Inputs, self.inner.statistic))
+        statistics = collect(inputs, partial(_Inputs, self.inner.statistic))
         for statistic, shared in by_statistic(statistics, tuple(linears)):
             hessian = statistic.hessian.value
             with naming(shared[0], "allocation.inner"):

@@ -9,7 +9,9 @@ from torch import Tensor
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Block
 from prune_lab.pruning.allocation.allocation import LayerAllocation, check_number, entries_of
-from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
+from prune_lab.pruning.calibration.blocks import iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.calibration.collect import collect
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.target import Target
 
@@ -45,7 +47,7 @@ class OWL(LayerAllocation):
         blocks = [block for block in model.blocks if target.includes(block)]
         for block, inputs in iterate_blocks(model, calibration, target.end(model)):
             if target.includes(block):
-                shares[block.name] = outlier_share(block, inputs.collect(InputNorm), self.multiple)
+                shares[block.name] = outlier_share(block, collect(inputs, InputNorm), self.multiple)
         levels = spread(shares, target.sparsity, self.half_width)
         return {linear.name: levels[block.name] for block in blocks for linear in block.linears}
 

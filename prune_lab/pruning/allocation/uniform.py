@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.allocation.allocation import Allocation
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.target import Target
 
 

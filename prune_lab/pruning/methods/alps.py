@@ -9,7 +9,7 @@ from prune_lab.errors import BadInput
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.admm import select_mask
-from prune_lab.pruning.methods.method import LayerwiseMethod
+from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.solvers import admm
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.target import Target

@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 
-from prune_lab.models.model import PrunableModel
-from prune_lab.pruning.calibration.blocks import Calibration
-from prune_lab.pruning.masks import Masks
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.method import Method
-from prune_lab.pruning.target import Target
+from prune_lab.pruning.result import PruningResult
 
 
 @dataclass
 class Dense(Method):
     """Leaves the model as it is, whatever the target says."""
 
-    def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
+    def prune(self, context: PruningContext) -> PruningResult:
         """Prunes nothing."""
-        return Masks()
+        return PruningResult()

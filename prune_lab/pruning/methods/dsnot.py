@@ -8,7 +8,8 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput
 from prune_lab.models.view import Block, PrunableLinear
-from prune_lab.pruning.methods.method import BlockMethod, RefiningMethod
+from prune_lab.pruning.methods.blockwise import BlockMethod
+from prune_lab.pruning.methods.refining import RefiningMethod
 from prune_lab.pruning.target import Target
 
 
@@ -74,14 +75,14 @@ class DSnoT(RefiningMethod):
                 raise BadInput(f"method.{name}={getattr(self, name)} is out of range; allowed: 0 and more")
 
     def refines(self, block: Block, linear: PrunableLinear) -> bool:
-        """Attention always, feed-forward layers unless they are skipped."""
+        """Returns whether the layer is of the attention, or of a feed-forward network that is not skipped."""
         return not (self.skip_mlp and linear in block.mlp.linears)
 
     def refine(self, dense: Tensor, pruned: Tensor, prepared: InputMoments, target: Target) -> Tensor:
         """Swaps in all rows at once, one swap per row and cycle."""
         dense, weight = dense.float(), pruned.float().clone()
         group = target.n_of_m[1] if target.n_of_m else weight.shape[1]
-        off = (dense - weight) @ prepared.mean
+        off = (dense - weight) @ prepared.mean  # (out, in) @ (in,)
         rows = torch.arange(len(weight), device=weight.device)
         for _ in range(self.max_cycles):
             rows = rows[off[rows].abs() > self.tolerance]

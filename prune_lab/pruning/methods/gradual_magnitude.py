@@ -37,12 +37,12 @@ class GradualMagnitude(TrainedMethod):
             raise BadInput(f"method.shared={self.shared!r} is not allowed; it is true or false")
 
     def check(self, target: Target) -> None:
-        """Only neurons have parts that can be scored apart."""
+        """Refuses ``shared=false`` where units have no parts that can be scored apart."""
         if not self.shared and target.kind != "neurons":
             raise BadInput(f"method.shared=false is for sparsity=neurons, not for {target.kind}; leave it out")
 
     def masks_of(self, units: Units, generator: torch.Generator) -> Sequence[UnitMask]:
-        """One, or one for rows and one for columns."""
+        """Returns one mask, or one for rows and one for columns."""
         if self.shared or not isinstance(units, Neurons):
             return super().masks_of(units, generator)
         parts = {
@@ -55,6 +55,6 @@ class GradualMagnitude(TrainedMethod):
 
     @torch.no_grad()
     def refresh(self, live: LiveMasks) -> None:
-        """Norms of the weights as they are under the masks."""
+        """Computes the norms of the weights as they are under the masks."""
         for mask in live:
             mask.scores.copy_(mask.units.norm(self.order, weight_before_mask))

@@ -17,5 +17,5 @@ class GradualRandom(TrainedMethod):
     """
 
     def first_scores(self, units: Units, generator: torch.Generator) -> Tensor:
-        """Uniform in [0, 1)."""
+        """Draws scores, uniform in [0, 1)."""
         return torch.rand(units.shape, generator=generator)

@@ -1,7 +1,7 @@
 """Globally Unique Movement: movement pruning that lets go of neurons which others resemble."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,11 +11,71 @@ from torch.utils.hooks import RemovableHandle
 
 from prune_lab.data.samples import Batch
 from prune_lab.errors import BadInput
+from prune_lab.models.units import Neurons, Units
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask
 from prune_lab.pruning.methods.movement import Movement
 from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
 
 _EPSILON = 1e-6
+
+
+class SimilarityMask(UnitMask):
+    """A mask of neurons that watches how similar their activations are.
+
+    Args:
+        units: the neurons.
+        scores: ``(count,)`` float32.
+        tokens: at most so many of a batch are looked at, evenly spaced; None: all.
+
+    Attributes:
+        running: the moving average of ``sum h h^T``, ``(count, count)`` float32, of which only the upper triangle means
+            anything.
+        similarity: of each neuron to those that are kept, ``(count,)``.
+        batch: ``sum h h^T`` of the running step, like ``running``; None before its first forward pass.
+        real: which tokens of the next forward pass are no padding, ``(samples, seqlen)`` bool; None: all.
+    """
+
+    def __init__(self, units: Units, scores: Tensor, tokens: int | None = None):
+        super().__init__(units, scores, learned=True)
+        self.register_buffer("running", torch.zeros(len(scores), len(scores)))
+        self.register_buffer("similarity", torch.zeros_like(scores))
+        self.batch: Tensor | None = None
+        self.real: Tensor | None = None
+        self._tokens = tokens
+        self._hook: RemovableHandle | None = None
+
+    def start_watching(self) -> None:
+        """Watches the inputs of the down-projection."""
+        assert isinstance(self.units, Neurons)
+        self._hook = self.units.mlp.down.module.register_forward_pre_hook(self._watch)
+
+    def stop_watching(self) -> None:
+        """Stops watching."""
+        if self._hook is not None:
+            self._hook.remove()
+
+    @torch.no_grad()
+    def _watch(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not module.training:
+            return
+        h = inputs[0].detach().flatten(0, -2)  # (tokens, count)
+        if self.real is not None:
+            h = h[self.real.flatten()]
+        h = h.float()
+        if self._tokens is not None and len(h) > self._tokens:
+            h = h[:: -(-len(h) // self._tokens)]
+        if self.batch is None:
+            self.batch = torch.zeros(h.shape[1], h.shape[1], device=h.device)
+        accumulate_upper(self.batch, h)
+
+    @torch.no_grad()
+    def end_step(self, old: float) -> None:
+        """Moves the average on, in which the past counts ``old``, and finds how similar each neuron is to the kept."""
+        assert self.batch is not None, "no forward pass was seen"
+        batch = reduce(self.batch, reduction="sum")  # over processes, each with its share of the batch
+        self.batch = None
+        self.running.mul_(old).add_(batch, alpha=1 - old)
+        self.similarity = similarity(mirror_upper(self.running), self)
 
 
 @dataclass
@@ -56,81 +116,35 @@ class GUM(Movement):
             raise BadInput(f"method.momentum={self.momentum} is out of range; allowed: [0, 1)")
         if self.tokens is not None and (type(self.tokens) is not int or self.tokens < 1):
             raise BadInput(f"method.tokens={self.tokens!r} is not allowed; allowed: 1 and more, or null for all")
-        self._hooks: list[RemovableHandle] = []
-        self._real: Tensor | None = None
-        self._batch: dict[str, Tensor] = {}
-        self._running: dict[str, Tensor] = {}
-        self._similarity: dict[str, Tensor] = {}
 
-    def start(self, live: LiveMasks) -> None:
-        """Watches the inputs of every down-projection."""
+    def masks_of(self, units: Units, generator: torch.Generator) -> Sequence[UnitMask]:
+        """Returns one that watches its neurons."""
+        return [SimilarityMask(units, self.first_scores(units, generator), self.tokens)]
+
+    def before_forward(self, live: LiveMasks, batch: Batch) -> None:
+        """Notes what is padding, which is left out."""
         for mask in live:
-            self._similarity[mask.units.name] = torch.zeros_like(mask.scores)
-            module = mask.units.mlp.down.module
-            self._hooks.append(module.register_forward_pre_hook(partial(self._watch, mask.units.name)))
+            assert isinstance(mask, SimilarityMask)
+            mask.real = batch.real
 
-    def stop(self) -> None:
-        """Stops watching, and forgets."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        for kept in (self._batch, self._running, self._similarity):
-            kept.clear()
-
-    def before_forward(self, batch: Batch) -> None:
-        """Remembers what is padding, which is left out."""
-        self._real = batch.real
-
-    @torch.no_grad()
-    def _watch(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if not module.training:
-            return
-        h = inputs[0].detach().flatten(0, -2)
-        if self._real is not None:
-            h = h[self._real.flatten()]
-        h = h.float()
-        if self.tokens is not None and len(h) > self.tokens:
-            h = h[:: -(-len(h) // self.tokens)]
-        if name not in self._batch:
-            self._batch[name] = torch.zeros(h.shape[1], h.shape[1], device=h.device)
-        accumulate_upper(self._batch[name], h)
-
-    @torch.no_grad()
     def after_backward(self, live: LiveMasks, sparsity: float) -> None:
-        """Moves the average on, and finds how similar each neuron is to those that are kept."""
-        old = 1 - self.momentum if self.inverted else self.momentum
+        """Updates the similarities."""
         for mask in live:
-            name = mask.units.name
-            batch = reduce(self._batch.pop(name), reduction="sum")  # over processes, each with its share of the batch
-            if name in self._running:
-                self._running[name].mul_(old).add_(batch, alpha=1 - old)
-            else:
-                self._running[name] = batch.mul_(1 - old)
-            self._similarity[name] = similarity(mirror_upper(self._running[name]), mask)
-
-    def state(self) -> dict[str, Tensor]:
-        """The averages and the similarities."""
-        return {f"running/{name}": value for name, value in self._running.items()} | {
-            f"similarity/{name}": value for name, value in self._similarity.items()
-        }
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Puts them back."""
-        for key, value in state.items():
-            kind, _, name = key.partition("/")
-            getattr(self, f"_{kind}")[name] = value.to(self._similarity[name].device)
+            assert isinstance(mask, SimilarityMask)
+            mask.end_step(1 - self.momentum if self.inverted else self.momentum)
 
     def penalty(self, live: LiveMasks, sparsity: float, final: float) -> Tensor | None:
-        """See the class."""
+        """Returns the penalty of the class's description."""
         decay = self.weight * (1 - sparsity) / (1 - final)
-        layers = [
-            (mask.scores.sigmoid() * (1 + self.uniqueness * self._similarity[mask.units.name])).mean() for mask in live
-        ]
+        layers = []
+        for mask in live:
+            assert isinstance(mask, SimilarityMask)
+            layers.append((mask.scores.sigmoid() * (1 + self.uniqueness * mask.similarity)).mean())
         return decay * torch.stack(layers).mean()
 
 
 def similarity(gram: Tensor, mask: UnitMask) -> Tensor:
-    """The mean absolute cosine of each neuron with the others that are kept, ``(count,)``.
+    """Returns the mean absolute cosine of each neuron with the others that are kept, ``(count,)``.
 
     Args:
         gram: ``(count, count)`` float32, sum of ``h h^T``.

@@ -19,17 +19,24 @@ _NEVER_CERTAIN = 1e-6  # keeps a draw's logarithm finite
 
 
 class GateMask(UnitMask):
-    """Multiplies units by gates instead of zeros and ones; where the mask drops a unit its gate is shut."""
+    """Multiplies units by gates instead of zeros and ones; where the mask drops a unit its gate is shut.
 
-    def __init__(self, units: Units, scores: Tensor):
+    Args:
+        units: whose.
+        scores: ``(count,)`` float32.
+        generator: draws the gates, on the host; the masks of a model share one, and save its state.
+    """
+
+    def __init__(self, units: Units, scores: Tensor, generator: torch.Generator):
         super().__init__(units, scores, learned=True)
+        self._generator = generator
         self.register_buffer("noise", torch.zeros_like(scores))  # of the logistic distribution; 0: none
         self.drawn = False
 
     @torch.no_grad()
-    def draw(self, generator: torch.Generator) -> None:
-        """New gates for the next step."""
-        uniform = torch.rand(self.noise.shape, generator=generator).clamp(_NEVER_CERTAIN, 1 - _NEVER_CERTAIN)
+    def draw(self) -> None:
+        """Draws new gates for the next step."""
+        uniform = torch.rand(self.noise.shape, generator=self._generator).clamp(_NEVER_CERTAIN, 1 - _NEVER_CERTAIN)
         self.noise.copy_(uniform.logit())
         self.drawn = True
 
@@ -49,6 +56,14 @@ class GateMask(UnitMask):
     def bias_values(self) -> Tensor:
         """The gates."""
         return self().detach()
+
+    def get_extra_state(self) -> Tensor:
+        """Returns where the draws are, as the generator tells it."""
+        return self._generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restores `get_extra_state()`."""
+        self._generator.set_state(state.cpu())
 
 
 @dataclass
@@ -78,18 +93,16 @@ class HardConcrete(Movement):
         super().__post_init__()
         if not self.weight >= 0:
             raise BadInput(f"method.weight={self.weight} is out of range; allowed: 0 and more")
-        self._generator = torch.Generator()
 
     def masks_of(self, units: Units, generator: torch.Generator) -> Sequence[UnitMask]:
-        """Gates, nearly open."""
-        self._generator.manual_seed(generator.initial_seed())
-        return [GateMask(units, torch.full(units.shape, self.init))]
+        """Returns gates, nearly open."""
+        return [GateMask(units, torch.full(units.shape, self.init), generator)]
 
     def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
-        """Draws; nothing is dropped for good before the end."""
+        """Draws new gates; nothing is dropped for good before the end."""
         for mask in live:
             assert isinstance(mask, GateMask)
-            mask.draw(self._generator)
+            mask.draw()
 
     def finish(self, live: LiveMasks, final: float) -> None:
         """Drops units whose gates are shut, but never more than the target says."""
@@ -101,15 +114,7 @@ class HardConcrete(Movement):
             mask.set((scores.sigmoid() * (HIGH - LOW) + LOW > 0) | least)
 
     def penalty(self, live: LiveMasks, sparsity: float, final: float) -> Tensor | None:
-        """``weight * mean P(z > 0)``, growing with the schedule."""
+        """Returns ``weight * mean P(z > 0)``, growing with the schedule."""
         share = sparsity / final if final else 1.0
         shift = TEMPERATURE * math.log(-LOW / HIGH)
         return self.weight * share * torch.stack([(mask.scores - shift).sigmoid().mean() for mask in live]).mean()
-
-    def state(self) -> dict[str, Tensor]:
-        """Where the draws are."""
-        return {"generator": self._generator.get_state()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Puts it back."""
-        self._generator.set_state(state["generator"].cpu())

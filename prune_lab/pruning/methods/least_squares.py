@@ -7,7 +7,8 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput
 from prune_lab.pruning.calibration.statistics import Hessian
-from prune_lab.pruning.methods.method import BlockMethod, RefiningMethod
+from prune_lab.pruning.methods.blockwise import BlockMethod
+from prune_lab.pruning.methods.refining import RefiningMethod
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.target import Target
 
@@ -33,7 +34,7 @@ class LeastSquares(RefiningMethod):
             raise BadInput(f"method.damping={self.damping} is out of range; allowed: above 0")
 
     def prepare(self, statistic: Hessian) -> Tensor:
-        """The Hessian."""
+        """Returns the Hessian, ``(in, in)``."""
         return statistic.value
 
     def refine(self, dense: Tensor, pruned: Tensor, prepared: Tensor, target: Target) -> Tensor:

@@ -7,7 +7,8 @@ from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global
-from prune_lab.pruning.methods.method import DataFreeMethod, keep_in_layer, keep_in_rows
+from prune_lab.pruning.methods.data_free import DataFreeMethod
+from prune_lab.pruning.methods.selection import keep_in_layer, keep_in_rows
 from prune_lab.pruning.target import Target
 
 SCOPES = ("layer", "row", "model")
@@ -38,12 +39,17 @@ class Magnitude(DataFreeMethod):
             raise BadInput(f"method.scope={self.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
 
     @property
-    def by_block(self) -> bool:
-        """Not with one cut for the whole model."""
-        return self.scope != "model"
+    def allocation_conflict(self) -> str | None:
+        """Returns why one cut for the whole model cannot follow one."""
+        if self.scope != "model":
+            return None
+        return (
+            "makes one cut for the whole model and so sets each layer's sparsity itself; use allocation=uniform, or "
+            "compare within layers (method.scope=layer)"
+        )
 
     def check(self, target: Target) -> None:
-        """One cut for the model leaves nothing for a pattern or a budget to say; neurons have no rows to compete in."""
+        """Refuses a pattern or a budget with one cut for the model, and rows for neurons, which have none."""
         if self.scope == "row" and target.removes_units:
             raise BadInput(f"method.scope=row is for single weights, not for {target.kind}; use scope=layer or model")
         if self.scope == "model" and (target.n_of_m or target.budget):

@@ -10,7 +10,8 @@ from torch import Tensor
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but
-from prune_lab.pruning.methods.method import DataFreeMethod, keep_in_layer
+from prune_lab.pruning.methods.data_free import DataFreeMethod
+from prune_lab.pruning.methods.selection import keep_in_layer
 from prune_lab.pruning.target import Target
 
 

@@ -1,27 +1,32 @@
 """Block-wise reconstruction: after any method, trains what it kept, half a block at a time, against the dense model."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from prune_lab.errors import BadInput
-from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Block, PrunableLinear
-from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, iterate_blocks
+from prune_lab.pruning.block_pruning import BlockPruning
+from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.capture import Call
-from prune_lab.pruning.masks import Masks
-from prune_lab.pruning.methods.feed_forward import bias_of, feed_forward_weights, network_of, put_weights
-from prune_lab.pruning.methods.method import BlockMethod, check_inner
+from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.methods.blockwise import BlockMethod, prune_once
+from prune_lab.pruning.methods.feed_forward import bias_of, feed_forward_weights, network_of, write_weights
+from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.methods.refining import check_inner
+from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.solvers.adam_refine import ADAM_BETAS, adam_refine, step_size
 from prune_lab.pruning.target import Target
 
 
 @dataclass
-class Reconstruction(BlockMethod):
+class Reconstruction(Method):
     """Prunes by ``inner``; then trains what it kept, attention and feed-forward network of a block one after the other.
 
     Both learn to give what the dense model gives at that place on the same text: the output of the attention's last
@@ -53,45 +58,42 @@ class Reconstruction(BlockMethod):
         """What the inner method cannot do, this one cannot either."""
         check_inner(self.inner, target)
 
-    @property
-    def orders(self) -> dict[str, Tensor]:
-        """The inner method's: its masks do not change."""
-        return self.inner.orders
-
     @torch.no_grad()
-    def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
-        """Walks the pruned model, with the dense model's hidden states beside it."""
+    def prune(self, context: PruningContext) -> PruningResult:
+        """Iterates over the blocks of the pruned model, with the dense model's hidden states beside it."""
+        model, target, calibration = context.model, context.target, context.calibration
         calibration = replace(calibration, batch_size=calibration.batch_size or self._batch_size(calibration))
-        masks, dense_hidden = Masks(), None
+        result, dense_hidden = PruningResult(), None
         for block, inputs in iterate_blocks(model, calibration, target.end(model)):
             if dense_hidden is None:
                 dense_hidden = inputs.hidden.clone()
-            dense = BlockInputs(block, calibration, dense_hidden, inputs.calls)
-            if not target.includes(block):
-                dense.advance()
-                continue
-            self._goals = [_outputs(dense, linear) for linear in (_attention_out(block), block.mlp.down)]
-            dense.advance()
-            masks.update(self.prune_once(block, inputs, target))
-        return masks
+            dense = BlockInputs(block, calibration, dense_hidden, inputs.calls, inputs.last)
+            if target.includes(block):
+                goals = [_outputs(dense, linear) for linear in (_attention_out(block), block.mlp.down)]
+                dense.propagate()
+                prune_once(inputs, context, result, partial(self._prune_block, goals=goals))
+            else:
+                dense.propagate()
+        return result
 
-    def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
-        """Lets the inner method prune the block, then trains its two parts towards the dense model's."""
-        masks = self.inner.prune_block(block, inputs, target)
-        self._train_attention(block, inputs, self._goals[0])
-        self._train_feed_forward(block, inputs, self._goals[1])
-        return masks
+    def _prune_block(self, pruning: BlockPruning, goals: Sequence[Tensor]) -> None:
+        """Lets the inner method prune the block, then trains its two parts towards the dense model's.
 
-    def prune_linears(self, linears: tuple[PrunableLinear, ...], inputs: BlockInputs, target: Target) -> Masks:
-        """Never called: `prune` does all of it."""
-        raise AssertionError("reconstruction works on blocks")
+        Args:
+            pruning: of the block.
+            goals: what the attention's last projection and the down-projection give in the dense model,
+                ``(samples, seqlen, hidden)`` each, on the host.
+        """
+        self.inner.prune_block(pruning)
+        self._train_attention(pruning, goals[0])
+        self._train_feed_forward(pruning, goals[1])
 
     def _batch_size(self, calibration: Calibration) -> int:
         """About 512 tokens a gradient step: with few samples, large batches leave too few steps."""
         return max(1, 512 // calibration.tokens.shape[1])
 
-    def _train_attention(self, block: Block, inputs: BlockInputs, goal: Tensor) -> None:
-        start = time.perf_counter()
+    def _train_attention(self, pruning: BlockPruning, goal: Tensor) -> None:
+        start, block, inputs = time.perf_counter(), pruning.block, pruning.inputs
         linears = (*block.shared_inputs[0], *block.shared_inputs[1])
         before = {linear: linear.weight.clone() for linear in linears}
         error = _attention_error(block, inputs, goal)
@@ -100,7 +102,7 @@ class Reconstruction(BlockMethod):
                 [{"params": [master], "lr": step_size(master, keep[index])} for index, master in enumerate(parameters)],
                 betas=ADAM_BETAS,
             )
-            batches = list(zip(inputs.calibration.batches(), inputs.calls, strict=True))
+            batches = inputs.batches()
             steps = self.epochs * len(batches)
             decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
             for number in _shuffled(len(batches), self.epochs, self.seed):
@@ -109,16 +111,16 @@ class Reconstruction(BlockMethod):
         worse = not _attention_error(block, inputs, goal) < error
         seconds = (time.perf_counter() - start) / len(linears)
         for linear in linears:
-            inputs.install(linear, before[linear] if worse else linear.weight.clone(), seconds)
+            pruning.write(linear, before[linear] if worse else linear.weight.clone(), seconds)
 
-    def _train_feed_forward(self, block: Block, inputs: BlockInputs, goal: Tensor) -> None:
-        start = time.perf_counter()
-        network = network_of(block.mlp, inputs, dense=feed_forward_weights(block.mlp))
-        bias = bias_of(block.mlp.down)
+    def _train_feed_forward(self, pruning: BlockPruning, goal: Tensor) -> None:
+        start, mlp = time.perf_counter(), pruning.block.mlp
+        network = network_of(mlp, pruning.inputs, dense=feed_forward_weights(mlp))
+        bias = bias_of(mlp.down)
         outputs = goal.flatten(0, -2) if bias is None else goal.flatten(0, -2) - bias.to("cpu", goal.dtype)
         network = replace(network, outputs=outputs)
-        refined = adam_refine(network, feed_forward_weights(block.mlp), self.epochs, self.seed)
-        put_weights(block.mlp, refined, inputs, time.perf_counter() - start)
+        refined = adam_refine(network, feed_forward_weights(mlp), self.epochs, self.seed)
+        write_weights(mlp, refined, pruning, time.perf_counter() - start)
 
 
 def _attention_out(block: Block) -> PrunableLinear:
@@ -149,13 +151,12 @@ def _output(inputs: BlockInputs, linear: PrunableLinear, batch: slice, call: Cal
 
 def _outputs(inputs: BlockInputs, linear: PrunableLinear) -> Tensor:
     """What a linear layer gives on the whole calibration set, on the host."""
-    found = zip(inputs.calibration.batches(), inputs.calls, strict=True)
-    return torch.cat([_output(inputs, linear, batch, call).cpu() for batch, call in found])
+    return torch.cat([_output(inputs, linear, batch, call).cpu() for batch, call in inputs.batches()])
 
 
 def _attention_error(block: Block, inputs: BlockInputs, goal: Tensor) -> float:
     total = 0.0
-    for batch, call in zip(inputs.calibration.batches(), inputs.calls, strict=True):
+    for batch, call in inputs.batches():
         output = _output(inputs, _attention_out(block), batch, call)
         total += float((output.float() - goal[batch].to(output.device).float()).square().sum(dtype=torch.float64))
     return total

@@ -9,7 +9,8 @@ from torch import Tensor
 from prune_lab.errors import BadInput
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
-from prune_lab.pruning.methods.method import LayerwiseMethod, keep_in_rows
+from prune_lab.pruning.methods.layerwise import LayerwiseMethod
+from prune_lab.pruning.methods.selection import keep_in_rows
 from prune_lab.pruning.solvers.channels import channel_order, keep_in_order
 from prune_lab.pruning.target import Target
 
@@ -25,7 +26,7 @@ class RIA(LayerwiseMethod):
         power: of the norm of the input; 0 leaves the data out.
         permute: whether an N:M pattern may hold for the input channels in another order, one for each weight, so that
             it keeps more of the score (`prune_lab.pruning.solvers.channels`). The weights stay where they are; the
-            order is in ``orders`` and, after a run, beside the masks. Other patterns know no order.
+            order is in ``PruningResult.channel_orders`` and, after a run, beside the masks. Other patterns have none.
 
     Source: Zhang et al., ICLR 2024, "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
     Models". The authors' code deals channels out in blocks of a fixed width and assigns one group after the other;
@@ -37,32 +38,31 @@ class RIA(LayerwiseMethod):
     statistic: ClassVar = InputNorm
 
     def __post_init__(self) -> None:
-        self._orders: dict[str, Tensor] = {}
         if self.power < 0:
             raise BadInput(f"method.power={self.power} is out of range; allowed: 0 and more")
 
     @property
-    def orders(self) -> dict[str, Tensor]:
-        """Of the linear layers pruned so far."""
-        return self._orders
-
-    @property
     def keeps_order(self) -> bool:
-        """Not with ``permute``."""
+        """Returns whether ``permute`` is off."""
         return not self.permute
 
     def solve(self, linear: PrunableLinear, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the scores within rows, or within the groups of a better order of the channels."""
-        scores = relative_importance(linear.weight) * prepared.value**self.power
+        return self.solve_in_order(linear, prepared, target)[0]
+
+    def solve_in_order(
+        self, linear: PrunableLinear, prepared: InputNorm, target: Target
+    ) -> tuple[Tensor, Tensor | None]:
+        """Cuts likewise, and returns the order with the weight."""
+        scores = relative_importance(linear.weight) * prepared.value**self.power  # (out, in) * (in,)
         if not (self.permute and target.n_of_m):
-            return linear.weight * keep_in_rows(scores, target, linear.name)
-        order = channel_order(scores, *target.n_of_m)
-        self._orders[linear.name] = order.cpu()
-        return linear.weight * keep_in_order(scores, order, *target.n_of_m)
+            return linear.weight * keep_in_rows(scores, target, linear.name), None
+        order = channel_order(scores, *target.n_of_m)  # (in,)
+        return linear.weight * keep_in_order(scores, order, *target.n_of_m), order
 
 
 def relative_importance(weight: Tensor) -> Tensor:
-    """Each weight's share of its column plus that of its row, ``(out, in)`` float32; 0 where both are empty."""
+    """Returns each weight's share of its column plus that of its row, ``(out, in)`` float32; 0 where both are empty."""
     size = weight.abs().float()
     tiny = torch.finfo(size.dtype).tiny
     return size / size.sum(0).clamp_min(tiny) + size / size.sum(1, keepdim=True).clamp_min(tiny)

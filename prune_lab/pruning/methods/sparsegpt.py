@@ -8,7 +8,7 @@ from torch import Tensor
 from prune_lab.errors import BadInput
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import Hessian
-from prune_lab.pruning.methods.method import LayerwiseMethod
+from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.solvers import obs
 from prune_lab.pruning.target import Target
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Block, Mlp
-from prune_lab.pruning.calibration.blocks import BlockInputs
-from prune_lab.pruning.masks import Masks
-from prune_lab.pruning.methods.feed_forward import feed_forward_weights, network_of, put_weights, recorded
-from prune_lab.pruning.methods.method import naming
+from prune_lab.models.view import Mlp
+from prune_lab.pruning.block_pruning import BlockPruning
+from prune_lab.pruning.methods.blockwise import naming
+from prune_lab.pruning.methods.feed_forward import feed_forward_weights, network_of, write_weights
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.solvers import obs, sparsellm, sparsellm_paper
 from prune_lab.pruning.solvers.adam_refine import adam_refine
@@ -71,19 +70,20 @@ class SparseLLM(SparseGPT):
         if self.variant not in VARIANTS:
             raise BadInput(f"method.variant={self.variant!r} is unknown; allowed: {', '.join(VARIANTS)}")
 
-    def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
-        """SparseGPT for the whole block; then further rounds on its feed-forward network."""
+    def prune_block(self, pruning: BlockPruning) -> None:
+        """Prunes the whole block by SparseGPT; then makes further rounds on its feed-forward network."""
         if self.rounds == 1 and (self.adam_refine == 0 or self.variant == "paper"):
-            return super().prune_block(block, inputs, target)
-        dense = feed_forward_weights(block.mlp)
-        with recorded(block.mlp, inputs) as record:  # with sequential=layer, behind pruned attention
-            masks = super().prune_block(block, inputs, target)
-        network = network_of(block.mlp, inputs, dense, record.release())
+            super().prune_block(pruning)
+            return
+        mlp = pruning.block.mlp
+        dense = feed_forward_weights(mlp)
+        with pruning.recording(mlp.up) as record:  # with sequential=layer, behind pruned attention
+            super().prune_block(pruning)
+        network = network_of(mlp, pruning.inputs, dense, record.release())
         start = time.perf_counter()
-        with naming(block.mlp.down):
-            pruned = self._prune_network(block.mlp, network, target, inputs.calibration.seed)
-        masks.update(put_weights(block.mlp, pruned, inputs, time.perf_counter() - start))
-        return masks
+        with naming(mlp.down):
+            pruned = self._prune_network(mlp, network, pruning.target, pruning.seed)
+        write_weights(mlp, pruned, pruning, time.perf_counter() - start)
 
     def _prune_network(self, mlp: Mlp, network: FeedForward, target: Target, seed: int) -> FeedForwardWeights:
         settings = self._settings(gated=mlp.gate is not None)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput
 from prune_lab.pruning.calibration.statistics import Hessian
-from prune_lab.pruning.methods.method import BlockMethod, RefiningMethod
+from prune_lab.pruning.methods.blockwise import BlockMethod
+from prune_lab.pruning.methods.refining import RefiningMethod
 from prune_lab.pruning.target import Target
 
 _LEAST_GAIN = 1e-6  # of a row's first error: less is rounding
@@ -39,12 +40,12 @@ class SparseSwaps(RefiningMethod):
             raise BadInput(f"method.max_swaps={self.max_swaps} is out of range; allowed: 0 and more")
 
     def prepare(self, statistic: Hessian) -> Tensor:
-        """The Hessian, ``(in, in)``."""
+        """Returns the Hessian, ``(in, in)``."""
         return statistic.value
 
     def refine(self, dense: Tensor, pruned: Tensor, prepared: Tensor, target: Target) -> Tensor:
         """Swaps in a few rows at a time."""
-        keep = pruned != 0
+        keep = pruned != 0  # (out, in)
         group = target.n_of_m[1] if target.n_of_m else None
         rows = _rows_at_once(keep, group)
         for weight, part in zip(dense.split(rows), keep.split(rows), strict=True):

@@ -1,5 +1,6 @@
 """Methods that prune while the model is trained."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,21 +8,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.data.samples import Batch
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask
-from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global
+from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global, sparsity_of
+from prune_lab.pruning.methods.masked_training import MaskPolicy, train_with_masks
 from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.pruning.target import Target
+from prune_lab.training.lora import Lora
+from prune_lab.training.settings import Training
+from prune_lab.training.updates import Update
 
+logger = logging.getLogger(__name__)
 SCOPES = ("layer", "global")
+_NEARLY = 0.02  # floors cost a fraction of that
 
 
 @dataclass
-class TrainedMethod(Method):
+class TrainedMethod(MaskPolicy, Method):
     """Scores the units of every layer, and masks those with the lowest scores more and more while training goes on.
 
     Units are neurons, attention heads or single weights, as the target's pattern says.
@@ -36,7 +43,9 @@ class TrainedMethod(Method):
     min_units: int | None = 1
 
     patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "unstructured"})
+    trains: ClassVar[bool] = True
     learned: ClassVar[bool] = False
+    """Whether the scores are trained with the weights."""
 
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
@@ -44,52 +53,63 @@ class TrainedMethod(Method):
         if self.min_units is not None and (type(self.min_units) is not int or self.min_units < 1):
             raise BadInput(f"method.min_units={self.min_units!r} is not allowed; allowed: 1 and more units, or null")
 
-    def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
-        """Never called: the stage trains the model."""
-        raise AssertionError("prunes while the model is trained")
+    def prune(self, context: PruningContext) -> PruningResult:
+        """Trains the model with masks on its units that close as the schedule says.
 
-    def mask(self, units: Sequence[Units], seed: int) -> LiveMasks:
-        """Masks that keep everything yet, with the first scores."""
+        Raises:
+            BadInput: the target leaves fewer units than the method must keep.
+            RunFailed: the loss is not finite, or a layer would lose all its units.
+        """
+        units, sparsity = context.target.units(context.model), context.target.sparsity
+        self.check_counts(units, sparsity)
+        masks, progress = train_with_masks(self, units, context)
+        self._warn_of_shortfall(masks, units[0].kind, sparsity)
+        rows = {name: _row(name, keep) for name, keep in masks.items()}
+        return PruningResult(masks, rows, progress=progress)
+
+    @property
+    def allocation_conflict(self) -> str | None:
+        """Returns that the scores decide."""
+        return "shares out what goes by its own scores; use allocation=uniform, and method.scope=layer or global"
+
+    def check_training(self, training: Training, update: Update | None) -> None:
+        """Checks that all weights are trained to the end."""
+        if isinstance(update, Lora) or training.patience:
+            raise BadInput(
+                f"method {type(self).__name__} trains all weights for all of its steps; "
+                "finetune=lora and training.patience are for training after pruning"
+            )
+
+    def check_model(self, model: PrunableModel, target: Target) -> None:
+        """Checks that every layer can keep its units."""
+        self.check_counts(target.units(model), target.sparsity)
+
+    def make_masks(self, units: Sequence[Units], seed: int) -> LiveMasks:
+        """Puts masks on the model that keep everything yet, with the first scores."""
         generator = torch.Generator().manual_seed(seed)
         return LiveMasks([mask for each in units for mask in self.masks_of(each, generator)])
 
     def masks_of(self, units: Units, generator: torch.Generator) -> Sequence[UnitMask]:
-        """Those of one layer: one by default."""
+        """Returns the masks of one layer: one by default."""
         return [UnitMask(units, self.first_scores(units, generator), learned=self.learned)]
 
     def first_scores(self, units: Units, generator: torch.Generator) -> Tensor:
-        """Of the shape of the units, float32, on the host; zeros by default."""
+        """Returns the first scores, of the shape of the units, float32, on the host; zeros by default."""
         return torch.zeros(units.shape)
 
-    def start(self, live: LiveMasks) -> None:
-        """Called once the masks are on the model."""
-
-    def stop(self) -> None:
-        """Undoes `start`."""
-
     def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
-        """Sets the masks for the next step.
-
-        Args:
-            live: the masks.
-            sparsity: of this step: so many of the units of each layer, or of all layers, are masked.
-            final: of the last step.
-        """
+        """Masks the units with the lowest scores."""
         self.refresh(live)
         scores = {mask.key: mask.scores.detach().cpu() for mask in live}
         keep = self.select_mask(scores, sparsity)
         for mask in live:
             mask.set(keep[mask.key])
 
-    def finish(self, live: LiveMasks, final: float) -> None:
-        """Sets the masks that stay; the last step moved the scores once more."""
-        self.update(live, final, final)
-
     def refresh(self, live: LiveMasks) -> None:
         """Computes the scores anew from the weights, before masks are chosen."""
 
     def select_mask(self, scores: Mapping[str, Tensor], sparsity: float) -> Mapping[str, Tensor]:
-        """The keep-masks of scores, of their shapes: exactly ``min_units(sparsity * n)`` go."""
+        """Returns the keep-masks of scores, of their shapes: exactly ``min_units(sparsity * n)`` go."""
         if self.scope == "layer":
             return {
                 name: keep_all_but(score.flatten(), self._dropped(name, score, sparsity)).view_as(score)
@@ -110,28 +130,11 @@ class TrainedMethod(Method):
             flat[flat.topk(min(self.min_units, len(flat))).indices] = torch.inf
         return keep_global(safe, sparsity)
 
-    def penalty(self, live: LiveMasks, sparsity: float, final: float) -> Tensor | None:
-        """What is added to the loss; ``sparsity`` of this step, ``final`` of the last."""
-        return None
-
-    def before_forward(self, batch: Batch) -> None:
-        """Called before every micro-batch."""
-
-    def after_backward(self, live: LiveMasks, sparsity: float) -> None:
-        """Called after the gradients of a step are there, before the optimizer moves anything."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What the method remembers beside scores and masks, for a training that is interrupted."""
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Puts it back."""
-
     def check_counts(self, units: Sequence[Units], sparsity: float) -> None:
-        """Whether the floor can be kept.
+        """Checks that every layer can keep as many units as it must.
 
         Raises:
-            BadInput: it cannot.
+            BadInput: one cannot.
         """
         total, min_units, kind = sum(each.count for each in units), self.min_units or 1, units[0].kind
         left = total - count_dropped(sparsity, total)
@@ -150,3 +153,23 @@ class TrainedMethod(Method):
                 f"{name}: sparsity {sparsity:g} leaves none of its {scores.numel()} units; use method.min_units=1"
             )
         return max(0, scores.numel() - self.min_units)
+
+    def _warn_of_shortfall(self, masks: Masks, kind: str, sparsity: float) -> None:
+        """Warns where less went than was asked for, or where a floor decided."""
+        removed = sparsity_of(masks)
+        if removed < sparsity - _NEARLY:
+            logger.warning(
+                "%.1f %% of the %s went, not the %.1f %% asked for; raise method.lr, method.weight or training.steps",
+                100 * removed,
+                kind,
+                100 * sparsity,
+            )
+        at_minimum = [name for name, keep in masks.items() if int(keep.count_nonzero()) == self.min_units]
+        if at_minimum:
+            logger.warning("only method.min_units=%d %s are left in %s", self.min_units, kind, ", ".join(at_minimum))
+
+
+def _row(name: str, keep: Tensor) -> LayerRow:
+    """Reports how many units of a layer went; ``keep`` is ``(count,)``, or ``(out, in)`` where weights are units."""
+    sparsity = 1 - float(keep.float().mean())
+    return LayerRow(name, (len(keep), keep[0].numel()), sparsity, error=None, seconds=None, block_error=None)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
-from prune_lab.pruning.methods.method import LayerwiseMethod, keep_in_rows
+from prune_lab.pruning.methods.layerwise import LayerwiseMethod
+from prune_lab.pruning.methods.selection import keep_in_rows
 from prune_lab.pruning.target import Target
 
 _SCORES_AT_ONCE = 1 << 18  # without a budget rows are independent, and scores of a few at a time stay in the cache

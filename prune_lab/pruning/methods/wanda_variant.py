@@ -9,7 +9,7 @@ from torch import Tensor
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
-from prune_lab.pruning.methods.method import LayerwiseMethod
+from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.target import Target
 
 
@@ -30,7 +30,7 @@ class WandaVariant(LayerwiseMethod):
 
     def solve(self, linear: PrunableLinear, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the cumulative shares within the layer."""
-        scores = linear.weight.abs() * prepared.value
+        scores = linear.weight.abs() * prepared.value  # (out, in) * (in,)
         if target.n_of_m:
             return linear.weight * keep_n_of_m(scores, *target.n_of_m)
         shares = cumulative_shares(scores).flatten()
@@ -38,7 +38,7 @@ class WandaVariant(LayerwiseMethod):
 
 
 def cumulative_shares(scores: Tensor) -> Tensor:
-    """The share of its row's sum that each score completes in ascending order; 0 in rows of zeros.
+    """Returns the share of its row's sum that each score completes in ascending order; 0 in rows of zeros.
 
     In float64, in which even the smallest score of a long row still counts: 8 bytes a weight, three times over.
 

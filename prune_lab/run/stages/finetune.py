@@ -8,11 +8,12 @@ from prune_lab.errors import RunFailed
 from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.models.units import removable
+from prune_lab.pruning.finetune import tune
 from prune_lab.pruning.masks import sparsity_of
-from prune_lab.pruning.training import check_teacher, tune
 from prune_lab.run.state import RunState, Stage, Table, training_samples
 from prune_lab.training.lora import Lora
 from prune_lab.training.settings import Training
+from prune_lab.training.teacher import check_teacher
 from prune_lab.training.updates import AllWeights, Update
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput
 from prune_lab.evaluation.perplexity import Perplexity
-from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.run.stages.finetune import Finetune
 from prune_lab.run.stages.prune import Prune
 from prune_lab.run.state import RunState, Stage, Table
@@ -61,7 +60,7 @@ class Iterate(Stage):
     def prepare(self) -> None:
         """Whether the method can be asked again and again for more."""
         self.prune.prepare()
-        if isinstance(self.prune.method, TrainedMethod):
+        if self.prune.method.trains:
             raise BadInput(
                 f"method {type(self.prune.method).__name__} prunes step by step while it trains; use it with "
                 "stages=[dense,prune,evaluate,save], or iterate with another method"

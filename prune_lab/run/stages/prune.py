@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,20 +13,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prune_lab.cache.source import source_digest
+from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
 from prune_lab.pruning.allocation.allocation import Allocation
 from prune_lab.pruning.allocation.uniform import Uniform
-from prune_lab.pruning.calibration.blocks import Calibration, LayerRow, check_order
-from prune_lab.pruning.calibration.resume import FinishedBlocks
+from prune_lab.pruning.calibration.calibration import Calibration, check_order
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import Masks, sparsity_of
 from prune_lab.pruning.methods.method import Method
-from prune_lab.pruning.methods.trained import TrainedMethod
+from prune_lab.pruning.result import LayerRow
+from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.schedule import Cubic, Schedule
 from prune_lab.pruning.target import Target
-from prune_lab.pruning.training import check_teacher, prune_while_training
 from prune_lab.run.state import RunState, Stage, Table, training_samples
-from prune_lab.training.lora import Lora
 from prune_lab.training.settings import Training
+from prune_lab.training.teacher import check_teacher
 from prune_lab.training.updates import Update
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_atomically, write_csv
@@ -91,110 +93,91 @@ class Prune(Stage):
             raise BadInput(
                 f"method {type(self.method).__name__} cannot make sparsity.pattern={self.target.pattern}; use {fitting}"
             )
-        if isinstance(self.method, TrainedMethod) and not isinstance(self.allocation, Uniform):
-            raise BadInput(
-                f"method {type(self.method).__name__} shares out what goes by its own scores; use allocation=uniform, "
-                "and method.scope=layer or global"
-            )
-        if not self.method.by_block and not isinstance(self.allocation, Uniform):
-            raise BadInput(
-                f"method {type(self.method).__name__} makes one cut for the whole model and so sets each layer's "
-                "sparsity itself; use allocation=uniform, or compare within layers (method.scope=layer)"
-            )
+        if self.method.allocation_conflict is not None and not isinstance(self.allocation, Uniform):
+            raise BadInput(f"method {type(self.method).__name__} {self.method.allocation_conflict}")
         self.allocation.check(self.target)
-        if isinstance(self.method, TrainedMethod) and (isinstance(self.finetune, Lora) or self.training.patience):
-            raise BadInput(
-                f"method {type(self.method).__name__} trains all weights for all of its steps; "
-                "finetune=lora and training.patience are for training after pruning"
-            )
+        self.method.check_training(self.training, self.finetune)
 
     def check(self, run: RunState) -> None:
         """Whether the target fits the model."""
         self.target.check(run.model)
         self.allocation.check_model(run.model, self.target)
-        if isinstance(self.method, TrainedMethod):
-            self.method.check_counts(self.target.units(run.model), self.target.sparsity)
+        self.method.check_model(run.model, self.target)
+        if self.method.trains:
             check_teacher(run.model, self.training)
 
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """All, but those of a training only where the method trains."""
-        if not isinstance(self.method, TrainedMethod):
+        if not self.method.trains:
             unused = ("schedule", "training", "finetune")
             return {name: value for name, value in settings.items() if name not in unused}
         return None if reporting else {name: value for name, value in settings.items() if name != "finetune"}
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Prunes the run's model in place."""
-        if isinstance(self.method, TrainedMethod):
-            return self._train(run, self.method)
-        target, metrics = self._allocate(run)
-        calibration = _calibration(run, propagate=self.propagate, sequential=self.sequential)
-        with self._going_on(run, target):
-            run.masks.update(self.method.prune(run.model, calibration, target))
-        _save_masks(run.masks, self.method.orders, run.folder / "masks.safetensors")
-        rows = [_cells(row) for row in calibration.rows]
+        target, allocated = self._allocate(run)
+        samples = cache(partial(training_samples, run))  # read when the method asks, and once
+        with self._finished_blocks(run, target) as finished_blocks:
+            result = self.method.prune(
+                PruningContext(
+                    run.model,
+                    target,
+                    _calibration(run, propagate=self.propagate, sequential=self.sequential),
+                    schedule=self.schedule,
+                    training=self.training,
+                    samples=samples,
+                    seed=run.seed,
+                    device=run.device,
+                    folder=run.folder / "training" / "prune",
+                    report=run.report,
+                    finished_blocks=finished_blocks,
+                )
+            )
+        run.masks.update(result.masks)
+        _save_masks(run.masks, result.channel_orders, run.folder / "masks.safetensors")
+        rows = [_cells(row) for row in result.layers.values()]
         write_csv(run.folder / "layers.csv", COLUMNS, rows)
         run.tables["layers"] = Table(COLUMNS, rows)
-        run.protocol["prune"] = {
-            "layers": list(self.target.layers or (0, len(run.model.blocks))),
+        layers = {"layers": list(self.target.layers or (0, len(run.model.blocks)))}
+        metrics = {"sparsity": _sparsity_in_range(run, target), **allocated}
+        if result.progress is None:
+            run.protocol["prune"] = layers | self._calibrated(run)
+            return metrics
+        run.protocol["prune"] = layers | self._trained(samples())
+        return metrics | {
+            "loss": result.progress.loss(),
+            "training_seconds": round(result.progress.seconds, 3),
+        }
+
+    def _calibrated(self, run: RunState) -> dict[str, object]:
+        """Returns the protocol of a method that does not train."""
+        return {
             "calibration": run.data.protocol.get("calibration"),
             "propagate": self.propagate,
             "sequential": self.sequential,
             "allocation": self.allocation.describe(),
         }
-        return {"sparsity": _sparsity_in_range(run, target), **metrics}
 
-    @contextmanager
-    def _going_on(self, run: RunState, target: Target) -> Iterator[None]:
-        """Keeps finished blocks in the run folder until all are done."""
-        if self.save_every is None:
-            yield
-            return
-        parts = (run.key, source_digest(), str(target), run.protocol.get("model"), run.data.protocol.get("calibration"))
-        folder = run.folder / "blocks"
-        self.method.done = FinishedBlocks(folder, json_digest(parts), self.save_every)
-        try:
-            yield
-        finally:
-            self.method.done = None
-        shutil.rmtree(folder, ignore_errors=True)
-
-    def _train(self, run: RunState, method: TrainedMethod) -> dict[str, float]:
-        """Prunes while the model is trained."""
-        samples = training_samples(run)
-        masks, progress = prune_while_training(
-            run.model,
-            method,
-            self.target,
-            self.schedule,
-            self.training,
-            samples,
-            run.device,
-            seed=run.seed,
-            folder=run.folder / "training" / "prune",
-            report=run.report,
-        )
-        run.masks.update(masks)
-        _save_masks(run.masks, {}, run.folder / "masks.safetensors")
-        rows = [
-            (name, len(mask), mask[0].numel(), round(1 - float(mask.float().mean()), 6), "", "", "")
-            for name, mask in masks.items()
-        ]
-        write_csv(run.folder / "layers.csv", COLUMNS, rows)
-        run.tables["layers"] = Table(COLUMNS, rows)
-        run.protocol["prune"] = {
-            "layers": list(self.target.layers or (0, len(run.model.blocks))),
+    def _trained(self, samples: Samples) -> dict[str, object]:
+        """Returns the protocol of a method that trains."""
+        return {
             "schedule": {"name": type(self.schedule).__name__, **vars(self.schedule)},
             "trained": True,
             "steps": self.training.steps,
             "batch_size": self.training.batch_size,
             "seqlen": samples.tokens.shape[1],
         }
-        return {
-            "sparsity": sparsity_of(masks),
-            "loss": progress.loss(),
-            "training_seconds": round(progress.seconds, 3),
-        }
+
+    @contextmanager
+    def _finished_blocks(self, run: RunState, target: Target) -> Iterator[FinishedBlocks | None]:
+        """Keeps finished blocks in the run folder until all are done."""
+        if self.save_every is None:
+            yield None
+            return
+        parts = (run.key, source_digest(), str(target), run.protocol.get("model"), run.data.protocol.get("calibration"))
+        folder = run.folder / "blocks"
+        yield FinishedBlocks(folder, json_digest(parts), self.save_every)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _allocate(self, run: RunState) -> tuple[Target, dict[str, float]]:
         """The target with the budget of each layer, and how long finding it took."""
@@ -206,7 +189,7 @@ class Prune(Stage):
 
 
 def _calibration(run: RunState, **order: str) -> Calibration:
-    return Calibration(run.data.calibration, run.data.batch_size, run.device, run.seed, **order)
+    return Calibration(run.data.calibration, run.data.batch_size, run.device, **order)
 
 
 def _sparsity_in_range(run: RunState, target: Target) -> float:
@@ -230,5 +213,5 @@ def _save_masks(masks: Masks, orders: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _cells(row: LayerRow) -> Sequence[object]:
-    errors = (float(f"{error:.4g}") for error in (row.error, row.block_error))
-    return (row.name, *row.shape, round(row.sparsity, 6), *errors, round(row.seconds, 4))
+    errors = ("" if error is None else float(f"{error:.4g}") for error in (row.error, row.block_error))
+    return (row.name, *row.shape, round(row.sparsity, 6), *errors, "" if row.seconds is None else round(row.seconds, 4))

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
 from prune_lab.models.load import Checkpoint
+from prune_lab.pruning.finetune import tune
 from prune_lab.pruning.masks import Masks
-from prune_lab.pruning.training import tune
 from prune_lab.training import loop
 from prune_lab.training.lora import Lora
 from prune_lab.training.settings import Training

@@ -12,10 +12,10 @@ import torch
 
 from prune_lab.data.samples import Samples
 from prune_lab.models.load import Checkpoint
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.gum import GUM
-from prune_lab.pruning.schedule import Cubic
 from prune_lab.pruning.target import Target
-from prune_lab.pruning.training import prune_while_training
 from prune_lab.training.settings import Training
 
 
@@ -26,11 +26,13 @@ def train(folder: Path, out: Path, states: Path | None = None) -> None:
     tokens = torch.randint(64, (12, 16), generator=torch.Generator().manual_seed(0))
     samples = Samples(tokens, torch.tensor([16, 5, 9] * 4), torch.tensor([0, 2, 4, 1] * 3))
     training = Training(steps=12, batch_size=4, lr=1e-3, save_every=5 if states else 0)
-    masks, progress = prune_while_training(
-        model, GUM(lr=0.1), Target("neurons", 0.5), Cubic(), training, samples, torch.device("cpu"), folder=states
-    )
+    target, calibration = Target("neurons", 0.5), Calibration(tokens)
+    context = PruningContext(model, target, calibration, training=training, samples=lambda: samples, folder=states)
+    result = GUM(lr=0.1).prune(context)
     if os.environ.get("RANK", "0") == "0":
-        torch.save({"weights": model.hf.state_dict(), "masks": dict(masks), "losses": progress.losses}, out)
+        torch.save(
+            {"weights": model.hf.state_dict(), "masks": dict(result.masks), "losses": result.progress.losses}, out
+        )
 
 
 def in_two_processes(*command: str) -> list[str]:

@@ -3,7 +3,7 @@ import pytest
 from prune_lab.errors import BadInput
 from prune_lab.pruning.allocation.owl import OWL
 from prune_lab.pruning.allocation.uniform import Uniform
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.target import Target
 
 

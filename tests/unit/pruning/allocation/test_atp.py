@@ -2,7 +2,7 @@ import pytest
 
 from prune_lab.errors import BadInput
 from prune_lab.pruning.allocation.atp import ATP, progression
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.target import Target
 
 

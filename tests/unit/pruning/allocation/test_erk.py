@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune_lab.pruning.allocation.erk import ERK, densities
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.target import Target
 

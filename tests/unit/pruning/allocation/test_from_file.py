@@ -4,7 +4,7 @@ import pytest
 
 from prune_lab.errors import BadInput
 from prune_lab.pruning.allocation.from_file import FromFile
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.target import Target
 

@@ -3,7 +3,8 @@ import torch
 
 from prune_lab.errors import BadInput, NotPositiveDefinite
 from prune_lab.pruning.allocation.measured import Measured, output_energy
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
@@ -25,9 +26,9 @@ def test_errors_are_those_of_the_dense_model_and_nothing_is_written(tiny_model, 
     allocation, target = Measured(inner, levels=[0.5]), Target(level=0.25)
     budget = allocation.budget(model, Calibration(tokens), target)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.hf.state_dict().items())
-    calibration = Calibration(tokens, propagate="dense")  # 96 tokens: its probes are all the inputs
-    inner.prune(model, calibration, Target(level=0.5))
-    slopes = {row.name: row.error / (row.shape[0] * row.shape[1]) for row in calibration.rows}
+    calibration = Calibration(tokens, propagate="dense")  # 96 tokens: all are in the error samples
+    rows = inner.prune(PruningContext(model, Target(level=0.5), calibration)).layers
+    slopes = {row.name: row.error / (row.shape[0] * row.shape[1]) for row in rows.values()}
     taken = [slopes[name] for name in slopes if budget[name] == 0.5]
     spared = [slopes[name] for name in slopes if budget[name] == 0]
     assert len(taken) + len(spared) >= len(slopes) - 1

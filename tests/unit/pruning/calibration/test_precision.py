@@ -2,7 +2,9 @@ import torch
 from torch import nn
 
 from prune_lab.pruning.calibration import precision
-from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
+from prune_lab.pruning.calibration.blocks import iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.calibration.collect import collect
 from prune_lab.pruning.calibration.statistics import Hessian
 
 
@@ -34,10 +36,10 @@ def test_statistics_of_widened_passes_are_those_of_half_precision_but_for_roundi
     tokens = torch.randint(0, 64, (4, 16), generator=torch.Generator().manual_seed(0))
     found = []
     for slow in (True, False):
-        monkeypatch.setattr("prune_lab.pruning.calibration.blocks.is_slow_at", lambda dtype, device, slow=slow: slow)
+        monkeypatch.setattr("prune_lab.pruning.calibration.collect.is_slow_at", lambda dtype, device, slow=slow: slow)
         model = tiny_model("gemma3_text", torch.bfloat16)
         for _, inputs in iterate_blocks(model, Calibration(tokens, batch_size=2)):
-            found.append({name: statistic.value for name, statistic in inputs.collect(Hessian).items()})
+            found.append({name: statistic.value for name, statistic in collect(inputs, Hessian).items()})
         assert model.dtype == torch.bfloat16
     half = len(found) // 2
     for wide, narrow in zip(found[:half], found[half:], strict=True):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import keep_all_but
 from prune_lab.pruning.methods.admm import ADMM, select_mask
 from prune_lab.pruning.methods.alps import ALPS
@@ -116,7 +117,7 @@ def test_the_mask_grows_with_the_share():
 @pytest.mark.parametrize("family", ["opt", "llama", "gemma3_text"])
 def test_nothing_overflows_at_95_percent(tiny_model, random_tokens, family, dtype, method):
     model = tiny_model(family, dtype)
-    method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.95))
+    method.prune(PruningContext(model, Target(level=0.95), Calibration(random_tokens(4, 16))))
     assert torch.isfinite(model.hf(random_tokens(2, 8)).logits).all()
 
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.dsnot import DSnoT, InputMoments
-from prune_lab.pruning.methods.method import keep_in_rows
+from prune_lab.pruning.methods.selection import keep_in_rows
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
@@ -75,8 +76,12 @@ def test_rows_keep_their_count_and_come_nearer():
 def test_feed_forward_layers_can_be_skipped(tiny_model, random_tokens):
     model = tiny_model("llama")
     target, wanda = Target(level=0.5, layers=[0, 1]), Wanda()
-    plain = wanda.prune(tiny_model("llama"), Calibration(random_tokens(4, 16)), target)
-    masks = DSnoT(wanda, tolerance=0.0, skip_mlp=True).prune(model, Calibration(random_tokens(4, 16)), target)
+    plain = wanda.prune(PruningContext(tiny_model("llama"), target, Calibration(random_tokens(4, 16)))).masks
+    masks = (
+        DSnoT(wanda, tolerance=0.0, skip_mlp=True)
+        .prune(PruningContext(model, target, Calibration(random_tokens(4, 16))))
+        .masks
+    )
     mlp = {linear.name for linear in model.blocks[0].mlp.linears}
     assert {name for name in plain if torch.equal(plain[name], masks[name])} == mlp
 
@@ -84,7 +89,11 @@ def test_feed_forward_layers_can_be_skipped(tiny_model, random_tokens):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_at_a_high_level(tiny_model, random_tokens, dtype):
     model = tiny_model("llama", dtype)
-    masks = DSnoT(SparseGPT(), tolerance=0.0).prune(model, Calibration(random_tokens(4, 16)), Target(level=0.95))
+    masks = (
+        DSnoT(SparseGPT(), tolerance=0.0)
+        .prune(PruningContext(model, Target(level=0.95), Calibration(random_tokens(4, 16))))
+        .masks
+    )
     assert all(int((~mask).sum()) == int(0.95 * mask.numel()) for mask in masks.values())
     assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
 

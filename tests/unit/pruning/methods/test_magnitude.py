@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import keep_top
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.random import Random
@@ -16,7 +17,7 @@ def pruned(tiny_model, random_tokens):
     def prune(method, target):
         model = tiny_model("llama")
         dense = {linear.name: linear.weight.clone() for linear in model.linears}
-        masks = method.prune(model, Calibration(random_tokens(2, 8)), target)
+        masks = method.prune(PruningContext(model, target, Calibration(random_tokens(2, 8)))).masks
         for linear in model.linears:
             assert torch.equal(linear.weight, dense[linear.name] * masks[linear.name])
         return dense, masks
@@ -55,7 +56,7 @@ def test_the_sign_does_not_matter(tiny_model, random_tokens):
     model = tiny_model("opt")
     linear = model.blocks[0].linears[0]
     linear.weight.copy_(torch.tensor([-9.0, 1.0]).repeat(32, 16))
-    Magnitude().prune(model, Calibration(random_tokens(2, 8)), Target(level=0.5))
+    Magnitude().prune(PruningContext(model, Target(level=0.5), Calibration(random_tokens(2, 8))))
     assert torch.equal(linear.weight, torch.tensor([-9.0, 0.0]).repeat(32, 16))
 
 
@@ -86,7 +87,7 @@ def test_one_cut_for_the_model_cannot_follow_a_pattern_or_a_budget(target):
 def test_one_cut_for_a_range_of_layers_counts_these_layers_only(tiny_model, random_tokens):
     model = tiny_model("opt")
     target = Target(level=0.5, layers=[1, 2])
-    masks = Magnitude("model").prune(model, Calibration(random_tokens(2, 8)), target)
+    masks = Magnitude("model").prune(PruningContext(model, target, Calibration(random_tokens(2, 8)))).masks
     linears = model.blocks[1].linears
     assert set(masks) == {linear.name for linear in linears}
     assert sum(int((~mask).sum()) for mask in masks.values()) == sum(linear.weight.numel() for linear in linears) // 2
@@ -101,8 +102,8 @@ def test_whole_units_go_with_all_that_belongs_to_them(tiny_model, random_tokens,
     units = target.units(model)
     norms = {each.name: each.norm(2) for each in units}
     before = {key: tensor.clone() for key, tensor in model.hf.state_dict().items()}
-    calibration = Calibration(random_tokens(2, 8))
-    masks = method.prune(model, calibration, target)
+    result = method.prune(PruningContext(model, target, Calibration(random_tokens(2, 8))))
+    masks = result.masks
     assert list(masks) == [each.name for each in units]
     total = sum(each.count for each in units)
     assert sum(int(keep.count_nonzero()) for keep in masks.values()) == total - int(level * total)
@@ -121,7 +122,7 @@ def test_whole_units_go_with_all_that_belongs_to_them(tiny_model, random_tokens,
     if type(method) is Magnitude and method.scope == "model":
         assert torch.cat(lost).max() <= torch.cat(kept).min()
     linears = {member.linear.name for each in units for member in each.members}
-    assert {row.name for row in calibration.rows} == linears
+    assert set(result.layers) == linears
     unchanged = [key for key in before if not any(key.startswith(f"{linear}.") for linear in linears)]
     assert all(torch.equal(before[key], model.hf.state_dict()[key]) for key in unchanged)
 
@@ -136,4 +137,4 @@ def test_one_cut_that_would_empty_a_block_ends_the_run(tiny_model, random_tokens
     for linear in model.blocks[0].mlp.linears:
         linear.weight.mul_(1e-3)
     with pytest.raises(RunFailed, match=r"one cut of 0\.6 for the model leaves none of .* method\.scope=layer"):
-        Magnitude("model").prune(model, Calibration(random_tokens(2, 8)), Target("neurons", 0.6))
+        Magnitude("model").prune(PruningContext(model, Target("neurons", 0.6), Calibration(random_tokens(2, 8))))

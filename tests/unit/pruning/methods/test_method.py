@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.admm import ADMM
 from prune_lab.pruning.methods.alps import ALPS
 from prune_lab.pruning.methods.dense import Dense
@@ -35,9 +36,9 @@ def test_blocks_outside_the_range_are_left_bit_for_bit(tiny_model, random_tokens
     model = tiny_model("llama")
     before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
     calibration = Calibration(random_tokens(4, 16), batch_size=3)
-    masks = method.prune(model, calibration, Target(level=0.5, layers=[1, 2]))
+    result = method.prune(PruningContext(model, Target(level=0.5, layers=[1, 2]), calibration))
     pruned = {linear.name for linear in model.blocks[1].linears}
-    assert set(masks) == pruned == {row.name for row in calibration.rows}
+    assert set(result.masks) == pruned == set(result.layers)
     for name, tensor in model.hf.state_dict().items():
         changed = name.removesuffix(".weight") in pruned
         assert torch.equal(tensor, before[name]) is not changed, name
@@ -47,7 +48,7 @@ def test_blocks_outside_the_range_are_left_bit_for_bit(tiny_model, random_tokens
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_half_precision_models_are_pruned_in_their_own_type(tiny_model, random_tokens, method, dtype):
     model = tiny_model("qwen3", dtype)
-    masks = method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5))
+    masks = method.prune(PruningContext(model, Target(level=0.5), Calibration(random_tokens(4, 16)))).masks
     for linear in model.linears:
         assert linear.weight.dtype == dtype
         assert not linear.weight[~masks[linear.name]].any()
@@ -60,7 +61,7 @@ def test_half_precision_models_are_pruned_in_their_own_type(tiny_model, random_t
 @pytest.mark.parametrize("method", FIELD, ids=lambda method: type(method).__name__)
 def test_nothing_breaks_at_95_percent_in_any_type(tiny_model, random_tokens, method, family, dtype):
     model = tiny_model(family, dtype)
-    method.prune(model, Calibration(random_tokens(6, 16)), Target(level=0.95))
+    method.prune(PruningContext(model, Target(level=0.95), Calibration(random_tokens(6, 16))))
     assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
     zeros = sum(int((linear.weight == 0).sum()) for linear in model.linears)
     assert 0.93 < zeros / sum(linear.weight.numel() for linear in model.linears) < 0.96
@@ -71,7 +72,7 @@ def test_nothing_breaks_at_95_percent_in_any_type(tiny_model, random_tokens, met
 def test_any_pattern_that_divides_is_obeyed_in_every_group(tiny_model, random_tokens, method, pattern):
     target = Target(pattern)
     n, m = target.n_of_m
-    masks = method.prune(tiny_model("opt"), Calibration(random_tokens(4, 16)), target)
+    masks = method.prune(PruningContext(tiny_model("opt"), target, Calibration(random_tokens(4, 16)))).masks
     assert len(masks) == 18
     for mask in masks.values():
         assert (mask.unflatten(1, (-1, m)).sum(-1) == n).all()
@@ -81,7 +82,9 @@ def test_any_pattern_that_divides_is_obeyed_in_every_group(tiny_model, random_to
 def test_a_budget_is_obeyed_by_name(tiny_model, random_tokens, method):
     model = tiny_model("opt")
     name = model.blocks[1].linears[2].name
-    masks = method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5, budget={name: 0.25}))
+    masks = method.prune(
+        PruningContext(model, Target(level=0.5, budget={name: 0.25}), Calibration(random_tokens(4, 16)))
+    ).masks
     for linear, mask in masks.items():
         assert int((~mask).sum()) == mask.numel() // (4 if linear == name else 2)
 
@@ -90,7 +93,7 @@ def test_a_budget_is_obeyed_by_name(tiny_model, random_tokens, method):
 def test_level_zero_changes_nothing_beyond_rounding(tiny_model, random_tokens, method):
     model = tiny_model("opt")
     dense = {linear.name: linear.weight.clone() for linear in model.linears}
-    masks = method.prune(model, Calibration(random_tokens(8, 16)), Target(level=0.0))
+    masks = method.prune(PruningContext(model, Target(level=0.0), Calibration(random_tokens(8, 16)))).masks
     for linear in model.linears:
         assert masks[linear.name].all()
         torch.testing.assert_close(linear.weight, dense[linear.name], rtol=1e-4, atol=1e-5)
@@ -99,5 +102,5 @@ def test_level_zero_changes_nothing_beyond_rounding(tiny_model, random_tokens, m
 def test_dense_prunes_nothing(tiny_model, random_tokens):
     model = tiny_model("opt")
     before = model.fingerprint()
-    assert Dense().prune(model, Calibration(random_tokens(2, 8)), Target(level=0.9)) == {}
+    assert Dense().prune(PruningContext(model, Target(level=0.9), Calibration(random_tokens(2, 8)))).masks == {}
     assert model.fingerprint() == before

@@ -1,12 +1,15 @@
 import torch
 
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.random import Random
 from prune_lab.pruning.target import Target
 
 
 def masks_of(model, tokens, seed=0, **target):
-    return Random().prune(model, Calibration(tokens, seed=seed), Target(**{"level": 0.5, **target}))
+    return (
+        Random().prune(PruningContext(model, Target(**{"level": 0.5, **target}), Calibration(tokens), seed=seed)).masks
+    )
 
 
 def test_the_choice_depends_on_the_seed_and_the_layer_only(tiny_model, random_tokens):

@@ -4,8 +4,9 @@ from torch import nn
 
 from prune_lab.errors import BadInput
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.statistics import InputNorm
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.dsnot import DSnoT
 from prune_lab.pruning.methods.ria import RIA, relative_importance
 from prune_lab.pruning.target import Target
@@ -54,7 +55,7 @@ def test_a_pattern_compares_within_groups():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_at_a_high_level(tiny_model, random_tokens, dtype):
     model = tiny_model("llama", dtype)
-    masks = RIA().prune(model, Calibration(random_tokens(4, 16)), Target(level=0.95))
+    masks = RIA().prune(PruningContext(model, Target(level=0.95), Calibration(random_tokens(4, 16)))).masks
     assert all(((~mask).sum(1) == int(0.95 * mask.shape[1])).all() for mask in masks.values())
     assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
 
@@ -67,19 +68,22 @@ def test_a_negative_power_is_refused():
 def test_permuted_channels_keep_more_of_the_score_in_an_order_that_is_told(tiny_model, random_tokens):
     model, plain = tiny_model("llama"), tiny_model("llama")
     method, tokens = RIA(permute=True), random_tokens(6, 16)
-    masks = method.prune(model, Calibration(tokens), Target("2:4"))
-    natural = RIA().prune(plain, Calibration(tokens), Target("2:4"))
-    assert set(method.orders) == set(masks)
+    result = method.prune(PruningContext(model, Target("2:4"), Calibration(tokens)))
+    masks, orders = result.masks, result.channel_orders
+    natural = RIA().prune(PruningContext(plain, Target("2:4"), Calibration(tokens)))
+    assert set(orders) == set(masks)
     for name, mask in masks.items():
-        assert (mask[:, method.orders[name]].unflatten(1, (-1, 4)).sum(-1) == 2).all()
+        assert (mask[:, orders[name]].unflatten(1, (-1, 4)).sum(-1) == 2).all()
     first = model.blocks[0].linears[0].name  # its inputs are those of the dense model in both
-    assert not torch.equal(masks[first], natural[first])
-    assert not RIA().orders
+    assert not torch.equal(masks[first], natural.masks[first])
+    assert not natural.channel_orders
 
 
 def test_permuting_changes_nothing_without_a_pattern(tiny_model, random_tokens):
     masks = [
-        RIA(permute=permute).prune(tiny_model("opt"), Calibration(random_tokens(4, 16)), Target(level=0.6))
+        RIA(permute=permute)
+        .prune(PruningContext(tiny_model("opt"), Target(level=0.6), Calibration(random_tokens(4, 16))))
+        .masks
         for permute in (False, True)
     ]
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput, NotPositiveDefinite
-from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
+from prune_lab.pruning.calibration.blocks import iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.feed_forward import feed_forward_weights, network_of
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.sparsellm import SparseLLM
@@ -23,7 +25,9 @@ def test_one_round_is_sparsegpt_bit_for_bit(tiny_model, random_tokens, family, t
     found = []
     for method in (SparseGPT(), SparseLLM(rounds=1, adam_refine=0)):
         model = tiny_model(family, dtype)
-        method.prune(model, Calibration(random_tokens(6, 16), batch_size=4, sequential=sequential), target)
+        method.prune(
+            PruningContext(model, target, Calibration(random_tokens(6, 16), batch_size=4, sequential=sequential))
+        )
         found.append(state(model))
     for name, tensor in found[0].items():
         assert torch.equal(tensor, found[1][name]), name
@@ -33,7 +37,7 @@ def test_attention_is_sparsegpts_bit_for_bit_whatever_the_rounds(tiny_model, ran
     found = []
     for method in (SparseGPT(), SparseLLM(rounds=3)):
         model = tiny_model("llama")
-        method.prune(model, Calibration(random_tokens(6, 16)), Target(level=0.6, layers=[0, 1]))
+        method.prune(PruningContext(model, Target(level=0.6, layers=[0, 1]), Calibration(random_tokens(6, 16))))
         found.append(model.blocks[0])
     for linear, other in zip(*(block.linears for block in found), strict=True):
         assert torch.equal(linear.weight, other.weight) is (linear not in found[0].mlp.linears), linear.name
@@ -54,7 +58,7 @@ def test_more_rounds_and_polish_never_end_worse_than_sparsegpt(tiny_model, famil
     for rounds, adam_refine in ((1, 0), (2, 0), (4, 0), (4, 1)):
         model = tiny_model(family)
         SparseLLM(rounds=rounds, adam_refine=adam_refine).prune(
-            model, Calibration(tokens), Target(level=level, layers=[0, 1])
+            PruningContext(model, Target(level=level, layers=[0, 1]), Calibration(tokens))
         )
         errors.append(network_error(model, tiny_model(family), tokens))
     assert all(error < errors[0] for error in errors[1:])
@@ -65,7 +69,11 @@ def test_more_rounds_and_polish_never_end_worse_than_sparsegpt(tiny_model, famil
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_nothing_overflows_at_any_level(tiny_model, family, random_tokens, dtype, variant):
     model = tiny_model(family, dtype)
-    masks = SparseLLM(variant=variant).prune(model, Calibration(random_tokens(4, 16)), Target(level=0.95))
+    masks = (
+        SparseLLM(variant=variant)
+        .prune(PruningContext(model, Target(level=0.95), Calibration(random_tokens(4, 16))))
+        .masks
+    )
     assert torch.isfinite(model.hf(random_tokens(2, 8)).logits).all()
     for linear in model.linears:
         assert int((~masks[linear.name]).sum()) == int(0.95 * linear.weight.numel())
@@ -75,7 +83,11 @@ def test_a_budget_is_obeyed_in_every_part(tiny_model, random_tokens):
     model = tiny_model("llama")
     mlp = model.blocks[1].mlp
     budget = {mlp.up.name: 0.25, mlp.gate.name: 0.75, mlp.down.name: 0.4}
-    masks = SparseLLM(rounds=2).prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5, budget=budget))
+    masks = (
+        SparseLLM(rounds=2)
+        .prune(PruningContext(model, Target(level=0.5, budget=budget), Calibration(random_tokens(4, 16))))
+        .masks
+    )
     for linear, mask in masks.items():
         assert int((~mask).sum()) == int(budget.get(linear, 0.5) * mask.numel())
 
@@ -85,14 +97,16 @@ def test_only_the_ratios_of_the_weights_matter(tiny_model, random_tokens):
     for factor in (1.0, 8.0):
         model = tiny_model("opt")
         method = SparseLLM(alpha=factor, beta=2 * factor, gamma=3 * factor, adam_refine=0)
-        method.prune(model, Calibration(random_tokens(4, 16)), Target(level=0.5, layers=[0, 1]))
+        method.prune(PruningContext(model, Target(level=0.5, layers=[0, 1]), Calibration(random_tokens(4, 16))))
         found.append(model.blocks[0].mlp.up.weight)
     torch.testing.assert_close(*found, rtol=1e-2, atol=1e-3)
 
 
 def test_a_hessian_without_a_factor_names_the_layer_and_the_remedy(tiny_model, random_tokens):
     with pytest.raises(NotPositiveDefinite, match=r"layers\.0\..*method\.damping"):
-        SparseLLM(damping=0.0).prune(tiny_model("opt"), Calibration(random_tokens(1, 4)), Target(level=0.5))
+        SparseLLM(damping=0.0).prune(
+            PruningContext(tiny_model("opt"), Target(level=0.5), Calibration(random_tokens(1, 4)))
+        )
 
 
 @pytest.mark.parametrize(

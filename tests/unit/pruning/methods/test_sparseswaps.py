@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prune_lab.errors import BadInput
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.sparseswaps import SparseSwaps
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
@@ -91,7 +92,9 @@ def test_max_swaps_bounds_the_exchanges_of_a_row():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_at_a_high_level(tiny_model, random_tokens, dtype):
     model = tiny_model("llama", dtype)
-    masks = SparseSwaps(Wanda()).prune(model, Calibration(random_tokens(4, 16)), Target(level=0.95))
+    masks = (
+        SparseSwaps(Wanda()).prune(PruningContext(model, Target(level=0.95), Calibration(random_tokens(4, 16)))).masks
+    )
     assert all(((~mask).sum(1) == int(0.95 * mask.shape[1])).all() for mask in masks.values())
     assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
 

@@ -10,19 +10,22 @@ from transformers import OPTConfig, OPTForCausalLM
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.units import Units, all_heads, all_neurons
-from prune_lab.pruning.live_mask import UnitMask
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.finetune import tune
 from prune_lab.pruning.methods.gradual_magnitude import GradualMagnitude
 from prune_lab.pruning.methods.gradual_random import GradualRandom
-from prune_lab.pruning.methods.gum import GUM, similarity
+from prune_lab.pruning.methods.gum import GUM, SimilarityMask, similarity
 from prune_lab.pruning.methods.hard_concrete import GateMask, HardConcrete
-from prune_lab.pruning.methods.movement import Movement, SoftMovement
+from prune_lab.pruning.methods.masked_training import PolicyHooks
+from prune_lab.pruning.methods.movement import Movement
+from prune_lab.pruning.methods.soft_movement import SoftMovement
 from prune_lab.pruning.methods.trained import TrainedMethod
-from prune_lab.pruning.schedule import Cubic
 from prune_lab.pruning.target import Target
-from prune_lab.pruning.training import check_teacher, prune_while_training, tune
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.training.losses import Distillation
 from prune_lab.training.settings import Training
+from prune_lab.training.teacher import check_teacher
 
 YAMLS = [
     path.stem
@@ -50,7 +53,10 @@ def train_on(
 ):
     training = Training(**{"steps": steps, "batch_size": 4, "lr": 1e-3, **settings})
     target = Target(pattern, level, layers)
-    return prune_while_training(model, method, target, Cubic(), training, samples, CPU, folder=folder)
+    calibration = Calibration(samples.tokens)
+    context = PruningContext(model, target, calibration, training=training, samples=lambda: samples, folder=folder)
+    result = method.prune(context)
+    return result.masks, result.progress
 
 
 def test_the_methods_of_the_study_are_there():
@@ -122,7 +128,10 @@ def test_scores_of_one_neuron_or_of_its_two_matrices(tiny_model, random_tokens):
 
 
 def test_hard_concrete_gates_by_hand():
-    method, mask = HardConcrete(weight=2.0), GateMask(Units("units", (), 3), torch.tensor([-3.0, 0.0, 3.0]))
+    method, mask = (
+        HardConcrete(weight=2.0),
+        GateMask(Units("units", (), 3), torch.tensor([-3.0, 0.0, 3.0]), torch.Generator()),
+    )
     mask.noise.copy_(torch.tensor([4.0, 0.5, 1.0]))
     mask.drawn = True
     opened = [1 / (1 + math.exp(-1.5 * logit)) for logit in (1.0, 0.5, 4.0)]
@@ -248,11 +257,8 @@ def test_a_teacher_may_come_from_a_folder_and_must_fit(tiny_model, model_folder,
         check_teacher(tiny_model("opt"), Training(distill=Distillation(teacher="/nowhere")))
 
 
-def mask_of(count: int, keep: list[bool] | None = None) -> UnitMask:
-    class Units:
-        name = "units"
-
-    mask = UnitMask(Units(), torch.zeros(count), learned=True)
+def mask_of(count: int, keep: list[bool] | None = None) -> SimilarityMask:
+    mask = SimilarityMask(Units("units", (), count), torch.zeros(count))
     if keep:
         mask.set(torch.tensor(keep))
     return mask
@@ -272,7 +278,7 @@ def test_padding_does_not_enter_the_similarities(tiny_model, random_tokens):
     for seed in (1, 2):
         tokens = torch.where(torch.arange(16) < lengths[:, None], random_tokens(4, 16), random_tokens(4, 16, seed))
         method, kept = GUM(), {}
-        method.stop = lambda method=method, kept=kept: (kept.update(method._running), GUM.stop(method))
+        method.finish = lambda live, final, kept=kept: kept.update({mask.key: mask.running for mask in live})
         train_on(tiny_model("opt"), method, Samples(tokens, lengths), steps=1)
         found.append(kept)
     for name, gram in found[0].items():
@@ -283,14 +289,14 @@ def test_the_average_forgets_the_past_by_its_momentum_or_inverted():
     for inverted, expected in ((False, 0.8 * (0.2 * 1) + 0.2 * 9), (True, 0.2 * (0.8 * 1) + 0.8 * 9)):
         method, mask = GUM(momentum=0.8, inverted=inverted), mask_of(1)
         for square in (1.0, 9.0):
-            method._batch["units"] = torch.tensor([[square]])
+            mask.batch = torch.tensor([[square]])
             method.after_backward([mask], 0.0)
-        assert float(method._running["units"]) == pytest.approx(expected)
+        assert float(mask.running) == pytest.approx(expected)
 
 
 def test_the_penalty_decays_and_weighs_similar_neurons_more():
     method, mask = GUM(weight=2.0, uniqueness=3.0), mask_of(2)
-    method._similarity["units"] = torch.tensor([0.5, 0.0])
+    mask.similarity = torch.tensor([0.5, 0.0])
     for sparsity, decay in ((0.0, 2.0 / 0.25), (0.75, 2.0)):
         penalty = method.penalty([mask], sparsity, 0.75)
         assert float(penalty.detach()) == pytest.approx(decay * (0.5 * 2.5 + 0.5) / 2)
@@ -345,3 +351,20 @@ def test_the_soft_threshold_moves_with_the_schedule_and_the_level_limits_it():
     for sparsity, expected in ((0.0, [1, 1, 1, 1]), (0.25, [0, 1, 1, 1]), (0.5, [0, 0, 1, 1])):
         method.update([mask], sparsity, 0.5)
         assert mask.mask.tolist() == expected
+
+
+def test_a_state_of_an_earlier_version_is_refused(tiny_model, random_tokens, tmp_path):
+    model, target = tiny_model("opt"), Target("neurons", 0.5)
+    context = PruningContext(model, target, Calibration(random_tokens(4, 8)), folder=tmp_path)
+    hooks = PolicyHooks(GUM(), GUM().make_masks(target.units(model), 0), context)
+    hooks.load_state_dict(hooks.state_dict())
+    with pytest.raises(BadInput, match=r"earlier version of prune_lab; remove the folder"):
+        hooks.load_state_dict({"live": {}, "method": {}})
+
+
+def test_a_method_leaves_no_hook_and_no_mask_on_the_model(tiny_model, random_tokens):
+    model = tiny_model("opt")
+    train(model, GUM(), random_tokens(8, 16), steps=2)
+    for module in model.hf.modules():
+        assert not module._forward_pre_hooks
+        assert not hasattr(module, "parametrizations")

@@ -3,8 +3,11 @@ import torch
 from torch import nn
 
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
+from prune_lab.pruning.calibration.blocks import iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.calibration.collect import collect
 from prune_lab.pruning.calibration.statistics import InputNorm
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import keep_top
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
@@ -45,9 +48,9 @@ def test_a_pattern_compares_scores_within_groups():
 def test_the_masks_are_those_of_the_formula(tiny_model, random_tokens, level):
     dense, model = tiny_model("llama"), tiny_model("llama")
     calibration = Calibration(random_tokens(4, 16), batch_size=3)
-    masks = Wanda().prune(model, calibration, Target(level=level))
+    masks = Wanda().prune(PruningContext(model, Target(level=level), calibration)).masks
     for (block, inputs), pruned in zip(iterate_blocks(dense, calibration), model.blocks, strict=True):
-        statistics = inputs.collect(InputNorm)
+        statistics = collect(inputs, InputNorm)
         for linear, other in zip(block.linears, pruned.linears, strict=True):
             keep = keep_top(linear.weight.abs() * statistics[linear.name].value, level)
             assert torch.equal(masks[linear.name], keep)
@@ -56,7 +59,9 @@ def test_the_masks_are_those_of_the_formula(tiny_model, random_tokens, level):
 
 
 def test_exactly_the_floor_of_each_row_goes(tiny_model, random_tokens):
-    masks = Wanda().prune(tiny_model("gpt2"), Calibration(random_tokens(2, 8)), Target(level=0.29))
+    masks = (
+        Wanda().prune(PruningContext(tiny_model("gpt2"), Target(level=0.29), Calibration(random_tokens(2, 8)))).masks
+    )
     assert all(((~mask).sum(1) == int(0.29 * mask.shape[1])).all() for mask in masks.values())
 
 

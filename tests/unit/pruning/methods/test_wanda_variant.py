@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.calibration.blocks import Calibration
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.statistics import InputNorm
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import keep_n_of_m
 from prune_lab.pruning.methods.wanda_variant import WandaVariant, cumulative_shares
 from prune_lab.pruning.target import Target
@@ -90,6 +91,6 @@ def test_a_pattern_compares_within_groups():
 @pytest.mark.parametrize("family", ["opt", "llama", "gemma3_text"])
 def test_nothing_overflows_at_95_percent(tiny_model, random_tokens, family, dtype):
     model = tiny_model(family, dtype)
-    masks = WandaVariant().prune(model, Calibration(random_tokens(4, 16)), Target(level=0.95))
+    masks = WandaVariant().prune(PruningContext(model, Target(level=0.95), Calibration(random_tokens(4, 16)))).masks
     assert all(int((~mask).sum()) == int(0.95 * mask.numel()) for mask in masks.values())
     assert torch.isfinite(model.hf(random_tokens(2, 8)).logits).all()

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prune_lab.models.view import Block
-from prune_lab.pruning.calibration.blocks import BlockInputs, LayerRow
-from prune_lab.pruning.masks import Masks
+from prune_lab.pruning.block_pruning import BlockPruning
+from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -35,52 +35,48 @@ class FinishedBlocks:
     folder: Path
     settings: str
     every: float
-    _waiting: list[tuple[Block, list[str], dict[str, Tensor]]] = field(default_factory=list, init=False)
+    _waiting: list[Block] = field(default_factory=list, init=False)
     _written: float = field(default_factory=time.monotonic, init=False)
 
-    def restore(self, inputs: BlockInputs, orders: dict[str, Tensor]) -> Masks | None:
-        """Gives a block the weights it was left with, and its rows and orders back.
+    def restore(self, pruning: BlockPruning) -> bool:
+        """Gives a block the weights it was left with, and its rows and channel orders to the result.
 
         Args:
-            inputs: of the block, which is as it was before.
-            orders: of input channels, see `Method.orders`; changed in place.
+            pruning: of the block, which is as it was before.
 
         Returns:
-            What was kept in it; ``None`` if the block is not done.
+            Whether the block was done.
         """
-        block = inputs.block
-        found = self._read(block)
+        found = self._read(pruning.block)
         if found is None:
-            return None
-        weights, channel_orders, rows = found
-        linears = {linear.name: linear for linear in block.linears if linear.name in {row.name for row in rows}}
-        inputs.replace(weights, linears.values())
-        inputs.calibration.rows.extend(rows)
-        orders.update(channel_orders)
-        logger.info("%s was pruned before the interruption", block.name)
-        return Masks({name: (linear.weight != 0).cpu() for name, linear in linears.items()})
+            return False
+        pruning.restore(*found)
+        logger.info("%s was pruned before the interruption", pruning.block.name)
+        return True
 
-    def note(self, block: Block, masks: Masks, orders: Mapping[str, Tensor]) -> None:
-        """A block is pruned; it is written by a later `settle`."""
-        names = list(masks)
-        self._waiting.append((block, names, {name: orders[name] for name in names if name in orders}))
+    def note(self, block: Block) -> None:
+        """Notes that a block is pruned; it is written by a later `settle`."""
+        self._waiting.append(block)
 
-    def settle(self, rows: list[LayerRow]) -> None:
-        """The outputs of all blocks before are known, and their rows complete: writes them if it is time."""
+    def settle(self, result: PruningResult) -> None:
+        """Writes the blocks before, if it is time: their outputs are known, and their rows complete."""
         if not self._waiting or time.monotonic() - self._written < self.every:
             return
-        for block, names, orders in self._waiting:
-            self._write(block, [row for row in rows if row.name in names], orders)
+        for block in self._waiting:
+            self._write(block, result)
         self._waiting.clear()
         self._written = time.monotonic()
 
-    def _write(self, block: Block, rows: list[LayerRow], orders: Mapping[str, Tensor]) -> None:
+    def _write(self, block: Block, result: PruningResult) -> None:
+        rows = [result.layers[linear.name] for linear in block.linears if linear.name in result.layers]
+        orders = {row.name: result.channel_orders[row.name] for row in rows if row.name in result.channel_orders}
         tensors = {f"weight {name}": tensor.contiguous() for name, tensor in block.module.state_dict().items()}
         tensors |= {f"order {name}": order.contiguous() for name, order in orders.items()}
         about = {"settings": self.settings, "rows": json.dumps([asdict(row) for row in rows])}
         write_atomically(self._path(block), lambda path: save_file(tensors, path, metadata=about))
 
-    def _read(self, block: Block) -> tuple[dict[str, Tensor], dict[str, Tensor], list[LayerRow]] | None:
+    def _read(self, block: Block) -> tuple[dict[str, Tensor], Sequence[LayerRow], dict[str, Tensor]] | None:
+        """Reads the weights, the rows and the channel orders of a block; ``None`` if there is no file that counts."""
         try:
             with safe_open(self._path(block), "pt") as file:
                 about = file.metadata() or {}
@@ -98,7 +94,7 @@ class FinishedBlocks:
             kind, _, rest = name.partition(" ")
             parts[kind][rest] = tensor
         orders = {row.name: parts["order"][row.name] for row in rows if row.name in parts["order"]}
-        return parts["weight"], orders, rows
+        return parts["weight"], rows, orders
 
     def _path(self, block: Block) -> Path:
         return self.folder / f"block_{block.index}.safetensors"

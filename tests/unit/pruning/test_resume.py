@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from prune_lab.pruning.calibration.blocks import Calibration, iterate_blocks
-from prune_lab.pruning.calibration.resume import FinishedBlocks
+from prune_lab.pruning.calibration.blocks import iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.ria import RIA
 from prune_lab.pruning.methods.wanda import Wanda
+from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.target import Target
 
 
@@ -18,11 +20,14 @@ def pruned(tiny_model, random_tokens, tmp_path):
         method, model = method or Wanda(), tiny_model("opt")
         calls = []
         prune_block = method.prune_block
-        method.prune_block = lambda block, *rest: calls.append(block.index) or prune_block(block, *rest)
-        method.done = FinishedBlocks(tmp_path, settings, every)
-        method.prune(model, Calibration(random_tokens(4, 16), batch_size=4), target or Target(level=0.5))
+        method.prune_block = lambda pruning: calls.append(pruning.block.index) or prune_block(pruning)
+        finished = FinishedBlocks(tmp_path, settings, every)
+        calibration = Calibration(random_tokens(4, 16), batch_size=4)
+        context = PruningContext(model, target or Target(level=0.5), calibration, finished_blocks=finished)
+        prune.results.append(method.prune(context))
         return calls, model
 
+    prune.results = []
     return prune
 
 
@@ -55,12 +60,13 @@ def test_a_damaged_file_does_not_count(pruned, tmp_path, caplog):
 
 
 def test_orders_of_channels_come_back(pruned):
-    first, second = RIA(permute=True), RIA(permute=True)
-    pruned(method=first, target=Target("2:4"))
-    calls, _ = pruned(method=second, target=Target("2:4"))
+    pruned(method=RIA(permute=True), target=Target("2:4"))
+    calls, _ = pruned(method=RIA(permute=True), target=Target("2:4"))
     assert calls == [2]
-    assert list(second.orders) == list(first.orders)
-    assert all(torch.equal(order, second.orders[name]) for name, order in first.orders.items())
+    first, second = (result.channel_orders for result in pruned.results)
+    assert len(first) == 18
+    assert list(second) == list(first)
+    assert all(torch.equal(order, second[name]) for name, order in first.items())
 
 
 def test_a_walk_over_restored_blocks_sees_what_it_would_have_seen(pruned, random_tokens, tiny_model):

@@ -1,0 +1,59 @@
+"""The calibration set, and the order in which blocks see it."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+
+
+@dataclass
+class Calibration:
+    """The calibration set as a method gets it.
+
+    Args:
+        tokens: ``(samples, seqlen)`` int64, on the host.
+        batch_size: samples in one forward pass; by default about 1,024 tokens on a CPU and 8,192 on an accelerator.
+        device: where blocks and statistics live while they are worked on.
+        propagate: what the next block sees: the outputs of this one ``pruned``, or as it was ``dense``.
+        sequential: when inputs are collected: once a ``block``, or again for every ``layer`` (or linear layers that
+            read the same tensor), after the linear layers before it are pruned ("true sequential").
+
+    Raises:
+        BadInput: an order is unknown.
+    """
+
+    tokens: Tensor
+    batch_size: int | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    propagate: str = "pruned"
+    sequential: str = "block"
+
+    def __post_init__(self) -> None:
+        check_order(self.propagate, self.sequential)
+
+    def first_batch(self) -> "Calibration":
+        """Returns the first batch alone: for methods that use data only to measure their error."""
+        size = self.batch_size or self._default_batch()
+        return replace(self, tokens=self.tokens[:size], batch_size=size)
+
+    def batches(self) -> list[slice]:
+        """Lists which samples make each batch."""
+        size = self.batch_size or self._default_batch()
+        return [slice(start, min(start + size, len(self.tokens))) for start in range(0, len(self.tokens), size)]
+
+    def _default_batch(self) -> int:
+        return max(1, (1024 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])
+
+
+def check_order(propagate: str, sequential: str) -> None:
+    """Checks the words for the order of work.
+
+    Raises:
+        BadInput: one is unknown.
+    """
+    if propagate not in ("pruned", "dense"):
+        raise BadInput(f"propagate={propagate!r} is unknown; allowed: pruned, dense")
+    if sequential not in ("block", "layer"):
+        raise BadInput(f"sequential={sequential!r} is unknown; allowed: block, linear layer")

@@ -1,0 +1,66 @@
+"""Methods that prune one block at a time, in order."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from prune_lab.errors import NotPositiveDefinite
+from prune_lab.models.view import PrunableLinear
+from prune_lab.pruning.block_pruning import BlockPruning
+from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
+from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.result import PruningResult
+
+
+class BlockMethod(Method):
+    """A method that works on one block at a time, in order; another method may start from what it does to a block."""
+
+    @torch.no_grad()
+    def prune(self, context: PruningContext) -> PruningResult:
+        """Iterates over the blocks, and calls `prune_block` on those in the target's range."""
+        result = PruningResult()
+        for block, inputs in iterate_blocks(context.model, context.calibration, context.target.end(context.model)):
+            if context.target.includes(block):
+                prune_once(inputs, context, result, self.prune_block)
+        return result
+
+    @abstractmethod
+    def prune_block(self, pruning: BlockPruning) -> None:
+        """Prunes one block in place, by `BlockPruning.write`."""
+
+
+def prune_once(
+    inputs: BlockInputs, context: PruningContext, result: PruningResult, prune: Callable[[BlockPruning], None]
+) -> None:
+    """Prunes a block, unless it was pruned before an interruption; then it gets back what was done to it.
+
+    Args:
+        inputs: the block, and what reaches it.
+        context: of the pruning.
+        result: where it is recorded.
+        prune: does it.
+    """
+    pruning = BlockPruning(inputs, context.target, result, context.seed)
+    finished = context.finished_blocks
+    if finished is None:
+        prune(pruning)
+    else:
+        finished.settle(result)
+        if not finished.restore(pruning):
+            prune(pruning)
+            finished.note(pruning.block)
+    pruning.finish()
+
+
+@contextmanager
+def naming(linear: PrunableLinear, key: str = "method") -> Iterator[None]:
+    """A numerical failure inside is reported with the name of the layer and a remedy; ``key`` is the method's."""
+    try:
+        yield
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(
+            f"{linear.name}: {error}; raise {key}.damping, or use more calibration tokens (data.samples)"
+        ) from error

@@ -1,0 +1,158 @@
+"""Trains a model with masks on its units that close step by step, and makes the last ones permanent."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from prune_lab.data.samples import Batch
+from prune_lab.errors import BadInput
+from prune_lab.models.units import Units
+from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.live_mask import LiveMasks
+from prune_lab.pruning.masks import Masks
+from prune_lab.pruning.schedule import Schedule
+from prune_lab.training.hooks import Hooks
+from prune_lab.training.loop import fit, trainable_weights
+from prune_lab.training.progress import Progress
+from prune_lab.training.teacher import make_teacher
+
+
+class MaskPolicy(ABC):
+    """Decides how masks move while a model is trained.
+
+    A policy holds settings only. Whatever it remembers of one training lives in the masks, as parameters, buffers or
+    extra state of theirs, so that it is saved and restored with them.
+    """
+
+    @abstractmethod
+    def make_masks(self, units: Sequence[Units], seed: int) -> LiveMasks:
+        """Puts masks on the model that keep everything yet, with the first scores."""
+
+    def parameter_groups(self, live: LiveMasks) -> list[dict[str, Any]]:
+        """Returns what the optimizer trains besides the weights, as it takes groups; nothing by default."""
+        return []
+
+    @abstractmethod
+    def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
+        """Sets the masks for the next step.
+
+        Args:
+            live: the masks.
+            sparsity: of this step: so many of the units of each layer, or of all layers, are masked.
+            final: of the last step.
+        """
+
+    def finish(self, live: LiveMasks, final: float) -> None:
+        """Sets the masks that stay; the last step moved the scores once more."""
+        self.update(live, final, final)
+
+    def penalty(self, live: LiveMasks, sparsity: float, final: float) -> Tensor | None:
+        """Returns what is added to the loss, a scalar; ``sparsity`` is that of this step, ``final`` of the last."""
+        return None
+
+    def before_forward(self, live: LiveMasks, batch: Batch) -> None:  # noqa: B027 - most need nothing of it
+        """Looks at every micro-batch before its forward pass."""
+
+    def after_backward(self, live: LiveMasks, sparsity: float) -> None:  # noqa: B027 - most need nothing of it
+        """Looks at the gradients of a step, before the optimizer moves anything."""
+
+
+@dataclass
+class PolicyHooks(Hooks):
+    """Drives a policy through the steps of the loop."""
+
+    policy: MaskPolicy
+    live: LiveMasks
+    context: PruningContext
+    sparsity: float = field(default=0.0, init=False)
+
+    @property
+    def settings(self) -> str:
+        """Method, level and schedule."""
+        return f"{self.policy} {self._final} {self._schedule}"
+
+    def before_step(self, step: int) -> None:
+        """Moves the masks to what the schedule asks of this step."""
+        self.sparsity = self._final * self._schedule.reached(step, self.context.training.steps)
+        self.policy.update(self.live, self.sparsity, self._final)
+
+    def before_forward(self, batch: Batch) -> None:
+        """Shows the policy what comes."""
+        self.policy.before_forward(self.live, batch)
+
+    def penalty(self) -> Tensor | None:
+        """Returns the policy's penalty."""
+        return self.policy.penalty(self.live, self.sparsity, self._final)
+
+    def after_backward(self) -> None:
+        """Lets the policy look at the gradients."""
+        self.policy.after_backward(self.live, self.sparsity)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of the masks: scores, masks, and what the policy remembers in them."""
+        return {"masks": self.live.masks.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict()`.
+
+        Raises:
+            BadInput: the state is one of an earlier version.
+        """
+        if "masks" not in state:
+            raise BadInput(
+                "the saved state of this pruning was made by an earlier version of prune_lab; remove the folder "
+                f"{self.context.folder} to start anew"
+            )
+        self.live.masks.load_state_dict(state["masks"])
+
+    @property
+    def _final(self) -> float:
+        return self.context.target.sparsity
+
+    @property
+    def _schedule(self) -> Schedule:
+        return self.context.schedule
+
+
+def train_with_masks(policy: MaskPolicy, units: Sequence[Units], context: PruningContext) -> tuple[Masks, Progress]:
+    """Trains the context's model in place, with masks that close as the schedule says.
+
+    Args:
+        policy: how the masks move.
+        units: what is masked.
+        context: the rest.
+
+    Returns:
+        What was kept, bool of the units' shape by their name; and the course of the training.
+
+    Raises:
+        RunFailed: the loss is not finite, or a layer would lose all its units.
+    """
+    model, training = context.model, context.training
+    samples, teacher = context.training_samples(), make_teacher(model, training)
+    live = policy.make_masks(units, context.seed)
+    live.masks.to(context.device)
+    try:
+        with trainable_weights(model.hf):
+            progress = fit(
+                model.hf,
+                samples,
+                training,
+                context.device,
+                groups=policy.parameter_groups(live),
+                hooks=PolicyHooks(policy, live, context),
+                teacher=teacher,
+                folder=context.folder,
+                report=context.report,
+            )
+        live.masks.to("cpu")
+        policy.finish(live, context.target.sparsity)
+    finally:
+        live.bake()
+    masks = live.kept
+    for each in units:
+        each.apply(masks[each.name])  # where members had masks of their own
+    return masks, progress

@@ -1,0 +1,96 @@
+"""Methods that start from what another one did to a block."""
+
+import time
+from abc import abstractmethod
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.pruning.block_pruning import BlockPruning
+from prune_lab.pruning.calibration.collect import by_statistic
+from prune_lab.pruning.calibration.statistics import Statistic
+from prune_lab.pruning.methods.blockwise import BlockMethod, naming
+from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.target import Target
+
+
+class RefiningMethod(BlockMethod):
+    """A method that starts from what another one did to a block: better masks, or better values under its masks.
+
+    ``inner`` is that other method; what it needs of the data it collects itself. The inputs that this one refines with
+    are those of the dense block (with ``sequential=layer``, of the block with all linear layers before refined).
+    """
+
+    inner: BlockMethod
+    statistic: ClassVar[type[Statistic]]
+
+    def check(self, target: Target) -> None:
+        """What the inner method cannot do, this one cannot either."""
+        check_inner(self.inner, target)
+        if target.n_of_m and not self.inner.keeps_order:
+            raise BadInput(
+                f"method.inner={type(self.inner).__name__} puts the channels in another order for {target.pattern}, "
+                "which cannot be refined; use method.inner.permute=false"
+            )
+
+    def prune_block(self, pruning: BlockPruning) -> None:
+        """Lets the inner method prune the block, then refines linear layer by linear layer."""
+        dense = {linear.name: linear.weight.clone() for linear in pruning.block.linears}
+        parts = pruning.parts()
+        early = pruning.collect(self.statistic) if len(parts) == 1 else None
+        self.inner.prune_block(pruning)
+        for linears in parts:
+            statistics = pruning.collect(self.statistic, linears) if early is None else early
+            for statistic, shared in by_statistic(statistics, linears):
+                start = time.perf_counter()
+                with naming(shared[0]):
+                    prepared = self.prepare(statistic)
+                for linear in filter(partial(self.refines, pruning.block), shared):
+                    with naming(linear):
+                        weight = self.refine(dense[linear.name], linear.weight, prepared, pruning.target)
+                    pruning.write(linear, weight, time.perf_counter() - start)
+                    start = time.perf_counter()
+
+    def refines(self, block: Block, linear: PrunableLinear) -> bool:
+        """Returns whether a linear layer is refined; where not, it stays as the inner method left it."""
+        return True
+
+    def prepare(self, statistic: Any) -> Any:
+        """Returns what `refine` gets of a statistic: work done once for all weights that read the same inputs."""
+        return statistic
+
+    @abstractmethod
+    def refine(self, dense: Tensor, pruned: Tensor, prepared: Any, target: Target) -> Tensor:
+        """Returns the refined weight.
+
+        Args:
+            dense: the weight before anything was done to it, ``(out, in)``.
+            pruned: what the inner method made of it, ``(out, in)``.
+            prepared: from `prepare`.
+            target: for its N:M pattern.
+
+        Returns:
+            ``(out, in)``, any float type; zero where pruned, with as many zeros as ``pruned`` has.
+        """
+
+
+def check_inner(inner: Method, target: Target) -> None:
+    """Checks a method that another one starts from, block by block.
+
+    Raises:
+        BadInput: it does not work so, or cannot do what the target asks.
+    """
+    if not isinstance(inner, BlockMethod):
+        raise BadInput(
+            f"method.inner={type(inner).__name__} does not prune block by block; use one that does, such as "
+            "method@method.inner=wanda"
+        )
+    if inner.allocation_conflict is not None:
+        raise BadInput(
+            "method.inner chooses over the whole model at once, and this method works block by block; "
+            "use method.inner.scope=layer or row"
+        )
+    inner.check(target)

@@ -1,0 +1,49 @@
+"""Soft movement pruning: learned scores, and a threshold that says how many units go."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import BadInput
+from prune_lab.pruning.live_mask import LiveMasks
+from prune_lab.pruning.methods.movement import Movement
+
+
+@dataclass
+class SoftMovement(Movement):
+    """Masks units with ``sigmoid(score)`` below a threshold; a penalty on the sigmoids says how many that are.
+
+    How much goes is not set but follows from ``weight``: the target's level is only the most that may go of a layer,
+    and the threshold grows with the schedule.
+
+    Args:
+        weight: of the penalty, the mean of all sigmoids.
+        threshold: the final one, in (0, 1).
+
+    Source: Sanh et al., 2020, arXiv:2005.07683. The penalty is a mean over layers; the code of arXiv:2302.03773 divides
+    by three times the number of layers.
+    """
+
+    scope: str = "layer"
+    weight: float = 100.0
+    threshold: float = 0.1
+    lr: float = 0.1  # scores start at 0 and must fall to -2.2 to pass the threshold
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.threshold < 1:
+            raise BadInput(f"method.threshold={self.threshold} is out of range; allowed: (0, 1)")
+
+    def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
+        """Masks the units below the threshold, but never below what the target leaves."""
+        for mask in live:
+            scores = mask.scores.detach().cpu()
+            least = self.select_mask({mask.key: scores}, final)[mask.key]
+            above = scores.sigmoid() > self.threshold * (sparsity / final if final else 1.0)
+            mask.set(above | least)
+
+    def penalty(self, live: LiveMasks, sparsity: float, final: float) -> Tensor | None:
+        """Returns ``weight * mean sigmoid(S)``, growing with the threshold."""
+        share = sparsity / final if final else 1.0
+        return self.weight * share * torch.stack([mask.scores.sigmoid().mean() for mask in live]).mean()

@@ -1,0 +1,64 @@
+"""What a pruning leaves besides the pruned model: masks, and a report of each layer."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from prune_lab.pruning.masks import Masks
+from prune_lab.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What pruning did to one weight, or to the units of one layer: a line of ``layers.csv``.
+
+    ``error`` is ``|(W - W') X|^2 / |W X|^2`` over up to 256 inputs ``X`` spread evenly over the first batch, as they
+    reach the linear layer when its statistic is collected. ``block_error`` is that of the whole block on the first
+    batch, ``|f'(X) - f(X)|^2 / |f(X) - X|^2``: relative to what the block adds to the residual stream. ``seconds`` is
+    the time of the solver. All three are ``None`` where a method measures nothing of the kind.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    sparsity: float
+    error: float | None
+    seconds: float | None
+    block_error: float | None = float("nan")
+
+
+@dataclass
+class PruningResult:
+    """What a pruning leaves besides the pruned model.
+
+    Attributes:
+        masks: by the name of the layer or of its units, what was kept; bool on the host.
+        layers: by the same names (with units, by linear layer where a method has no masks of its own), what was done.
+        channel_orders: by linear layer, the order of input channels ``(in,)`` int64 in which an N:M pattern holds,
+            where it is another than the natural one.
+        progress: the course of the training, of a method that trains.
+    """
+
+    masks: Masks = field(default_factory=Masks)
+    layers: dict[str, LayerRow] = field(default_factory=dict)
+    channel_orders: dict[str, Tensor] = field(default_factory=dict)
+    progress: Progress | None = None
+
+    def record(self, row: LayerRow, keep: Tensor) -> None:
+        """Adds what was done to a layer; one that is recorded again keeps its place, and its seconds add up.
+
+        Args:
+            row: what was done.
+            keep: the keep-mask, ``(out, in)`` bool.
+        """
+        earlier = self.layers.get(row.name)
+        if earlier is not None:
+            row = replace(row, seconds=(row.seconds or 0.0) + (earlier.seconds or 0.0))
+        self.layers[row.name] = row
+        self.masks[row.name] = keep
+
+    def record_block_error(self, names: Iterable[str], error: float) -> None:
+        """Enters the error of a block in the rows of its layers, of those that have one."""
+        for name in names:
+            if name in self.layers:
+                self.layers[name] = replace(self.layers[name], block_error=error)

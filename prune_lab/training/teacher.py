@@ -1,0 +1,47 @@
+"""The model that teaches another one while it is trained."""
+
+import copy
+
+import torch
+
+from prune_lab.errors import BadInput
+from prune_lab.models.load import Checkpoint
+from prune_lab.models.model import PrunableModel
+from prune_lab.training.settings import Training
+
+
+def check_teacher(model: PrunableModel, training: Training) -> None:
+    """Whether the teacher that is asked for can teach the model; reads no more of it than its configuration.
+
+    Raises:
+        BadInput: it cannot be read, or has another vocabulary, or other layers or another width where those matter.
+    """
+    distill = training.distill
+    if distill is None or distill.teacher is None:
+        return
+    key, own = f"training.distill.teacher={distill.teacher}", model.hf.config
+    try:
+        config = Checkpoint(distill.teacher).load_config()
+    except BadInput as error:
+        raise BadInput(str(error).replace("model.path", "training.distill.teacher")) from error
+    vocabulary = config.get_text_config().vocab_size
+    if vocabulary != model.vocab_size:
+        raise BadInput(
+            f"{key} has a vocabulary of {vocabulary} tokens and the model one of {model.vocab_size}; a teacher "
+            "must share the model's tokenizer, or leave it out: the model before the stage is the teacher then"
+        )
+    shapes = [(each.num_hidden_layers, each.hidden_size) for each in (config, own)]
+    if distill.hidden and shapes[0] != shapes[1]:
+        raise BadInput(
+            f"{key} has {shapes[0][0]} layers of width {shapes[0][1]} and the model {shapes[1][0]} of {shapes[1][1]}; "
+            "use training.distill.hidden=0, or a teacher of the model's layers and width"
+        )
+
+
+def make_teacher(model: PrunableModel, training: Training) -> torch.nn.Module | None:
+    """Returns the teacher that is asked for, or a copy of the model as it is; ``None`` without distillation."""
+    if training.distill is None:
+        return None
+    if training.distill.teacher is None:
+        return copy.deepcopy(model.hf)
+    return Checkpoint(training.distill.teacher).load().hf.to(model.dtype)
