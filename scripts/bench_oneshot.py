@@ -44,7 +44,7 @@ SHAPES = ("opt_125m", "llama_110m")
 METHODS: dict[str, Callable[[], Method]] = {"sparsegpt": SparseGPT, "wanda": Wanda}  # those that have plain loops
 OTHERS: dict[str, Callable[[], Method]] = {
     "sparsellm": SparseLLM,
-    "sparsellm_unpolished": lambda: SparseLLM(adam_refine=0),
+    "sparsellm_unrefined": lambda: SparseLLM(adam_refine=0),
     "sparsellm_paper": lambda: SparseLLM(variant="paper"),
     "admm": ADMM,
     "alps": ALPS,
