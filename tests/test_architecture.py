@@ -71,3 +71,11 @@ def test_what_is_no_part_of_a_run_is_imported_by_no_part_of_one():
 def test_every_package_says_what_lives_in_it():
     for folder in {path.parent for path in PACKAGE.rglob("*.py")}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+
+
+def test_files_and_functions_are_short_enough_to_be_read():
+    for module, source in SOURCES.items():
+        assert source.count("\n") <= 300, module
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{module}: {node.name}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from prune_lab.data.samples import Samples
@@ -67,25 +68,21 @@ def fit(
     states = SavedStates(accelerator, folder, training.save_every, f"{training} {hooks.settings}".strip())
     first = progress.resumed_at = states.resume()
     start = time.perf_counter() - progress.seconds
-    try:
-        with _training_mode(model, training):
-            for step in range(first, training.steps):
-                if held_out.measure(model, step, device):
-                    logger.info("training ends at step %d: the loss of held-out samples no longer falls", step)
-                    break
-                progress.losses.append(make_step(step))
-                scheduler.step()
-                _log(step, training, progress)
-                if states.is_due(step + 1, training.steps):
-                    progress.seconds = time.perf_counter() - start
-                    states.save(step + 1)
-            held_out.measure(model, len(progress.losses), device, last=True)
-            held_out.restore_best(model)
-            progress.held_out = held_out.losses
-            progress.optimizer_bytes = _bytes(optimizer)
-    finally:
-        model.to("cpu")
-        accelerator.free_memory()
+    with _training_mode(model, training, accelerator):
+        for step in range(first, training.steps):
+            if held_out.measure(model, step, device):
+                logger.info("training ends at step %d: the loss of held-out samples no longer falls", step)
+                break
+            progress.losses.append(make_step(step))
+            scheduler.step()
+            _log(step, training, progress)
+            if states.is_due(step + 1, training.steps):
+                progress.seconds = time.perf_counter() - start
+                states.save(step + 1)
+        held_out.measure(model, len(progress.losses), device, last=True)
+        held_out.restore_best(model)
+        progress.held_out = held_out.losses
+        progress.optimizer_bytes = _bytes(optimizer)
     progress.seconds = time.perf_counter() - start
     states.remove()
     return progress
@@ -105,8 +102,8 @@ def _held_out(
 
 
 @contextmanager
-def _training_mode(model: nn.Module, training: Training) -> Iterator[None]:
-    """Trains inside, with activations recomputed if that is asked for; evaluates afterwards."""
+def _training_mode(model: nn.Module, training: Training, accelerator: Accelerator) -> Iterator[None]:
+    """Trains inside, with activations recomputed if that is asked for; evaluates afterwards, back on the host."""
     _checkpoint_activations(model, training.gradient_checkpointing)
     model.train()
     try:
@@ -114,6 +111,8 @@ def _training_mode(model: nn.Module, training: Training) -> Iterator[None]:
     finally:
         _checkpoint_activations(model, False)
         model.eval()
+        model.to("cpu")
+        accelerator.free_memory()
 
 
 def _checkpoint_activations(model: nn.Module, on: bool) -> None:
