@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.data.samples import Batch, Samples
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting, owned_by
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import removable
@@ -146,22 +146,24 @@ def check_teacher(model: PrunableModel, training: Training) -> None:
     distill = training.distill
     if distill is None or distill.teacher is None:
         return
-    key, own = f"finetune.distill.teacher={distill.teacher}", model.hf.config
-    try:
+    own = model.hf.config
+    with owned_by(distill, renamed={"path": "teacher"}):
         config = Checkpoint(distill.teacher).load_config()
-    except BadInput as error:
-        raise BadInput(str(error).replace("model.path", "finetune.distill.teacher")) from error
     vocabulary = config.get_text_config().vocab_size
     if vocabulary != model.vocab_size:
-        raise BadInput(
-            f"{key} has a vocabulary of {vocabulary} tokens and the model one of {model.vocab_size}; a teacher "
-            "must share the model's tokenizer, or leave it out: the model before the stage is the teacher then"
+        raise BadSetting(
+            distill,
+            "teacher",
+            f"has a vocabulary of {vocabulary} tokens and the model one of {model.vocab_size}; a teacher must share "
+            "the model's tokenizer, or leave it out: the model before the stage is the teacher then",
         )
     shapes = [(each.num_hidden_layers, each.hidden_size) for each in (config, own)]
     if distill.hidden and shapes[0] != shapes[1]:
-        raise BadInput(
-            f"{key} has {shapes[0][0]} layers of width {shapes[0][1]} and the model {shapes[1][0]} of {shapes[1][1]}; "
-            "use finetune.distill.hidden=0, or a teacher of the model's layers and width"
+        raise BadSetting(
+            distill,
+            "teacher",
+            f"has {shapes[0][0]} layers of width {shapes[0][1]} and the model {shapes[1][0]} of {shapes[1][1]}; use "
+            "{at}.hidden=0, or a teacher of the model's layers and width",
         )
 
 
@@ -171,7 +173,8 @@ def _teacher(model: PrunableModel, training: Training) -> torch.nn.Module | None
         return None
     if training.distill.teacher is None:
         return copy.deepcopy(model.hf)
-    return Checkpoint(training.distill.teacher).load().hf.to(model.dtype)
+    with owned_by(training.distill, renamed={"path": "teacher"}):
+        return Checkpoint(training.distill.teacher).load().hf.to(model.dtype)
 
 
 def _tell(masks: Masks, kind: str, method: TrainedMethod, sparsity: float) -> None:
@@ -179,14 +182,14 @@ def _tell(masks: Masks, kind: str, method: TrainedMethod, sparsity: float) -> No
     removed = sparsity_of(masks)
     if removed < sparsity - _NEARLY:
         logger.warning(
-            "%.1f %% of the %s went, not the %.1f %% asked for; raise method.lr, method.weight or finetune.steps",
+            "%.1f %% of the %s went, not the %.1f %% asked for; raise the method's lr or weight, or the steps",
             100 * removed,
             kind,
             100 * sparsity,
         )
     at_minimum = [name for name, keep in masks.items() if int(keep.count_nonzero()) == method.min_units]
     if at_minimum:
-        logger.warning("only method.min_units=%d %s are left in %s", method.min_units, kind, ", ".join(at_minimum))
+        logger.warning("only min_units=%d %s are left in %s", method.min_units, kind, ", ".join(at_minimum))
 
 
 def tune(

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from prune_lab.cache.store import open_store
@@ -23,6 +21,7 @@ from prune_lab.data.spec import DataSpec
 from prune_lab.errors import BadInput, TrialStopped
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import seqlen_limit_of
+from prune_lab.run.addresses import Addresses
 from prune_lab.run.environment import describe_environment, package_versions
 from prune_lab.run.settings import check_settings, run_key, run_title
 from prune_lab.run.stage_cache import Result, SharedStages
@@ -44,6 +43,7 @@ class Parts:
     stages: dict[str, Stage]
     tracker: Tracker
     device: torch.device
+    addresses: Addresses
 
 
 def execute(
@@ -73,8 +73,9 @@ def execute(
     """
     plain = check_settings(cfg)
     parts = _make(cfg)
-    for stage in parts.stages.values():
-        stage.prepare()
+    with parts.addresses.naming():
+        for stage in parts.stages.values():
+            stage.prepare()
     config = without_secrets(plain)
     record: dict[str, Any] = {
         "status": "failed",
@@ -87,7 +88,8 @@ def execute(
     _open_folder(folder, cfg, parts.device)
     info = RunInfo(folder, config, name=run_title(plain), group=group)
     try:
-        _run_stages(parts, info, plain, record, report)
+        with parts.addresses.naming():
+            _run_stages(parts, info, plain, record, report)
         record["status"] = "finished"
     except TrialStopped as stopped:
         record |= {"status": "stopped", "reason": str(stopped)}
@@ -102,19 +104,15 @@ def execute(
 
 def _make(cfg: DictConfig) -> Parts:
     """The only place where objects are made from a configuration; `check_settings` has vetted every target."""
-    try:
-        return Parts(
-            model=instantiate(cfg.model),
-            data=instantiate(cfg.data),
-            stages={name: instantiate(cfg.pipeline[name]) for name in cfg.stages},
-            tracker=instantiate(cfg.tracker),
-            device=resolve_device(cfg.device),
-        )
-    except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, BadInput):
-            cause = cause.__cause__
-        raise cause or BadInput(str(error)) from error
+    addresses = Addresses(cfg)
+    return Parts(
+        model=addresses.make("model", Checkpoint),
+        data=addresses.make("data", DataSpec),
+        stages={name: addresses.make(f"pipeline.{name}", Stage) for name in cfg.stages},
+        tracker=addresses.make("tracker", Tracker),
+        device=resolve_device(cfg.device),
+        addresses=addresses,
+    )
 
 
 def _open_folder(folder: Path, cfg: DictConfig, device: torch.device) -> None:

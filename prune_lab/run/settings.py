@@ -148,6 +148,8 @@ def _target_problems(node: dict[str, Any], where: str) -> Iterator[str]:
         return
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
+    for key in sorted({"_partial_", "_recursive_", "_args_"} & set(node)):
+        yield f"{where}.{key} is unknown; leave it out: a part is made of all of its keys, by name"
     for key in node:
         if not key.startswith("_") and key not in parameters:
             yield f"{where}.{key} is unknown; allowed: {', '.join(parameters)}"

@@ -18,10 +18,11 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from prune_lab.data.samples import Batch, Samples
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import BadInput, BadSetting, RunFailed
 from prune_lab.training.held_out import HeldOut, split
 from prune_lab.training.lora import Lora
 from prune_lab.training.losses import Distillation, language_loss, outputs
+from prune_lab.utils.checks import check_choice, check_flag, check_number, check_seed, check_whole
 from prune_lab.utils.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -81,40 +82,26 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least_of = {
-            "steps": 1,
-            "batch_size": 1,
-            "gradient_accumulation_steps": 1,
-            "eval_samples": 0,
-            "eval_every": 1,
-            "save_every": 0,
-        }
-        for name, least in least_of.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise BadInput(f"finetune.{name}={value!r} is not allowed; it is a whole number of at least {least}")
+        check_whole(self, "steps", "batch_size", "gradient_accumulation_steps", "eval_every")
+        check_whole(self, "eval_samples", "save_every", least=0)
         if self.batch_size % self.gradient_accumulation_steps:
-            raise BadInput(
-                f"finetune.gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
-                f"finetune.batch_size={self.batch_size}"
+            name, whole = "gradient_accumulation_steps", f"{{at}}.batch_size={self.batch_size}"
+            raise BadSetting(self, name, f"does not divide {whole}")
+        check_number(self, "lr", "weight_decay", least=0)
+        check_number(self, "warmup", least=0, most=1, hint="a share of the steps")
+        check_number(self, "max_grad_norm", above=0, optional=True, hint="null: no limit")
+        check_flag(self, "gradient_checkpointing", "after_pruning")
+        check_whole(self, "patience", optional=True, hint="null: never")
+        if self.patience is not None and not self.eval_samples:
+            raise BadSetting(
+                self,
+                "patience",
+                "with {at}.eval_samples=0 is not allowed; it needs samples that are held out, such as "
+                "{at}.eval_samples=16",
             )
-        for name, high in {"lr": math.inf, "weight_decay": math.inf, "warmup": 1.0}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
-                raise BadInput(f"finetune.{name}={value!r} is out of range; allowed: [0, {high:g}]")
-        for name in ("gradient_checkpointing", "after_pruning"):
-            if not isinstance(getattr(self, name), bool):
-                raise BadInput(f"finetune.{name}={getattr(self, name)!r} is not allowed; it is true or false")
-        if self.patience is not None and (type(self.patience) is not int or self.patience < 1 or not self.eval_samples):
-            raise BadInput(
-                f"finetune.patience={self.patience!r} with finetune.eval_samples={self.eval_samples} is not allowed; "
-                "it is a whole number of at least 1 (or null), and needs samples that are held out, such as "
-                "finetune.eval_samples=16"
-            )
-        if self.decay not in DECAYS:
-            raise BadInput(f"finetune.decay={self.decay!r} is unknown; allowed: {', '.join(DECAYS)}")
-        if self.precision not in PRECISIONS:
-            raise BadInput(f"finetune.precision={self.precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+        check_choice(self, "decay", DECAYS)
+        check_choice(self, "precision", PRECISIONS)
+        check_seed(self)
 
     def rate(self, step: int) -> float:
         """The share of the highest learning rate at a step, from 0."""
@@ -212,8 +199,9 @@ def fit(
     """
     if len(samples) <= training.eval_samples:
         raise BadInput(
-            f"there is no sample to train on: {len(samples)} in all, finetune.eval_samples={training.eval_samples}; "
-            "give a longer text, a smaller data.seqlen, or hold out fewer"
+            f"there is no sample to train on: {len(samples)} in all, {{at}}.eval_samples={training.eval_samples}; "
+            "give a longer text, a smaller data.seqlen, or hold out fewer",
+            training,
         )
     samples, others = split(samples, training.eval_samples, training.seed)
     held_out = HeldOut(others, training.eval_every, training.patience, training.batch_size, report)
@@ -222,9 +210,10 @@ def fit(
     accelerator = _accelerator(training, device)
     if training.batch_size // training.gradient_accumulation_steps < accelerator.num_processes:
         raise BadInput(
-            f"finetune.batch_size={training.batch_size} in {training.gradient_accumulation_steps} micro-batches "
-            f"leaves nothing for some of {accelerator.num_processes} processes; raise finetune.batch_size or lower "
-            "finetune.gradient_accumulation_steps"
+            f"{{at}}.batch_size={training.batch_size} in {training.gradient_accumulation_steps} micro-batches "
+            f"leaves nothing for some of {accelerator.num_processes} processes; raise {{at}}.batch_size or lower "
+            "{at}.gradient_accumulation_steps",
+            training,
         )
     optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
@@ -306,7 +295,7 @@ def _step(
         total = _share(accelerator, optimizer, model, total)
     if not math.isfinite(total):
         raise RunFailed(
-            f"the loss of training step {step} is not finite; lower finetune.lr, or use finetune.precision=no"
+            f"the loss of training step {step} is not finite; lower {{at}}.lr, or use {{at}}.precision=no", training
         )
     hooks.after_backward()
     if training.max_grad_norm is not None:

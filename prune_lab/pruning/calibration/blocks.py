@@ -20,6 +20,7 @@ from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.calibration.capture import Call, capture_block_inputs
 from prune_lab.pruning.calibration.precision import is_slow_at, widen, widened
 from prune_lab.pruning.calibration.statistics import Statistic
+from prune_lab.utils.checks import check_choice
 from prune_lab.utils.device import release_free_memory
 from prune_lab.utils.progress import track
 
@@ -73,7 +74,7 @@ class Calibration:
     sequential: str = "block"
 
     def __post_init__(self) -> None:
-        check_order(self.propagate, self.sequential)
+        check_order(self)
 
     def first_batch(self) -> "Calibration":
         """The first batch alone, with the same ``rows``: for methods that use data only to measure their error."""
@@ -89,16 +90,14 @@ class Calibration:
         return max(1, (1024 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])
 
 
-def check_order(propagate: str, sequential: str) -> None:
-    """Checks the words for the order of work.
+def check_order(owner: object) -> None:
+    """Checks the fields ``propagate`` and ``sequential``, the order of work.
 
     Raises:
-        BadInput: one is unknown.
+        BadSetting: one is unknown.
     """
-    if propagate not in ("pruned", "dense"):
-        raise BadInput(f"propagate={propagate!r} is unknown; allowed: pruned, dense")
-    if sequential not in ("block", "layer"):
-        raise BadInput(f"sequential={sequential!r} is unknown; allowed: block, linear layer")
+    check_choice(owner, "propagate", ("pruned", "dense"))
+    check_choice(owner, "sequential", ("block", "layer"))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput, NotPositiveDefinite
+from prune_lab.errors import BadSetting, NotPositiveDefinite
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.models.view import Block, PrunableLinear
@@ -105,10 +105,10 @@ class LayerwiseMethod(BlockMethod):
         masks = Masks()
         for statistic, shared in by_statistic(inputs.collect(self.statistic, linears), linears):
             start = time.perf_counter()
-            with naming(shared[0]):
+            with naming(shared[0], self):
                 prepared = self.prepare(statistic)
             for linear in shared:
-                with naming(linear):
+                with naming(linear, self):
                     weight = self.solve(linear, prepared, target)
                 masks[linear.name] = inputs.install(linear, weight, time.perf_counter() - start)
                 start = time.perf_counter()
@@ -135,11 +135,13 @@ class RefiningMethod(BlockMethod):
 
     def check(self, target: Target) -> None:
         """What the inner method cannot do, this one cannot either."""
-        check_inner(self.inner, target)
+        check_inner(self, target)
         if target.n_of_m and not self.inner.keeps_order:
-            raise BadInput(
-                f"method.inner={type(self.inner).__name__} puts the channels in another order for {target.pattern}, "
-                "which cannot be refined; use method.inner.permute=false"
+            raise BadSetting(
+                self,
+                "inner",
+                f"puts the channels in another order for {target.pattern}, which cannot be refined; use "
+                "{at}.inner.permute=false",
             )
 
     def prune_block(self, block: Block, inputs: BlockInputs, target: Target) -> Masks:
@@ -152,10 +154,10 @@ class RefiningMethod(BlockMethod):
             statistics = inputs.collect(self.statistic, linears) if early is None else early
             for statistic, shared in by_statistic(statistics, linears):
                 start = time.perf_counter()
-                with naming(shared[0]):
+                with naming(shared[0], self):
                     prepared = self.prepare(statistic)
                 for linear in filter(partial(self.refines, block), shared):
-                    with naming(linear):
+                    with naming(linear, self):
                         weight = self.refine(dense[linear.name], linear.weight, prepared, target)
                     masks[linear.name] = inputs.install(linear, weight, time.perf_counter() - start)
                     start = time.perf_counter()
@@ -220,21 +222,23 @@ class DataFreeMethod(BlockMethod):
         raise NotImplementedError(type(self).__name__)
 
 
-def check_inner(inner: Method, target: Target) -> None:
-    """Checks a method that another one starts from, block by block.
+def check_inner(outer: Any, target: Target) -> None:
+    """Checks the method that another one starts from, block by block.
 
     Raises:
-        BadInput: it does not work so, or cannot do what the target asks.
+        BadSetting: it does not work so, or cannot do what the target asks.
     """
+    inner = outer.inner
     if not isinstance(inner, BlockMethod):
-        raise BadInput(
-            f"method.inner={type(inner).__name__} does not prune block by block; use one that does, such as "
-            "method@method.inner=wanda"
+        raise BadSetting(
+            outer, "inner", "does not prune block by block; use one that does, such as method@{at}.inner=wanda"
         )
     if not inner.by_block:
-        raise BadInput(
-            "method.inner chooses over the whole model at once, and this method works block by block; "
-            "use method.inner.scope=layer or row"
+        raise BadSetting(
+            outer,
+            "inner",
+            f"chooses over the whole model at once, and {type(outer).__name__} works block by block; use "
+            "{at}.inner.scope=layer or row",
         )
     inner.check(target)
 
@@ -273,13 +277,14 @@ def _drop_next(keep: Tensor, scores: Tensor, count: int) -> None:
 
 
 @contextmanager
-def naming(linear: PrunableLinear, key: str = "method") -> Iterator[None]:
-    """A numerical failure inside is reported with the name of the layer and a remedy; ``key`` is the method's."""
+def naming(linear: PrunableLinear, method: Method) -> Iterator[None]:
+    """Reports a numerical failure inside with the name of the layer and a remedy, a key of the method."""
     try:
         yield
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(
-            f"{linear.name}: {error}; raise {key}.damping, or use more calibration tokens (data.samples)"
+            f"{linear.name}: {error.args[0]}; raise {{at}}.damping, or use more calibration tokens (data.samples)",
+            method,
         ) from error
 
 

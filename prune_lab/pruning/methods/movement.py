@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
 from prune_lab.pruning.live_mask import LiveMasks
 from prune_lab.pruning.methods.trained import TrainedMethod
+from prune_lab.utils.checks import check_number
 
 
 @dataclass
@@ -28,8 +28,7 @@ class Movement(TrainedMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.lr > 0:
-            raise BadInput(f"method.lr={self.lr} is out of range; allowed: above 0")
+        check_number(self, "lr", above=0)
 
 
 @dataclass
@@ -54,8 +53,8 @@ class SoftMovement(Movement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.threshold < 1:
-            raise BadInput(f"method.threshold={self.threshold} is out of range; allowed: (0, 1)")
+        check_number(self, "weight", least=0)
+        check_number(self, "threshold", above=0, below=1)
 
     def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
         """Cuts at the threshold, but never below what the target leaves."""

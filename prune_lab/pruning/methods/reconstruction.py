@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs, Calibration, iterate_blocks
@@ -18,6 +17,7 @@ from prune_lab.pruning.methods.feed_forward import bias_of, feed_forward_weights
 from prune_lab.pruning.methods.method import BlockMethod, check_inner
 from prune_lab.pruning.solvers.adam_refine import ADAM_BETAS, adam_refine, step_size
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_seed, check_whole
 
 
 @dataclass
@@ -46,12 +46,12 @@ class Reconstruction(BlockMethod):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.epochs, int) or isinstance(self.epochs, bool) or self.epochs < 1:
-            raise BadInput(f"method.epochs={self.epochs!r} is not allowed; it is a whole number of at least 1")
+        check_whole(self, "epochs")
+        check_seed(self)
 
     def check(self, target: Target) -> None:
         """What the inner method cannot do, this one cannot either."""
-        check_inner(self.inner, target)
+        check_inner(self, target)
 
     @property
     def orders(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from prune_lab.pruning.live_mask import LiveMasks, UnitMask
 from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_choice, check_whole
 
 SCOPES = ("layer", "global")
 
@@ -39,10 +40,8 @@ class TrainedMethod(Method):
     learned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise BadInput(f"method.scope={self.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
-        if self.min_units is not None and (type(self.min_units) is not int or self.min_units < 1):
-            raise BadInput(f"method.min_units={self.min_units!r} is not allowed; allowed: 1 and more units, or null")
+        check_choice(self, "scope", SCOPES)
+        check_whole(self, "min_units", optional=True, hint="null: a layer may lose all of them, which ends the run")
 
     def prune(self, model: PrunableModel, calibration: Calibration, target: Target) -> Masks:
         """Never called: the stage trains the model."""
@@ -101,7 +100,8 @@ class TrainedMethod(Method):
                 if not bool(keep[name].any()):
                     raise RunFailed(
                         f"{name}: the cut of {sparsity:.3g} over all layers leaves none of its {scores[name].numel()} "
-                        "units; use method.min_units=1 (or more), method.scope=layer, or a lower sparsity.level"
+                        "units; use {at}.min_units=1 (or more), {at}.scope=layer, or a lower sparsity.level",
+                        self,
                     )
             return keep
         safe = {name: score.clone() for name, score in scores.items()}
@@ -138,7 +138,8 @@ class TrainedMethod(Method):
         if left < min_units * len(units) or any(each.count < min_units for each in units):
             raise BadInput(
                 f"sparsity.level={sparsity:g} leaves {left} of {total} {kind}, fewer than {min_units} in each of "
-                f"{len(units)} layers; lower sparsity.level or method.min_units"
+                f"{len(units)} layers; lower sparsity.level or {{at}}.min_units",
+                self,
             )
 
     def _dropped(self, name: str, scores: Tensor, sparsity: float) -> int:
@@ -147,6 +148,6 @@ class TrainedMethod(Method):
             return drop
         if self.min_units is None:
             raise RunFailed(
-                f"{name}: sparsity {sparsity:g} leaves none of its {scores.numel()} units; use method.min_units=1"
+                f"{name}: sparsity {sparsity:g} leaves none of its {scores.numel()} units; use {{at}}.min_units=1", self
             )
         return max(0, scores.numel() - self.min_units)

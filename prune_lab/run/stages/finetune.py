@@ -12,6 +12,7 @@ from prune_lab.pruning.masks import sparsity_of
 from prune_lab.pruning.training import check_teacher, tune
 from prune_lab.run.state import RunState, Stage, Table, training_samples
 from prune_lab.training.loop import Training
+from prune_lab.utils.checks import check_flag
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ class Finetune(Stage):
     folder: str = "finetune"
     reports: bool = True
 
+    def __post_init__(self) -> None:
+        check_flag(self, "again", "score", "reports")
+
     def check(self, run: RunState) -> None:
         """Whether a teacher fits the model."""
         check_teacher(run.model, self.training)
@@ -54,7 +58,7 @@ class Finetune(Stage):
         if not self.training.after_pruning:
             return {}
         if "trained" in run.protocol.get("prune", {}) and not self.again:  # type: ignore[operator]
-            logger.info("finetune: the method has trained the model; pipeline.finetune.again=true trains it once more")
+            logger.info("finetune: the method has trained the model; again=true of the stage trains it once more")
             return {}
         samples = training_samples(run)
         before = _sparsity(run)

@@ -25,6 +25,7 @@ from prune_lab.pruning.target import Target
 from prune_lab.pruning.training import check_teacher, prune_while_training
 from prune_lab.run.state import RunState, Stage, Table, training_samples
 from prune_lab.training.loop import Training
+from prune_lab.utils.checks import check_number
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_atomically, write_csv
 
@@ -67,10 +68,8 @@ class Prune(Stage):
     save_every: float | None = 60.0
 
     def __post_init__(self) -> None:
-        check_order(self.propagate, self.sequential)
-        every = self.save_every
-        if every is not None and (isinstance(every, bool) or not isinstance(every, int | float) or every < 0):
-            raise BadInput(f"pipeline.prune.save_every={every!r} is not allowed; allowed: 0 and more seconds, or null")
+        check_order(self)
+        check_number(self, "save_every", least=0, optional=True, hint="seconds; null: never")
 
     def prepare(self) -> None:
         """Whether the method can do what the target and the allocation ask."""
@@ -83,18 +82,21 @@ class Prune(Stage):
         if isinstance(self.method, TrainedMethod) and not isinstance(self.allocation, Uniform):
             raise BadInput(
                 f"method {type(self.method).__name__} shares out what goes by its own scores; use allocation=uniform, "
-                "and method.scope=layer or global"
+                "and {at}.scope=layer or global",
+                self.method,
             )
         if not self.method.by_block and not isinstance(self.allocation, Uniform):
             raise BadInput(
                 f"method {type(self.method).__name__} makes one cut for the whole model and so sets each layer's "
-                "sparsity itself; use allocation=uniform, or compare within layers (method.scope=layer)"
+                "sparsity itself; use allocation=uniform, or compare within layers ({at}.scope=layer)",
+                self.method,
             )
         self.allocation.check(self.target)
         if isinstance(self.method, TrainedMethod) and (self.training.lora or self.training.patience):
             raise BadInput(
                 f"method {type(self.method).__name__} trains all weights for all of its steps; "
-                "finetune=lora and finetune.patience are for training after pruning"
+                "finetune=lora and {at}.patience are for training after pruning",
+                self.training,
             )
 
     def check(self, run: RunState) -> None:
