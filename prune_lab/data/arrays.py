@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokens import Data, check_vocabulary, host_tensor, token_digest
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting, owned_by
+from prune_lab.utils.checks import check_text
 
 
 @dataclass(kw_only=True)
@@ -33,12 +34,14 @@ class Tokens(DataSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rows = self._open("calibration").shape[0]
-        self._open("evaluation")
+        with owned_by(self):
+            rows = self._open("calibration").shape[0]
+            self._open("evaluation")
         if self.samples is not None and self.samples > rows:
-            raise BadInput(
-                f"data.samples={self.samples} is more than the {rows} rows of data.calibration={self.calibration}; "
-                f"use {rows} or less, or null for all"
+            raise BadSetting(
+                self,
+                "samples",
+                f"is more than the {rows} rows of {self._given('calibration')}; use {rows} or less, or null for all",
             )
 
     def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
@@ -50,10 +53,11 @@ class Tokens(DataSpec):
         arrays = {}
         protocol: dict[str, object] = {}
         for name in ("calibration", "evaluation"):
-            array = self._open(name)
-            array = np.asarray(array[: self.samples] if name == "calibration" else array)
-            self._check_width(name, array.shape[1], seqlen_limit)
-            check_vocabulary(array, vocab_size, self._given(name))
+            with owned_by(self):
+                array = self._open(name)
+                array = np.asarray(array[: self.samples] if name == "calibration" else array)
+                self._check_width(name, array.shape[1], seqlen_limit)
+                check_vocabulary(array, vocab_size, self._given(name))
             arrays[name] = array
             rows = "samples" if name == "calibration" else "windows"
             protocol[name] = {
@@ -71,13 +75,16 @@ class Tokens(DataSpec):
         )
 
     def _given(self, name: str) -> str:
-        return f"data.{name}={getattr(self, name)}"
+        return f"{{at}}.{name}={getattr(self, name)}"
 
     def _open(self, name: str) -> np.ndarray:
         """The array, mapped and not read, so that its shape is known at once."""
         path, given = getattr(self, name), self._given(name)
         if not path:
-            raise BadInput(f"data.{name} is not set; data=tokens needs data.calibration=FILE and data.evaluation=FILE")
+            raise BadInput(
+                f"{{at}}.{name} is not set; data=tokens needs {{at}}.calibration=FILE and {{at}}.evaluation=FILE", self
+            )
+        check_text(self, name, hint="a file")
         if not Path(path).expanduser().is_file():
             raise BadInput(f"{given}: there is no such file")
         try:
@@ -96,6 +103,6 @@ class Tokens(DataSpec):
 
     def _check_width(self, name: str, width: int, seqlen_limit: int) -> None:
         if self.seqlen is not None and self.seqlen != width:
-            raise BadInput(f"{self._given(name)} has rows of {width} tokens, not data.seqlen={self.seqlen}; use null")
+            raise BadInput(f"{self._given(name)} has rows of {width} tokens, not {{at}}.seqlen={self.seqlen}; use null")
         if width > seqlen_limit:
             raise BadInput(f"{self._given(name)} has rows of {width} tokens, more than the model's {seqlen_limit}")

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting
+from prune_lab.utils.checks import check_text
 
 
 class DoesNotFit(Exception):
@@ -41,8 +42,8 @@ class Template:
     _fields: list[str] = field(init=False, repr=False)  # of the completion
 
     def __post_init__(self) -> None:
-        _check_template("prompt", self.prompt)
-        self._fields = _check_template("completion", self.completion)
+        _check_template(self, "prompt")
+        self._fields = _check_template(self, "completion")
 
     def read(self, values: Mapping[str, object]) -> tuple[str, list[str]]:
         """The prompt and its completions; raises `DoesNotFit`."""
@@ -54,7 +55,7 @@ class Template:
 
     def needs(self) -> str:
         """The fields."""
-        return ", ".join(dict.fromkeys(_check_template("prompt", self.prompt) + self._fields))
+        return ", ".join(dict.fromkeys(_check_template(self, "prompt") + self._fields))
 
 
 @dataclass
@@ -70,8 +71,8 @@ class Marked:
     marker: str
 
     def __post_init__(self) -> None:
-        if not self.marker:
-            raise BadInput("data.forms: the marker is empty; give the text that ends the prompt")
+        check_text(self, "text", hint="the key or column of the text")
+        check_text(self, "marker", hint="what ends the prompt")
 
     def read(self, values: Mapping[str, object]) -> tuple[str, list[str]]:
         """The prompt, which ends with the marker, and the one completion; raises `DoesNotFit`."""
@@ -119,12 +120,13 @@ def _around_field(template: str) -> tuple[str, str]:
     return first[0], "".join(literal for literal, *_ in others)
 
 
-def _check_template(key: str, template: str) -> list[str]:
-    """The fields of a template, with what lies deeper; raises BadInput if it is none."""
+def _check_template(form: Template, key: str) -> list[str]:
+    """The fields of a template, with what lies deeper; raises BadSetting if it is none."""
+    check_text(form, key, hint="a template")
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        names = [name for _, name, _, _ in string.Formatter().parse(getattr(form, key)) if name is not None]
     except ValueError as error:
-        raise BadInput(f"data.forms: {key}={template!r} is not a template ({error})") from error
+        raise BadSetting(form, key, f"is not a template ({error})") from error
     if not names or any(not name or name[0].isdigit() for name in names):
-        raise BadInput(f"data.forms: {key}={template!r} is not allowed; it names at least one field, such as {{text}}")
+        raise BadSetting(form, key, "is not allowed; allowed: a template that names at least one field, such as {text}")
     return names

@@ -17,7 +17,7 @@ from prune_lab.data.documents import Row
 from prune_lab.data.forms import DoesNotFit, Form
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import HubRows
-from prune_lab.data.spec import DataSpec, check_count
+from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokens import (
     Data,
     Pair,
@@ -30,7 +30,8 @@ from prune_lab.data.tokens import (
     tokenizer_protocol,
     window_length,
 )
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting, owned_by
+from prune_lab.utils.checks import check_text, check_whole
 
 logger = logging.getLogger(__name__)
 
@@ -78,20 +79,21 @@ class PairData(DataSpec):
     limit_windows: int | None = None
 
     def __post_init__(self) -> None:
+        check_whole(self, "samples")  # before the base class, which allows null
         super().__post_init__()
-        check_count("data.samples", self.samples)
-        check_count("data.limit_pairs", self.limit_pairs, optional=True)
-        check_count("data.limit_windows", self.limit_windows, optional=True)
+        check_text(self, "root", optional=True, hint="a folder; null: the hub")
+        check_whole(self, "limit_pairs", "limit_windows", optional=True, hint="null: all")
         if not self.forms:
-            raise BadInput("data.forms is empty; give at least one form, which says where prompt and completion are")
+            raise BadInput("{at}.forms is empty; give at least one, which says where prompt and completion are", self)
         evaluated = {"test": self.test, "validation": self.validation}.get(self.evaluate_on)
         if evaluated is None:
             allowed = SPLITS if self.validation else SPLITS[:1]
-            raise BadInput(f"data.evaluate_on={self.evaluate_on} is not allowed; use {' or '.join(allowed)}")
+            raise BadSetting(self, "evaluate_on", f"is not allowed; allowed: {', '.join(allowed)}")
         self._evaluation = evaluated
         if self.root is not None:
-            self.training = replace(self.training, root=str(self.root))
-            self._evaluation = replace(evaluated, root=str(self.root))
+            with owned_by(self):  # their root is this one
+                self.training = replace(self.training, root=str(self.root))
+                self._evaluation = replace(evaluated, root=str(self.root))
 
     def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
         """Reads both splits, tokenises them, and cuts what calibration and perplexity need.

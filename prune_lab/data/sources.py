@@ -14,8 +14,8 @@ from typing import ClassVar, Protocol, get_args
 
 from prune_lab.data import stdlib
 from prune_lab.data.documents import Row, TextRows, find_files, has_rows, is_readable_kind, read_documents, read_rows
-from prune_lab.data.spec import check_count
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting
+from prune_lab.utils.checks import check_choice, check_text, check_texts, check_whole
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class StdlibText:
     join: str = "\n\n"
 
     def __post_init__(self) -> None:
-        if self.split not in get_args(stdlib.Split):
-            raise BadInput(f"split={self.split} of data=stdlib is not allowed; use {', '.join(get_args(stdlib.Split))}")
+        check_choice(self, "split", get_args(stdlib.Split))
+        check_text(self, "join", empty=True)
 
     def read(self) -> list[str]:
         """The documents of the split, sorted by name."""
@@ -135,6 +135,9 @@ class HubFile:
     root: str | None = None
 
     def __post_init__(self) -> None:
+        check_text(self, "repo", "file", "split", "revision")
+        check_texts(self, "local_names")
+        check_text(self, "root", optional=True, hint="a folder; null: the hub")
         if self.root is not None:
             self._local_copy(Path(self.root).expanduser())
 
@@ -150,7 +153,7 @@ class HubFile:
 
     def _local_copy(self, root: Path) -> Path:
         if not root.is_dir():
-            raise BadInput(f"data.root={self.root}: there is no such folder")
+            raise BadSetting(self, "root", ": there is no such folder")
         names = [self.file]
         if self.split in Path(self.file).name:  # a bare name that does not say its split could be the wrong file
             names.append(Path(self.file).name)
@@ -160,7 +163,7 @@ class HubFile:
                 if path.is_file() and self._can_read(path):
                     return path
         looked_for = f"{', '.join(names)} (plain, .gz or .xz)"
-        raise BadInput(f"data.root={self.root} has no copy of {self.repo}, split {self.split}; looked for {looked_for}")
+        raise BadSetting(self, "root", f"has no copy of {self.repo}, split {self.split}; looked for {looked_for}")
 
     def _fetch(self) -> Path:
         """The file on this machine: the local copy, the one in the hub's cache, or a download."""
@@ -205,9 +208,10 @@ class HubText(HubFile):
     text_rows: TextRows = "stripped"
 
     def __post_init__(self) -> None:
-        check_count("limit_documents", self.limit_documents, optional=True)
-        if self.text_rows not in get_args(TextRows):
-            raise BadInput(f"text_rows={self.text_rows} is not allowed; use {', '.join(get_args(TextRows))}")
+        check_whole(self, "limit_documents", optional=True, hint="null: all")
+        check_choice(self, "text_rows", get_args(TextRows))
+        check_text(self, "join", empty=True)
+        check_text(self, "field")
         super().__post_init__()
 
     def read(self) -> list[str]:
@@ -226,7 +230,7 @@ class HubRows(HubFile):
     limit_rows: int | None = None
 
     def __post_init__(self) -> None:
-        check_count("limit_rows", self.limit_rows, optional=True)
+        check_whole(self, "limit_rows", optional=True, hint="null: all")
         super().__post_init__()
 
     def read(self) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""The keys that every data set has, and how keys are checked."""
+"""The keys that every data set has, and their checks."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.tokens import Data
-from prune_lab.errors import BadInput
+from prune_lab.utils.checks import check_seed, check_whole
 
 
 @dataclass(kw_only=True)
@@ -26,10 +26,9 @@ class DataSpec(ABC):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count("data.samples", self.samples, optional=True)
-        check_count("data.seqlen", self.seqlen, least=2, optional=True)  # one token alone predicts nothing
-        check_count("data.batch_size", self.batch_size, optional=True)
-        check_count("data.seed", self.seed, least=0)
+        check_whole(self, "samples", "batch_size", optional=True)
+        check_whole(self, "seqlen", least=2, optional=True, hint="null: the model's")  # one token predicts nothing
+        check_seed(self)
 
     @abstractmethod
     def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
@@ -43,17 +42,3 @@ class DataSpec(ABC):
         Raises:
             BadInput: If the data cannot be read or does not fit the model.
         """
-
-
-def check_count(key: str, value: object, *, least: int = 1, optional: bool = False) -> None:
-    """Checks that a key holds a whole number.
-
-    Raises:
-        BadInput: If it is not one, or is below ``least``, or is None and not ``optional``.
-    """
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        given = "null" if value is None else value
-        alternative = " or null" if optional else ""
-        raise BadInput(f"{key}={given} is not allowed; it is a whole number of at least {least}{alternative}")

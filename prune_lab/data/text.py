@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import FileText, HubText, TextSource
-from prune_lab.data.spec import DataSpec, check_count
+from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokenised import TokenisedText
 from prune_lab.data.tokens import (
     Data,
@@ -24,7 +24,8 @@ from prune_lab.data.tokens import (
     tokenizer_protocol,
     window_length,
 )
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, owned_by
+from prune_lab.utils.checks import check_choice, check_text, check_whole
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +54,10 @@ class TextData(DataSpec):
     limit_windows: int | None = None
 
     def __post_init__(self) -> None:
+        check_whole(self, "samples")  # before the base class, which allows null
         super().__post_init__()
-        check_count("data.samples", self.samples)
-        check_count("data.limit_windows", self.limit_windows, optional=True)
-        if self.sampling not in SAMPLINGS:
-            raise BadInput(f"data.sampling={self.sampling} is not allowed; use {' or '.join(SAMPLINGS)}")
+        check_whole(self, "limit_windows", optional=True, hint="null: all")
+        check_choice(self, "sampling", SAMPLINGS)
 
     def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
         """Reads both texts, tokenises them, and cuts them into windows.
@@ -142,25 +142,31 @@ class FileData(DataSpec):
     limit_windows: int | None = None
 
     def __post_init__(self) -> None:
-        self._text = TextData(
-            calibration=self._source("data.calibration", self.calibration),
-            evaluation=self._source("data.evaluation", self.evaluation),
-            sampling=self.sampling,
-            limit_windows=self.limit_windows,
-            samples=self.samples,
-            seqlen=self.seqlen,
-            batch_size=self.batch_size,
-            seed=self.seed,
-        )
+        check_text(self, "field", hint="the key or column of the text")
+        check_text(self, "join", empty=True)
+        with owned_by(self):  # both have the same keys
+            self._text = TextData(
+                calibration=self._source("calibration"),
+                evaluation=self._source("evaluation"),
+                sampling=self.sampling,
+                limit_windows=self.limit_windows,
+                samples=self.samples,
+                seqlen=self.seqlen,
+                batch_size=self.batch_size,
+                seed=self.seed,
+            )
 
     def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
         """Reads the files as ``TextData`` does."""
         return self._text.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit)
 
-    def _source(self, key: str, path: str | None) -> FileText:
-        if not path:
-            raise BadInput(f"{key} is not set; data=files needs data.calibration=FILE and data.evaluation=FILE")
-        return FileText(path=str(path), join=self.join, field=self.field, key=key)
+    def _source(self, name: str) -> FileText:
+        if not getattr(self, name):
+            raise BadInput(
+                f"{{at}}.{name} is not set; data=files needs {{at}}.calibration=FILE and {{at}}.evaluation=FILE", self
+            )
+        check_text(self, name, hint="a file, a folder or a pattern")
+        return FileText(path=getattr(self, name), join=self.join, field=self.field, key=f"{{at}}.{name}")
 
 
 @dataclass(kw_only=True)
@@ -181,9 +187,11 @@ class HubData(TextData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_text(self, "root", optional=True, hint="a folder; null: the hub")
         if self.root is not None:
-            self.calibration = replace(self.calibration, root=str(self.root))
-            self.evaluation = replace(self.evaluation, root=str(self.root))
+            with owned_by(self):  # their root is this one
+                self.calibration = replace(self.calibration, root=str(self.root))
+                self.evaluation = replace(self.evaluation, root=str(self.root))
 
 
 def _cut(

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting
 from prune_lab.evaluation.energy import JOULES_PER_KWH, co2_per_kwh, find_meter, knows_co2
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.flops import count_macs
@@ -46,18 +46,20 @@ class Efficiency(Evaluation):
 
     def __post_init__(self) -> None:
         self._workload = Workload(self.batch_size, self.seqlen, self.new_tokens, self.repeats)
-        self._workload.check("evaluate")
-        if self.country is not None and not (len(self.country) == 3 and self.country.isalpha()):
-            raise BadInput(
-                f"evaluate.country={self.country!r} is not allowed; allowed: three letters such as DEU, or null"
-            )
+        self._workload.check(self)
+        if self.country is not None and not (
+            isinstance(self.country, str) and len(self.country) == 3 and self.country.isalpha()
+        ):
+            raise BadSetting(self, "country", "is not allowed; allowed: three letters such as DEU, or null")
 
     def prepare(self) -> None:
         """Checks that CO2 can be told, if it is asked for."""
         if self.country is not None and not knows_co2():
-            raise BadInput(
-                f"evaluate.country={self.country} asks for CO2, which codecarbon knows and which is not installed; "
-                "pip install 'prune-lab[energy]', or leave it null"
+            raise BadSetting(
+                self,
+                "country",
+                "asks for CO2, which codecarbon knows and which is not installed; pip install 'prune-lab[energy]', or "
+                "leave it null",
             )
 
     def __call__(self, subject: Subject) -> Scores:
@@ -96,7 +98,7 @@ class Efficiency(Evaluation):
 
     def _co2(self, energy: Scores) -> Scores:
         if self.country is None:
-            return Scores({}, {"co2": "not reckoned: evaluate.country is null"})
+            return Scores({}, {"co2": "not reckoned: country is null"})
         if not energy.metrics:
             return Scores({}, {"co2": "not reckoned: the energy was not measured"})
         grams = co2_per_kwh(self.country)
@@ -141,7 +143,7 @@ def _macs(model: PrunableModel, prompts: Tensor) -> Scores:
 def _energy(passes: Sequence[Pass], workload: Workload, counter: str) -> Scores:
     totals = {part: sum(each.joules[part] for each in passes) for part in PARTS}
     if not all(totals.values()):
-        return Scores({}, {"energy": f"not measured: the counter did not move, so raise evaluate.repeats ({counter})"})
+        return Scores({}, {"energy": f"not measured: the counter did not move, so raise repeats ({counter})"})
     tokens = {part: len(passes) * workload.tokens(part) for part in PARTS}
     return Scores(
         {f"{part}_joules_per_token": totals[part] / tokens[part] for part in PARTS},

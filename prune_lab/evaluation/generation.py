@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from prune_lab.data.pairs import pairs_digest
-from prune_lab.data.spec import check_count
 from prune_lab.data.tokens import Pair
 from prune_lab.errors import BadInput
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.utils.checks import check_number, check_whole
 from prune_lab.utils.digests import tokenizer_digest
 from prune_lab.utils.files import write_text
 from prune_lab.utils.progress import track
@@ -59,12 +59,10 @@ class Generation(Evaluation):
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {"beams": 1, "no_repeat_ngram_size": 0, "max_new_tokens": 1}.items():
-            check_count(f"evaluate.{name}", getattr(self, name), least=least)
-        check_count("evaluate.limit", self.limit, optional=True)
-        check_count("evaluate.batch_size", self.batch_size, optional=True)
-        if isinstance(self.length_penalty, bool) or not isinstance(self.length_penalty, int | float):
-            raise BadInput(f"evaluate.length_penalty={self.length_penalty!r} is not allowed; it is a number")
+        check_whole(self, "beams", "max_new_tokens")
+        check_whole(self, "no_repeat_ngram_size", least=0)
+        check_whole(self, "limit", "batch_size", optional=True)
+        check_number(self, "length_penalty")
 
     def check(self, subject: Subject) -> None:
         """Look for prompts, and for a tokenizer that turns tokens into text.

@@ -3,16 +3,17 @@
 import dataclasses
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prune_lab.data.spec import check_count
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting, owned_by
 from prune_lab.evaluation import stdlib_tasks
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.harness_context import quiet, seeded
+from prune_lab.utils.checks import check_flag, check_text, check_texts, check_whole, is_number
 from prune_lab.utils.digests import folder_digest, tokenizer_digest
 
 logger = logging.getLogger(__name__)
@@ -53,21 +54,25 @@ class ZeroShot(Evaluation):
     def __post_init__(self) -> None:
         if isinstance(self.tasks, str):
             self.tasks = [self.tasks]
-        if not self.tasks or not all(isinstance(name, str) for name in self.tasks):
-            raise BadInput(f"evaluate.tasks={self.tasks!r} is not a list of names; give at least one, such as [stdlib]")
-        for key, least in (("num_fewshot", 0), ("batch_size", 1), ("max_length", 2)):
-            check_count(f"evaluate.{key}", getattr(self, key), least=least, optional=True)
-        check_count("evaluate.seed", self.seed, least=0)
+        check_texts(self, "tasks", least=1, hint="names of tasks, such as [stdlib]")
+        check_whole(self, "num_fewshot", least=0, optional=True, hint="null: each task's own")
+        check_whole(self, "batch_size", optional=True)
+        check_whole(self, "max_length", least=2, optional=True, hint="null: the model's")
+        check_whole(self, "seed", least=0)
         if self.limit is not None and not _is_limit(self.limit):
-            raise BadInput(
-                f"evaluate.limit={self.limit} is not allowed; give a number of questions, a share below 1, or null"
-            )
+            raise BadSetting(self, "limit", "is not allowed; allowed: a number of questions, a share below 1, or null")
+        check_text(self, "include_path", optional=True, hint="a folder")
         if self.include_path is not None and not Path(self.include_path).is_dir():
-            raise BadInput(f"evaluate.include_path={self.include_path}: there is no such folder")
+            raise BadSetting(self, "include_path", ": there is no such folder")
+        check_flag(self, "apply_chat_template")
+        if self.task_options is not None and not _is_options(self.task_options):
+            raise BadSetting(
+                self, "task_options", "is not allowed; allowed: null, or fields by task: {piqa: {num_fewshot: 5}}"
+            )
         unused = sorted(set(self._options) - set(self._names))
         if unused:
             raise BadInput(
-                f"evaluate.task_options names {', '.join(unused)}, which is not in evaluate.tasks={self.tasks}"
+                f"{{at}}.task_options names {', '.join(unused)}, which is not in {{at}}.tasks={self.tasks}", self
             )
 
     @property
@@ -125,7 +130,7 @@ class ZeroShot(Evaluation):
 
             tasks = self._load()
             max_length = self.max_length or subject.model.seqlen_limit
-            with subject.model.placed(subject.device) as hf:
+            with owned_by(self), subject.model.placed(subject.device) as hf:
                 adapter = HarnessModel(hf, subject.model.tokenizer, rows=self.batch_size, max_length=max_length)
                 results = evaluate(
                     adapter,
@@ -156,9 +161,7 @@ class ZeroShot(Evaluation):
                 "or leave the tasks out (evaluate=perplexity)"
             )
         if self.max_length is not None and self.max_length > subject.model.seqlen_limit:
-            raise BadInput(
-                f"evaluate.max_length={self.max_length} is more than the model's {subject.model.seqlen_limit} positions"
-            )
+            raise BadSetting(self, "max_length", f"is more than the model's {subject.model.seqlen_limit} positions")
 
     def _load(self) -> dict[str, dict[str, Any]]:
         """The tasks as the harness wants them, with few-shot examples as its own front end sets them."""
@@ -167,7 +170,8 @@ class ZeroShot(Evaluation):
         folders = [self.include_path] if self.include_path else []
         if self._wants_stdlib:
             folders.append(str(stdlib_tasks.task_folder()))
-        loaded = load_tasks(self._names, self._options, folders)
+        with owned_by(self):
+            loaded = load_tasks(self._names, self._options, folders)
         for name, task in loaded["tasks"].items():
             own = task.get_config("num_fewshot")
             fixed = own == 0 or "num_fewshot" in self._options.get(name, {})
@@ -178,7 +182,11 @@ class ZeroShot(Evaluation):
 
 
 def _is_limit(value: object) -> bool:
-    return isinstance(value, int | float) and (0 < value < 1 or (value >= 1 and value == int(value)))
+    return is_number(value, above=0, below=1) or (is_number(value, least=1) and value == int(value))
+
+
+def _is_options(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(each, Mapping) for each in value.values())
 
 
 def _scores(results: dict[str, Any], protocol: dict[str, object]) -> Scores:

@@ -88,7 +88,7 @@ class HarnessModel(HFLM):
         if len(continuation) > self.max_length:
             raise RunFailed(
                 f"an answer of {len(continuation)} tokens does not fit into the {self.max_length} that the model may "
-                "see; leave that task out (evaluate.tasks) or raise evaluate.max_length as far as the model goes"
+                "see; leave that task out ({at}.tasks) or raise {at}.max_length as far as the model goes"
             )
         tokens = tuple(context) + tuple(continuation)
         self.truncated += len(tokens) > self.max_length + 1

@@ -46,7 +46,7 @@ def load_tasks(
     for name, fields in options.items():
         for field in set(fields) - set(_FIELDS):
             raise BadInput(
-                f"evaluate.task_options.{name}.{field}: tasks of the harness have no such field"
+                f"{{at}}.task_options.{name}.{field}: tasks of the harness have no such field"
                 f"{_close(field, _FIELDS)}; they have {', '.join(_FIELDS)}"
             )
     manager = _manager(names, folders)
@@ -88,7 +88,7 @@ def _manager(names: Sequence[str], folders: Sequence[str]) -> TaskManager:
     files, mentioned = _scan(frozenset(unknown))
     for name in sorted(unknown - set(mentioned)):
         raise BadInput(
-            f"evaluate.tasks names {name!r}, which is no task, group or tag of lm-eval {version('lm_eval')}"
+            f"{{at}}.tasks names {name!r}, which is no task, group or tag of lm-eval {version('lm_eval')}"
             f"{f' nor of {folders[0]}' if folders else ''}{_close(name, _all_names())}; "
             "`lm-eval ls tasks` lists them all"
         )
@@ -97,9 +97,7 @@ def _manager(names: Sequence[str], folders: Sequence[str]) -> TaskManager:
         return TaskManager(include_path=[*near, *folders], include_defaults=False)
     manager = _full_manager(tuple(folders))
     for name in sorted(unknown - set(manager.all_tasks)):
-        raise BadInput(
-            f"evaluate.tasks names {name!r}, which is no task, group or tag{_close(name, manager.all_tasks)}"
-        )
+        raise BadInput(f"{{at}}.tasks names {name!r}, which is no task, group or tag{_close(name, manager.all_tasks)}")
     return manager
 
 
@@ -141,10 +139,10 @@ def _cannot_load(name: str, data: object, error: Exception) -> str:
     if isinstance(error, OSError):  # of which the network's errors are a part
         remedy = (
             "Without network, fill the Hugging Face cache on a machine that has one (datasets.load_dataset) and copy "
-            "it here (HF_HOME), or write a task that reads local files and give its folder as evaluate.include_path=DIR"
+            "it here (HF_HOME), or write a task that reads local files and give its folder as {at}.include_path=DIR"
         )
     else:
-        remedy = "Check its YAML file and evaluate.task_options against its data"
+        remedy = "Check its YAML file and {at}.task_options against its data"
     return f"task {name}: cannot be loaded{f' from {data}' if data else ''}: {first_line}. {remedy}"
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import owned_by
 from prune_lab.models.model import PrunableModel
+from prune_lab.utils.checks import check_whole
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedModel
@@ -35,16 +36,10 @@ class Workload:
     new_tokens: int
     repeats: int
 
-    def check(self, section: str) -> None:
-        """Checks that there is something to time; ``section`` is where the settings have it.
-
-        Raises:
-            BadInput: a number is not positive.
-        """
-        for name in (each.name for each in fields(self)):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise BadInput(f"{section}.{name}={value!r} is not allowed; it is a whole number of at least 1")
+    def check(self, owner: object) -> None:
+        """Checks that there is something to time; the owner has the same fields."""
+        with owned_by(owner):
+            check_whole(self, *(each.name for each in fields(self)))
 
     def fit(self, model: PrunableModel) -> "Workload":
         """The same, as far as the model's positions reach."""

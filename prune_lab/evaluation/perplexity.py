@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prune_lab.data.spec import check_count
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.utils.checks import check_whole
 from prune_lab.utils.digests import tensor_digest
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -40,7 +40,7 @@ class Perplexity(Evaluation):
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_count("evaluate.batch_size", self.batch_size, optional=True)
+        check_whole(self, "batch_size", optional=True, hint="null: by the device")
 
     def key(self, subject: Subject) -> dict[str, object]:
         """The tokens and what is reported about them."""

@@ -6,10 +6,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import RunFailed
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.models.units import Neurons, all_neurons
 from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
+from prune_lab.utils.checks import check_flag, check_number, check_whole
 from prune_lab.utils.digests import tensor_digest
 
 
@@ -37,10 +38,9 @@ class Redundancy(Evaluation):
     sensitivity: bool = True
 
     def __post_init__(self) -> None:
-        if self.windows is not None and (type(self.windows) is not int or self.windows < 1):
-            raise BadInput(f"evaluate.windows={self.windows!r} is not allowed; allowed: 1 and more, or null for all")
-        if not 0 < self.threshold <= 1:
-            raise BadInput(f"evaluate.threshold={self.threshold} is out of range; allowed: (0, 1]")
+        check_whole(self, "windows", optional=True, hint="null: all")
+        check_number(self, "threshold", above=0, most=1)
+        check_flag(self, "sensitivity")
 
     def key(self, subject: Subject) -> dict[str, object] | None:
         """Settings and windows."""

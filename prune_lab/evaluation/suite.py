@@ -16,7 +16,7 @@ class Suite(Evaluation):
     def __init__(self, **evaluations: Evaluation | None):
         self.parts = {name: part for name, part in evaluations.items() if part is not None}
         if not self.parts:
-            raise BadInput("evaluate has no part that is switched on; keep at least one, such as evaluate=perplexity")
+            raise BadInput("{at} has no part that is switched on; keep at least one, such as evaluate=perplexity", self)
 
     def prepare(self) -> None:
         """Prepare each part."""

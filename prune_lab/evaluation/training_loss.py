@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 import torch
 
 from prune_lab.data.samples import Samples
-from prune_lab.data.spec import check_count
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.training.losses import mean_loss
+from prune_lab.utils.checks import check_whole
 from prune_lab.utils.digests import tensor_digest
 
 
@@ -26,8 +26,7 @@ class TrainingLoss(Evaluation):
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        check_count("evaluate.samples", self.samples)
-        check_count("evaluate.batch_size", self.batch_size)
+        check_whole(self, "samples", "batch_size")
 
     def key(self, subject: Subject) -> dict[str, object]:
         """The samples themselves."""

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 import transformers  # its parts are imported when they are used: a mistake in the settings costs no seconds
 
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import BadInput, RunFailed, owned_by
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.shrink import family_name, is_unequal, unequal_class, unequal_config
+from prune_lab.utils.checks import check_choice, check_flag, check_text
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -41,14 +42,17 @@ class Checkpoint:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise BadInput(f"model.dtype={self.dtype!r} is unknown; allowed: {', '.join(DTYPES)}")
-        if self.kind not in ("local", "reference", "hub"):
-            raise BadInput(f"model.kind={self.kind!r} is unknown; allowed: local, reference, hub")
+        check_choice(self, "dtype", DTYPES)
+        check_choice(self, "kind", ("local", "reference", "hub"))
+        check_text(self, "path")
+        check_text(self, "revision", "name", optional=True)
+        check_flag(self, "trust_remote_code")
         if self.kind == "reference":
+            check_choice(self, "path", sorted(folder.name for folder in REFERENCE.iterdir() if folder.is_dir()))
             self.path = str(REFERENCE / self.path)
         if self.kind != "hub":
-            _check_folder(Path(self.path))
+            with owned_by(self):
+                _check_folder(Path(self.path))
         self.name = self.name or Path(self.path).name
 
     def load_config(self) -> "transformers.PretrainedConfig":
@@ -61,7 +65,7 @@ class Checkpoint:
             unequal = None if self.kind == "hub" else unequal_config(Path(self.path))
             config = unequal or transformers.AutoConfig.from_pretrained(self.path, **self._where)
         except Exception as error:  # the loaders raise a dozen kinds, from OSError to SafetensorError
-            raise BadInput(self._cannot_load("configuration", error)) from error
+            raise self._cannot_load("configuration", error) from error
         family_of(config.model_type)
         return config
 
@@ -76,7 +80,7 @@ class Checkpoint:
         try:
             return transformers.AutoTokenizer.from_pretrained(self.path, **self._where)
         except Exception as error:
-            raise BadInput(self._cannot_load("tokenizer", error)) from error
+            raise self._cannot_load("tokenizer", error) from error
 
     def load(self, tokenizer: "transformers.PreTrainedTokenizerBase | None" = None) -> PrunableModel:
         """Loads the model onto the host.
@@ -97,10 +101,11 @@ class Checkpoint:
                 **self._where,
             )
         except Exception as error:
-            raise BadInput(self._cannot_load("checkpoint", error)) from error
+            raise self._cannot_load("checkpoint", error) from error
         if unequal is not None:
             hf.__class__ = unequal.__base__
-        _check_weights(hf, report, self.path)
+        with owned_by(self):
+            _check_weights(hf, report, self.path)
         model = PrunableModel(hf, tokenizer, str(self.name))
         _ = model.blocks  # a model that the family table does not cover stops here
         return model
@@ -109,8 +114,9 @@ class Checkpoint:
     def _where(self) -> dict[str, Any]:
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
-    def _cannot_load(self, what: str, error: Exception) -> str:
-        return f"model.path={self.path}: cannot load the {what}: {_first_line(error)}. {self._remedy()}"
+    def _cannot_load(self, what: str, error: Exception) -> BadInput:
+        reason = f": cannot load the {what}: {_first_line(error)}. {self._remedy()}"
+        return BadInput(f"{{at}}.path={self.path}{reason}", self)
 
     def _remedy(self) -> str:
         if self.kind == "hub":
@@ -121,12 +127,12 @@ class Checkpoint:
 def _check_folder(folder: Path) -> None:
     """What can be told of a folder without reading a weight."""
     if not folder.is_dir():
-        raise BadInput(f"model.path={folder}: there is no such folder; give one in the Hugging Face format")
+        raise BadInput(f"{{at}}.path={folder}: there is no such folder; give one in the Hugging Face format")
     config = _read_json(folder, "config.json")
     family_of(family_name(config))
     if not any(folder.glob("*.safetensors")):
         raise BadInput(
-            f"model.path={folder}: there is no *.safetensors file; weights are read as safetensors only. "
+            f"{{at}}.path={folder}: there is no *.safetensors file; weights are read as safetensors only. "
             "Convert older checkpoints with AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)."
         )
     index = folder / "model.safetensors.index.json"
@@ -135,7 +141,7 @@ def _check_folder(folder: Path) -> None:
         missing = sorted(file for file in wanted if not (folder / file).is_file())
         if missing:
             raise BadInput(
-                f"model.path={folder}: {', '.join(missing)} named in {index.name} is missing; copy the folder again"
+                f"{{at}}.path={folder}: {', '.join(missing)} named in {index.name} is missing; copy the folder again"
             )
 
 
@@ -143,11 +149,11 @@ def _read_json(folder: Path, file: str) -> dict[str, Any]:
     try:
         value = json.loads((folder / file).read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"model.path={folder}: there is no readable {file} ({error.strerror})") from error
+        raise BadInput(f"{{at}}.path={folder}: there is no readable {file} ({error.strerror})") from error
     except ValueError as error:
-        raise BadInput(f"model.path={folder}: {file} is not valid JSON ({error})") from error
+        raise BadInput(f"{{at}}.path={folder}: {file} is not valid JSON ({error})") from error
     if not isinstance(value, dict):
-        raise BadInput(f"model.path={folder}: {file} holds no JSON object; copy the folder again")
+        raise BadInput(f"{{at}}.path={folder}: {file} holds no JSON object; copy the folder again")
     return value
 
 
@@ -156,12 +162,12 @@ def _check_weights(hf: torch.nn.Module, report: dict[str, Any], path: str) -> No
     mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
     if missing or mismatched:
         raise BadInput(
-            f"model.path={path}: the checkpoint is incomplete: {_some(missing + mismatched)} missing or of another "
+            f"{{at}}.path={path}: the checkpoint is incomplete: {_some(missing + mismatched)} missing or of another "
             "shape. Such weights would start at random; copy the folder again."
         )
     for name, tensor in hf.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise RunFailed(f"model.path={path}: {name} holds NaN or infinite values; the checkpoint is damaged")
+            raise RunFailed(f"{{at}}.path={path}: {name} holds NaN or infinite values; the checkpoint is damaged")
 
 
 def _some(names: list[str]) -> str:

@@ -4,6 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from prune_lab.errors import BadInput
+from prune_lab.utils.checks import check_number, check_whole
+
+_SHARE = "a share of the training"
 
 
 class Schedule(ABC):
@@ -25,7 +28,7 @@ class OneShot(Schedule):
     begin: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_shares(begin=self.begin)
+        check_number(self, "begin", least=0, below=1, hint=_SHARE)
 
     def reached(self, step: int, steps: int) -> float:
         """0 before ``begin``, 1 from there."""
@@ -46,11 +49,13 @@ class Linear(Schedule):
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_shares(warmup=self.warmup, cooldown=self.cooldown)
+        check_number(self, "warmup", "cooldown", least=0, below=1, hint=_SHARE)
+        check_number(self, "power", above=0)
         if self.warmup + self.cooldown >= 1:
             raise BadInput(
-                f"schedule.warmup={self.warmup:g} and schedule.cooldown={self.cooldown:g} leave no step to prune at; "
-                "their sum must be less than 1"
+                f"{{at}}.warmup={self.warmup:g} and {{at}}.cooldown={self.cooldown:g} leave no step to prune at; "
+                "their sum must be less than 1",
+                self,
             )
 
     def reached(self, step: int, steps: int) -> float:
@@ -93,16 +98,9 @@ class AGP(Linear):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.every < 1:
-            raise BadInput(f"schedule.every={self.every} is not allowed; allowed: 1 and more steps")
+        check_whole(self, "every", hint="steps")
 
     def reached(self, step: int, steps: int) -> float:
         """That of the last step that is a multiple of ``every``; all of it in the cool-down."""
         full = super().reached(step, steps)
         return full if full == 1.0 else super().reached(step // self.every * self.every, steps)
-
-
-def _check_shares(**shares: float) -> None:
-    for key, value in shares.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
-            raise BadInput(f"schedule.{key}={value!r} is not allowed; allowed: [0, 1), a share of the training")

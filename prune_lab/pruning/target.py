@@ -4,13 +4,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units, heads_of, neurons_of, single_weights_of
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.masks import count_dropped
+from prune_lab.utils.checks import check_number, is_number
 
 PATTERNS = ("unstructured", "neurons", "heads")
+
+
+_FRACTION = "the fraction removed: 0.7 removes 70 %"
 
 
 @dataclass(frozen=True)
@@ -35,36 +39,29 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.pattern not in PATTERNS and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(self.pattern)):
-            raise BadInput(
-                f"sparsity.pattern={self.pattern!r} is unknown; allowed: {', '.join(PATTERNS)}, or N:M in quotes, "
-                "such as '2:4'"
+            raise BadSetting(
+                self,
+                "pattern",
+                f"is unknown; allowed: {', '.join(PATTERNS)}, or N:M in quotes, such as '2:4'",
             )
-        if self.level is not None and (isinstance(self.level, bool) or not isinstance(self.level, int | float)):
-            raise BadInput(f"sparsity.level={self.level!r} is no number; allowed: [0, 1), the fraction removed")
+        check_number(self, "level", least=0, below=1, optional=self.n_of_m is not None, hint=_FRACTION)
         if self.n_of_m:
             self._check_n_of_m(*self.n_of_m)
-        elif self.level is None:
-            raise BadInput("sparsity.level is missing; give the fraction to remove, in [0, 1)")
-        for where, level in {
-            "sparsity.level": self.sparsity,
-            **{f"budget of {k}": v for k, v in self.budget.items()},
-        }.items():
-            if not 0 <= level < 1:
-                raise BadInput(
-                    f"{where}={level} is out of range; allowed: [0, 1), the fraction removed (0.7 removes 70 %)"
-                )
+        for name, level in self.budget.items():
+            if not is_number(level, least=0, below=1):
+                raise BadInput(f"the budget of {name} is {level}; allowed: numbers in [0, 1) ({_FRACTION})")
         if self.layers is not None and not _is_range(self.layers):
-            raise BadInput(f"sparsity.layers={self.layers} is no range; allowed: [first, end) or null for all")
+            raise BadSetting(self, "layers", "is no range; allowed: [first, end) of blocks, or null for all")
 
     def _check_n_of_m(self, n: int, m: int) -> None:
         if n > m:
-            raise BadInput(
-                f"sparsity.pattern={self.pattern!r} keeps more than there are; N:M keeps N of every M, so N <= M"
-            )
+            raise BadSetting(self, "pattern", "keeps more than there are; N:M keeps N of every M, so N <= M")
         if self.level is not None and abs(self.level - (1 - n / m)) > 1e-9:
-            raise BadInput(
-                f"sparsity.level={self.level} contradicts sparsity.pattern={self.pattern!r}, which removes "
-                f"{1 - n / m:g}; leave the level out, or use sparsity=unstructured"
+            raise BadSetting(
+                self,
+                "level",
+                f"contradicts {{at}}.pattern={self.pattern!r}, which removes {1 - n / m:g}; leave the level out, or "
+                "use sparsity=unstructured",
             )
 
     @property
@@ -124,15 +121,15 @@ class Target:
             BadInput: the range ends beyond the last block, or M does not divide the inputs of a linear layer.
         """
         if self.layers is not None and self.layers[1] > len(model.blocks):
-            raise BadInput(
-                f"sparsity.layers={list(self.layers)} ends beyond the model, which has {len(model.blocks)} blocks"
-            )
+            raise BadSetting(self, "layers", f"ends beyond the model, which has {len(model.blocks)} blocks")
         if self.n_of_m:
             for linear in self.linears(model):
                 if linear.shape[1] % self.n_of_m[1]:
-                    raise BadInput(
-                        f"sparsity.pattern={self.pattern!r} does not divide {linear.name}: {linear.shape[1]} inputs "
-                        f"are no multiple of {self.n_of_m[1]}; choose an M that divides them, or sparsity=unstructured"
+                    raise BadSetting(
+                        self,
+                        "pattern",
+                        f"does not divide {linear.name}: {linear.shape[1]} inputs are no multiple of {self.n_of_m[1]}; "
+                        "choose an M that divides them, or sparsity=unstructured",
                     )
 
 

@@ -3,18 +3,16 @@
 This is the only place where objects are made from a configuration; below, everything is plain Python.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from hydra.utils import get_class
 
 from prune_lab.data.spec import DataSpec
-from prune_lab.errors import BadInput
 from prune_lab.models.load import Checkpoint
+from prune_lab.run.addresses import Addresses
 from prune_lab.run.config import RunConfig
 from prune_lab.run.state import Stage
 from prune_lab.run.tracking.tracker import Tracker
@@ -30,6 +28,7 @@ class Parts:
     stages: dict[str, Stage]
     tracker: Tracker
     device: torch.device
+    addresses: Addresses
 
 
 def make_parts(config: RunConfig) -> Parts:
@@ -39,43 +38,47 @@ def make_parts(config: RunConfig) -> Parts:
         config: `prune_lab.run.vetting.vet` has vetted every target.
 
     Raises:
-        BadInput: a part refuses its settings.
+        BadInput: a part refuses its settings; the message names the key as it was typed.
     """
-    maker = _Maker(config)
-    return Parts(
-        model=maker.section("model"),
-        data=maker.section("data"),
-        stages={name: maker.stage(name) for name in config.stages},
-        tracker=maker.section("tracker"),
-        device=resolve_device(config.plain["device"]),
-    )
+    addresses, sections = Addresses(config.plain), _Sections(config.plain)
+    with addresses.naming():
+        return Parts(
+            model=addresses.make("model", Checkpoint),
+            data=addresses.make("data", DataSpec),
+            stages={name: sections.stage(name, addresses) for name in config.stages},
+            tracker=addresses.make("tracker", Tracker),
+            device=resolve_device(config.plain["device"]),
+            addresses=addresses,
+        )
 
 
-@dataclass
-class _Maker:
-    """Makes each section once, whoever needs it."""
+class _Sections:
+    """The sections that stages need, each made once, whoever needs it."""
 
-    config: RunConfig
-    _made: dict[str, Any] = field(default_factory=dict)
+    def __init__(self, plain: Mapping[str, Any]) -> None:
+        self._plain = plain
+        self._made: dict[str, Any] = {}
 
-    def section(self, name: str) -> Any:
-        """Returns the object that a section describes, or its value where it describes none."""
-        if name not in self._made:
-            node = self.config.resolved[name]
-            self._made[name] = _instantiate(node) if isinstance(node, DictConfig) else self.config.plain[name]
-        return self._made[name]
-
-    def stage(self, name: str) -> Stage:
+    def stage(self, name: str, addresses: Addresses) -> Stage:
         """Returns a stage with its own settings and the sections that it needs."""
-        factory = _instantiate(self.config.resolved.stages[name], _partial_=True)
-        return self._filled(factory.func, factory)
+        kind = get_class(self._plain["stages"][name]["_target_"])
+        return addresses.make(f"stages.{name}", Stage, self._needed(kind, addresses))
 
-    def _filled(self, kind: type[Stage], factory: Callable[..., Stage]) -> Stage:
-        given = {
-            name: self.section(source) if isinstance(source, str) else self._filled(source, source)
-            for name, source in kind.needs.items()
-        }
-        return factory(**given)
+    def _needed(self, kind: type[Stage], addresses: Addresses) -> dict[str, tuple[Any, str]]:
+        """By parameter, what a kind of stage needs, with its key; a stage that it needs has its defaults, and none."""
+        found: dict[str, tuple[Any, str]] = {}
+        for parameter, need in kind.needs.items():
+            if isinstance(need, str):
+                found[parameter] = self._section(need, addresses), need
+            else:
+                own = {name: made for name, (made, _) in self._needed(need, addresses).items()}
+                found[parameter] = need(**own), ""
+        return found
+
+    def _section(self, name: str, addresses: Addresses) -> Any:
+        if name not in self._made:
+            self._made[name] = addresses.section(name)
+        return self._made[name]
 
 
 def stage_settings(config: RunConfig, name: str, kind: type[Stage]) -> dict[str, Any]:
@@ -84,17 +87,4 @@ def stage_settings(config: RunConfig, name: str, kind: type[Stage]) -> dict[str,
 
 
 def _settings(plain: Mapping[str, Any], kind: type[Stage]) -> dict[str, Any]:
-    return {
-        name: plain[source] if isinstance(source, str) else _settings(plain, source)
-        for name, source in kind.needs.items()
-    }
-
-
-def _instantiate(node: DictConfig, **options: Any) -> Any:
-    try:
-        return instantiate(node, **options)
-    except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, BadInput):
-            cause = cause.__cause__
-        raise cause or BadInput(str(error)) from error
+    return {name: plain[need] if isinstance(need, str) else _settings(plain, need) for name, need in kind.needs.items()}

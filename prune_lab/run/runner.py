@@ -59,8 +59,9 @@ def execute(
     """
     vet(config)
     parts = make_parts(config)
-    for stage in parts.stages.values():
-        stage.prepare()
+    with parts.addresses.naming():
+        for stage in parts.stages.values():
+            stage.prepare()
     record: dict[str, Any] = {
         "status": "failed",
         "key": config.key,
@@ -74,7 +75,8 @@ def execute(
     _open_folder(folder, config, parts.device)
     info = RunInfo(folder, config.redacted, name=config.title, group=group)
     try:
-        _run_stages(parts, info, config, record, report)
+        with parts.addresses.naming():
+            _run_stages(parts, info, config, record, report)
         record["status"] = "finished"
     except TrialStopped as stopped:
         record |= {"status": "stopped", "reason": str(stopped)}

@@ -26,9 +26,10 @@ def accelerator_for(training: Training, device: torch.device) -> Accelerator:
         )
     if training.batch_size // training.gradient_accumulation_steps < accelerator.num_processes:
         raise BadInput(
-            f"training.batch_size={training.batch_size} in {training.gradient_accumulation_steps} micro-batches "
-            f"leaves nothing for some of {accelerator.num_processes} processes; raise training.batch_size or lower "
-            "training.gradient_accumulation_steps"
+            f"{{at}}.batch_size={training.batch_size} in {training.gradient_accumulation_steps} micro-batches "
+            f"leaves nothing for some of {accelerator.num_processes} processes; raise {{at}}.batch_size or lower "
+            "{at}.gradient_accumulation_steps",
+            training,
         )
     return accelerator
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
@@ -58,10 +59,8 @@ def fit(
     hooks = hooks or Hooks()
     torch.manual_seed(training.seed)  # of dropout
     accelerator = accelerator_for(training, device)
-    optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
+    optimizer, scheduler = _optimizer(model, training, groups)
     prepared, optimizer = accelerator.prepare(model.to(device), optimizer)
-    teacher = None if teacher is None else teacher.to(device)
     make_step = Stepper(accelerator, prepared, optimizer, hooks, teacher, samples, training)
     progress = Progress(trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad))
     accelerator.register_for_checkpointing(scheduler, hooks, held_out, progress)
@@ -88,14 +87,23 @@ def fit(
     return progress
 
 
+def _optimizer(
+    model: nn.Module, training: Training, groups: Sequence[dict[str, Any]]
+) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """AdamW on the model's trained parameters and further groups, with the learning rates of its steps."""
+    optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
+
+
 def _held_out(
     samples: Samples, training: Training, report: Callable[[int, float], None] | None
 ) -> tuple[Samples, HeldOut]:
     """The samples to train on, and the others with what measures their loss."""
     if len(samples) <= training.eval_samples:
         raise BadInput(
-            f"there is no sample to train on: {len(samples)} in all, training.eval_samples={training.eval_samples}; "
-            "give a longer text, a smaller data.seqlen, or hold out fewer"
+            f"there is no sample to train on: {len(samples)} in all, {{at}}.eval_samples={training.eval_samples}; "
+            "give a longer text, a smaller data.seqlen, or hold out fewer",
+            training,
         )
     samples, others = split(samples, training.eval_samples, training.seed)
     return samples, HeldOut(others, training.eval_every, training.patience, training.batch_size, report)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.adapter import Adapter
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import PrunableLinear
+from prune_lab.utils.checks import check_flag, check_number, check_whole
 
 
 @dataclass
@@ -39,19 +40,16 @@ class Lora:
     merge: bool = True
 
     def __post_init__(self) -> None:
-        if type(self.rank) is not int or self.rank < 1:
-            raise BadInput(f"finetune.rank={self.rank!r} is not allowed; it is a whole number of at least 1")
-        if not self.alpha > 0:
-            raise BadInput(f"finetune.alpha={self.alpha} is out of range; allowed: above 0")
-        if not 0 <= self.dropout < 1 or (self.sparse and self.dropout):
-            raise BadInput(
-                f"finetune.dropout={self.dropout} is not allowed; allowed: [0, 1), and 0 with finetune.sparse=true"
-            )
-        for name in ("sparse", "merge"):
-            if not isinstance(getattr(self, name), bool):
-                raise BadInput(f"finetune.{name}={getattr(self, name)!r} is not allowed; it is true or false")
+        check_whole(self, "rank")
+        check_number(self, "alpha", above=0)
+        check_number(self, "dropout", least=0, below=1)
+        check_flag(self, "sparse", "merge")
+        if self.sparse and self.dropout:
+            raise BadSetting(self, "dropout", "is not allowed; allowed: 0 with {at}.sparse=true")
         if self.sparse and not self.merge:
-            raise BadInput("finetune.merge=false and sparse=true contradict: a sparse update is part of its weight")
+            raise BadSetting(
+                self, "merge", "contradicts {at}.sparse=true: such an update is part of its weight; use merge=true"
+            )
 
     @property
     def scale(self) -> float:

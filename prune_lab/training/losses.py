@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prune_lab.data.samples import Batch, Samples
-from prune_lab.errors import BadInput
+from prune_lab.utils.checks import check_number, check_text
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers.utils import ModelOutput
@@ -79,12 +79,10 @@ class Distillation:
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise BadInput(f"training.distill.weight={self.weight} is out of range; allowed: [0, 1]")
-        if not self.temperature > 0:
-            raise BadInput(f"training.distill.temperature={self.temperature} is out of range; allowed: above 0")
-        if not self.hidden >= 0:
-            raise BadInput(f"training.distill.hidden={self.hidden} is out of range; allowed: 0 and more")
+        check_number(self, "weight", least=0, most=1)
+        check_number(self, "temperature", above=0)
+        check_number(self, "hidden", least=0)
+        check_text(self, "teacher", optional=True, hint="a model folder; null: the model as it was before the stage")
 
     def __call__(
         self, student: "ModelOutput", teacher: "ModelOutput", tokens: Tensor, targets: Tensor | None = None

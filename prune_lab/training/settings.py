@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting
 from prune_lab.training.losses import Distillation
+from prune_lab.utils.checks import check_choice, check_flag, check_number, check_seed, check_whole
 
 PRECISIONS = ("no", "bf16", "fp16")
 DECAYS = ("linear", "cosine", "constant")
@@ -56,41 +57,26 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least_of = {
-            "steps": 1,
-            "batch_size": 1,
-            "gradient_accumulation_steps": 1,
-            "eval_samples": 0,
-            "eval_every": 1,
-            "save_every": 0,
-        }
-        for name, least in least_of.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise BadInput(f"training.{name}={value!r} is not allowed; it is a whole number of at least {least}")
+        check_whole(self, "steps", "batch_size", "gradient_accumulation_steps", "eval_every")
+        check_whole(self, "eval_samples", "save_every", least=0)
         if self.batch_size % self.gradient_accumulation_steps:
-            raise BadInput(
-                f"training.gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
-                f"training.batch_size={self.batch_size}"
+            whole = f"{{at}}.batch_size={self.batch_size}"
+            raise BadSetting(self, "gradient_accumulation_steps", f"does not divide {whole}")
+        check_number(self, "lr", "weight_decay", least=0)
+        check_number(self, "warmup", least=0, most=1, hint="a share of the steps")
+        check_number(self, "max_grad_norm", above=0, optional=True, hint="null: no limit")
+        check_flag(self, "gradient_checkpointing")
+        check_whole(self, "patience", optional=True, hint="null: never")
+        if self.patience is not None and not self.eval_samples:
+            raise BadSetting(
+                self,
+                "patience",
+                "with {at}.eval_samples=0 is not allowed; it needs samples that are held out, such as "
+                "{at}.eval_samples=16",
             )
-        for name, high in {"lr": math.inf, "weight_decay": math.inf, "warmup": 1.0}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
-                raise BadInput(f"training.{name}={value!r} is out of range; allowed: [0, {high:g}]")
-        if not isinstance(self.gradient_checkpointing, bool):
-            raise BadInput(
-                f"training.gradient_checkpointing={self.gradient_checkpointing!r} is not allowed; it is true or false"
-            )
-        if self.patience is not None and (type(self.patience) is not int or self.patience < 1 or not self.eval_samples):
-            raise BadInput(
-                f"training.patience={self.patience!r} with training.eval_samples={self.eval_samples} is not allowed; "
-                "it is a whole number of at least 1 (or null), and needs samples that are held out, such as "
-                "training.eval_samples=16"
-            )
-        if self.decay not in DECAYS:
-            raise BadInput(f"training.decay={self.decay!r} is unknown; allowed: {', '.join(DECAYS)}")
-        if self.precision not in PRECISIONS:
-            raise BadInput(f"training.precision={self.precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+        check_choice(self, "decay", DECAYS)
+        check_choice(self, "precision", PRECISIONS)
+        check_seed(self)
 
     def rate(self, step: int) -> float:
         """The share of the highest learning rate at a step, from 0."""

@@ -24,7 +24,7 @@ class Stepper:
         model: the student.
         optimizer: of its weights, and of parameters beside them.
         hooks: what is done beside.
-        teacher: for ``training.distill``; on the accelerator's device.
+        teacher: for ``training.distill``; moved to the accelerator's device.
         samples: what to train on.
         training: how.
     """
@@ -36,6 +36,10 @@ class Stepper:
     teacher: nn.Module | None
     samples: Samples
     training: Training
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.accelerator.device)
 
     def __call__(self, step: int) -> float:
         """Makes a step, from 0, and returns its loss: the mean over all targets of the step, and the hooks' penalty.
@@ -65,7 +69,8 @@ class Stepper:
             total = average(accelerator, self.optimizer, self.model, total)
         if not math.isfinite(total):
             raise RunFailed(
-                f"the loss of training step {step} is not finite; lower training.lr, or use training.precision=no"
+                f"the loss of training step {step} is not finite; lower {{at}}.lr, or use {{at}}.precision=no",
+                training,
             )
         self._update()
         return total

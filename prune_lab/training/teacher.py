@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting, owned_by
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import PrunableModel
 from prune_lab.training.settings import Training
@@ -19,22 +19,24 @@ def check_teacher(model: PrunableModel, training: Training) -> None:
     distill = training.distill
     if distill is None or distill.teacher is None:
         return
-    key, own = f"training.distill.teacher={distill.teacher}", model.hf.config
-    try:
+    own = model.hf.config
+    with owned_by(distill, renamed={"path": "teacher"}):
         config = Checkpoint(distill.teacher).load_config()
-    except BadInput as error:
-        raise BadInput(str(error).replace("model.path", "training.distill.teacher")) from error
     vocabulary = config.get_text_config().vocab_size
     if vocabulary != model.vocab_size:
-        raise BadInput(
-            f"{key} has a vocabulary of {vocabulary} tokens and the model one of {model.vocab_size}; a teacher "
-            "must share the model's tokenizer, or leave it out: the model before the stage is the teacher then"
+        raise BadSetting(
+            distill,
+            "teacher",
+            f"has a vocabulary of {vocabulary} tokens and the model one of {model.vocab_size}; a teacher must share "
+            "the model's tokenizer, or leave it out: the model before the stage is the teacher then",
         )
     shapes = [(each.num_hidden_layers, each.hidden_size) for each in (config, own)]
     if distill.hidden and shapes[0] != shapes[1]:
-        raise BadInput(
-            f"{key} has {shapes[0][0]} layers of width {shapes[0][1]} and the model {shapes[1][0]} of {shapes[1][1]}; "
-            "use training.distill.hidden=0, or a teacher of the model's layers and width"
+        raise BadSetting(
+            distill,
+            "teacher",
+            f"has {shapes[0][0]} layers of width {shapes[0][1]} and the model {shapes[1][0]} of {shapes[1][1]}; use "
+            "{at}.hidden=0, or a teacher of the model's layers and width",
         )
 
 
@@ -44,4 +46,5 @@ def make_teacher(model: PrunableModel, training: Training) -> torch.nn.Module | 
         return None
     if training.distill.teacher is None:
         return copy.deepcopy(model.hf)
-    return Checkpoint(training.distill.teacher).load().hf.to(model.dtype)
+    with owned_by(training.distill, renamed={"path": "teacher"}):
+        return Checkpoint(training.distill.teacher).load().hf.to(model.dtype)

@@ -11,6 +11,7 @@ from prune_lab.pruning.allocation.budget import exact_counts, levels_of
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_number
 
 
 class Allocation(ABC):
@@ -50,7 +51,7 @@ class LayerAllocation(Allocation):
     max_level: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_number("max_level", self.max_level, 0, 1, open_end=True, optional=True)
+        check_number(self, "max_level", least=0, below=1, optional=True)
 
     def check(self, target: Target) -> None:
         """A pattern leaves nothing to share out, and levels are those of weights."""
@@ -66,8 +67,9 @@ class LayerAllocation(Allocation):
             )
         if self.max_level is not None and target.sparsity > self.max_level:
             raise BadInput(
-                f"sparsity.level={target.sparsity:g} is more than allocation.max_level={self.max_level:g}, which no "
-                "layer may exceed; raise allocation.max_level, or lower sparsity.level"
+                f"sparsity.level={target.sparsity:g} is more than {{at}}.max_level={self.max_level:g}, which no "
+                "layer may exceed; raise {at}.max_level, or lower sparsity.level",
+                self,
             )
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
@@ -116,22 +118,6 @@ def entries_of(linears: Sequence[PrunableLinear]) -> dict[str, int]:
 def total_dropped(linears: Sequence[PrunableLinear], target: Target) -> int:
     """How many weights of all linear layers go with one level for all."""
     return sum(count_dropped(target.sparsity, entries) for entries in entries_of(linears).values())
-
-
-def check_number(
-    key: str, value: object, low: float, high: float, *, open_end: bool = False, optional: bool = False
-) -> None:
-    """Checks a setting.
-
-    Raises:
-        BadInput: it is no number from ``low`` to ``high``.
-    """
-    if optional and value is None:
-        return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high or (open_end and value == high):
-        end = ")" if open_end or high == float("inf") else "]"
-        raise BadInput(f"allocation.{key}={value!r} is not allowed; allowed: [{low:g}, {high:g}{end}")
 
 
 def _describe(part: object) -> dict[str, object]:

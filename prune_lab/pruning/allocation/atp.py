@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting
 from prune_lab.models.model import PrunableModel
-from prune_lab.pruning.allocation.allocation import LayerAllocation, check_number
+from prune_lab.pruning.allocation.allocation import LayerAllocation
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_number
 
 _ROUNDING = 1e-12
 
@@ -29,7 +30,7 @@ class ATP(LayerAllocation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("difference", self.difference, 0, 1)
+        check_number(self, "difference", least=0, most=1)
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
         """Whether all levels lie in [0, 1)."""
@@ -39,10 +40,11 @@ class ATP(LayerAllocation):
         if levels[0] < -_ROUNDING or levels[-1] >= 1:
             reach = 2 * min(target.sparsity, 1 - target.sparsity) / (blocks - 1)
             end = "]" if target.sparsity < 0.5 else ")"
-            raise BadInput(
-                f"allocation.difference={self.difference:g} leads from {levels[0]:.4g} to {levels[-1]:.4g} over "
-                f"{blocks} blocks at sparsity.level={target.sparsity:g}; allowed: "
-                f"[0, {reach:.6g}{end}, where all lie in [0, 1)"
+            raise BadSetting(
+                self,
+                "difference",
+                f"leads from {levels[0]:.4g} to {levels[-1]:.4g} over {blocks} blocks at "
+                f"sparsity.level={target.sparsity:g}; allowed: [0, {reach:.6g}{end}, where all lie in [0, 1)",
             )
 
     def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:

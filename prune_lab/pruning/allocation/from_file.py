@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting, owned_by
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.allocation.allocation import LayerAllocation, entries_of, total_dropped
 from prune_lab.pruning.allocation.level_file import LevelFile, read_levels
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_flag, check_text
 
 TOLERANCE = 0.001
 """How far the file's total may be from ``sparsity.level``, as a share of the weights."""
@@ -36,10 +37,8 @@ class FromFile(LayerAllocation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.path, str):
-            raise BadInput(f"allocation.path={self.path!r} is not allowed; it is the path of a file")
-        if not isinstance(self.rescale, bool):
-            raise BadInput(f"allocation.rescale={self.rescale!r} is not allowed; it is true or false")
+        check_text(self, "path", hint="of a file")
+        check_flag(self, "rescale")
 
     def check(self, target: Target) -> None:
         """Whether the file can be read."""
@@ -47,9 +46,11 @@ class FromFile(LayerAllocation):
         levels = self._file.levels
         above = [name for name, level in levels.items() if self.max_level is not None and level > self.max_level]
         if above and not self.rescale:
-            raise BadInput(
-                f"allocation.path={self.path}: {above[0]} has the level {levels[above[0]]:g}, more than "
-                f"allocation.max_level={self.max_level:g}; raise it, or set allocation.rescale=true"
+            raise BadSetting(
+                self,
+                "path",
+                f": {above[0]} has the level {levels[above[0]]:g}, more than {{at}}.max_level={self.max_level:g}; "
+                "raise it, or set {at}.rescale=true",
             )
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
@@ -60,9 +61,11 @@ class FromFile(LayerAllocation):
         given = sum(levels[linear.name] * entries[linear.name] for linear in linears) / total
         asked = total_dropped(linears, target) / total
         if abs(given - asked) > TOLERANCE and not self.rescale:
-            raise BadInput(
-                f"allocation.path={self.path} removes {given:.6g} of the weights, sparsity.level={target.sparsity:g}; "
-                f"set sparsity.level={given:.6g}, or allocation.rescale=true to shift the levels"
+            raise BadSetting(
+                self,
+                "path",
+                f"removes {given:.6g} of the weights, sparsity.level={target.sparsity:g}; set "
+                f"sparsity.level={given:.6g}, or {{at}}.rescale=true to shift the levels",
             )
         super().check_model(model, target)
 
@@ -84,7 +87,8 @@ class FromFile(LayerAllocation):
 
     @cached_property
     def _file(self) -> LevelFile:
-        return read_levels(self.path)
+        with owned_by(self):
+            return read_levels(self.path)
 
     def _levels(self, model: PrunableModel, target: Target) -> dict[str, float]:
         """The level of each linear layer of the target.
@@ -101,9 +105,8 @@ class FromFile(LayerAllocation):
             f"{len(model.blocks) - 1}"
         )
         if unknown:
-            raise BadInput(
-                f"allocation.path={self.path} names {_some(unknown)}, which {model.name} does not have; "
-                f"allowed: {allowed}"
+            raise BadSetting(
+                self, "path", f"names {_some(unknown)}, which {model.name} does not have; allowed: {allowed}"
             )
         found = {
             linear.name: next((levels[name] for name in names if name in levels), None)
@@ -114,9 +117,10 @@ class FromFile(LayerAllocation):
         }
         missing = [name for name, level in found.items() if level is None]
         if missing:
-            raise BadInput(
-                f"allocation.path={self.path} has no level for {_some(missing)}; give one to {allowed}, or leave "
-                "blocks out with sparsity.layers"
+            raise BadSetting(
+                self,
+                "path",
+                f"has no level for {_some(missing)}; give one to {allowed}, or leave blocks out with sparsity.layers",
             )
         return {name: level for name, level in found.items() if level is not None}
 

@@ -31,9 +31,9 @@ def read_levels(path: str) -> LevelFile:
             ``name`` and ``sparsity``, among others.
 
     Raises:
-        BadInput: the file cannot be read, or holds something else; the message starts with ``allocation.path=``.
+        BadInput: the file cannot be read, or holds something else; the message leaves open which key gave the path.
     """
-    where = f"allocation.path={path}"
+    where = f"{{at}}.path={path}"
     kind = Path(path).suffix.lower()
     if kind not in (".yaml", ".yml", ".json", ".csv"):
         raise BadInput(f"{where} is of no known kind; allowed: .yaml, .yml, .json, .csv")

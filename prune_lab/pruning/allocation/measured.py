@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.allocation.allocation import LayerAllocation, check_number, entries_of, total_dropped
+from prune_lab.pruning.allocation.allocation import LayerAllocation, entries_of, total_dropped
 from prune_lab.pruning.allocation.budget import level_of, levels_of
 from prune_lab.pruning.allocation.division import Point, divide
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
@@ -23,6 +23,7 @@ from prune_lab.pruning.methods.blockwise import naming
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_choice, is_number
 
 WEIGHTINGS = ("relative", "size", "absolute")
 
@@ -53,17 +54,17 @@ class Measured(LayerAllocation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.inner, LayerwiseMethod):
-            raise BadInput(
-                f"allocation.inner={type(self.inner).__name__} does not work layer by layer from one statistic; "
-                "allowed: methods that do, such as method@allocation.inner=sparsegpt or wanda"
+            raise BadSetting(
+                self,
+                "inner",
+                "does not work layer by layer from one statistic; allowed: methods that do, such as "
+                "method@{at}.inner=sparsegpt or wanda",
             )
-        if isinstance(self.levels, str) or not isinstance(self.levels, Sequence) or not self.levels:
-            raise BadInput(f"allocation.levels={self.levels!r} is no list of fractions such as [0.5,0.7,0.9]")
-        for level in self.levels:
-            check_number("levels", level, 0, 1, open_end=True)
+        is_list = isinstance(self.levels, Sequence) and not isinstance(self.levels, str)
+        if not is_list or not self.levels or not all(is_number(level, least=0, below=1) for level in self.levels):
+            raise BadSetting(self, "levels", "is not allowed; allowed: a list of numbers in [0, 1), as in [0.5,0.7]")
         self.levels = sorted(self.levels)
-        if self.weighting not in WEIGHTINGS:
-            raise BadInput(f"allocation.weighting={self.weighting!r} is unknown; allowed: {', '.join(WEIGHTINGS)}")
+        check_choice(self, "weighting", WEIGHTINGS)
 
     def check(self, target: Target) -> None:
         """Whether the levels reach far enough."""
@@ -71,8 +72,9 @@ class Measured(LayerAllocation):
         self.inner.check(target)
         if target.sparsity > self.levels[-1]:
             raise BadInput(
-                f"sparsity.level={target.sparsity:g} is more than the highest of allocation.levels, "
-                f"{self.levels[-1]:g}, which no layer may exceed; add a higher one"
+                f"sparsity.level={target.sparsity:g} is more than the highest of {{at}}.levels, "
+                f"{self.levels[-1]:g}, which no layer may exceed; add a higher one",
+                self,
             )
 
     @torch.no_grad()
@@ -98,10 +100,10 @@ class Measured(LayerAllocation):
         statistics = collect(inputs, partial(_Inputs, self.inner.statistic))
         for statistic, shared in by_statistic(statistics, tuple(linears)):
             hessian = statistic.hessian.value
-            with naming(shared[0], "allocation.inner"):
+            with naming(shared[0], self.inner):
                 prepared = self.inner.prepare(statistic.own)
             for linear in shared:
-                with naming(linear, "allocation.inner"):
+                with naming(linear, self.inner):
                     curves[linear.name] = self._curve(linear, prepared, hessian, target, caps[linear.name])
         return curves
 

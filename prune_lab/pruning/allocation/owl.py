@@ -8,12 +8,13 @@ from torch import Tensor
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Block
-from prune_lab.pruning.allocation.allocation import LayerAllocation, check_number, entries_of
+from prune_lab.pruning.allocation.allocation import LayerAllocation, entries_of
 from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.collect import collect
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_number
 
 
 @dataclass
@@ -37,8 +38,8 @@ class OWL(LayerAllocation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("multiple", self.multiple, 0, float("inf"))
-        check_number("half_width", self.half_width, 0, 0.5)
+        check_number(self, "multiple", least=0)
+        check_number(self, "half_width", least=0, most=0.5)
 
     @torch.no_grad()
     def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:

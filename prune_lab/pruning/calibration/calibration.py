@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
+from prune_lab.utils.checks import check_choice
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Calibration:
     sequential: str = "block"
 
     def __post_init__(self) -> None:
-        check_order(self.propagate, self.sequential)
+        check_order(self)
 
     def first_batch(self) -> "Calibration":
         """Returns the first batch alone: for methods that use data only to measure their error."""
@@ -47,13 +47,11 @@ class Calibration:
         return max(1, (1024 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])
 
 
-def check_order(propagate: str, sequential: str) -> None:
-    """Checks the words for the order of work.
+def check_order(owner: object) -> None:
+    """Checks the fields ``propagate`` and ``sequential``, the order of work.
 
     Raises:
-        BadInput: one is unknown.
+        BadSetting: one is unknown.
     """
-    if propagate not in ("pruned", "dense"):
-        raise BadInput(f"propagate={propagate!r} is unknown; allowed: pruned, dense")
-    if sequential not in ("block", "layer"):
-        raise BadInput(f"sequential={sequential!r} is unknown; allowed: block, linear layer")
+    check_choice(owner, "propagate", ("pruned", "dense"))
+    check_choice(owner, "sequential", ("block", "layer"))

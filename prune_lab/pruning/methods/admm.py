@@ -5,13 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.solvers import admm
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_choice, check_number, check_whole
 
 SCOPES = ("layer", "row")
 
@@ -39,15 +40,14 @@ class ADMM(LayerwiseMethod):
     statistic: ClassVar = Hessian
 
     def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise BadInput(f"method.scope={self.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
-        if not 1 <= self.mask_iterations <= self.iterations:
-            raise BadInput(
-                f"method.mask_iterations={self.mask_iterations} is out of range; allowed: 1 to "
-                f"method.iterations={self.iterations}"
+        check_choice(self, "scope", SCOPES)
+        check_whole(self, "iterations", "mask_iterations")
+        if self.mask_iterations > self.iterations:
+            raise BadSetting(
+                self, "mask_iterations", f"is not allowed; allowed: 1 to {{at}}.iterations={self.iterations}"
             )
-        if self.damping < 0 or self.rho <= 0:
-            raise BadInput("method.damping must be at least 0 and method.rho above 0")
+        check_number(self, "damping", least=0)
+        check_number(self, "rho", above=0)
 
     def prepare(self, statistic: Hessian) -> tuple[admm.Scaled, Tensor]:
         """Scales the Hessian and inverts it once, for all weights that read the same inputs."""

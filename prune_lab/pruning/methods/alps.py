@@ -5,7 +5,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prune_lab.errors import BadInput
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.admm import select_mask
@@ -13,6 +12,7 @@ from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.solvers import admm
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_number, check_whole
 
 
 @dataclass
@@ -37,10 +37,9 @@ class ALPS(LayerwiseMethod):
     statistic: ClassVar = Hessian
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.refit_iterations < 0:
-            raise BadInput("method.iterations must be at least 1, method.refit_iterations at least 0")
-        if self.rho <= 0 or self.damping <= 0:
-            raise BadInput("method.rho and method.damping must be above 0")
+        check_whole(self, "iterations")
+        check_whole(self, "refit_iterations", least=0)
+        check_number(self, "rho", "damping", above=0)
 
     def prepare(self, statistic: Hessian) -> admm.Spectrum:
         """Decomposes the scaled Hessian once, for all weights that read the same inputs."""

@@ -56,11 +56,12 @@ def prune_once(
 
 
 @contextmanager
-def naming(linear: PrunableLinear, key: str = "method") -> Iterator[None]:
-    """A numerical failure inside is reported with the name of the layer and a remedy; ``key`` is the method's."""
+def naming(linear: PrunableLinear, method: Method) -> Iterator[None]:
+    """Reports a numerical failure inside with the name of the layer and a remedy, a key of the method."""
     try:
         yield
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(
-            f"{linear.name}: {error}; raise {key}.damping, or use more calibration tokens (data.samples)"
+            f"{linear.name}: {error.args[0]}; raise {{at}}.damping, or use more calibration tokens (data.samples)",
+            method,
         ) from error

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.methods.blockwise import BlockMethod
 from prune_lab.pruning.methods.refining import RefiningMethod
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_flag, check_number, check_whole
 
 
 class InputMoments:
@@ -70,9 +70,9 @@ class DSnoT(RefiningMethod):
     statistic: ClassVar = InputMoments
 
     def __post_init__(self) -> None:
-        for name in ("max_cycles", "tolerance", "power"):
-            if getattr(self, name) < 0:
-                raise BadInput(f"method.{name}={getattr(self, name)} is out of range; allowed: 0 and more")
+        check_whole(self, "max_cycles", least=0)
+        check_number(self, "tolerance", "power", least=0)
+        check_flag(self, "skip_mlp")
 
     def refines(self, block: Block, linear: PrunableLinear) -> bool:
         """Returns whether the layer is of the attention, or of a feed-forward network that is not skipped."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting
 from prune_lab.models.units import Neurons, Units
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask, weight_before_mask
 from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_choice, check_flag
 
 
 @dataclass
@@ -31,15 +32,13 @@ class GradualMagnitude(TrainedMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in (1, 2):
-            raise BadInput(f"method.order={self.order} is not allowed; allowed: 1 and 2")
-        if not isinstance(self.shared, bool):
-            raise BadInput(f"method.shared={self.shared!r} is not allowed; it is true or false")
+        check_choice(self, "order", (1, 2))
+        check_flag(self, "shared")
 
     def check(self, target: Target) -> None:
         """Refuses ``shared=false`` where units have no parts that can be scored apart."""
         if not self.shared and target.kind != "neurons":
-            raise BadInput(f"method.shared=false is for sparsity=neurons, not for {target.kind}; leave it out")
+            raise BadSetting(self, "shared", f"is for sparsity=neurons, not for {target.kind}; leave it out")
 
     def masks_of(self, units: Units, generator: torch.Generator) -> Sequence[UnitMask]:
         """Returns one mask, or one for rows and one for columns."""

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prune_lab.data.samples import Batch
-from prune_lab.errors import BadInput
 from prune_lab.models.units import Neurons, Units
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask
 from prune_lab.pruning.methods.movement import Movement
 from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
+from prune_lab.utils.checks import check_flag, check_number, check_whole
 
 _EPSILON = 1e-6
 
@@ -109,13 +109,10 @@ class GUM(Movement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("weight", "uniqueness"):
-            if not getattr(self, name) >= 0:
-                raise BadInput(f"method.{name}={getattr(self, name)} is out of range; allowed: 0 and more")
-        if not 0 <= self.momentum < 1:
-            raise BadInput(f"method.momentum={self.momentum} is out of range; allowed: [0, 1)")
-        if self.tokens is not None and (type(self.tokens) is not int or self.tokens < 1):
-            raise BadInput(f"method.tokens={self.tokens!r} is not allowed; allowed: 1 and more, or null for all")
+        check_number(self, "weight", "uniqueness", least=0)
+        check_number(self, "momentum", least=0, below=1)
+        check_flag(self, "inverted")
+        check_whole(self, "tokens", optional=True, hint="null: all")
 
     def masks_of(self, units: Units, generator: torch.Generator) -> Sequence[UnitMask]:
         """Returns one that watches its neurons."""

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
 from prune_lab.models.units import Units
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask
 from prune_lab.pruning.methods.movement import Movement
+from prune_lab.utils.checks import check_number
 
 LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
 _LEAST = 0.01  # the gate of a unit that must stay though its score says that it is closed
@@ -91,8 +91,8 @@ class HardConcrete(Movement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.weight >= 0:
-            raise BadInput(f"method.weight={self.weight} is out of range; allowed: 0 and more")
+        check_number(self, "weight", least=0)
+        check_number(self, "init")
 
     def masks_of(self, units: Units, generator: torch.Generator) -> Sequence[UnitMask]:
         """Returns gates, nearly open."""

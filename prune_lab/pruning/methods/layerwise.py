@@ -28,10 +28,10 @@ class LayerwiseMethod(BlockMethod):
         for linears in pruning.parts():
             for statistic, shared in by_statistic(pruning.collect(self.statistic, linears), linears):
                 start = time.perf_counter()
-                with naming(shared[0]):
+                with naming(shared[0], self):
                     prepared = self.prepare(statistic)
                 for linear in shared:
-                    with naming(linear):
+                    with naming(linear, self):
                         weight, order = self.solve_in_order(linear, prepared, pruning.target)
                     pruning.write(linear, weight, time.perf_counter() - start)
                     if order is not None:

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prune_lab.errors import BadInput
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.blockwise import BlockMethod
 from prune_lab.pruning.methods.refining import RefiningMethod
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_number
 
 
 @dataclass
@@ -30,8 +30,7 @@ class LeastSquares(RefiningMethod):
     statistic: ClassVar = Hessian
 
     def __post_init__(self) -> None:
-        if self.damping <= 0:
-            raise BadInput(f"method.damping={self.damping} is out of range; allowed: above 0")
+        check_number(self, "damping", above=0)
 
     def prepare(self, statistic: Hessian) -> Tensor:
         """Returns the Hessian, ``(in, in)``."""

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import BadSetting, RunFailed
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global
 from prune_lab.pruning.methods.data_free import DataFreeMethod
 from prune_lab.pruning.methods.selection import keep_in_layer, keep_in_rows
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_choice
 
 SCOPES = ("layer", "row", "model")
 
@@ -35,8 +36,7 @@ class Magnitude(DataFreeMethod):
     patterns: ClassVar[frozenset[str]] = DataFreeMethod.patterns | {"neurons", "heads"}
 
     def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise BadInput(f"method.scope={self.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
+        check_choice(self, "scope", SCOPES)
 
     @property
     def allocation_conflict(self) -> str | None:
@@ -45,16 +45,18 @@ class Magnitude(DataFreeMethod):
             return None
         return (
             "makes one cut for the whole model and so sets each layer's sparsity itself; use allocation=uniform, or "
-            "compare within layers (method.scope=layer)"
+            "compare within layers ({at}.scope=layer)"
         )
 
     def check(self, target: Target) -> None:
         """Refuses a pattern or a budget with one cut for the model, and rows for neurons, which have none."""
         if self.scope == "row" and target.removes_units:
-            raise BadInput(f"method.scope=row is for single weights, not for {target.kind}; use scope=layer or model")
+            raise BadSetting(self, "scope", f"has no meaning for {target.kind}; use {{at}}.scope=layer or model")
         if self.scope == "model" and (target.n_of_m or target.budget):
-            raise BadInput(
-                "method.scope=model sets the sparsity of each layer itself; use scope=layer with N:M or an allocation"
+            raise BadSetting(
+                self,
+                "scope",
+                "sets the sparsity of each layer itself; use {at}.scope=layer with N:M or an allocation",
             )
 
     def select_mask(self, linears: list[PrunableLinear], target: Target, seed: int) -> Masks:
@@ -81,6 +83,7 @@ class Magnitude(DataFreeMethod):
             if not bool(keep.any()):
                 raise RunFailed(
                     f"{name}: one cut of {target.sparsity:g} for the model leaves none of {len(keep)} {target.kind}; "
-                    "use method.scope=layer or a lower sparsity.level"
+                    "use {at}.scope=layer or a lower sparsity.level",
+                    self,
                 )
         return masks

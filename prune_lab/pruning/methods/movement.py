@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prune_lab.errors import BadInput
 from prune_lab.pruning.live_mask import LiveMasks
 from prune_lab.pruning.methods.trained import TrainedMethod
+from prune_lab.utils.checks import check_number
 
 
 @dataclass
@@ -25,8 +25,7 @@ class Movement(TrainedMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.lr > 0:
-            raise BadInput(f"method.lr={self.lr} is out of range; allowed: above 0")
+        check_number(self, "lr", above=0)
 
     def parameter_groups(self, live: LiveMasks) -> list[dict[str, Any]]:
         """Returns the scores, with their learning rate."""

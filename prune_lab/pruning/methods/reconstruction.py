@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from prune_lab.errors import BadInput
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
@@ -23,6 +22,7 @@ from prune_lab.pruning.methods.refining import check_inner
 from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.solvers.adam_refine import ADAM_BETAS, adam_refine, step_size
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_seed, check_whole
 
 
 @dataclass
@@ -51,12 +51,12 @@ class Reconstruction(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.epochs, int) or isinstance(self.epochs, bool) or self.epochs < 1:
-            raise BadInput(f"method.epochs={self.epochs!r} is not allowed; it is a whole number of at least 1")
+        check_whole(self, "epochs")
+        check_seed(self)
 
     def check(self, target: Target) -> None:
         """What the inner method cannot do, this one cannot either."""
-        check_inner(self.inner, target)
+        check_inner(self, target)
 
     @torch.no_grad()
     def prune(self, context: PruningContext) -> PruningResult:

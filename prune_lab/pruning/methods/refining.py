@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.collect import by_statistic
 from prune_lab.pruning.calibration.statistics import Statistic
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming
-from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.target import Target
 
 
@@ -29,11 +28,13 @@ class RefiningMethod(BlockMethod):
 
     def check(self, target: Target) -> None:
         """What the inner method cannot do, this one cannot either."""
-        check_inner(self.inner, target)
+        check_inner(self, target)
         if target.n_of_m and not self.inner.keeps_order:
-            raise BadInput(
-                f"method.inner={type(self.inner).__name__} puts the channels in another order for {target.pattern}, "
-                "which cannot be refined; use method.inner.permute=false"
+            raise BadSetting(
+                self,
+                "inner",
+                f"puts the channels in another order for {target.pattern}, which cannot be refined; use "
+                "{at}.inner.permute=false",
             )
 
     def prune_block(self, pruning: BlockPruning) -> None:
@@ -46,10 +47,10 @@ class RefiningMethod(BlockMethod):
             statistics = pruning.collect(self.statistic, linears) if early is None else early
             for statistic, shared in by_statistic(statistics, linears):
                 start = time.perf_counter()
-                with naming(shared[0]):
+                with naming(shared[0], self):
                     prepared = self.prepare(statistic)
                 for linear in filter(partial(self.refines, pruning.block), shared):
-                    with naming(linear):
+                    with naming(linear, self):
                         weight = self.refine(dense[linear.name], linear.weight, prepared, pruning.target)
                     pruning.write(linear, weight, time.perf_counter() - start)
                     start = time.perf_counter()
@@ -77,20 +78,22 @@ class RefiningMethod(BlockMethod):
         """
 
 
-def check_inner(inner: Method, target: Target) -> None:
-    """Checks a method that another one starts from, block by block.
+def check_inner(outer: Any, target: Target) -> None:
+    """Checks the method that another one starts from, block by block.
 
     Raises:
-        BadInput: it does not work so, or cannot do what the target asks.
+        BadSetting: it does not work so, or cannot do what the target asks.
     """
+    inner = outer.inner
     if not isinstance(inner, BlockMethod):
-        raise BadInput(
-            f"method.inner={type(inner).__name__} does not prune block by block; use one that does, such as "
-            "method@method.inner=wanda"
+        raise BadSetting(
+            outer, "inner", "does not prune block by block; use one that does, such as method@{at}.inner=wanda"
         )
     if inner.allocation_conflict is not None:
-        raise BadInput(
-            "method.inner chooses over the whole model at once, and this method works block by block; "
-            "use method.inner.scope=layer or row"
+        raise BadSetting(
+            outer,
+            "inner",
+            f"chooses over the whole model at once, and {type(outer).__name__} works block by block; use "
+            "{at}.inner.scope=layer or row",
         )
     inner.check(target)

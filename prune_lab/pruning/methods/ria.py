@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.selection import keep_in_rows
 from prune_lab.pruning.solvers.channels import channel_order, keep_in_order
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_flag, check_number
 
 
 @dataclass
@@ -38,8 +38,8 @@ class RIA(LayerwiseMethod):
     statistic: ClassVar = InputNorm
 
     def __post_init__(self) -> None:
-        if self.power < 0:
-            raise BadInput(f"method.power={self.power} is out of range; allowed: 0 and more")
+        check_number(self, "power", least=0)
+        check_flag(self, "permute")
 
     @property
     def keeps_order(self) -> bool:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
 from prune_lab.pruning.live_mask import LiveMasks
 from prune_lab.pruning.methods.movement import Movement
+from prune_lab.utils.checks import check_number
 
 
 @dataclass
@@ -32,8 +32,8 @@ class SoftMovement(Movement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.threshold < 1:
-            raise BadInput(f"method.threshold={self.threshold} is out of range; allowed: (0, 1)")
+        check_number(self, "weight", least=0)
+        check_number(self, "threshold", above=0, below=1)
 
     def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
         """Masks the units below the threshold, but never below what the target leaves."""

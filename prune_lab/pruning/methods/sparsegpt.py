@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prune_lab.errors import BadInput
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.solvers import obs
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_number, check_whole
 
 
 @dataclass
@@ -30,12 +30,8 @@ class SparseGPT(LayerwiseMethod):
     statistic: ClassVar = Hessian
 
     def __post_init__(self) -> None:
-        if self.block_size < 1:
-            raise BadInput(f"method.block_size={self.block_size} is out of range; allowed: 1 and more columns")
-        if self.damping < 0:
-            raise BadInput(
-                f"method.damping={self.damping} is out of range; allowed: 0 and more (0.01: 1 % of the mean diagonal)"
-            )
+        check_whole(self, "block_size", hint="columns")
+        check_number(self, "damping", least=0, hint="0.01: 1 % of the mean diagonal")
 
     def prepare(self, statistic: Hessian) -> obs.Factor:
         """Factorises the Hessian, once for all weights that read the same inputs."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prune_lab.errors import BadInput
 from prune_lab.models.view import Mlp
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.methods.blockwise import naming
@@ -16,6 +15,7 @@ from prune_lab.pruning.solvers.adam_refine import adam_refine
 from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_choice, check_number, check_whole
 
 VARIANTS = ("exact", "paper")
 
@@ -57,18 +57,11 @@ class SparseLLM(SparseGPT):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in {"rounds": 1, "adam_refine": 0, "tokens_per_input": 1}.items():
-            value = getattr(self, name)
-            if value is None and name == "tokens_per_input":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise BadInput(f"method.{name}={value!r} is not allowed; it is a whole number of at least {least}")
-        for name in ("alpha", "beta", "gamma"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise BadInput(f"method.{name}={value!r} is out of range; allowed: above 0, or null for the paper's")
-        if self.variant not in VARIANTS:
-            raise BadInput(f"method.variant={self.variant!r} is unknown; allowed: {', '.join(VARIANTS)}")
+        check_whole(self, "rounds")
+        check_whole(self, "adam_refine", least=0)
+        check_whole(self, "tokens_per_input", optional=True, hint="null: all")
+        check_number(self, "alpha", "beta", "gamma", above=0, optional=True, hint="null: the paper's")
+        check_choice(self, "variant", VARIANTS)
 
     def prune_block(self, pruning: BlockPruning) -> None:
         """Prunes the whole block by SparseGPT; then makes further rounds on its feed-forward network."""
@@ -81,7 +74,7 @@ class SparseLLM(SparseGPT):
             super().prune_block(pruning)
         network = network_of(mlp, pruning.inputs, dense, record.release())
         start = time.perf_counter()
-        with naming(mlp.down):
+        with naming(mlp.down, self):
             pruned = self._prune_network(mlp, network, pruning.target, pruning.seed)
         write_weights(mlp, pruned, pruning, time.perf_counter() - start)
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.blockwise import BlockMethod
 from prune_lab.pruning.methods.refining import RefiningMethod
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_whole
 
 _LEAST_GAIN = 1e-6  # of a row's first error: less is rounding
 
@@ -36,8 +36,7 @@ class SparseSwaps(RefiningMethod):
     statistic: ClassVar = Hessian
 
     def __post_init__(self) -> None:
-        if self.max_swaps < 0:
-            raise BadInput(f"method.max_swaps={self.max_swaps} is out of range; allowed: 0 and more")
+        check_whole(self, "max_swaps", least=0)
 
     def prepare(self, statistic: Hessian) -> Tensor:
         """Returns the Hessian, ``(in, in)``."""

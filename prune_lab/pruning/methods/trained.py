@@ -21,6 +21,7 @@ from prune_lab.pruning.target import Target
 from prune_lab.training.lora import Lora
 from prune_lab.training.settings import Training
 from prune_lab.training.updates import Update
+from prune_lab.utils.checks import check_choice, check_whole
 
 logger = logging.getLogger(__name__)
 SCOPES = ("layer", "global")
@@ -48,10 +49,8 @@ class TrainedMethod(MaskPolicy, Method):
     """Whether the scores are trained with the weights."""
 
     def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise BadInput(f"method.scope={self.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
-        if self.min_units is not None and (type(self.min_units) is not int or self.min_units < 1):
-            raise BadInput(f"method.min_units={self.min_units!r} is not allowed; allowed: 1 and more units, or null")
+        check_choice(self, "scope", SCOPES)
+        check_whole(self, "min_units", optional=True, hint="null: a layer may lose all of them, which ends the run")
 
     def prune(self, context: PruningContext) -> PruningResult:
         """Trains the model with masks on its units that close as the schedule says.
@@ -70,14 +69,15 @@ class TrainedMethod(MaskPolicy, Method):
     @property
     def allocation_conflict(self) -> str | None:
         """Returns that the scores decide."""
-        return "shares out what goes by its own scores; use allocation=uniform, and method.scope=layer or global"
+        return "shares out what goes by its own scores; use allocation=uniform, and {at}.scope=layer or global"
 
     def check_training(self, training: Training, update: Update | None) -> None:
         """Checks that all weights are trained to the end."""
         if isinstance(update, Lora) or training.patience:
             raise BadInput(
                 f"method {type(self).__name__} trains all weights for all of its steps; "
-                "finetune=lora and training.patience are for training after pruning"
+                "finetune=lora and {at}.patience are for training after pruning",
+                training,
             )
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
@@ -121,7 +121,8 @@ class TrainedMethod(MaskPolicy, Method):
                 if not bool(keep[name].any()):
                     raise RunFailed(
                         f"{name}: the cut of {sparsity:.3g} over all layers leaves none of its {scores[name].numel()} "
-                        "units; use method.min_units=1 (or more), method.scope=layer, or a lower sparsity.level"
+                        "units; use {at}.min_units=1 (or more), {at}.scope=layer, or a lower sparsity.level",
+                        self,
                     )
             return keep
         safe = {name: score.clone() for name, score in scores.items()}
@@ -141,7 +142,8 @@ class TrainedMethod(MaskPolicy, Method):
         if left < min_units * len(units) or any(each.count < min_units for each in units):
             raise BadInput(
                 f"sparsity.level={sparsity:g} leaves {left} of {total} {kind}, fewer than {min_units} in each of "
-                f"{len(units)} layers; lower sparsity.level or method.min_units"
+                f"{len(units)} layers; lower sparsity.level or {{at}}.min_units",
+                self,
             )
 
     def _dropped(self, name: str, scores: Tensor, sparsity: float) -> int:
@@ -150,7 +152,7 @@ class TrainedMethod(MaskPolicy, Method):
             return drop
         if self.min_units is None:
             raise RunFailed(
-                f"{name}: sparsity {sparsity:g} leaves none of its {scores.numel()} units; use method.min_units=1"
+                f"{name}: sparsity {sparsity:g} leaves none of its {scores.numel()} units; use {{at}}.min_units=1", self
             )
         return max(0, scores.numel() - self.min_units)
 
@@ -159,7 +161,7 @@ class TrainedMethod(MaskPolicy, Method):
         removed = sparsity_of(masks)
         if removed < sparsity - _NEARLY:
             logger.warning(
-                "%.1f %% of the %s went, not the %.1f %% asked for; raise method.lr, method.weight or training.steps",
+                "%.1f %% of the %s went, not the %.1f %% asked for; raise the method's lr or weight, or training.steps",
                 100 * removed,
                 kind,
                 100 * sparsity,

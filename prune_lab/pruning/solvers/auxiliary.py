@@ -45,7 +45,7 @@ class PStep:
         gram.diagonal().add_(gamma / beta)
         factor, info = torch.linalg.cholesky_ex(gram)
         if int(info) or not bool(torch.isfinite(factor.diagonal()).all()):
-            raise NotPositiveDefinite("the p-step has no solution; raise method.gamma or lower method.beta")
+            raise NotPositiveDefinite("the p-step has no solution; raise {at}.gamma or lower {at}.beta")
         self._down = down
         self._pull = torch.cholesky_solve(down, factor)  # (W W^T + gamma/beta I)^-1 W, (out, hidden)
 

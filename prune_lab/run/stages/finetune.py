@@ -15,6 +15,7 @@ from prune_lab.training.lora import Lora
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
 from prune_lab.training.updates import AllWeights, Update
+from prune_lab.utils.checks import check_flag
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ class Finetune(Stage):
     score: bool = True
     folder: str = "finetune"
     reports: bool = True
+
+    def __post_init__(self) -> None:
+        check_flag(self, "again", "score", "reports")
 
     def check(self, run: RunState) -> None:
         """Whether a teacher fits the model."""

@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting
 from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.run.stages.finetune import Finetune
 from prune_lab.run.stages.prune import Prune
 from prune_lab.run.state import RunState, Stage, Table
 from prune_lab.training.lora import Lora
+from prune_lab.utils.checks import check_choice, check_flag, check_whole
 from prune_lab.utils.files import write_csv
 
 _POWERS = {"linear": 1, "cubic": 3}
@@ -49,13 +50,10 @@ class Iterate(Stage):
     score: bool = True
 
     def __post_init__(self) -> None:
-        if type(self.rounds) is not int or self.rounds < 1:
-            raise BadInput(f"stages.iterate.rounds={self.rounds!r} is not allowed; it is a whole number of at least 1")
-        for name, allowed in {"path": tuple(_POWERS), "rewind": _REWINDS}.items():
-            if getattr(self, name) not in allowed:
-                raise BadInput(
-                    f"stages.iterate.{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}"
-                )
+        check_whole(self, "rounds")
+        check_choice(self, "path", tuple(_POWERS))
+        check_choice(self, "rewind", _REWINDS)
+        check_flag(self, "rewind_lr", "score")
 
     def prepare(self) -> None:
         """Whether the method can be asked again and again for more."""
@@ -73,7 +71,9 @@ class Iterate(Stage):
         if self.finetune.update is None:
             raise BadInput("stages lists iterate, and finetune=none trains nothing; use finetune=full")
         if isinstance(self.finetune.update, Lora) and not self.finetune.update.merge:
-            raise BadInput("finetune.merge=false keeps updates apart, which later rounds cannot prune; merge them")
+            raise BadSetting(
+                self.finetune.update, "merge", "keeps updates apart, which later rounds cannot prune; merge them"
+            )
 
     def check(self, run: RunState) -> None:
         """What both stages check."""

@@ -29,6 +29,7 @@ from prune_lab.run.state import RunState, Stage, Table, training_samples
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
 from prune_lab.training.updates import Update
+from prune_lab.utils.checks import check_number
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_atomically, write_csv
 
@@ -80,10 +81,8 @@ class Prune(Stage):
     save_every: float | None = 60.0
 
     def __post_init__(self) -> None:
-        check_order(self.propagate, self.sequential)
-        every = self.save_every
-        if every is not None and (isinstance(every, bool) or not isinstance(every, int | float) or every < 0):
-            raise BadInput(f"stages.prune.save_every={every!r} is not allowed; allowed: 0 and more seconds, or null")
+        check_order(self)
+        check_number(self, "save_every", least=0, optional=True, hint="seconds; null: never")
 
     def prepare(self) -> None:
         """Whether the method can do what the target and the allocation ask."""
@@ -94,7 +93,7 @@ class Prune(Stage):
                 f"method {type(self.method).__name__} cannot make sparsity.pattern={self.target.pattern}; use {fitting}"
             )
         if self.method.allocation_conflict is not None and not isinstance(self.allocation, Uniform):
-            raise BadInput(f"method {type(self.method).__name__} {self.method.allocation_conflict}")
+            raise BadInput(f"method {type(self.method).__name__} {self.method.allocation_conflict}", self.method)
         self.allocation.check(self.target)
         self.method.check_training(self.training, self.finetune)
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from prune_lab.models.shrink import finish_folder
 from prune_lab.run.state import RunState, Stage
+from prune_lab.utils.checks import check_flag
 
 
 @dataclass
@@ -23,6 +24,9 @@ class Save(Stage):
     measures: ClassVar[bool] = True
     needs: ClassVar = {"enabled": "save_model"}
     enabled: bool = True
+
+    def __post_init__(self) -> None:
+        check_flag(self, "enabled")
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Saves."""

@@ -33,7 +33,7 @@ class Shrink(Stage):
 
     def __post_init__(self) -> None:
         self._workload = Workload(self.batch_size, self.seqlen, self.new_tokens, self.repeats)
-        self._workload.check("stages.shrink")
+        self._workload.check(self)
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Shrinks the run's model in place; does nothing where no neuron or head was pruned."""

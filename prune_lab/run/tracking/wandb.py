@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from prune_lab.cache.folder import cache_folder
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadSetting, owned_by
 from prune_lab.run.tracking.aside import Aside
 from prune_lab.run.tracking.tracker import RunInfo, without_secrets
+from prune_lab.utils.checks import check_choice, check_text, check_texts
 from prune_lab.utils.files import write_text
 
 MODES = ("offline", "online", "disabled")
@@ -51,15 +52,13 @@ class WandbTracker:
     _folder: Path = field(default=Path(), init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise BadInput(
-                f"tracker.mode={self.mode!r} is not a W&B mode (it comes from WANDB_MODE if that is set); "
-                f"allowed: {', '.join(MODES)}."
+        check_choice(self, "mode", MODES, hint="from WANDB_MODE if that is set")
+        if not isinstance(self.project, str) or not 0 < len(self.project) <= 128 or set(self.project) & set("/\\#?%:"):
+            raise BadSetting(
+                self, "project", "is not allowed; allowed: a text of 1 to 128 characters, none of / \\ # ? % :"
             )
-        if not self.project or len(self.project) > 128 or set(self.project) & set("/\\#?%:"):
-            raise BadInput(f"tracker.project={self.project!r}: W&B wants 1 to 128 characters, none of / \\ # ? % :")
-        if isinstance(self.tags, str):
-            raise BadInput(f"tracker.tags={self.tags!r} is one text; give a list: tracker.tags=[{self.tags}].")
+        check_text(self, "entity", "group", optional=True)
+        check_texts(self, "tags")
 
     def start(self, run: RunInfo) -> None:
         if self.mode == "disabled":
@@ -80,7 +79,8 @@ class WandbTracker:
         wandb = begin()
         wandb.call("start", folder, self.mode, folders | dict(os.environ), described)
         if self.mode == "online":  # a login may be missing
-            wandb.wait()
+            with owned_by(self):
+                wandb.wait()
         self._wandb, self._folder = wandb, folder
 
     def log(self, stage: str, metrics: Mapping[str, float]) -> None:

@@ -43,8 +43,8 @@ class WandbRun:
         os.environ.update(environment)
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             raise BadInput(
-                "tracker.mode=online, but no W&B login is stored here (or WANDB_MODE forbids one). Log in with "
-                "`wandb login` or set WANDB_API_KEY; or keep tracker.mode=offline and upload with `wandb sync`."
+                "{at}.mode=online, but no W&B login is stored here (or WANDB_MODE forbids one). Log in with "
+                "`wandb login` or set WANDB_API_KEY; or keep {at}.mode=offline and upload with `wandb sync`."
             )
         self._run = wandb.init(
             resume="allow" if mode == "online" else None,  # offline, W&B cannot look for it

@@ -22,9 +22,13 @@ def gpus_of(given: Sequence[Any] | None) -> list[str]:
         BadInput: one is given twice, or is no number and no name.
     """
     if given is not None:
-        names = [str(each) for each in given]
-        if len(set(names)) < len(names) or not all(names):
-            raise BadInput(f"hydra.launcher.gpus={list(given)} is not allowed; it is a list of different GPUs: [0,1]")
+        is_list = isinstance(given, Sequence) and not isinstance(given, str)
+        names = [str(each) for each in given] if is_list else []
+        if not is_list or len(set(names)) < len(names) or not all(names):
+            value = list(given) if is_list else given
+            raise BadInput(
+                f"hydra.launcher.gpus={value} is not allowed; allowed: a list of different GPUs, such as [0,1]"
+            )
         return names
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

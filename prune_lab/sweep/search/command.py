@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting, located
 from prune_lab.run.config import is_beside_numbers, objectives_of
 from prune_lab.run.tracking.tracker import without_secrets
 from prune_lab.sweep.search.loop import Jobs, run_trials
@@ -22,6 +22,7 @@ from prune_lab.sweep.search.storage import opened
 from prune_lab.sweep.search.study import open_study
 
 
+@located("hydra.sweeper")
 def search(
     given: Mapping[str, Any], arguments: Sequence[str], config: DictConfig, loader: ConfigLoader, launcher: Launcher
 ) -> None:
@@ -52,9 +53,11 @@ def search(
     base, complete = _without_searched(space, compose)
     objectives = objectives_of(base.objective)
     if settings.pruner is not None and len(objectives) > 1:
-        raise BadInput(
-            f"hydra.sweeper.stop_early with objective={','.join(objectives)} is not allowed: trials with several "
-            "objectives cannot be stopped early; use hydra.sweeper.stop_early=null, or one objective"
+        raise BadSetting(
+            settings,
+            "stop_early",
+            f"is not allowed with objective={','.join(objectives)}: trials with several objectives cannot be stopped "
+            "early; use {at}.stop_early=null, or one objective",
         )
     defaults = space.defaults(base) if complete and settings.first == "defaults" else None
     cwd, folder = Path(config.hydra.runtime.cwd), Path(config.hydra.sweep.dir).absolute()

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting, owned_by
+from prune_lab.utils.checks import check_choice, check_flag, check_seed, check_text, check_whole
 
 SAMPLERS = ("tpe", "random")
 DIRECTIONS = ("minimize", "maximize")
-_WHERE = "hydra.sweeper"
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class StopEarly:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("warmup_trials", "warmup_steps"):
-            _check_whole(f"stop_early.{name}", getattr(self, name), least=0)
+        check_whole(self, "warmup_trials", "warmup_steps", least=0)
 
 
 @dataclass(frozen=True)
@@ -67,17 +66,12 @@ class SearchSettings:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("study", "storage", "folder"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise BadInput(f"{_WHERE}.{name}={getattr(self, name)!r} is not allowed; it is a text")
-        for name, least in {"trials": 1, "jobs": 1, "seed": 0, "give_up_after": 1}.items():
-            _check_whole(name, getattr(self, name), least)
-        if self.sampler not in SAMPLERS:
-            raise BadInput(f"{_WHERE}.sampler={self.sampler!r} is unknown; allowed: {', '.join(SAMPLERS)}")
-        if self.first not in ("defaults", None):
-            raise BadInput(f"{_WHERE}.first={self.first!r} is unknown; allowed: defaults, null")
-        if not isinstance(self.repeat_running, bool):
-            raise BadInput(f"{_WHERE}.repeat_running={self.repeat_running!r} is not allowed; it is true or false")
+        check_text(self, "study", "storage", "folder")
+        check_whole(self, "trials", "jobs", "give_up_after")
+        check_seed(self)
+        check_choice(self, "sampler", SAMPLERS)
+        check_choice(self, "first", ("defaults",), optional=True)
+        check_flag(self, "repeat_running")
         self.pruner  # noqa: B018  checks it
 
     @property
@@ -89,11 +83,13 @@ class SearchSettings:
         if given == "median":
             return StopEarly()
         if not isinstance(given, Mapping) or set(given) - {"warmup_trials", "warmup_steps"}:
-            raise BadInput(
-                f"{_WHERE}.stop_early={given!r} is not allowed; it is median, null, or "
-                "{warmup_trials: 5, warmup_steps: 0}"
+            raise BadSetting(
+                self,
+                "stop_early",
+                "is not allowed; allowed: median, null, or {warmup_trials: 5, warmup_steps: 0}",
             )
-        return StopEarly(**given)
+        with owned_by(self, ".stop_early"):
+            return StopEarly(**given)
 
     @property
     def on_url(self) -> bool:
@@ -110,12 +106,8 @@ class SearchSettings:
         unknown = [direction for direction in given if direction not in DIRECTIONS]
         if unknown or len(given) != len(objectives):
             raise BadInput(
-                f"{_WHERE}.direction={self.direction} does not fit objective={','.join(objectives)}; it is minimize or "
-                "maximize, or a list with one of them for each objective"
+                f"{{at}}.direction={self.direction} does not fit objective={','.join(objectives)}; it is minimize or "
+                "maximize, or a list with one of them for each objective",
+                self,
             )
         return given
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if type(value) is not int or value < least:
-        raise BadInput(f"{_WHERE}.{name}={value!r} is not allowed; it is a whole number of at least {least}")

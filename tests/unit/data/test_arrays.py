@@ -72,22 +72,24 @@ def test_arrays_in_column_order_and_big_endian_are_the_same_tokens(save, files):
 
 
 def test_more_samples_than_rows_are_refused_at_once(files):
-    with pytest.raises(BadInput, match=r"data\.samples=4 is more than the 3 rows of data\.calibration="):
+    with pytest.raises(BadInput, match=r"Tokens\.samples=4 is more than the 3 rows of Tokens\.calibration="):
         Tokens(**files, samples=4)
 
 
 def test_a_seqlen_must_be_the_width_of_both(files):
-    with pytest.raises(BadInput, match=r"data\.evaluation=.*e\.npy has rows of 2 tokens, not data\.seqlen=4; use null"):
+    with pytest.raises(
+        BadInput, match=r"Tokens\.evaluation=.*e\.npy has rows of 2 tokens, not Tokens\.seqlen=4; use null"
+    ):
         load(Tokens(**files, seqlen=4))
 
 
 def test_rows_longer_than_the_model_are_refused(files):
-    with pytest.raises(BadInput, match=r"data\.calibration=.*c\.npy has rows of 4 tokens, more than the model's 3"):
+    with pytest.raises(BadInput, match=r"Tokens\.calibration=.*c\.npy has rows of 4 tokens, more than the model's 3"):
         load(Tokens(**files), seqlen_limit=3)
 
 
 def test_ids_outside_the_vocabulary_are_refused_with_their_place(files):
-    with pytest.raises(BadInput, match=r"data\.calibration=.*c\.npy: token id 11 at row 2, position 3 .*ids 0 to 10"):
+    with pytest.raises(BadInput, match=r"Tokens\.calibration=.*c\.npy: token id 11 at row 2, position 3 .*ids 0 to 10"):
         load(Tokens(**files), vocab_size=11)
 
 
@@ -104,7 +106,7 @@ def test_ids_outside_the_vocabulary_are_refused_with_their_place(files):
 )
 def test_other_arrays_are_refused_at_once(save, files, array, message):
     files["calibration"] = save("bad.npy", array)
-    with pytest.raises(BadInput, match=rf"data\.calibration=.*bad\.npy {message}"):
+    with pytest.raises(BadInput, match=rf"Tokens\.calibration=.*bad\.npy {message}"):
         Tokens(**files)
 
 
@@ -135,7 +137,7 @@ def test_several_arrays_in_one_file_are_refused(tmp_path, files):
 
 
 def test_missing_files_are_refused_at_once(files):
-    with pytest.raises(BadInput, match=r"data\.evaluation=nowhere\.npy: there is no such file"):
+    with pytest.raises(BadInput, match=r"Tokens\.evaluation=nowhere\.npy: there is no such file"):
         Tokens(**files | {"evaluation": "nowhere.npy"})
-    with pytest.raises(BadInput, match=r"data\.calibration is not set; data=tokens needs"):
+    with pytest.raises(BadInput, match=r"Tokens\.calibration is not set; data=tokens needs"):
         Tokens(evaluation=files["evaluation"])

@@ -128,7 +128,7 @@ def test_the_other_split_and_fewer_prompts_can_be_asked_for(make, ended):
     assert [pair.references for pair in data.pairs] == [["w2"], ["w4"]]
     assert data.protocol["pairs"]["split"] == "validation"
     assert len(load(make(limit_pairs=1), ended).pairs) == 1
-    with pytest.raises(BadInput, match=r"data\.evaluate_on=train is not allowed; use test or validation"):
+    with pytest.raises(BadInput, match=r"PairData\.evaluate_on='train' is not allowed; allowed: test, validation"):
         make(evaluate_on="train")
 
 
@@ -172,9 +172,9 @@ def test_rows_that_cannot_be_used_are_named(make, ended, changes, message):
 
 
 def test_bad_settings_are_refused(make, ended, words):
-    with pytest.raises(BadInput, match=r"data\.limit_pairs=0 is not allowed"):
+    with pytest.raises(BadInput, match=r"PairData\.limit_pairs=0 is not allowed"):
         make(limit_pairs=0)
-    with pytest.raises(BadInput, match=r"data\.forms is empty"):
+    with pytest.raises(BadInput, match=r"PairData\.forms is empty"):
         PairData(training=None, test=None, forms=[])
     with pytest.raises(BadInput, match="no tokenizer"):
         load(make(), None)

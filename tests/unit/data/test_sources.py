@@ -39,7 +39,7 @@ def test_the_standard_library_gives_the_texts_of_its_split():
 
 
 def test_an_unknown_split_is_refused_at_once():
-    with pytest.raises(BadInput, match="split=test of data=stdlib is not allowed; use train, calibration, evaluation"):
+    with pytest.raises(BadInput, match=r"StdlibText\.split='test' is not allowed; allowed: train, calibration"):
         StdlibText("test")
 
 
@@ -89,7 +89,7 @@ def test_further_local_names_come_before_the_plain_ones(tmp_path):
 
 
 def test_a_root_that_is_no_folder_is_refused_at_once(tmp_path):
-    with pytest.raises(BadInput, match=r"data\.root=.*nowhere: there is no such folder"):
+    with pytest.raises(BadInput, match=r"HubText\.root='.*nowhere': there is no such folder"):
         HubText(**C4, root=str(tmp_path / "nowhere"))
 
 
@@ -139,7 +139,7 @@ def test_a_failed_download_is_one_message(empty_hub_cache, monkeypatch):
 def test_bad_limits_and_row_rules_are_refused():
     with pytest.raises(BadInput, match="limit_documents=0 is not allowed"):
         HubText(**C4, limit_documents=0)
-    with pytest.raises(BadInput, match="text_rows=words is not allowed; use file, stripped, wikitext"):
+    with pytest.raises(BadInput, match=r"HubText\.text_rows='words' is not allowed; allowed: file, stripped, wikitext"):
         HubText(**C4, text_rows="words")
 
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import random
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pyarrow import parquet
 
 from prune_lab.data.text import FileData, TextData
 from prune_lab.data.tokens import token_digest
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, shown
 
 CONF = Path(__file__).parents[3] / "conf" / "data"
 START = 50  # <s>, before every text
@@ -180,7 +181,7 @@ def test_a_model_without_a_tokenizer_is_sent_to_tokens():
     ],
 )
 def test_a_key_that_cannot_be_is_refused_at_once(key, value):
-    with pytest.raises(BadInput, match=rf"data\.{key}={'null' if value is None else value} is not allowed"):
+    with pytest.raises(BadInput, match=rf"TextData\.{key}={re.escape(shown(value))} is not allowed"):
         TextData(calibration=CALIBRATION, evaluation=EVALUATION, **{key: value})
 
 
@@ -205,12 +206,12 @@ def test_files_are_calibrated_and_evaluated_on(tmp_path, words):
 @pytest.mark.parametrize("value", [None, ""])
 def test_files_must_be_given(tmp_path, value):
     (tmp_path / "a.txt").touch()
-    with pytest.raises(BadInput, match=r"data\.evaluation is not set; data=files needs data\.calibration=FILE"):
+    with pytest.raises(BadInput, match=r"FileData\.evaluation is not set; data=files needs FileData\.calibration=FILE"):
         FileData(calibration=str(tmp_path / "a.txt"), evaluation=value)
 
 
 def test_a_missing_file_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(BadInput, match=r"data\.calibration=nowhere\.jsonl: there is no such file"):
+    with pytest.raises(BadInput, match=r"FileData\.calibration=nowhere\.jsonl: there is no such file"):
         FileData(calibration="nowhere.jsonl", evaluation="nowhere.jsonl")
 
 

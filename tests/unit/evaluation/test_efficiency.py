@@ -99,13 +99,13 @@ def test_co2_without_measured_energy_is_not_reckoned(subject, no_meter):
 def test_co2_needs_its_library(monkeypatch):
     monkeypatch.setattr(efficiency, "knows_co2", lambda: False)
     Efficiency().prepare()
-    with pytest.raises(BadInput, match=r"evaluate\.country=DEU.*prune-lab\[energy\]"):
+    with pytest.raises(BadInput, match=r"Efficiency\.country='DEU'.*prune-lab\[energy\]"):
         Efficiency(country="DEU").prepare()
 
 
 @pytest.mark.parametrize("settings", [{"seqlen": 0}, {"repeats": 1.5}, {"country": "Germany"}])
 def test_bad_settings_name_their_key(settings):
-    with pytest.raises(BadInput, match=r"evaluate\." + next(iter(settings))):
+    with pytest.raises(BadInput, match=r"Efficiency\." + next(iter(settings))):
         Efficiency(**settings)
 
 

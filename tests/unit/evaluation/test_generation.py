@@ -140,12 +140,12 @@ def test_data_without_prompts_is_refused(tiny_model, make_subject, subject):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"beams": 0}, r"evaluate\.beams=0 is not allowed; it is a whole number of at least 1"),
-        ({"max_new_tokens": 0}, r"evaluate\.max_new_tokens=0"),
-        ({"no_repeat_ngram_size": -1}, r"evaluate\.no_repeat_ngram_size=-1"),
-        ({"limit": 0}, r"evaluate\.limit=0"),
-        ({"batch_size": 0}, r"evaluate\.batch_size=0"),
-        ({"length_penalty": "x"}, r"evaluate\.length_penalty='x' is not allowed; it is a number"),
+        ({"beams": 0}, r"Generation\.beams=0 is not allowed; allowed: whole numbers of at least 1"),
+        ({"max_new_tokens": 0}, r"Generation\.max_new_tokens=0"),
+        ({"no_repeat_ngram_size": -1}, r"Generation\.no_repeat_ngram_size=-1"),
+        ({"limit": 0}, r"Generation\.limit=0"),
+        ({"batch_size": 0}, r"Generation\.batch_size=0"),
+        ({"length_penalty": "x"}, r"Generation\.length_penalty='x' is not allowed; allowed: numbers"),
     ],
 )
 def test_bad_settings_are_refused(setting, message):

@@ -172,7 +172,7 @@ def test_missing_data_is_named_with_a_remedy(task_folder, monkeypatch):
     folder = task_folder("remote", QUESTIONS, dataset_path="nobody/nothing", dataset_kwargs=None)
     evaluation = ZeroShot(tasks=["remote"], include_path=str(folder))
     with pytest.raises(
-        RunFailed, match=r"task remote: cannot be loaded from nobody/nothing.*evaluate\.include_path=DIR"
+        RunFailed, match=r"task remote: cannot be loaded from nobody/nothing.*ZeroShot\.include_path=DIR"
     ):
         evaluation.prepare()
 
@@ -202,15 +202,15 @@ def test_an_option_that_tasks_do_not_have_is_refused():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"tasks": []}, r"evaluate\.tasks=\[\]"),
-        ({"limit": 0}, r"evaluate\.limit=0"),
-        ({"limit": 2.5}, r"evaluate\.limit=2\.5"),
-        ({"num_fewshot": -1}, r"evaluate\.num_fewshot=-1"),
-        ({"batch_size": 0}, r"evaluate\.batch_size=0"),
-        ({"max_length": "long"}, r"evaluate\.max_length=long"),
-        ({"limit": "few"}, r"evaluate\.limit=few"),
+        ({"tasks": []}, r"ZeroShot\.tasks=\[\]"),
+        ({"limit": 0}, r"ZeroShot\.limit=0"),
+        ({"limit": 2.5}, r"ZeroShot\.limit=2\.5"),
+        ({"num_fewshot": -1}, r"ZeroShot\.num_fewshot=-1"),
+        ({"batch_size": 0}, r"ZeroShot\.batch_size=0"),
+        ({"max_length": "long"}, r"ZeroShot\.max_length='long'"),
+        ({"limit": "few"}, r"ZeroShot\.limit='few'"),
         ({"include_path": "nowhere/at/all"}, "no such folder"),
-        ({"task_options": {"piqa": {}}}, "not in evaluate.tasks"),
+        ({"task_options": {"piqa": {}}}, r"which is not in ZeroShot\.tasks="),
     ],
 )
 def test_bad_keys_are_refused_at_once(keys, message):

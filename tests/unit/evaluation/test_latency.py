@@ -7,6 +7,7 @@ import torch
 
 from prune_lab.errors import BadInput
 from prune_lab.evaluation import latency as module
+from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.latency import Pass, Workload, latency, time_passes
 
 
@@ -54,5 +55,5 @@ def test_prompts_are_always_the_same(tiny_model):
 
 @pytest.mark.parametrize("values", [(0, 1, 1, 1), (1, True, 1, 1), (1, 1, 1.5, 1), (1, 1, 1, -1)])
 def test_nothing_to_time_is_refused(values):
-    with pytest.raises(BadInput, match=r"evaluate\.\w+=.* at least 1"):
-        Workload(*values).check("evaluate")
+    with pytest.raises(BadInput, match=r"Efficiency\.\w+=.* at least 1"):
+        Efficiency(*values)

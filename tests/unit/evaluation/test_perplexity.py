@@ -90,7 +90,7 @@ def test_windows_that_the_model_cannot_take_are_refused(tiny_model, make_subject
         Perplexity()(make_subject(tiny_model("llama"), random_tokens(1, 65)))
     with pytest.raises(BadInput, match="at least two tokens"):
         Perplexity()(make_subject(tiny_model("llama"), random_tokens(1, 1)))
-    with pytest.raises(BadInput, match=r"evaluate\.batch_size=0"):
+    with pytest.raises(BadInput, match=r"Perplexity\.batch_size=0"):
         Perplexity(batch_size=0)
 
 

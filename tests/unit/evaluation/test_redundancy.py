@@ -89,7 +89,7 @@ def test_the_model_is_left_as_it_was(tiny_model, random_tokens, make_subject):
 
 @pytest.mark.parametrize("settings", [{"windows": 0}, {"threshold": 0.0}])
 def test_bad_settings_name_their_key(settings):
-    with pytest.raises(BadInput, match=r"evaluate\." + next(iter(settings))):
+    with pytest.raises(BadInput, match=r"Redundancy\." + next(iter(settings))):
         Redundancy(**settings)
 
 

@@ -42,5 +42,5 @@ def test_the_key_is_that_of_the_tokens(subject):
 
 
 def test_no_samples_are_refused():
-    with pytest.raises(BadInput, match=r"evaluate\.samples=0"):
+    with pytest.raises(BadInput, match=r"TrainingLoss\.samples=0"):
         TrainingLoss(samples=0)

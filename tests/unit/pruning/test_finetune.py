@@ -139,11 +139,11 @@ def test_recomputed_activations_change_nothing(tiny_model, random_tokens):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Lora(rank=0), r"finetune\.rank=0"),
-        (lambda: Lora(alpha=0), r"finetune\.alpha"),
-        (lambda: Lora(dropout=0.1, sparse=True), r"finetune\.dropout"),
-        (lambda: Lora(sparse=True, merge=False), "sparse=true contradict"),
-        (lambda: Training(patience=2), r"needs samples that are held out, such as training\.eval_samples=16"),
+        (lambda: Lora(rank=0), r"Lora\.rank=0"),
+        (lambda: Lora(alpha=0), r"Lora\.alpha"),
+        (lambda: Lora(dropout=0.1, sparse=True), r"Lora\.dropout"),
+        (lambda: Lora(sparse=True, merge=False), r"Lora\.merge=false contradicts Lora\.sparse=true"),
+        (lambda: Training(patience=2), r"needs samples that are held out, such as Training\.eval_samples=16"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(make, words):

@@ -6,18 +6,18 @@ from prune_lab.pruning.target import Target
 
 @pytest.mark.parametrize("level", [1.0, -0.1, 1.5, float("nan")])
 def test_a_level_outside_the_range_is_refused_with_the_range(level):
-    with pytest.raises(BadInput, match=r"sparsity\.level=.*\[0, 1\)"):
+    with pytest.raises(BadInput, match=r"Target\.level=.*\[0, 1\)"):
         Target(level=level)
 
 
 def test_an_unstructured_target_needs_a_level():
-    with pytest.raises(BadInput, match=r"sparsity\.level is missing"):
+    with pytest.raises(BadInput, match=r"Target\.level=null is not allowed; .*\[0, 1\)"):
         Target()
 
 
 @pytest.mark.parametrize("pattern", ["2:", ":4", "2-4", "0:4", "2:0", "neuron", "2:4:8", 124])
 def test_an_unknown_pattern_is_refused(pattern):
-    with pytest.raises(BadInput, match=r"sparsity\.pattern=.*unstructured, neurons, heads, or N:M"):
+    with pytest.raises(BadInput, match=r"Target\.pattern=.*unstructured, neurons, heads, or N:M"):
         Target(pattern, level=0.5)
 
 
@@ -45,7 +45,7 @@ def test_more_kept_than_there_are_is_refused():
 @pytest.mark.parametrize("level", ["", "0.5", "much", True, [0.5]])
 def test_a_level_that_is_no_number_is_refused(level):
     for pattern in ("unstructured", "2:4"):
-        with pytest.raises(BadInput, match=r"sparsity\.level=.*is no number"):
+        with pytest.raises(BadInput, match=r"Target\.level=.*is not allowed; allowed: numbers in \[0, 1\)"):
             Target(pattern, level=level)
 
 
@@ -53,7 +53,7 @@ def test_a_level_that_is_no_number_is_refused(level):
     "layers", [[2, 1], [1, 1], [-1, 2], [1], [0, 1, 2], [0, 1.5], ["0", "2"], 3, "02", [False, True]]
 )
 def test_what_is_no_range_of_layers_is_refused(layers):
-    with pytest.raises(BadInput, match=r"sparsity\.layers"):
+    with pytest.raises(BadInput, match=r"Target\.layers"):
         Target(level=0.5, layers=layers)
 
 

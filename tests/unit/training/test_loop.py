@@ -42,7 +42,7 @@ def test_training_lowers_the_loss(tiny_model, random_tokens):
 def test_a_loss_that_is_not_finite_stops_with_its_step(tiny_model, random_tokens):
     model = tiny_model("opt")
     model.blocks[0].linears[0].weight[0, 0] = torch.inf
-    with trainable_weights(model.hf), pytest.raises(RunFailed, match=r"step 0 is not finite; lower training\.lr"):
+    with trainable_weights(model.hf), pytest.raises(RunFailed, match=r"step 0 is not finite; lower Training\.lr"):
         fit(model.hf, Samples(random_tokens(4, 16)), Training(steps=2, batch_size=2), CPU)
 
 
@@ -59,7 +59,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(tiny_model, random_tokens
     ids=str,
 )
 def test_bad_settings_name_their_key(settings):
-    with pytest.raises(BadInput, match=r"training\." + list(settings)[-1]):
+    with pytest.raises(BadInput, match=r"Training\." + list(settings)[-1]):
         Training(**settings)
 
 

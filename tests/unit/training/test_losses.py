@@ -42,5 +42,5 @@ def test_hidden_states_are_compared_where_a_target_is_predicted():
 
 @pytest.mark.parametrize("settings", [{"weight": 1.5}, {"temperature": 0.0}, {"hidden": -1.0}])
 def test_bad_settings_are_refused(settings):
-    with pytest.raises(BadInput, match=r"training\.distill"):
+    with pytest.raises(BadInput, match=r"Distillation\." + next(iter(settings))):
         Distillation(**settings)

@@ -74,13 +74,13 @@ def test_a_pattern_keeps_the_largest_of_each_group(pruned, scope, pattern):
 
 
 def test_an_unknown_scope_is_refused():
-    with pytest.raises(BadInput, match=r"method\.scope='world'.*layer, row, model"):
+    with pytest.raises(BadInput, match=r"Magnitude\.scope='world'.*layer, row, model"):
         Magnitude("world")
 
 
 @pytest.mark.parametrize("target", [Target("2:4"), Target(level=0.5, budget={"a": 0.1})])
 def test_one_cut_for_the_model_cannot_follow_a_pattern_or_a_budget(target):
-    with pytest.raises(BadInput, match=r"method\.scope=model"):
+    with pytest.raises(BadInput, match=r"Magnitude\.scope='model' sets the sparsity"):
         Magnitude("model").check(target)
 
 
@@ -128,7 +128,7 @@ def test_whole_units_go_with_all_that_belongs_to_them(tiny_model, random_tokens,
 
 
 def test_rows_mean_nothing_to_neurons():
-    with pytest.raises(BadInput, match=r"method\.scope=row is for single weights, not for neurons; use scope=layer"):
+    with pytest.raises(BadInput, match=r"Magnitude\.scope='row' has no meaning for neurons; use Magnitude.*=layer"):
         Magnitude("row").check(Target("neurons", 0.5))
 
 
@@ -136,5 +136,5 @@ def test_one_cut_that_would_empty_a_block_ends_the_run(tiny_model, random_tokens
     model = tiny_model("opt")
     for linear in model.blocks[0].mlp.linears:
         linear.weight.mul_(1e-3)
-    with pytest.raises(RunFailed, match=r"one cut of 0\.6 for the model leaves none of .* method\.scope=layer"):
+    with pytest.raises(RunFailed, match=r"one cut of 0\.6 for the model leaves none of .* Magnitude\.scope=layer"):
         Magnitude("model").prune(PruningContext(model, Target("neurons", 0.6), Calibration(random_tokens(2, 8))))

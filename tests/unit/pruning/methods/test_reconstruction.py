@@ -63,7 +63,7 @@ def test_a_method_that_cuts_the_whole_model_at_once_is_refused():
 
 @pytest.mark.parametrize("epochs", [0, 1.5, True])
 def test_epochs_are_whole_numbers(epochs):
-    with pytest.raises(BadInput, match=r"method\.epochs="):
+    with pytest.raises(BadInput, match=r"Reconstruction\.epochs="):
         Reconstruction(Wanda(), epochs=epochs)
 
 

@@ -61,7 +61,7 @@ def test_half_precision_at_a_high_level(tiny_model, random_tokens, dtype):
 
 
 def test_a_negative_power_is_refused():
-    with pytest.raises(BadInput, match=r"method\.power=-1"):
+    with pytest.raises(BadInput, match=r"RIA\.power=-1"):
         RIA(-1)
 
 
@@ -90,6 +90,6 @@ def test_permuting_changes_nothing_without_a_pattern(tiny_model, random_tokens):
 
 
 def test_masks_in_another_order_cannot_be_refined():
-    with pytest.raises(BadInput, match=r"method\.inner\.permute=false"):
+    with pytest.raises(BadInput, match=r"DSnoT\.inner\.permute=false"):
         DSnoT(RIA(permute=True)).check(Target("2:4"))
     DSnoT(RIA(permute=True)).check(Target(level=0.5))

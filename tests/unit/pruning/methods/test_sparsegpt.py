@@ -58,7 +58,7 @@ def test_the_weights_that_stay_change(tiny_model, random_tokens):
 
 
 def test_a_hessian_without_a_factor_names_the_layer_and_the_remedy(tiny_model, random_tokens):
-    with pytest.raises(NotPositiveDefinite, match=r"layers\.0\.self_attn\.q_proj: .*method\.damping.*data\.samples"):
+    with pytest.raises(NotPositiveDefinite, match=r"layers\.0\.self_attn\.q_proj: .*SparseGPT\.damping.*data\.samples"):
         SparseGPT(damping=0.0).prune(
             PruningContext(tiny_model("opt"), Target(level=0.5), Calibration(random_tokens(1, 4)))
         )
@@ -66,5 +66,5 @@ def test_a_hessian_without_a_factor_names_the_layer_and_the_remedy(tiny_model, r
 
 @pytest.mark.parametrize(("values", "key"), [({"block_size": 0}, "block_size"), ({"damping": -0.1}, "damping")])
 def test_values_out_of_range_are_refused(values, key):
-    with pytest.raises(BadInput, match=rf"method\.{key}="):
+    with pytest.raises(BadInput, match=rf"SparseGPT\.{key}="):
         SparseGPT(**values)

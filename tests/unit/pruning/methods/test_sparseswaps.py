@@ -100,5 +100,5 @@ def test_half_precision_at_a_high_level(tiny_model, random_tokens, dtype):
 
 
 def test_a_negative_number_of_swaps_is_refused():
-    with pytest.raises(BadInput, match=r"method\.max_swaps=-1"):
+    with pytest.raises(BadInput, match=r"SparseSwaps\.max_swaps=-1"):
         SparseSwaps(Wanda(), max_swaps=-1)

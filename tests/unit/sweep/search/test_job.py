@@ -92,10 +92,10 @@ def test_without_early_stopping_nothing_is_opened(search):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"trials": 0}, r"hydra\.sweeper\.trials=0 is not allowed; it is a whole number of at least 1"),
+        ({"trials": 0}, r"trials=0 is not allowed; allowed: whole numbers of at least 1"),
         ({"jobs": 1.5}, r"jobs=1\.5"),
-        ({"sampler": "grid"}, "sampler='grid' is unknown; allowed: tpe, random"),
-        ({"seed": True}, "seed=True"),
+        ({"sampler": "grid"}, "sampler='grid' is not allowed; allowed: tpe, random"),
+        ({"seed": True}, "seed=true"),
         ({"first": "last"}, "first='last'"),
         ({"study": ""}, "study=''"),
         ({"give_up_after": 0}, "give_up_after=0"),
@@ -120,7 +120,7 @@ def test_median_stands_for_its_default_settings():
 )
 def test_a_direction_fits_its_objectives(direction, objectives):
     settings = SearchSettings("s", "a", ".", direction=direction)
-    with pytest.raises(BadInput, match=r"hydra\.sweeper\.direction"):
+    with pytest.raises(BadInput, match=r"SearchSettings\.direction"):
         settings.directions(objectives)
     assert SearchSettings("s", "a", ".").directions(["a", "b"]) == ["minimize", "minimize"]
 

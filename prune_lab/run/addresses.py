@@ -1,0 +1,169 @@
+"""Makes the parts of a configuration, and knows at which key each of them stands."""
+
+import inspect
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Any, TypeVar
+
+from hydra.utils import get_object
+
+from prune_lab.errors import BadInput, Reported, shown
+
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+_OURS = "prune_lab."
+
+Path = tuple[str | int, ...]
+"""Where a part stands: keys of mappings and indices of lists."""
+
+Part = TypeVar("Part")
+
+
+class Addresses:
+    """The parts made from a configuration, with the key of each.
+
+    Args:
+        plain: the settings, resolved, in plain containers; their targets have been vetted.
+    """
+
+    def __init__(self, plain: Mapping[str, Any]) -> None:
+        self._plain = plain
+        self._made: dict[int, tuple[object, Path]] = {}  # by id; holds the part, so that no other gets its id
+        self._places: dict[Path, Path] = {}  # of fields that are sections of their own
+
+    def make(self, key: str, kind: type[Part], given: Mapping[str, tuple[Any, str]] | None = None) -> Part:
+        """Makes the part at a key, with all parts below it.
+
+        Args:
+            key: ``model`` or ``stages.prune``.
+            kind: what the part must be.
+            given: by parameter, what was made before and stands elsewhere, and its key.
+
+        Raises:
+            BadInput: it cannot be made, or is of another kind than asked for.
+        """
+        path: Path = tuple(key.split("."))
+        value: Any = self._plain
+        for step in path:
+            value = value[step]
+        self._places |= {(*path, name): (place,) for name, (_, place) in (given or {}).items() if place}
+        made = self._make(value, path, {name: made for name, (made, _) in (given or {}).items()})
+        self._check_kind(made, (kind,), path)
+        return made  # type: ignore[no-any-return]
+
+    def section(self, name: str) -> Any:
+        """Makes a section, which may also be a plain value, or nothing."""
+        return self._make(self._plain[name], (name,))
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Fills the keys of parts into the messages of errors that leave them open."""
+        try:
+            yield
+        except Reported as error:
+            if error.owner is not None:
+                path = self._path_of(error.owner) or self._path_of_original(error.owner)
+                if path is not None:
+                    self._locate(error, path)
+            error.args = (str(error),)
+            raise
+
+    def _make(self, value: Any, path: Path, others: Mapping[str, Any] | None = None) -> Any:
+        """Parts, from the inside out; plain containers where there is no target."""
+        if isinstance(value, list):
+            return [self._make(item, (*path, index)) for index, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        given = {name: self._make(item, (*path, name)) for name, item in value.items()}
+        if "_target_" not in value:
+            return given
+        target = get_object(value["_target_"])
+        given = {name: item for name, item in given.items() if not name.startswith("_")}
+        given |= others or {}
+        kinds, rest = _kinds(target)
+        for name, item in given.items():
+            allowed = kinds.get(name, rest)
+            if allowed and item is not None:
+                self._check_kind(item, allowed, (*path, name))
+        try:
+            made = target(**given)
+        except Reported as error:
+            below = None if error.owner is None else self._path_of(error.owner)
+            self._locate(error, below or path)  # the part itself is not among those made
+            raise
+        except Exception as error:  # what a check has missed
+            raise BadInput(f"{self._key(path)} cannot be made with these values: {error}") from error
+        self._made[id(made)] = made, path
+        return made
+
+    def _check_kind(self, value: object, allowed: tuple[type, ...], path: Path) -> None:
+        """A part of a related class is let through: the component says better what it can work with."""
+        found = type(value)
+        for kind in allowed:
+            if set(_our_classes(found)) & set(_our_classes(kind)) or _has_members_of(value, kind):
+                return
+        given = f"={shown(value)}"
+        if _our_classes(found):
+            given = f"._target_={found.__module__}.{found.__qualname__}"
+        kinds = " or ".join(kind.__name__ for kind in allowed)
+        raise BadInput(
+            f"{self._key(path)}{given} is not allowed; allowed: a section whose _target_ is of the kind {kinds}"
+        )
+
+    def _path_of(self, owner: object) -> Path | None:
+        if id(owner) in self._made:
+            return self._made[id(owner)][1]
+        for made, path in self._made.values():  # a part may have replaced those below it
+            for field in fields(made) if is_dataclass(made) else ():
+                if getattr(made, field.name, None) is owner:
+                    return (*path, field.name)
+        return None
+
+    def _path_of_original(self, copy: object) -> Path | None:
+        """That of the part that a copy was made of, where only one can be: `dataclasses.replace` gives copies."""
+        paths = {self._key(path): path for made, path in self._made.values() if type(made) is type(copy)}
+        return next(iter(paths.values())) if len(paths) == 1 else None
+
+    def _locate(self, error: Reported, path: Path) -> None:
+        error.locate(lambda rest: self._key((*path, *_steps(rest))))
+
+    def _key(self, path: Path) -> str:
+        """The key that was typed, or could have been."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self._places:
+                path = (*self._places[path[:end]], *path[end:])
+                break
+        return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+def _steps(rest: str) -> Path:
+    return tuple(int(index) if index else name for name, index in _STEP.findall(rest))
+
+
+def _kinds(target: Any) -> tuple[dict[str, tuple[type, ...]], tuple[type, ...]]:
+    """The classes of the parameters of a target that take a part, and those of further keywords."""
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except NameError:  # a name that only a type checker imports
+        return {}, ()
+    found = {}
+    for name, hint in hints.items():
+        options = typing.get_args(hint) if typing.get_origin(hint) in (UnionType, typing.Union) else (hint,)
+        classes = tuple(option for option in options if option is not type(None))
+        if all(inspect.isclass(each) and each.__module__.startswith(_OURS) for each in classes):
+            found[name] = classes
+    keywords = [each.name for each in inspect.signature(target).parameters.values() if each.kind is each.VAR_KEYWORD]
+    return found, found.get(keywords[0], ()) if keywords else ()
+
+
+def _has_members_of(value: object, kind: type) -> bool:
+    """Whether a value fits a protocol that its class does not name."""
+    members = [name for name, member in vars(kind).items() if not name.startswith("_") and callable(member)]
+    return getattr(kind, "_is_protocol", False) and all(hasattr(value, name) for name in members)
+
+
+def _our_classes(kind: type) -> list[type]:
+    return [each for each in kind.__mro__ if each.__module__.startswith(_OURS)]

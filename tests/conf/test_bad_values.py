@@ -1,0 +1,132 @@
+"""Every key of every YAML refuses what it cannot be, and the message begins with the key as it was typed."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from prune_lab.errors import BadInput, Reported, located, shown
+from prune_lab.models.load import REFERENCE
+from prune_lab.run.conf_folder import conf_folder
+from prune_lab.run.config import RunConfig
+from prune_lab.run.parts import make_parts
+from prune_lab.run.vetting import vet
+from prune_lab.sweep.search.settings import SearchSettings
+
+CONF = conf_folder()
+NOT_PARTS = ("experiment", "debug", "hydra", "stages")
+CHOICES = [
+    f"{path.parent.name}={path.stem}"
+    for path in sorted(CONF.glob("*/*.yaml"))
+    if path.parent.name not in NOT_PARTS and (path.parent.name != "model" or path.stem in ("local", "hub", "reference"))
+]
+GIVEN = {  # values that a user has to give
+    "model=local": [f"model.path={REFERENCE / 'opt'}"],
+    "model=hub": ["model.path=owner/name"],
+    "data=files": ["data.calibration=a.txt", "data.evaluation=a.txt"],
+    "data=tokens": ["data.calibration=a.npy", "data.evaluation=a.npy"],
+    "allocation=from_file": ["allocation.path=a.csv"],
+}
+NESTED = {  # the same keys one level deeper, and two
+    "method.inner": ["method=dsnot", "method@method.inner=sparsellm"],
+    "method.inner.inner": ["method=least_squares", "method@method.inner=dsnot", "method@method.inner.inner=ria"],
+    "allocation.inner": ["allocation=measured", "method@allocation.inner=wanda_variant"],
+    "evaluate": ["evaluate=study"],
+    "training.distill": ["finetune=distill"],
+}
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that `GIVEN` names."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("A text.")
+    np.save("a.npy", np.zeros((2, 8), dtype=np.int64))
+
+
+def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The keys below a section that hold a value, or a list of values."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not name.startswith("_"):
+                yield from leaves(item, f"{key}.{name}")
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for index, item in enumerate(value):
+            yield from leaves(item, f"{key}[{index}]")
+    else:
+        yield key, value
+
+
+def message_of(cfg: DictConfig, key: str, value: Any) -> str:
+    """What is said about a value, or nothing."""
+    changed = cfg.copy()
+    OmegaConf.update(changed, key, value, force_add=True)
+    try:
+        config = RunConfig.of(changed)
+        vet(config)
+        make_parts(config)
+        return ""
+    except BadInput as error:
+        return str(error)
+
+
+def bad_values(value: Any) -> list[Any]:
+    """No key takes them, whether it wants a number, text, a list or a part."""
+    return [1] if isinstance(value, bool) else [True] if isinstance(value, str) else [True, math.nan]
+
+
+def accepted(cfg: DictConfig, section: str) -> list[str]:
+    """Bad values that are not refused, or not in the way that they should be."""
+    assert message_of(cfg, "seed", 0) == ""
+    wrong, selected = [], OmegaConf.select(cfg, section)
+    plain = OmegaConf.to_container(selected, resolve=True) if OmegaConf.is_config(selected) else selected
+    for key, value in leaves(plain, section):
+        messages = {shown(bad): message_of(cfg, key, bad) for bad in bad_values(value)}
+        if isinstance(value, str) and "a text" not in messages["true"]:
+            messages["'nosuch'"] = message_of(cfg, key, "nosuch")
+        for given, said in messages.items():
+            if not said.startswith(f"{key}={given}") or "allowed: " not in said:
+                wrong.append(f"{key}={given}: {said or 'accepted'}")
+    return wrong
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_key_of_a_choice(composed: Callable[..., DictConfig], choice: str):
+    cfg = composed("tracker=jsonl", choice, *GIVEN.get(choice, []))
+    assert accepted(cfg, choice.partition("=")[0]) == []
+
+
+@pytest.mark.parametrize("section", NESTED)
+def test_keys_of_a_part_inside_another(composed: Callable[..., DictConfig], section: str):
+    assert accepted(composed("tracker=jsonl", *NESTED[section]), section) == []
+
+
+@pytest.mark.parametrize("stage", sorted(path.stem for path in (CONF / "stages").glob("*.yaml")))
+def test_keys_of_a_stage(composed: Callable[..., DictConfig], stage: str):
+    cfg = composed("tracker=jsonl", f"stages=[prune,{stage}]", "finetune=full")
+    if stage not in ("dense", "evaluate", "save"):  # these have no settings of their own
+        assert accepted(cfg, f"stages.{stage}") == []
+
+
+@pytest.mark.parametrize("key", ["propagate", "sequential"])
+def test_keys_that_a_stage_is_handed(composed: Callable[..., DictConfig], key: str):
+    assert accepted(composed("tracker=jsonl"), key) == []
+
+
+def test_keys_of_a_search():
+    given = yaml.safe_load((CONF / "hydra/sweeper/optuna.yaml").read_text())
+    settings = {key: value for key, value in given.items() if key != "_target_"}
+    with located("hydra.sweeper"):
+        SearchSettings(**settings)
+    for key, value in settings.items():
+        if key in ("direction", "params"):  # these are checked with the objectives and the space
+            continue
+        for bad in bad_values(value):
+            with pytest.raises(Reported) as raised, located("hydra.sweeper"):
+                SearchSettings(**settings | {key: bad})
+            assert str(raised.value).startswith(f"hydra.sweeper.{key}={shown(bad)} is not allowed; allowed: ")
