@@ -13,7 +13,8 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, shown
+from prune_lab.utils.checks import MOST_SEED, is_number
 
 _TRUSTED = "prune_lab."
 _SECTIONS = (
@@ -44,20 +45,20 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     if not isinstance(stages, list) or not stages:
         problems.append(f"stages={stages!r} is not a list of stages; allowed: {', '.join(pipeline)}")
     else:
-        problems += [
-            f"stages: {name!r} is unknown; allowed: {', '.join(pipeline)}" for name in stages if name not in pipeline
-        ]
+        unknown = [name for name in stages if not isinstance(name, str) or name not in pipeline]
+        problems += [f"stages: {name!r} is unknown; allowed: {', '.join(pipeline)}" for name in unknown]
     if isinstance(stages, list) and _trains_nothing(stages, plain.get("finetune", {})):
         problems.append("stages lists finetune before pruning, and finetune=none trains nothing; use finetune=full")
-    if not isinstance(plain["seed"], int) or isinstance(plain["seed"], bool) or plain["seed"] < 0:
-        problems.append(f"seed={plain['seed']!r} is not allowed; it is a whole number of at least 0")
+    if type(plain["seed"]) is not int or not 0 <= plain["seed"] <= MOST_SEED:
+        problems.append(f"seed={shown(plain['seed'])} is not allowed; allowed: whole numbers from 0 to {MOST_SEED}")
     for name in ("save_model", "skip_finished"):
         if not isinstance(plain[name], bool):
-            problems.append(f"{name}={plain[name]!r} is not allowed; it is true or false")
+            problems.append(f"{name}={shown(plain[name])} is not allowed; allowed: true, false")
     share = plain["stage_cache_min_seconds"]
-    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not share >= 0):
+    if share is not None and not is_number(share, least=0):
         problems.append(
-            f"stage_cache_min_seconds={share!r} is not allowed; it is a number of seconds, or null to share nothing"
+            f"stage_cache_min_seconds={shown(share)} is not allowed; allowed: numbers of at least 0 (seconds), or null "
+            "to share nothing"
         )
     try:
         objectives_of(plain["objective"])
