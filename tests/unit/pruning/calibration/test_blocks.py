@@ -319,7 +319,7 @@ def test_a_site_that_is_installed_again_has_one_row_with_the_error_from_dense(ti
 
 @pytest.mark.parametrize(("key", "value"), [("propagate", "both"), ("sequential", "site")])
 def test_an_unknown_order_is_refused(key, value):
-    with pytest.raises(BadInput, match=f"{key}='{value}' is unknown; allowed"):
+    with pytest.raises(BadInput, match=f"{key}='{value}' is not allowed; allowed"):
         Calibration(torch.zeros(1, 2), **{key: value})
 
 
