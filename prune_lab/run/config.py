@@ -9,10 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, shown
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.renamed import refuse_renamed
 from prune_lab.run.tracking.tracker import without_secrets
+from prune_lab.utils.checks import MOST_SEED, is_number
 
 SECTIONS = (
     "seed", "device", "save_model", "skip_finished", "stage_cache_min_seconds", "propagate", "sequential", "objective",
@@ -151,14 +152,15 @@ def _problems(plain: Mapping[str, Any]) -> list[str]:
     elif plain.get("finetune") is None and "finetune" in list(stages)[: _place(stages, "prune")]:
         problems.append("stages lists finetune before pruning, and finetune=none trains nothing; use finetune=full")
     seed, seconds = plain.get("seed"), plain.get("stage_cache_min_seconds")
-    if type(seed) is not int or seed < 0:
-        problems.append(f"seed={seed!r} is not allowed; it is a whole number of at least 0")
+    if type(seed) is not int or not 0 <= seed <= MOST_SEED:
+        problems.append(f"seed={shown(seed)} is not allowed; allowed: whole numbers from 0 to {MOST_SEED}")
     for name in ("save_model", "skip_finished"):
         if not isinstance(plain.get(name), bool):
-            problems.append(f"{name}={plain.get(name)!r} is not allowed; it is true or false")
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0):
+            problems.append(f"{name}={shown(plain.get(name))} is not allowed; allowed: true, false")
+    if seconds is not None and not is_number(seconds, least=0):
         problems.append(
-            f"stage_cache_min_seconds={seconds!r} is not allowed; it is a number of seconds, or null to cache nothing"
+            f"stage_cache_min_seconds={shown(seconds)} is not allowed; allowed: numbers of at least 0 (seconds), or "
+            "null to cache nothing"
         )
     try:
         objectives_of(plain.get("objective"))

@@ -61,6 +61,8 @@ def _target_problems(node: Mapping[str, Any], where: str) -> Iterator[str]:
         return
     for name in made.needs if Stage in inspect.getmro(made) else ():  # sections that the runner hands to a stage
         parameters.pop(name, None)
+    for key in sorted({"_partial_", "_recursive_", "_args_"} & set(node)):
+        yield f"{where}.{key} is unknown; leave it out: a part is made of all of its keys, by name"
     for key in node:
         if not key.startswith("_") and key not in parameters:
             yield f"{where}.{key} is unknown; allowed: {', '.join(parameters) or 'none'}"

@@ -74,6 +74,8 @@ class Training:
                 "with {at}.eval_samples=0 is not allowed; it needs samples that are held out, such as "
                 "{at}.eval_samples=16",
             )
+        check_whole(self, "parts")
+        check_whole(self, "part", least=0, most=self.parts - 1)
         check_choice(self, "decay", DECAYS)
         check_choice(self, "precision", PRECISIONS)
         check_seed(self)

@@ -64,12 +64,27 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
         ("training.steps=0", ["training.steps=0"]),
         ("stages=[finetune,evaluate]", ["finetune=none trains nothing", "finetune=full"]),
         ("method=gum finetune=lora", ["GUM trains all weights", "after pruning"]),
+        ("method=dsnot method.max_cycles=-1", ["method.max_cycles=-1", "whole numbers of at least 0"]),
+        (
+            "method=dsnot method@method.inner=sparsegpt method.inner.damping=-1",
+            ["method.inner.damping=-1", "numbers of at least 0"],
+        ),
+        ("evaluate=study evaluate.perplexity.batch_size=0", ["evaluate.perplexity.batch_size=0", "or null"]),
+        ("allocation=measured allocation.inner.block_size=1.5", ["allocation.inner.block_size=1.5", "at least 1"]),
+        ("seed=18446744073709551616", ["seed=18446744073709551616", "18446744073709551615"]),
         ("finetune=full training.patience=3", ["training.patience=3", "training.eval_samples=16"]),
     ],
 )
 def test_a_setting_that_cannot_be(command, local_overrides, tmp_path, override, words):
     outcome = command(*local_overrides, *override.split(), f"hydra.run.dir={tmp_path}/run")
     assert_refused(outcome, tmp_path / "run", *words)
+
+
+def test_a_failure_on_the_way_names_the_key_of_the_inner_method(command, local_overrides, tmp_path):
+    choice = ["method=dsnot", "method@method.inner=sparsegpt", "method.inner.damping=0", "data.samples=1"]
+    outcome = command(*local_overrides, *choice, f"hydra.run.dir={tmp_path}/run")
+    assert_refused(outcome, tmp_path / "run", "with damping 0", "raise method.inner.damping", status=1)
+    assert "raise method.inner.damping" in json.loads((tmp_path / "run" / "record.json").read_text())["error"]
 
 
 def test_a_pattern_that_does_not_divide(command, local_overrides, tmp_path):

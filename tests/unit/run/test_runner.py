@@ -161,7 +161,17 @@ def test_an_interruption_is_no_finished_run_either(configured, local_overrides, 
 
 
 @pytest.mark.parametrize(
-    "override", ["sparsity.level=1.0", "model.dtype=int3", "data.calibration=nowhere.npy", "device=gpu"]
+    "override",
+    [
+        "sparsity.level=1.0",
+        "model.dtype=int3",
+        "data.calibration=nowhere.npy",
+        "device=gpu",
+        "evaluate.batch_size=0",
+        "finetune.lr=nan",
+        "pipeline.prune.save_every=soon",
+        "tracker={_target_: prune_lab.pruning.methods.dense.Dense}",
+    ],
 )
 def test_a_mistake_in_the_settings_is_found_before_a_folder_is_made(configured, local_overrides, tmp_path, override):
     with pytest.raises(BadInput, match=override.partition("=")[0].replace(".", r"\.")):

@@ -21,7 +21,7 @@ def test_a_pattern_leaves_nothing_to_allocate():
 
 
 def test_a_level_above_the_cap_is_refused():
-    with pytest.raises(BadInput, match=r"sparsity\.level=0\.9 is more than allocation\.max_level=0\.8"):
+    with pytest.raises(BadInput, match=r"sparsity\.level=0\.9 is more than OWL\.max_level=0\.8"):
         OWL(max_level=0.8).check(Target(level=0.9))
 
 

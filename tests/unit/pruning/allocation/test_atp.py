@@ -31,7 +31,7 @@ def test_only_blocks_in_the_range_count(tiny_model, random_tokens):
     [(0.75, 0.25, r"\[0, 0\.25\)"), (0.75, 0.3, r"\[0, 0\.25\)"), (0.25, 0.3, r"\[0, 0\.25\]")],
 )
 def test_a_difference_that_leaves_the_range_is_refused_with_those_allowed(tiny_model, level, difference, allowed):
-    with pytest.raises(BadInput, match=rf"allocation\.difference={difference} leads from .*; allowed: {allowed}"):
+    with pytest.raises(BadInput, match=rf"ATP\.difference={difference} leads from .*; allowed: {allowed}"):
         ATP(difference=difference).check_model(tiny_model("opt"), Target(level=level))
 
 
@@ -41,5 +41,5 @@ def test_the_allowed_end_is_allowed(tiny_model, level, difference):
 
 
 def test_a_falling_progression_is_refused():
-    with pytest.raises(BadInput, match=r"allocation\.difference=-0\.01"):
+    with pytest.raises(BadInput, match=r"ATP\.difference=-0\.01"):
         ATP(difference=-0.01)

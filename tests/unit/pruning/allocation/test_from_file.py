@@ -106,12 +106,12 @@ def test_the_highest_level_of_a_file_is_not_cut_off(written, budget_of):
     ],
 )
 def test_a_bad_file_is_found_before_the_model(written, name, text, message):
-    with pytest.raises(BadInput, match=rf"allocation\.path=.*{message}"):
+    with pytest.raises(BadInput, match=rf"FromFile\.path=.*{message}"):
         FromFile(written(name, text)).check(Target(level=0.5))
 
 
 def test_a_missing_file_is_found_before_the_model(tmp_path):
-    with pytest.raises(BadInput, match=r"allocation\.path=.*nowhere\.yaml: no such file"):
+    with pytest.raises(BadInput, match=r"FromFile\.path=.*nowhere\.yaml: no such file"):
         FromFile(str(tmp_path / "nowhere.yaml")).check(Target(level=0.5))
 
 
@@ -128,7 +128,7 @@ def test_a_layer_without_a_level_is_told(written, budget_of):
 
 def test_a_level_above_the_cap_is_refused_before_the_model(written):
     path = written("a.yaml", "0: 0.5\n1: 0.9\n")
-    with pytest.raises(BadInput, match=r"1 has the level 0\.9, more than allocation\.max_level=0\.8"):
+    with pytest.raises(BadInput, match=r"1 has the level 0\.9, more than FromFile\.max_level=0\.8"):
         FromFile(path, max_level=0.8).check(Target(level=0.5))
 
 

@@ -63,18 +63,18 @@ def test_weightings_differ(tiny_model, random_tokens):
 
 
 def test_a_numerical_failure_names_the_layer_and_the_remedy(tiny_model, random_tokens):
-    with pytest.raises(NotPositiveDefinite, match=r"layers\.0\..*raise allocation\.inner\.damping"):
+    with pytest.raises(NotPositiveDefinite, match=r"layers\.0\..*raise SparseGPT\.damping"):
         Measured(SparseGPT(damping=0)).budget(tiny_model("opt"), Calibration(random_tokens(1, 8)), Target(level=0.7))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inner": Magnitude()}, r"allocation\.inner=Magnitude"),
-        ({"levels": []}, r"allocation\.levels=\[\]"),
-        ({"levels": 0.5}, r"allocation\.levels=0\.5"),
-        ({"levels": [0.5, 1.0]}, r"allocation\.levels=1\.0 .*\[0, 1\)"),
-        ({"weighting": "both"}, r"allocation\.weighting='both' .*relative, size, absolute"),
+        ({"inner": Magnitude()}, r"Measured\.inner=Magnitude"),
+        ({"levels": []}, r"Measured\.levels=\[\]"),
+        ({"levels": 0.5}, r"Measured\.levels=0\.5"),
+        ({"levels": [0.5, 1.0]}, r"Measured\.levels=\[0\.5, 1\.0\] .*\[0, 1\)"),
+        ({"weighting": "both"}, r"Measured\.weighting='both' .*relative, size, absolute"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):
@@ -83,7 +83,7 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 
 
 def test_levels_that_do_not_reach_the_target_are_refused():
-    with pytest.raises(BadInput, match=r"sparsity\.level=0\.97 is more than the highest of allocation\.levels, 0\.95"):
+    with pytest.raises(BadInput, match=r"sparsity\.level=0\.97 is more than the highest of Measured\.levels, 0\.95"):
         Measured().check(Target(level=0.97))
 
 

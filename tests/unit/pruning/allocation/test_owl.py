@@ -78,10 +78,10 @@ def test_only_the_range_counts(tiny_model, random_tokens):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"half_width": 0.6}, r"allocation\.half_width=0\.6 .*\[0, 0\.5\]"),
-        ({"multiple": -1}, r"allocation\.multiple=-1 .*\[0, inf\)"),
-        ({"multiple": "many"}, r"allocation\.multiple='many'"),
-        ({"max_level": 1.0}, r"allocation\.max_level=1\.0 .*\[0, 1\)"),
+        ({"half_width": 0.6}, r"OWL\.half_width=0\.6 .*\[0, 0\.5\]"),
+        ({"multiple": -1}, r"OWL\.multiple=-1 .*numbers of at least 0"),
+        ({"multiple": "many"}, r"OWL\.multiple='many'"),
+        ({"max_level": 1.0}, r"OWL\.max_level=1\.0 .*\[0, 1\)"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

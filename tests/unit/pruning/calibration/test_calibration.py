@@ -26,5 +26,5 @@ def test_the_first_batch_alone():
 
 @pytest.mark.parametrize(("key", "value"), [("propagate", "both"), ("sequential", "site")])
 def test_an_unknown_order_is_refused(key, value):
-    with pytest.raises(BadInput, match=f"{key}='{value}' is unknown; allowed"):
+    with pytest.raises(BadInput, match=f"{key}='{value}' is not allowed; allowed"):
         Calibration(torch.zeros(1, 2), **{key: value})

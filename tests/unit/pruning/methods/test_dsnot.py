@@ -99,5 +99,5 @@ def test_half_precision_at_a_high_level(tiny_model, random_tokens, dtype):
 
 
 def test_keys_out_of_range_are_refused():
-    with pytest.raises(BadInput, match=r"method\.tolerance=-1"):
+    with pytest.raises(BadInput, match=r"DSnoT\.tolerance=-1"):
         DSnoT(Wanda(), tolerance=-1)
