@@ -1,8 +1,9 @@
 """Perplexity as the pruning papers define it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.nn import functional
 from prune_lab.data.spec import check_count
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.utils.digests import tensor_digest
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -37,6 +39,12 @@ class Perplexity(Evaluation):
     `seqlen` and divides by the total, which is the same mean.
     """
 
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "perplexity": MetricInfo(
+            "perplexity", format=".3f", better="lower", quality=True, scale="log", in_summary=True, in_columns=True
+        ),
+        "bits_per_byte": MetricInfo("bits per byte", format=".4f", better="lower", quality=True, in_summary=True),
+    }
     batch_size: int | None = None
 
     def __post_init__(self) -> None:

@@ -37,7 +37,7 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
             axis.axhline(
                 statistics.fmean(control), color="black", linewidth=1, linestyle=":", label="dense, trained alike"
             )
-        axis.set(title=", ".join(panel), yscale=metric.scale, xlim=(-0.5, len(spec.columns) - 0.5))
+        axis.set(title=", ".join(panel), yscale=metric.scale or "linear", xlim=(-0.5, len(spec.columns) - 0.5))
         axis.set_xticks(range(len(spec.columns)), labels=list(spec.columns))
         if metric.scale == "log":  # 50, not 5 x 10^1
             axis.yaxis.set_major_formatter(LogFormatter())

@@ -26,7 +26,7 @@ def plot_front(spec: TableSpec, front: Front, metric: Metric, records: Records) 
         best = [points[index] for index in front_of([(point.x, point.y) for point in points])]
         style = {"color": "black", "linewidth": 1, "zorder": 1, "label": "best of all (Pareto front)"}
         axis.step([point.x for point in best], [point.y for point in best], where="post", **style)
-        axis.set(title=", ".join(subject), xlabel=front.title, yscale=metric.scale)
+        axis.set(title=", ".join(subject), xlabel=front.title, yscale=metric.scale or "linear")
         axis.grid(alpha=0.3)
     panels[0].set_ylabel(metric.title)
     legend_beside(figure, panels)

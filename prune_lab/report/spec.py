@@ -1,14 +1,15 @@
 """What a table consists of: rows, columns, seeds and metrics, read from ``results/specs/NAME.yaml``."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from prune_lab.errors import BadInput
+from prune_lab.evaluation.metric import MetricInfo
 
 Choices = dict[str, tuple[str, ...]]  # the values of a row key, or the columns, with the overrides that each adds
 
@@ -18,12 +19,31 @@ _SHIPPED = "reference"  # how the names of the models that come with prune_lab b
 
 @dataclass(frozen=True)
 class Metric:
-    """A number to tabulate: how it is printed, called, and plotted."""
+    """A number to tabulate: how it is called, printed, and plotted.
+
+    Args:
+        name: in records; without a stage it is that of ``evaluate``.
+        title: of its table; empty: from the description of the metric.
+        form: of its values, ``{:.3f}``; empty: likewise.
+        scale: of its axis; empty: likewise where title or form come from there, else ``linear``.
+        info: the description that was used.
+    """
 
     name: str
-    title: str
-    form: str
-    scale: str = "linear"
+    title: str = ""
+    form: str = ""
+    scale: str = ""
+    info: MetricInfo | None = None
+
+    @property
+    def is_described(self) -> bool:
+        """Whether nothing has to come from the description."""
+        return bool(self.title and self.form)
+
+    def described(self, info: MetricInfo) -> "Metric":
+        """Returns the same with what it lacks."""
+        title, form = self.title or info.title[:1].upper() + info.title[1:], self.form or f"{{:{info.spec}}}"
+        return Metric(self.name, title, form, self.scale or info.scale, info)
 
 
 @dataclass(frozen=True)
@@ -103,6 +123,15 @@ class TableSpec:
     file: str = ""
     asked: tuple[str, ...] = ()
 
+    def described(self, info_of: Callable[[str], MetricInfo]) -> "TableSpec":
+        """Returns the same with titles, forms and scales for metrics whose YAML leaves them out.
+
+        Args:
+            info_of: gives the description of a metric by its full name.
+        """
+        metrics = (each if each.is_described else each.described(info_of(key_of(each.name))) for each in self.metrics)
+        return replace(self, metrics=tuple(metrics))
+
     @property
     def row_values(self) -> list[tuple[str, ...]]:
         """The rows, as combinations of values."""
@@ -165,6 +194,11 @@ class TableSpec:
         return override
 
 
+def key_of(metric: str, stage: str = "evaluate") -> str:
+    """Returns where a record has a metric: ``prune/seconds`` names its stage, ``perplexity`` is that of ``stage``."""
+    return metric if "/" in metric else f"{stage}/{metric}"
+
+
 def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
     """Reads a table's YAML and applies the command line.
 
@@ -207,7 +241,7 @@ def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
         rows=rows,
         columns=columns,
         seeds=seeds,
-        metrics=tuple(Metric(metric, **options) for metric, options in content["metrics"].items()),
+        metrics=tuple(Metric(metric, **(options or {})) for metric, options in content["metrics"].items()),
         per_model=per_model,
         reference=content.get("reference"),
         models=tuple(own.get("model", ())),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prune_lab.cache.folder import cache_folder
 from prune_lab.errors import BadInput
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.run.tracking.aside import Aside
 from prune_lab.run.tracking.tracker import RunInfo, without_secrets
 from prune_lab.utils.files import write_text
@@ -82,6 +83,10 @@ class WandbTracker:
         if self.mode == "online":  # a login may be missing
             wandb.wait()
         self._wandb, self._folder = wandb, folder
+
+    def define(self, metrics: Mapping[str, MetricInfo]) -> None:
+        goals = {"lower": "minimize", "higher": "maximize"}
+        self._call("define", {name: goals[info.better] for name, info in metrics.items() if info.better})
 
     def log(self, stage: str, metrics: Mapping[str, float]) -> None:
         self._call("log", dict(metrics))

@@ -65,6 +65,12 @@ class WandbRun:
             **described,
         )
 
+    def define(self, goals: Mapping[str, str]) -> None:
+        """Says of metrics whether W&B's charts and sweeps are to ``minimize`` or ``maximize`` them."""
+        if self._run is not None:
+            for name, goal in goals.items():
+                self._run.define_metric(name, goal=goal, summary="best")
+
     def log(self, metrics: Mapping[str, float]) -> None:
         """Logs a step."""
         if self._run is not None:
