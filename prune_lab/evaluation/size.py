@@ -30,9 +30,7 @@ class Size(Evaluation):
         "csr_bytes": MetricInfo(
             "bytes as compressed rows (CSR)", "bytes", better="lower", axis="size", in_summary=True
         ),
-        "smallest_bytes": MetricInfo(
-            "bytes in the smallest format", "bytes", better="lower", axis="size", in_columns=True
-        ),
+        "smallest_bytes": MetricInfo("smallest size", "bytes", better="lower", axis="size", in_columns=True),
     }
 
     def __call__(self, subject: Subject) -> Scores:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from prune_lab.evaluation.metric import AXES, MEASURED, MetricInfo
-from prune_lab.report.page.flat import metrics_of
 from prune_lab.report.page.run import ReportRun
 from prune_lab.run.metric_info import known_info
 
@@ -12,9 +11,9 @@ Infos = Mapping[str, MetricInfo]  # by full names
 
 
 def infos_of_runs(runs: Sequence[ReportRun]) -> dict[str, MetricInfo]:
-    """Returns the description of every metric that any run has, in the order of stages."""
+    """Returns the description of every metric that any run has, in the order in which they were measured."""
     found = {name: info for run in reversed(runs) for name, info in run.metric_info.items()}
-    return {name: found.get(name) or known_info(name) for name in metrics_of(runs)}
+    return {name: found.get(name) or known_info(name) for run in runs for name in run.metrics}
 
 
 def label_of(name: str, info: MetricInfo) -> str:
@@ -39,10 +38,13 @@ def qualities_of(infos: Infos) -> list[str]:
 
 
 def axes_of(infos: Infos) -> list[tuple[str, list[str]]]:
-    """Returns the plots, each with the metrics that quality is shown over; those that the table shows come first."""
+    """Returns the plots, each with the metrics that quality is shown over.
+
+    Those that the table shows come first, those that a stage has a baseline of its own for come last.
+    """
     found: list[tuple[str, list[str]]] = []
     for axis in AXES:
         names = [name for name, info in infos.items() if info.axis == axis and name.partition("/")[0] != "dense"]
         if names:
-            found.append((axis, sorted(names, key=lambda name: not infos[name].in_columns)))
+            found.append((axis, sorted(names, key=lambda name: (not infos[name].in_columns, infos[name].baseline))))
     return found

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prune_lab.report.page.collect import Collection
+from prune_lab.report.page.flat import metrics_of
 from prune_lab.report.page.metrics import axes_of, columns_of, infos_of_runs, label_of, qualities_of
 from prune_lab.report.page.run import ATTRIBUTES, Layers, ReportRun, block_and_kind
 
@@ -22,7 +23,7 @@ def payload_of(collection: Collection, watch: float) -> dict[str, Any]:
         "runs": len(runs),
         "watch": watch,
         "attributes": {name: _encoded([run.attributes[name] for run in runs]) for name in ATTRIBUTES},
-        "metrics": {name: [_short(run.metrics.get(name)) for run in runs] for name in infos},
+        "metrics": {name: [_short(run.metrics.get(name)) for run in runs] for name in metrics_of(runs)},
         "described": {name: [label_of(name, info), info.kind, info.better == "higher"] for name, info in infos.items()},
         "shown": columns_of(infos),
         "qualities": qualities_of(infos),

@@ -85,8 +85,8 @@ class WandbTracker:
         self._wandb, self._folder = wandb, folder
 
     def define(self, metrics: Mapping[str, MetricInfo]) -> None:
-        goals = {"lower": "minimize", "higher": "maximize"}
-        self._call("define", {name: goals[info.better] for name, info in metrics.items() if info.better})
+        best = {"lower": "min", "higher": "max"}
+        self._call("define", {name: best[info.better] for name, info in metrics.items() if info.better})
 
     def log(self, stage: str, metrics: Mapping[str, float]) -> None:
         self._call("log", dict(metrics))

@@ -65,11 +65,11 @@ class WandbRun:
             **described,
         )
 
-    def define(self, goals: Mapping[str, str]) -> None:
-        """Says of metrics whether W&B's charts and sweeps are to ``minimize`` or ``maximize`` them."""
+    def define(self, best: Mapping[str, str]) -> None:
+        """Defines metrics with the value of theirs that is best: ``min`` or ``max``."""
         if self._run is not None:
-            for name, goal in goals.items():
-                self._run.define_metric(name, goal=goal, summary="best")
+            for name, which in best.items():
+                self._run.define_metric(name, summary=which)
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Logs a step."""
