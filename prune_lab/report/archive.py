@@ -10,9 +10,10 @@ from typing import Any
 
 from prune_lab.errors import BadInput
 from prune_lab.report.compare import Findings
+from prune_lab.report.metric import key_of
 from prune_lab.report.published import read_published
 from prune_lab.report.records import Records, described_by
-from prune_lab.report.spec import Cell, TableSpec, key_of, read_table
+from prune_lab.report.spec import Cell, TableSpec, read_table
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_csv, write_json
 

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from prune_lab.report.metric import Metric
 from prune_lab.report.records import Records, values
-from prune_lab.report.spec import CONTROL, Metric, TableSpec
+from prune_lab.report.spec import CONTROL, TableSpec
 from prune_lab.utils.svg import svg_writer
 
 

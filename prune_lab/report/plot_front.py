@@ -6,10 +6,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from prune_lab.report.metric import Metric
 from prune_lab.report.pareto import Point, front_of, points_of, subjects_of
 from prune_lab.report.plot import legend_beside
 from prune_lab.report.records import Records
-from prune_lab.report.spec import CONTROL, Front, Metric, TableSpec
+from prune_lab.report.spec import CONTROL, Front, TableSpec
 from prune_lab.utils.svg import svg_writer
 
 _MARKERS = "osD^vP*X"

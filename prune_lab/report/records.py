@@ -4,7 +4,8 @@ import statistics
 from typing import Any
 
 from prune_lab.evaluation.metric import MetricInfo
-from prune_lab.report.spec import Cell, Metric, TableSpec, key_of
+from prune_lab.report.metric import Metric, key_of
+from prune_lab.report.spec import Cell, TableSpec
 from prune_lab.run.metric_info import info_in, known_info
 
 Records = list[tuple[Cell, dict[str, Any]]]  # finished runs, with their record.json

@@ -10,40 +10,12 @@ from omegaconf import OmegaConf
 
 from prune_lab.errors import BadInput
 from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.report.metric import Metric, key_of
 
 Choices = dict[str, tuple[str, ...]]  # the values of a row key, or the columns, with the overrides that each adds
 
 CONTROL = "control"  # in the place of a method and of a column, for the dense model with the same training
 _SHIPPED = "reference"  # how the names of the models that come with prune_lab begin
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number to tabulate: how it is called, printed, and plotted.
-
-    Args:
-        name: in records; without a stage it is that of ``evaluate``.
-        title: of its table; empty: from the description of the metric.
-        form: of its values, ``{:.3f}``; empty: likewise.
-        scale: of its axis; empty: likewise where title or form come from there, else ``linear``.
-        info: the description that was used.
-    """
-
-    name: str
-    title: str = ""
-    form: str = ""
-    scale: str = ""
-    info: MetricInfo | None = None
-
-    @property
-    def is_described(self) -> bool:
-        """Whether nothing has to come from the description."""
-        return bool(self.title and self.form)
-
-    def described(self, info: MetricInfo) -> "Metric":
-        """Returns the same with what it lacks."""
-        title, form = self.title or info.title[:1].upper() + info.title[1:], self.form or f"{{:{info.spec}}}"
-        return Metric(self.name, title, form, self.scale or info.scale, info)
 
 
 @dataclass(frozen=True)
@@ -192,11 +164,6 @@ class TableSpec:
                 raise BadInput(f"table {self.name}: {name} of {model} is unknown; give {name}=VALUE")
             override = override.replace(mark, values.get(model, ""))
         return override
-
-
-def key_of(metric: str, stage: str = "evaluate") -> str:
-    """Returns where a record has a metric: ``prune/seconds`` names its stage, ``perplexity`` is that of ``stage``."""
-    return metric if "/" in metric else f"{stage}/{metric}"
 
 
 def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:

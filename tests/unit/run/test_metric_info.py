@@ -10,6 +10,7 @@ import torch
 from prune_lab.data.tokens import Data
 from prune_lab.evaluation.evaluation import Evaluation, Scores
 from prune_lab.evaluation.metric import MetricInfo, neutral_info
+from prune_lab.report.archive import read_runs, write_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.payload import payload_of
@@ -123,6 +124,9 @@ def test_a_new_metric_is_tabulated_with_title_and_format(record, tmp_path):
     ]
     text = report_text(Findings(spec, records, [], ()))
     assert "## Wit of the model" in text and "| 25.0% |" in text
+    write_runs(Findings(spec, records, [], ()), tmp_path / "results")
+    again = read_runs(tmp_path / "results", "toy", tmp_path, tmp_path)
+    assert report_text(again) == text
 
 
 def test_a_new_metric_is_on_the_page_with_label_and_kind(record, tmp_path):
