@@ -1,9 +1,10 @@
 """What a model costs to run: size, multiply-adds, time, memory, energy."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from prune_lab.errors import BadSetting
 from prune_lab.evaluation.energy import JOULES_PER_KWH, co2_per_kwh, find_meter, knows_co2
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.flops import count_macs
-from prune_lab.evaluation.latency import PARTS, Pass, Workload, latency, time_passes
+from prune_lab.evaluation.latency import LATENCY_INFO, PARTS, Pass, Workload, latency, time_passes
+from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.sparse_kernels import on_sparse_kernels, why_not
 from prune_lab.models.model import PrunableModel
@@ -20,7 +22,14 @@ from prune_lab.utils.device import release_free_memory, watch_peak_memory
 
 logger = logging.getLogger(__name__)
 
-_RELATIVE = ("flops", "nonzero_flops", "seconds")
+_FLOPS = MetricInfo("", "count", ".3e", better="lower", axis="FLOPs", relative=True, in_summary=True)
+_MACS = MetricInfo("", "count", ".3e", better="lower")
+_ENERGY = MetricInfo("", format=".3g", better="lower", in_summary=True)
+_TIMES = {
+    name: replace(info, relative=name.endswith("_seconds"), in_summary=name.endswith("_per_second"))
+    for name, info in LATENCY_INFO.items()
+}
+_SPARSE = renamed(_TIMES, name="sparse_{}", label="{}, 2:4 kernels")
 
 
 @dataclass
@@ -38,6 +47,27 @@ class Efficiency(Evaluation):
         country: whose electricity the CO2 is reckoned for, three letters (``DEU``); null: no CO2.
     """
 
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        **Size.metric_info,
+        "prefill_flops": replace(_FLOPS, label="FLOPs of a prompt"),
+        "prefill_nonzero_flops": replace(_FLOPS, label="FLOPs of a prompt, without zeros", in_columns=True),
+        "decode_flops": replace(_FLOPS, label="FLOPs of a token after it"),
+        "decode_nonzero_flops": replace(_FLOPS, label="FLOPs of a token, without zeros"),
+        "prefill_macs": replace(_MACS, label="multiply-adds of a prompt"),
+        "prefill_nonzero_macs": replace(_MACS, label="multiply-adds of a prompt, without zeros"),
+        "decode_macs": replace(_MACS, label="multiply-adds of a token after it"),
+        "decode_nonzero_macs": replace(_MACS, label="multiply-adds of a token, without zeros"),
+        **_TIMES,
+        **{name: replace(info, axis=None, relative=False) for name, info in _SPARSE.items()},
+        "peak_memory_mb": MetricInfo("peak memory", format=",.0f", unit="MB", better="lower"),
+        "working_memory_mb": MetricInfo(
+            "memory beyond the weights", format=",.0f", unit="MB", better="lower", in_summary=True
+        ),
+        "prefill_joules_per_token": replace(_ENERGY, label="joules a token, prompt"),
+        "decode_joules_per_token": replace(_ENERGY, label="joules a token, one by one"),
+        "prefill_co2_grams_per_token": MetricInfo("grams of CO2 a token, prompt", format=".3g", better="lower"),
+        "decode_co2_grams_per_token": MetricInfo("grams of CO2 a token, one by one", format=".3g", better="lower"),
+    }
     batch_size: int = 1
     seqlen: int = 512
     new_tokens: int = 16
@@ -94,7 +124,7 @@ class Efficiency(Evaluation):
         for part in parts:
             metrics |= part.metrics
             protocol |= part.protocol
-        return Scores(metrics | memory, protocol, frozenset(f"{part}_{name}" for part in PARTS for name in _RELATIVE))
+        return Scores(metrics | memory, protocol)
 
     def _co2(self, energy: Scores) -> Scores:
         if self.country is None:

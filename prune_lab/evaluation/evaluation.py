@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from prune_lab.data.tokens import Data
+from prune_lab.evaluation.metric import Described
 from prune_lab.models.model import PrunableModel
 
 
@@ -36,16 +37,14 @@ class Scores:
     Attributes:
         metrics: Numbers by name, without the stage: `perplexity`, `stdlib_order/acc`.
         protocol: How the numbers came about, as plain JSON.
-        relative: Metrics that mean something beside the dense model's only.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, object] = field(default_factory=dict)
-    relative: frozenset[str] = frozenset()
 
 
-class Evaluation(Protocol):
-    """A callable on a `Subject`.
+class Evaluation(Described, Protocol):
+    """A callable on a `Subject` that describes its metrics in `metric_info`.
 
     Subclasses inherit a `prepare` and a `check` that do nothing, and a `key` that forbids keeping.
     """

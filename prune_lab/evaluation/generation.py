@@ -2,11 +2,11 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from prune_lab.data.pairs import pairs_digest
 from prune_lab.data.tokens import Pair
 from prune_lab.errors import BadInput
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.utils.checks import check_number, check_whole
 from prune_lab.utils.digests import tokenizer_digest
 from prune_lab.utils.files import write_text
@@ -51,6 +52,13 @@ class Generation(Evaluation):
     generates up to position 511.
     """
 
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "bleu": MetricInfo("BLEU", format=".2f", better="higher", quality=True, in_summary=True),
+        "rouge1": MetricInfo("ROUGE-1", format=".4f", better="higher", quality=True),
+        "rouge2": MetricInfo("ROUGE-2", format=".4f", better="higher", quality=True),
+        "rougeL": MetricInfo("ROUGE-L", format=".4f", better="higher", quality=True, in_summary=True),
+        "exact_match": MetricInfo("exact match", "share", better="higher", quality=True, in_summary=True),
+    }
     beams: int = 10
     length_penalty: float = 0.9
     no_repeat_ngram_size: int = 4

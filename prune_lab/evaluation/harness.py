@@ -13,6 +13,7 @@ from prune_lab.errors import BadInput, BadSetting, owned_by
 from prune_lab.evaluation import stdlib_tasks
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.harness_context import quiet, seeded
+from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.utils.checks import check_flag, check_text, check_texts, check_whole, is_number
 from prune_lab.utils.digests import folder_digest, tokenizer_digest
 
@@ -20,6 +21,17 @@ logger = logging.getLogger(__name__)
 
 ACCURACIES = ("acc", "acc_norm")
 """Metrics that are means of zeros and ones."""
+_QUALITIES: Mapping[
+    str, MetricInfo
+] = {  # of a task, and behind another filter of its answers than the harness' usual one
+    "*/acc": MetricInfo("{} accuracy", "share", better="higher", quality=True, in_summary=True),
+    "*/acc_norm": MetricInfo("{} accuracy, length-normalised", "share", better="higher", quality=True),
+    "*/exact_match": MetricInfo("{} exact match", "share", better="higher", quality=True),
+    "*/bits_per_byte": MetricInfo("{} bits per byte", format=".4f", better="lower", quality=True),
+    "*/*perplexity": MetricInfo("{} {}perplexity", format=".3f", better="lower", quality=True, scale="log"),
+    "*/acc_stderr": MetricInfo("{} accuracy, standard error", "share", better="lower"),
+    "*/acc_norm_stderr": MetricInfo("{} accuracy, length-normalised, standard error", "share", better="lower"),
+}
 
 
 @dataclass
@@ -41,6 +53,13 @@ class ZeroShot(Evaluation):
     """
 
     input_files: ClassVar = ("include_path",)
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "accuracy": MetricInfo("zero-shot accuracy", "share", better="higher", quality=True, in_summary=True),
+        **_QUALITIES,
+        **renamed(_QUALITIES, name="{}/*", label="{} ({{}})"),
+        "*/*": MetricInfo("{} {}"),
+        "*/*/*": MetricInfo("{} {} ({})"),
+    }
     tasks: list[str] = field(default_factory=lambda: [stdlib_tasks.SUITE])
     task_options: dict[str, dict[str, Any]] | None = None
     num_fewshot: int | None = None

@@ -3,7 +3,7 @@
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import owned_by
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.model import PrunableModel
 from prune_lab.utils.checks import check_whole
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the 
     from transformers import PreTrainedModel
 
 PARTS = ("prefill", "decode")
+LATENCY_INFO: Mapping[str, MetricInfo] = {
+    "prefill_seconds": MetricInfo("seconds of a prompt", "seconds", better="lower", axis="latency"),
+    "decode_seconds": MetricInfo("seconds of a token after it", "seconds", better="lower", axis="latency"),
+    "prefill_seconds_spread": MetricInfo("spread of the seconds of a prompt", "seconds", better="lower"),
+    "decode_seconds_spread": MetricInfo("spread of the seconds of a token after it", "seconds", better="lower"),
+    "prefill_tokens_per_second": MetricInfo("tokens a second, prompt", format=",.0f", better="higher"),
+    "decode_tokens_per_second": MetricInfo("tokens a second, one by one", format=",.0f", better="higher"),
+}
+"""What `latency` returns."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Perplexity as the pruning papers define it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.utils.checks import check_whole
 from prune_lab.utils.digests import tensor_digest
 
@@ -37,6 +39,12 @@ class Perplexity(Evaluation):
     `seqlen` and divides by the total, which is the same mean.
     """
 
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "perplexity": MetricInfo(
+            "perplexity", format=".3f", better="lower", quality=True, scale="log", in_summary=True, in_columns=True
+        ),
+        "bits_per_byte": MetricInfo("bits per byte", format=".4f", better="lower", quality=True, in_summary=True),
+    }
     batch_size: int | None = None
 
     def __post_init__(self) -> None:

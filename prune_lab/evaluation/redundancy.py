@@ -1,13 +1,16 @@
 """How redundant the neurons of feed-forward networks are: uniqueness and sensitivity."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from prune_lab.errors import RunFailed
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.units import Neurons, all_neurons
 from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
 from prune_lab.utils.checks import check_flag, check_number, check_whole
@@ -33,6 +36,11 @@ class Redundancy(Evaluation):
     text.
     """
 
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "uniqueness": MetricInfo("uniqueness of neurons", format=".4f", relative=True, in_summary=True),
+        "sensitivity": MetricInfo("sensitivity of neurons", format=".3g", relative=True, in_summary=True),
+        "*/block_*": MetricInfo("{} of the neurons of block {}"),
+    }
     windows: int | None = 32
     threshold: float = 0.8
     sensitivity: bool = True
@@ -70,7 +78,7 @@ class Redundancy(Evaluation):
             "sensitivity": "mean over samples and neurons of |sum of weight times gradient|; mean over blocks",
             "windows": len(windows),
         }
-        return Scores(metrics, protocol, relative=frozenset(found))
+        return Scores(metrics, protocol)
 
     @torch.no_grad()
     def _grams(self, subject: Subject, units: list[Neurons], windows: Tensor) -> dict[str, Tensor]:

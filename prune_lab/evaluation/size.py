@@ -1,11 +1,14 @@
 """How large a model is: parameters, non-zero weights, bytes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.evaluation.metric import MetricInfo
 
 _INDEX_BYTES = 4  # int32, which the kernels of MKL and cuSPARSE take
 
@@ -13,6 +16,22 @@ _INDEX_BYTES = 4  # int32, which the kernels of MKL and cuSPARSE take
 @dataclass
 class Size(Evaluation):
     """Counts parameters and the bytes they take: dense, as bit mask plus values, and as compressed rows (CSR)."""
+
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "sparsity": MetricInfo(
+            "zeros in prunable layers", "share", better="higher", axis="sparsity", in_summary=True, in_columns=True
+        ),
+        "parameters": MetricInfo("parameters", "count", better="lower", axis="size", in_summary=True),
+        "nonzeros": MetricInfo("non-zero parameters", "count", better="lower", axis="size", in_summary=True),
+        "prunable_parameters": MetricInfo("parameters of prunable layers", "count"),
+        "dense_bytes": MetricInfo("bytes, zeros too", "bytes", better="lower", axis="size", in_summary=True),
+        "memory_bytes": MetricInfo("bytes in memory, zeros too", "bytes", better="lower"),
+        "bitmask_bytes": MetricInfo("bytes as bitmask + values", "bytes", better="lower", axis="size", in_summary=True),
+        "csr_bytes": MetricInfo(
+            "bytes as compressed rows (CSR)", "bytes", better="lower", axis="size", in_summary=True
+        ),
+        "smallest_bytes": MetricInfo("smallest size", "bytes", better="lower", axis="size", in_columns=True),
+    }
 
     def __call__(self, subject: Subject) -> Scores:
         """Count.

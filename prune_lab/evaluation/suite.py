@@ -1,9 +1,11 @@
 """Several evaluations as one."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from prune_lab.errors import BadInput
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.evaluation.metric import MetricInfo
 
 
 class Suite(Evaluation):
@@ -28,6 +30,14 @@ class Suite(Evaluation):
         for part in self.parts.values():
             part.check(subject)
 
+    def info_of(self, metric: str) -> MetricInfo | None:
+        """Asks each part; one that `merge` has told apart by its part has that in its label."""
+        name, _, rest = metric.partition("/")
+        own = self.parts[name].info_of(rest) if name in self.parts else None
+        if own is not None:
+            return replace(own, label=f"{own.label} ({name})")
+        return next((info for part in self.parts.values() if (info := part.info_of(metric))), None)
+
     def __call__(self, subject: Subject) -> Scores:
         """Run each part."""
         return merge({name: part(subject) for name, part in self.parts.items()})
@@ -42,5 +52,4 @@ def merge(scores: Mapping[str, Scores]) -> Scores:
     metrics: dict[str, float] = {}
     for name, part in scores.items():
         metrics.update({(f"{name}/{key}" if key in metrics else key): value for key, value in part.metrics.items()})
-    relative = frozenset[str]().union(*(part.relative for part in scores.values()))
-    return Scores(metrics, {name: part.protocol for name, part in scores.items()}, relative)
+    return Scores(metrics, {name: part.protocol for name, part in scores.items()})

@@ -1,12 +1,15 @@
 """How well a model knows the text it is trained on: beside its perplexity on other text, how well it generalises."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 
 from prune_lab.data.samples import Samples
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.training.losses import mean_loss
 from prune_lab.utils.checks import check_whole
 from prune_lab.utils.digests import tensor_digest
@@ -22,6 +25,14 @@ class TrainingLoss(Evaluation):
         batch_size: samples a forward pass.
     """
 
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "training_loss": MetricInfo(
+            "loss on the text of the training", unit="nats a token", better="lower", quality=True
+        ),
+        "training_perplexity": MetricInfo(
+            "perplexity on the text of the training", format=".3f", better="lower", scale="log"
+        ),
+    }
     samples: int = 64
     batch_size: int = 8
 

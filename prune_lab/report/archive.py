@@ -10,8 +10,9 @@ from typing import Any
 
 from prune_lab.errors import BadInput
 from prune_lab.report.compare import Findings
+from prune_lab.report.metric import key_of
 from prune_lab.report.published import read_published
-from prune_lab.report.records import Records, key_of
+from prune_lab.report.records import Records, described_by
 from prune_lab.report.spec import Cell, TableSpec, read_table
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_csv, write_json
@@ -45,7 +46,8 @@ def write_runs(findings: Findings, folder: Path) -> None:
         "not_run": [[list(cell.row), cell.column, cell.seed, reason] for cell, reason in findings.failures],
         "protocols": protocols,
     }
-    write_json(_protocols(folder, spec.name), about)
+    infos = {key_of(each.name): each.info.to_json() for each in spec.metrics if each.info}
+    write_json(_protocols(folder, spec.name), about | ({"metric_info": infos} if infos else {}))
 
 
 def read_runs(folder: Path, name: str, conf: Path, reference: Path) -> Findings:
@@ -73,12 +75,13 @@ def read_runs(folder: Path, name: str, conf: Path, reference: Path) -> Findings:
         record = {
             "metrics": {metric: float(line[metric]) for metric in _metrics(spec) if line.get(metric)},
             "key": line["key"],
+            "metric_info": about.get("metric_info", {}),
             **_found(about["protocols"], line["protocol"], name),
         }
         records.append((_cell(cells, line, spec), record))
     failures = [(cells[tuple(row), column, seed], reason) for row, column, seed, reason in about["not_run"]]
     published = read_published(reference / spec.reference) if spec.reference else ()
-    return Findings(spec, records, failures, published)
+    return Findings(described_by(spec, records), records, failures, published)
 
 
 def _metrics(spec: TableSpec) -> list[str]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from prune_lab.report.grid import Grid
+from prune_lab.report.metric import Metric
 from prune_lab.report.published import Published, find
 from prune_lab.report.records import Failures, Records, mean_and_spread, values
-from prune_lab.report.spec import Metric, TableSpec
+from prune_lab.report.spec import TableSpec
 
 _OTHER_MODELS = (
     "Published numbers with a name in brackets are of that model and its paper's text: "

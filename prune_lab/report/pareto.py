@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prune_lab.report.grid import Grid
+from prune_lab.report.metric import Metric
 from prune_lab.report.records import Records, values
-from prune_lab.report.spec import CONTROL, Front, Metric, TableSpec
+from prune_lab.report.spec import CONTROL, Front, TableSpec
 
 
 @dataclass(frozen=True)

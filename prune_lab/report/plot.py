@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from prune_lab.report.metric import Metric
 from prune_lab.report.records import Records, values
-from prune_lab.report.spec import CONTROL, Metric, TableSpec
+from prune_lab.report.spec import CONTROL, TableSpec
 from prune_lab.utils.svg import svg_writer
 
 
@@ -37,7 +38,7 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
             axis.axhline(
                 statistics.fmean(control), color="black", linewidth=1, linestyle=":", label="dense, trained alike"
             )
-        axis.set(title=", ".join(panel), yscale=metric.scale, xlim=(-0.5, len(spec.columns) - 0.5))
+        axis.set(title=", ".join(panel), yscale=metric.scale or "linear", xlim=(-0.5, len(spec.columns) - 0.5))
         axis.set_xticks(range(len(spec.columns)), labels=list(spec.columns))
         if metric.scale == "log":  # 50, not 5 x 10^1
             axis.yaxis.set_major_formatter(LogFormatter())

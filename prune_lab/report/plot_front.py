@@ -6,10 +6,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from prune_lab.report.metric import Metric
 from prune_lab.report.pareto import Point, front_of, points_of, subjects_of
 from prune_lab.report.plot import legend_beside
 from prune_lab.report.records import Records
-from prune_lab.report.spec import CONTROL, Front, Metric, TableSpec
+from prune_lab.report.spec import CONTROL, Front, TableSpec
 from prune_lab.utils.svg import svg_writer
 
 _MARKERS = "osD^vP*X"
@@ -26,7 +27,7 @@ def plot_front(spec: TableSpec, front: Front, metric: Metric, records: Records) 
         best = [points[index] for index in front_of([(point.x, point.y) for point in points])]
         style = {"color": "black", "linewidth": 1, "zorder": 1, "label": "best of all (Pareto front)"}
         axis.step([point.x for point in best], [point.y for point in best], where="post", **style)
-        axis.set(title=", ".join(subject), xlabel=front.title, yscale=metric.scale)
+        axis.set(title=", ".join(subject), xlabel=front.title, yscale=metric.scale or "linear")
         axis.grid(alpha=0.3)
     panels[0].set_ylabel(metric.title)
     legend_beside(figure, panels)

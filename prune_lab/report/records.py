@@ -3,7 +3,10 @@
 import statistics
 from typing import Any
 
-from prune_lab.report.spec import Cell, Metric, TableSpec
+from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.report.metric import Metric, key_of
+from prune_lab.report.spec import Cell, TableSpec
+from prune_lab.run.metric_info import info_in, known_info
 
 Records = list[tuple[Cell, dict[str, Any]]]  # finished runs, with their record.json
 Failures = list[tuple[Cell, str]]  # the others, with what went wrong
@@ -14,9 +17,13 @@ def measured(spec: TableSpec, records: Records) -> list[Metric]:
     return [metric for metric in spec.metrics if any(key_of(metric.name) in run["metrics"] for _, run in records)]
 
 
-def key_of(metric: str, stage: str = "evaluate") -> str:
-    """Where a record has a metric: ``prune/seconds`` names its stage, ``perplexity`` is that of ``stage``."""
-    return metric if "/" in metric else f"{stage}/{metric}"
+def described_by(spec: TableSpec, records: Records) -> TableSpec:
+    """Returns the table with the titles that its YAML leaves to the descriptions in the records."""
+
+    def info_of(name: str) -> MetricInfo:
+        return next((info for _, record in records if (info := info_in(record, name))), None) or known_info(name)
+
+    return spec.described(info_of)
 
 
 def values(records: Records, row: tuple[str, ...], column: str | None, metric: str) -> list[float]:

@@ -11,10 +11,11 @@ from typing import Any
 from prune_lab.report.archive import write_runs
 from prune_lab.report.compare import Comparison, Findings, compare, comparison_csv, comparison_grid, footnotes, remark
 from prune_lab.report.grid import Grid, latex, markdown
+from prune_lab.report.metric import Metric, key_of
 from prune_lab.report.pareto import front_grid
-from prune_lab.report.records import Records, key_of, mean_and_spread, measured, values
+from prune_lab.report.records import Records, mean_and_spread, measured, values
 from prune_lab.report.recovery import explanation, recovery_grid
-from prune_lab.report.spec import CONTROL, Choices, Front, Metric, TableSpec
+from prune_lab.report.spec import CONTROL, Choices, Front, TableSpec
 from prune_lab.utils.files import write_atomically, write_text
 
 

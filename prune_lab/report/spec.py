@@ -1,29 +1,21 @@
 """What a table consists of: rows, columns, seeds and metrics, read from ``results/specs/NAME.yaml``."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from prune_lab.errors import BadInput
+from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.report.metric import Metric, key_of
 
 Choices = dict[str, tuple[str, ...]]  # the values of a row key, or the columns, with the overrides that each adds
 
 CONTROL = "control"  # in the place of a method and of a column, for the dense model with the same training
 _SHIPPED = "reference"  # how the names of the models that come with prune_lab begin
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number to tabulate: how it is printed, called, and plotted."""
-
-    name: str
-    title: str
-    form: str
-    scale: str = "linear"
 
 
 @dataclass(frozen=True)
@@ -102,6 +94,15 @@ class TableSpec:
     panels: tuple[str, ...] = ("model", "data")
     file: str = ""
     asked: tuple[str, ...] = ()
+
+    def described(self, info_of: Callable[[str], MetricInfo]) -> "TableSpec":
+        """Returns the same with titles, forms and scales for metrics whose YAML leaves them out.
+
+        Args:
+            info_of: gives the description of a metric by its full name.
+        """
+        metrics = (each if each.is_described else each.described(info_of(key_of(each.name))) for each in self.metrics)
+        return replace(self, metrics=tuple(metrics))
 
     @property
     def row_values(self) -> list[tuple[str, ...]]:
@@ -207,7 +208,7 @@ def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
         rows=rows,
         columns=columns,
         seeds=seeds,
-        metrics=tuple(Metric(metric, **options) for metric, options in content["metrics"].items()),
+        metrics=tuple(Metric(metric, **(options or {})) for metric, options in content["metrics"].items()),
         per_model=per_model,
         reference=content.get("reference"),
         models=tuple(own.get("model", ())),

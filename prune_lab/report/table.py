@@ -17,7 +17,7 @@ from prune_lab.errors import BadInput
 from prune_lab.report.archive import read_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
-from prune_lab.report.records import Failures, Records
+from prune_lab.report.records import Failures, Records, described_by
 from prune_lab.report.render import report_text, update_readme, write_report
 from prune_lab.report.spec import Cell, TableSpec, read_table
 from prune_lab.run.conf_folder import conf_folder
@@ -94,7 +94,7 @@ def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
     spec = read_table(tables_folder(), parsed.name, overrides)
     published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
     records, failures = run_cells(spec, parsed.runs, launcher=parsed.launcher, options=options)
-    return Findings(spec, records, failures, published)
+    return Findings(described_by(spec, records), records, failures, published)
 
 
 def run_cells(

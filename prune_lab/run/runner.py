@@ -20,6 +20,7 @@ from prune_lab.errors import BadInput, TrialStopped
 from prune_lab.models.model import seqlen_limit_of
 from prune_lab.run.config import RunConfig
 from prune_lab.run.environment import describe_environment, package_versions
+from prune_lab.run.metric_info import describe
 from prune_lab.run.parts import Parts, make_parts
 from prune_lab.run.stage_cache import Result, SharedStages
 from prune_lab.run.state import Report, RunState, Stage
@@ -70,6 +71,7 @@ def execute(
         "overrides": None if config.overrides is None else [redacted_override(each) for each in config.overrides],
         "config": config.redacted,
         "metrics": {},
+        "metric_info": {},
         "protocol": {},
     }
     _open_folder(folder, config, parts.device)
@@ -118,6 +120,9 @@ def _run_stages(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str
         while names:
             results = shared.results(names[0], partial(_do, names[0], parts.stages[names[0]], run))
             for result in results:
+                infos = describe(result.name, parts.stages[result.name], result.metrics)
+                record["metric_info"] |= {name: info.to_json() for name, info in infos.items()}
+                tracker.define(infos)
                 _tell(result, run, tracker)
             del names[: len(results)]
         failed = False

@@ -10,6 +10,7 @@ import torch
 from prune_lab.data.samples import Samples
 from prune_lab.data.tokens import Data
 from prune_lab.evaluation.evaluation import Subject
+from prune_lab.evaluation.metric import Described
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.masks import Masks
 
@@ -62,8 +63,8 @@ def training_samples(run: RunState) -> Samples:
     return samples
 
 
-class Stage(Protocol):
-    """One step of a run.
+class Stage(Described, Protocol):
+    """One step of a run, which describes its metrics in ``metric_info``.
 
     A stage's own settings are those of ``conf/stages/NAME.yaml``; what it shares with other stages is handed to it.
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from prune_lab.report.spec import Metric, TableSpec
+from prune_lab.report.metric import Metric
+from prune_lab.report.spec import TableSpec
 from prune_lab.report.table import main, run_cells
 
 

@@ -182,9 +182,9 @@ def test_a_filter_means_the_same_when_runs_have_come_before_those_it_was_made_fo
 
 def test_columns_can_be_chosen(show):
     page = show([run_of(0), run_of(1)])
-    assert column(page, "smallest bytes, dense") == []
+    assert column(page, "smallest size, dense") == []
     click(page, '#columns input[value="dense/smallest_bytes"]')
-    assert column(page, "smallest bytes, dense") == ["1 MB", "1 MB"]
+    assert column(page, "smallest size, dense") == ["1 MB", "1 MB"]
     click(page, '#columns input[value="method"]')
     assert column(page, "method") == []
 

@@ -1,82 +1,50 @@
-"""How metrics are shown: what they are called, how they are written, and which way is better."""
+"""How the page shows metrics, which follows from their descriptions: names, columns, qualities and axes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
-_STAGES = {"evaluate": "pruned", "dense": "dense", "prune": "pruning", "finetune": "tuning", "shrink": "shrinking"}
-_NAMES = {
-    "prune/sparsity": "sparsity",
-    "finetune/perplexity_before": "perplexity before tuning",
-    "finetune/held_out_loss": "held-out loss",
-    "prune/seconds": "seconds to prune",
-    "evaluate/smallest_bytes": "smallest size",
-    "evaluate/prefill_nonzero_flops": "FLOPs without zeros",
-}
-_SHARES = ("sparsity", "accuracy", "acc", "acc_norm", "exact_match", "sparsity_before", "sparsity_after")
-_HIGHER = ("accuracy", "acc", "acc_norm", "exact_match", "bleu", "rouge1", "rouge2", "rougeL")
-_QUALITIES = ("perplexity", "bits_per_byte", "training_loss", *_HIGHER)
-DEFAULTS = (
-    ("dense/perplexity",),
-    ("evaluate/perplexity",),
-    ("prune/sparsity", "evaluate/sparsity"),
-    ("finetune/perplexity_before",),
-    ("evaluate/smallest_bytes", "evaluate/bitmask_bytes", "evaluate/nonzeros"),
-    ("evaluate/prefill_nonzero_flops", "evaluate/prefill_flops"),
-    ("prune/seconds",),
-)
-"""What the table shows at first: of each group, the first that any run has."""
-AXES = (
-    ("sparsity", ("prune/sparsity", "evaluate/sparsity")),
-    (
-        "size",
-        tuple(
-            f"evaluate/{name}"
-            for name in ("smallest_bytes", "bitmask_bytes", "csr_bytes", "dense_bytes", "nonzeros", "parameters")
-        ),
-    ),
-    (
-        "FLOPs",
-        tuple(
-            f"evaluate/{name}"
-            for name in ("prefill_nonzero_flops", "prefill_flops", "decode_nonzero_flops", "decode_flops")
-        ),
-    ),
-    ("latency", ("evaluate/prefill_seconds", "evaluate/decode_seconds", "shrink/prefill_seconds")),
-)
-"""What quality is plotted over."""
+from prune_lab.evaluation.metric import AXES, MEASURED, MetricInfo
+from prune_lab.report.page.run import ReportRun
+from prune_lab.run.metric_info import known_info
+
+_MODELS = dict(zip(MEASURED, ("dense", "pruned"), strict=True))
+Infos = Mapping[str, MetricInfo]  # by full names
 
 
-def label_of(metric: str) -> str:
-    """What a reader calls a metric."""
-    stage, _, name = metric.partition("/")
-    words = name.replace("_", " ").replace("/", " ")
-    return _NAMES.get(metric) or f"{words}, {_STAGES.get(stage, stage)}"
+def infos_of_runs(runs: Sequence[ReportRun]) -> dict[str, MetricInfo]:
+    """Returns the description of every metric that any run has, in the order in which they were measured."""
+    found = {name: info for run in reversed(runs) for name, info in run.metric_info.items()}
+    return {name: found.get(name) or known_info(name) for run in runs for name in run.metrics}
 
 
-def form_of(metric: str) -> str:
-    """How its values are written: ``share``, ``bytes``, ``seconds``, ``count`` or ``number``."""
-    last = metric.rpartition("/")[2]
-    if last in _SHARES:
-        return "stage_cache_min_seconds"
-    if last.endswith("_bytes"):
-        return "bytes"
-    if last == "seconds" or last.endswith(("_seconds", "_seconds_spread")):
-        return "seconds"
-    counted = ("flops", "macs", "parameters", "nonzeros")
-    return "count" if last.endswith(counted) else "number"
+def label_of(name: str, info: MetricInfo) -> str:
+    """Returns what a reader calls a metric; where two models are measured, with the model."""
+    model = _MODELS.get(name.partition("/")[0])
+    return f"{info.title}, {model}" if model else info.title
 
 
-def is_better_higher(metric: str) -> bool:
-    """Whether more of it is better, as of sparsity and accuracy; less of it is, of all else that is plotted."""
-    return metric.rpartition("/")[2] in (*_HIGHER, "sparsity")
+def columns_of(infos: Infos) -> list[str]:
+    """Returns what the table shows at first: qualities, one metric of each axis, and what is no axis."""
+    chosen = [name for name, info in infos.items() if info.in_columns]
+    qualities = [name for name in chosen if infos[name].quality]
+    axes = [choices[0] for _, choices in axes_of(infos) if choices[0] in chosen]
+    rest = [name for name in chosen if not infos[name].quality and not infos[name].axis]
+    return [*qualities, *axes, *rest]
 
 
-def qualities_of(metrics: Iterable[str]) -> list[str]:
-    """Those that say how good a pruned model is, the most usual first."""
-    found = [name for name in metrics if name.startswith("evaluate/") and name.rpartition("/")[2] in _QUALITIES]
-    return sorted(found, key=lambda name: (_QUALITIES.index(name.rpartition("/")[2]), name))
+def qualities_of(infos: Infos) -> list[str]:
+    """Returns the metrics that say how good a pruned model is, those of single tasks last."""
+    found = [name for name, info in infos.items() if info.quality and name.partition("/")[0] != "dense"]
+    return sorted(found, key=lambda name: (not infos[name].in_columns, name.count("/")))
 
 
-def first_of(choices: Sequence[str], metrics: Iterable[str]) -> list[str]:
-    """The first choice that is among the metrics, in a list; none if there is none."""
-    known = set(metrics)
-    return [name for name in choices if name in known][:1]
+def axes_of(infos: Infos) -> list[tuple[str, list[str]]]:
+    """Returns the plots, each with the metrics that quality is shown over.
+
+    Those that the table shows come first, those that a stage has a baseline of its own for come last.
+    """
+    found: list[tuple[str, list[str]]] = []
+    for axis in AXES:
+        names = [name for name, info in infos.items() if info.axis == axis and name.partition("/")[0] != "dense"]
+        if names:
+            found.append((axis, sorted(names, key=lambda name: (not infos[name].in_columns, infos[name].baseline))))
+    return found

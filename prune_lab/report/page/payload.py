@@ -7,7 +7,7 @@ from typing import Any
 
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.flat import metrics_of
-from prune_lab.report.page.metrics import AXES, DEFAULTS, first_of, form_of, is_better_higher, label_of, qualities_of
+from prune_lab.report.page.metrics import axes_of, columns_of, infos_of_runs, label_of, qualities_of
 from prune_lab.report.page.run import ATTRIBUTES, Layers, ReportRun, block_and_kind
 
 
@@ -18,17 +18,16 @@ def payload_of(collection: Collection, watch: float) -> dict[str, Any]:
         collection: the runs.
         watch: seconds after which the page loads itself again; 0: never.
     """
-    runs, metrics = collection.runs, metrics_of(collection.runs)
-    known = [(title, [name for name in choices if name in metrics]) for title, choices in AXES]
+    runs, infos = collection.runs, infos_of_runs(collection.runs)
     main = {
         "runs": len(runs),
         "watch": watch,
         "attributes": {name: _encoded([run.attributes[name] for run in runs]) for name in ATTRIBUTES},
-        "metrics": {name: [_short(run.metrics.get(name)) for run in runs] for name in metrics},
-        "described": {name: [label_of(name), form_of(name), is_better_higher(name)] for name in metrics},
-        "shown": [name for choices in DEFAULTS for name in first_of(choices, metrics)],
-        "qualities": qualities_of(metrics),
-        "axes": [[title, choices] for title, choices in known if choices],
+        "metrics": {name: [_short(run.metrics.get(name)) for run in runs] for name in metrics_of(runs)},
+        "described": {name: [label_of(name, info), info.kind, info.better == "higher"] for name, info in infos.items()},
+        "shown": columns_of(infos),
+        "qualities": qualities_of(infos),
+        "axes": [[title, choices] for title, choices in axes_of(infos)],
         "folders": [run.folder for run in runs],
         "commands": [run.command for run in runs],
         "messages": {number: run.message for number, run in enumerate(runs) if run.message},

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.report.page.asked import Asked, read_asked
 
 ATTRIBUTES = ("model", "data", "method", "pattern", "level", "allocation", "finetune", "seed", "status", "written")
@@ -38,6 +39,7 @@ class ReportRun:
         folder: relative to the folder that was asked for.
         attributes: a value, or ``None``, for each of `ATTRIBUTES`.
         metrics: by ``stage/metric``.
+        metric_info: the descriptions of those metrics that the record describes.
         message: why it failed or was stopped.
         command: that repeats it.
         protocol: what the numbers rest on.
@@ -50,6 +52,7 @@ class ReportRun:
     folder: str
     attributes: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
+    metric_info: dict[str, MetricInfo] = field(default_factory=dict)
     message: str = ""
     command: str | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +94,7 @@ def read_run(folder: Path, name: str) -> ReportRun:
         folder=name,
         attributes=attributes | {"status": status, "written": written},
         metrics={key: float(value) for key, value in metrics.items() if "/" in key and _is_number(value)},
+        metric_info=_metric_info(record),
         message=str(record.get("error") or record.get("reason") or ""),
         command=asked.command,
         protocol=protocol,
@@ -122,6 +126,11 @@ def _mapping(record: dict[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Unreadable(f"its {key} is not an object")
     return found
+
+
+def _metric_info(record: dict[str, Any]) -> dict[str, MetricInfo]:
+    found = {name: MetricInfo.from_json(value) for name, value in _mapping(record, "metric_info").items()}
+    return {name: info for name, info in found.items() if info is not None}
 
 
 def _attributes(config: dict[str, Any], asked: Asked) -> dict[str, Any]:

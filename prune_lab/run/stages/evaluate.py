@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from prune_lab.evaluation.evaluation import Evaluation, Scores
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.run.state import RunState, Stage
 
@@ -28,11 +29,15 @@ class Evaluate(Stage):
         """Lets the evaluation look at the data and the model."""
         self.evaluation.check(run.subject)
 
+    def info_of(self, metric: str) -> MetricInfo | None:
+        """Asks the evaluation."""
+        return self.evaluation.info_of(metric)
+
     def __call__(self, run: RunState) -> dict[str, float]:
-        """Measures; where the dense model was measured too, adds the ratios to it that the evaluation names."""
-        scores = self.evaluation(run.subject)
-        metrics = self._note(run, "evaluate", scores)
-        dense = {name: run.metrics.get(f"dense/{name}") for name in sorted(scores.relative)}
+        """Measures; where the dense model was measured too, adds the ratios to it of metrics that are relative."""
+        metrics = self._note(run, "evaluate", self.evaluation(run.subject))
+        relative = [name for name in sorted(metrics) if (info := self.info_of(name)) and info.relative]
+        dense = {name: run.metrics.get(f"dense/{name}") for name in relative}
         return metrics | {f"{name}_ratio": metrics[name] / value for name, value in dense.items() if value}
 
     def _note(self, run: RunState, stage: str, scores: Scores) -> dict[str, float]:

@@ -1,10 +1,12 @@
 """Trains the model as it is: before it is pruned, or after, with what was pruned kept at zero."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from prune_lab.errors import RunFailed
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.models.units import removable
@@ -35,6 +37,20 @@ class Finetune(Stage):
         reports: whether a search is told the losses of held-out samples.
     """
 
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "perplexity_before": MetricInfo(
+            "perplexity before tuning", format=".3f", better="lower", scale="log", in_summary=True, in_columns=True
+        ),
+        "sparsity_before": MetricInfo("zeros of what was pruned, before tuning", "share", ".4%", in_summary=True),
+        "sparsity_after": MetricInfo("zeros of what was pruned, after tuning", "share", ".4%", in_summary=True),
+        "held_out_before": MetricInfo("held-out loss before tuning", better="lower"),
+        "held_out_loss": MetricInfo("held-out loss", better="lower"),
+        "loss": MetricInfo("loss at the end of tuning", better="lower"),
+        "training_seconds": MetricInfo("seconds of training", "seconds", ".1f", better="lower"),
+        "trained_parameters": MetricInfo("trained parameters", "count"),
+        "optimizer_bytes": MetricInfo("bytes of the optimizer's state", "bytes", better="lower"),
+        "rank": MetricInfo("rank of the update", "count"),
+    }
     needs: ClassVar = {"training": "training", "update": "finetune"}
     training: Training
     update: Update | None = field(default_factory=AllWeights)

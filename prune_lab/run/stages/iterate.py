@@ -1,5 +1,6 @@
 """Prunes and trains in turns, a little more every round."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.run.stages.finetune import Finetune
 from prune_lab.run.stages.prune import Prune
@@ -40,6 +42,15 @@ class Iterate(Stage):
     learning rates: Renda et al., 2020, arXiv:2003.02389.
     """
 
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        **Prune.metric_info,
+        **Finetune.metric_info,
+        "seconds": replace(Prune.metric_info["seconds"], label="seconds to prune and train in turns"),
+        "peak_memory_mb": replace(
+            Prune.metric_info["peak_memory_mb"], label="peak memory while pruning and training in turns"
+        ),
+        "perplexity_round_*": MetricInfo("perplexity after round {}", format=".3f", better="lower", scale="log"),
+    }
     needs: ClassVar = {"prune": Prune, "finetune": Finetune}
     prune: Prune
     finetune: Finetune

@@ -15,6 +15,7 @@ from torch import Tensor
 from prune_lab.cache.source import source_digest
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.pruning.allocation.allocation import Allocation
 from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.calibration.calibration import Calibration, check_order
@@ -63,6 +64,16 @@ class Prune(Stage):
             goes on after an interruption; null: never.
     """
 
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "sparsity": MetricInfo("sparsity", "share", better="higher", axis="sparsity", in_summary=True, in_columns=True),
+        "seconds": MetricInfo("seconds to prune", "seconds", ".1f", better="lower", in_summary=True, in_columns=True),
+        "peak_memory_mb": MetricInfo(
+            "peak memory while pruning", format=",.0f", unit="MB", better="lower", in_summary=True
+        ),
+        "allocation_seconds": MetricInfo("seconds to find each layer's sparsity", "seconds", better="lower"),
+        "loss": MetricInfo("loss at the end of the training that prunes", better="lower"),
+        "training_seconds": MetricInfo("seconds of the training that prunes", "seconds", ".1f", better="lower"),
+    }
     needs: ClassVar = {
         **{
             name: name

@@ -3,11 +3,13 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.shrink import finish_folder
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_flag
@@ -22,6 +24,9 @@ class Save(Stage):
     """
 
     measures: ClassVar[bool] = True
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "bytes": MetricInfo("bytes of the saved weights", "bytes", better="lower")
+    }
     needs: ClassVar = {"enabled": "save_model"}
     enabled: bool = True
 

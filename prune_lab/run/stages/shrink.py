@@ -1,15 +1,26 @@
 """Removes masked neurons and heads physically, and measures what that saves."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from prune_lab.evaluation.latency import PARTS, Workload, latency, time_passes
+from prune_lab.evaluation.latency import LATENCY_INFO, PARTS, Workload, latency, time_passes
+from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.evaluation.size import Size
 from prune_lab.models.shrink import shrink
 from prune_lab.models.units import removable
 from prune_lab.run.state import RunState, Stage
 
 logger = logging.getLogger(__name__)
+
+_MEASURED: Mapping[str, MetricInfo] = {
+    "parameters": MetricInfo("parameters", "count", better="lower"),
+    "bytes": MetricInfo("bytes", "bytes", better="lower"),
+    "macs_per_token": MetricInfo("multiply-adds of a token", "count", better="lower"),
+    **{name: replace(info, axis=None) for name, info in LATENCY_INFO.items()},
+}
+_TIMED = MetricInfo("", "seconds", ".4f", better="lower", in_summary=True)
 
 
 @dataclass
@@ -26,6 +37,16 @@ class Shrink(Stage):
         repeats: timed passes after one that is not counted.
     """
 
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        **renamed(_MEASURED, name="{}_before", label="{}, before shrinking"),
+        **renamed(_MEASURED, label="{}, after shrinking"),
+        "prefill_seconds": replace(
+            _TIMED, label="seconds of a forward pass", axis="latency", baseline="prefill_seconds_before"
+        ),
+        "decode_seconds": replace(_TIMED, label="seconds of a token after it", baseline="decode_seconds_before"),
+        "prefill_ratio": MetricInfo("seconds of a forward pass, ratio to before", better="lower"),
+        "decode_ratio": MetricInfo("seconds of a token after it, ratio to before", better="lower"),
+    }
     batch_size: int = 4
     seqlen: int = 512
     new_tokens: int = 16

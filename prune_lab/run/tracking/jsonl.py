@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.run.tracking.tracker import RunInfo
 
 
@@ -22,6 +23,9 @@ class JsonlTracker:
     def start(self, run: RunInfo) -> None:
         self._path = run.folder / "metrics.jsonl"
         self._path.touch()
+
+    def define(self, metrics: Mapping[str, MetricInfo]) -> None:
+        """Ignores it: the record has the descriptions."""
 
     def log(self, stage: str, metrics: Mapping[str, float]) -> None:
         if self._path is None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from prune_lab.evaluation.metric import MetricInfo
+
 _SECRET = re.compile(r"(^|[_-])(api_?key|token|secret|password|credentials?)$", re.IGNORECASE)
 
 
@@ -35,6 +37,9 @@ class Tracker(Protocol):
 
     def start(self, run: RunInfo) -> None:
         """Opens the tracker; raises `BadInput` if it cannot be used as the user configured it."""
+
+    def define(self, metrics: Mapping[str, MetricInfo]) -> None:
+        """Takes the descriptions of metrics, under their full names, before their values."""
 
     def log(self, stage: str, metrics: Mapping[str, float]) -> None:
         """Takes what a stage measured, under full names: ``{"prune/sparsity": 0.5}``."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from prune_lab.errors import BadInput
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.run.tracking.jsonl import JsonlTracker
 from prune_lab.run.tracking.tracker import RunInfo, Tracker
 
@@ -30,6 +31,10 @@ class Trackers:
         except BadInput:
             self.finish({}, failed=True)
             raise
+
+    def define(self, metrics: Mapping[str, MetricInfo]) -> None:
+        for member in self._started:
+            self._attempt(member, lambda tracker: tracker.define(metrics))
 
     def log(self, stage: str, metrics: Mapping[str, float]) -> None:
         for member in self._started:

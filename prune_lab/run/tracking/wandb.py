@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prune_lab.cache.folder import cache_folder
 from prune_lab.errors import BadSetting, owned_by
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.run.tracking.aside import Aside
 from prune_lab.run.tracking.tracker import RunInfo, without_secrets
 from prune_lab.utils.checks import check_choice, check_text, check_texts
@@ -82,6 +83,10 @@ class WandbTracker:
             with owned_by(self):
                 wandb.wait()
         self._wandb, self._folder = wandb, folder
+
+    def define(self, metrics: Mapping[str, MetricInfo]) -> None:
+        best = {"lower": "min", "higher": "max"}
+        self._call("define", {name: best[info.better] for name, info in metrics.items() if info.better})
 
     def log(self, stage: str, metrics: Mapping[str, float]) -> None:
         self._call("log", dict(metrics))

@@ -65,6 +65,12 @@ class WandbRun:
             **described,
         )
 
+    def define(self, best: Mapping[str, str]) -> None:
+        """Defines metrics with the value of theirs that is best: ``min`` or ``max``."""
+        if self._run is not None:
+            for name, which in best.items():
+                self._run.define_metric(name, summary=which)
+
     def log(self, metrics: Mapping[str, float]) -> None:
         """Logs a step."""
         if self._run is not None:

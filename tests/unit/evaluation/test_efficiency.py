@@ -12,6 +12,7 @@ from prune_lab.errors import BadInput
 from prune_lab.evaluation import efficiency
 from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.flops import count_macs
+from prune_lab.evaluation.latency import PARTS
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.sparse_kernels import is_two_of_four, why_not
@@ -56,7 +57,8 @@ def test_everything_is_reported_and_the_protocol_says_how(subject, no_meter):
     }
     assert "median of 2 passes after one warm-up" in scores.protocol["seconds"]
     assert "3 x 12" in scores.protocol["prefill"]
-    assert scores.relative <= scores.metrics.keys()
+    relative = {name for name in scores.metrics if (info := Efficiency().info_of(name)) and info.relative}
+    assert relative == {f"{part}_{name}" for part in PARTS for name in ("flops", "nonzero_flops", "seconds")}
 
 
 def test_what_cannot_be_measured_is_absent_and_the_protocol_says_why(subject, no_meter):

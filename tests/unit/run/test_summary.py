@@ -31,7 +31,7 @@ def printed(record, capsys) -> list[list[str]]:
 def test_dense_and_pruned_stand_side_by_side(capsys):
     lines = printed(RECORD, capsys)
     assert ["perplexity", "10.000", "12.346"] in lines
-    assert ["stdlib_order", "75.00%", "50.00%"] in lines
+    assert ["stdlib_order accuracy", "75.00%", "50.00%"] in lines
     assert ["seconds to prune", "", "4.1"] in lines
     assert lines[0] == ["small, Wanda, 70% unstructured"]
     assert lines[-1] == ["everything about this run: outputs/x"]
@@ -45,7 +45,7 @@ def test_what_was_not_measured_has_no_row(capsys):
 def test_what_was_tuned_says_what_it_was_before(capsys):
     tuned = {"finetune/perplexity_before": 21.0, "finetune/sparsity_before": 0.7, "finetune/sparsity_after": 0.7}
     lines = printed({**RECORD, "metrics": {**RECORD["metrics"], **tuned}}, capsys)
-    assert ["perplexity before it was tuned", "", "21.000"] in lines
+    assert ["perplexity before tuning", "", "21.000"] in lines
     assert ["zeros of what was pruned, before tuning", "", "70.0000%"] in lines
     assert ["zeros of what was pruned, after tuning", "", "70.0000%"] in lines
 

@@ -14,6 +14,7 @@ from prune_lab.run.tracking.wandb import WandbTracker
 TWO_RUNS = """
 import os, sys
 from pathlib import Path
+from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.run.tracking.tracker import RunInfo
 from prune_lab.run.tracking.trackers import Trackers
 from prune_lab.run.tracking.wandb import WandbTracker
@@ -26,6 +27,8 @@ for number, failed in enumerate((False, True)):
     config = {"method": {"name": f"method {number}"}, "model": {"token": "hf_secret"}}
     trackers.start(RunInfo(folder, config, f"run {number}", group="the sweep", tags=["theirs"]))
     trackers.log("dense", {"dense/perplexity": 10.0 + number})
+    better = {"evaluate/perplexity": "lower", "evaluate/accuracy": "higher", "evaluate/uniqueness": None}
+    trackers.define({name: MetricInfo("a label", better=way) for name, way in better.items()})
     trackers.log("evaluate", {"evaluate/perplexity": 20.0 + number, "evaluate/accuracy": float("inf")})
     trackers.table("layers", ["name", "sparsity", "error"], [["block.0", 0.5, 0.25], ["block.1", 0.5, None]])
     trackers.finish({"evaluate/perplexity": 20.0 + number}, failed=failed)
@@ -100,6 +103,15 @@ def test_two_runs_in_one_process_are_two_runs(two_runs):
     assert first["run"].run_id != second["run"].run_id
     assert first["history"]["dense/perplexity"] == 10 and second["history"]["dense/perplexity"] == 11
     assert first["summary"]["evaluate/perplexity"] == 20 and second["summary"]["evaluate/perplexity"] == 21
+
+
+def test_metrics_are_defined_with_what_is_best_of_them(two_runs):
+    _, _, paths, _ = two_runs
+    defined = [each.metric for each in records(paths[0]) if each.WhichOneof("record_type") == "metric"]
+    assert {each.name: (each.summary.min, each.summary.max) for each in defined} == {
+        "evaluate/perplexity": (True, False),
+        "evaluate/accuracy": (False, True),
+    }
 
 
 def test_a_failed_run_says_so(two_runs):
