@@ -45,6 +45,7 @@ class CombinationsSweeper(BasicSweeper):
         Raises:
             HydraException: a job cannot be composed; then none has run.
         """
+        assert self.config is not None and self.launcher is not None  # Hydra has called `setup`
         batches = self.batches(arguments)
         for batch in batches:
             self.validate_batch_is_legal(batch)
@@ -60,6 +61,7 @@ class CombinationsSweeper(BasicSweeper):
 
     def batches(self, arguments: list[str]) -> list[list[list[str]]]:
         """The overrides of the jobs, in portions for the launcher."""
+        assert self.hydra_context is not None  # Hydra has called `setup`
         overrides = OverridesParser.create(self.hydra_context.config_loader).parse_overrides(
             [*self._parse_config(), *arguments]
         )

@@ -69,7 +69,8 @@ class Slurm(_Engine):
         from prune_lab.sweep.launch.slurm import PatientSlurmLauncher, check_cluster
 
         check_cluster()
-        return PatientSlurmLauncher(**self.settings)
+        launcher: Launcher = PatientSlurmLauncher(**self.settings)
+        return launcher
 
 
 class Ray(_Engine):
@@ -84,7 +85,8 @@ class Ray(_Engine):
 
         from prune_lab.sweep.launch.ray import settings_of
 
-        return RayLauncher(OmegaConf.create(settings_of(self.settings)))
+        launcher: Launcher = RayLauncher(OmegaConf.create(settings_of(self.settings)))
+        return launcher
 
 
 class Joblib(_Engine):
@@ -101,7 +103,8 @@ class Joblib(_Engine):
 
         others = dict(self.settings)
         self.gpus, jobs = gpus_of(others.pop("gpus", None)), others.pop("n_jobs", None)
-        return JoblibLauncher(n_jobs=jobs or len(self.gpus) or -1, **others)
+        launcher: Launcher = JoblibLauncher(n_jobs=jobs or len(self.gpus) or -1, **others)
+        return launcher
 
     def task(self, function: TaskFunction) -> TaskFunction:
         """Takes a GPU first."""

@@ -45,5 +45,5 @@ class OptunaSweeper(Sweeper):
             raise BadInput(
                 f"hydra/sweeper=optuna needs Optuna ({error}); install it with pip install 'prune-lab[optuna]'"
             ) from error
-        assert self.launcher is not None  # Hydra has called `setup`
+        assert self.hydra_context and self.config is not None and self.launcher is not None  # Hydra has called `setup`
         search(self.settings, arguments, self.config, self.hydra_context.config_loader, self.launcher)

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from prune_lab.models.load import DTypeName
     from prune_lab.models.model import PrunableModel
 
 __version__ = "0.1.0"
 
 
-def load(folder: str, dtype: str = "auto") -> "PrunableModel":
+def load(folder: str, dtype: "DTypeName" = "auto") -> "PrunableModel":
     """Opens a model folder that prune_lab saved, or any other that it knows: also one with blocks of unequal widths.
 
     Args:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -46,7 +47,7 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     try:
         config = RunConfig.of(
             cfg,
-            choices=OmegaConf.to_container(hydra_config.runtime.choices),
+            choices=dict(hydra_config.runtime.choices),
             overrides=hydra_config.overrides.task,
         )
         record = run_unless_finished(
@@ -83,7 +84,7 @@ def _note_failure(error: Exception, folder: Path) -> None:
         write_json(folder / "record.json", record)
 
 
-def _report_to_trial(hydra_config: DictConfig) -> Callable[[int, float], None] | None:
+def _report_to_trial(hydra_config: HydraConf) -> Callable[[int, float], None] | None:
     from prune_lab.sweep.search.job import trial_of_job  # needs Optuna
 
     return trial_of_job(hydra_config)

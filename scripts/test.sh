@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is needed, then checks the style and runs the tests. Arguments go to pytest.
+# Sets up what is needed, then checks style and types and runs the tests. Arguments go to pytest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$root"
@@ -7,4 +7,5 @@ cd "$root"
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ruff check .
 ruff format --check .
+mypy
 exec python -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import xxhash
 
@@ -30,7 +30,7 @@ _MANIFEST = "entry.json"
 _UNFINISHED = (".new-", ".old-")
 _LEFT_BEHIND = 24 * 3600  # seconds after which an unfinished entry is that of a process that died
 _CHUNK = 2**20
-_CHECKSUMS = {"xxh3": xxhash.xxh3_128, "sha256": hashlib.sha256}
+_CHECKSUMS: dict[str, Callable[[], Any]] = {"xxh3": xxhash.xxh3_128, "sha256": hashlib.sha256}
 
 T = TypeVar("T")
 
@@ -210,12 +210,12 @@ def open_store() -> Store:
 
 def _manifest(folder: Path) -> int:
     """Writes the manifest of a folder's files, which are flushed to disk, and returns their bytes."""
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.iterdir()):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
         files[file.name] = {"bytes": file.stat().st_size, "xxh3": _checksum(file, "xxh3")}
-    size = sum(each["bytes"] for each in files.values())
+    size = int(sum(each["bytes"] for each in files.values()))
     write_json(folder / _MANIFEST, {"bytes": size, "files": files})
     _flush(folder)
     return size
@@ -225,7 +225,7 @@ def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*"))
 
 
-def _first_wrong(folder: Path, files: dict[str, dict[str, object]]) -> str | None:
+def _first_wrong(folder: Path, files: dict[str, dict[str, Any]]) -> str | None:
     """What is wrong with the first of an entry's files that is not as it was written."""
     for name, said in files.items():
         if (folder / name).stat().st_size != said["bytes"]:
@@ -241,7 +241,7 @@ def _checksum(path: Path, kind: str) -> str:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def _flush(folder: Path) -> None:

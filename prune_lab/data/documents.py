@@ -126,7 +126,7 @@ def _kind(path: Path) -> str:
 
 
 def _open(path: Path, newline: str | None = None) -> IO[str]:
-    opener = OPENERS.get(path.suffix.lower(), open)
+    opener: Callable[..., IO[str]] = OPENERS.get(path.suffix.lower(), open)
     return opener(path, "rt", encoding="utf-8-sig", newline=newline)  # takes a byte-order mark or none
 
 

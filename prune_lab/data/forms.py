@@ -89,7 +89,7 @@ class Marked:
 
 class _Filler(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
-        return super().format_field(_text(value), format_spec)
+        return str(super().format_field(_text(value), format_spec))
 
 
 def _fill(template: str, values: Mapping[str, object]) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 TASK_SEQLEN = 512
 """Tokens in a sample where neither the user nor a shorter model says otherwise; ``token_max_len`` of the authors."""
 
-SPLITS = ("test", "validation")
+EvaluationSplit = Literal["test", "validation"]
 JOINED = "prompts with their first completions, each with start and end token, joined"
 
 
@@ -72,7 +72,8 @@ class PairData(DataSpec):
     training: HubRows
     test: HubRows
     validation: HubRows | None = None
-    evaluate_on: str = "test"
+    samples: int = 128
+    evaluate_on: EvaluationSplit = "test"
     forms: list[Form]
     root: str | None = None
     limit_pairs: int | None = None
@@ -87,7 +88,7 @@ class PairData(DataSpec):
             raise BadInput("{at}.forms is empty; give at least one, which says where prompt and completion are", self)
         evaluated = {"test": self.test, "validation": self.validation}.get(self.evaluate_on)
         if evaluated is None:
-            allowed = SPLITS if self.validation else SPLITS[:1]
+            allowed = get_args(EvaluationSplit)[: 2 if self.validation else 1]
             raise BadSetting(self, "evaluate_on", f"is not allowed; allowed: {', '.join(allowed)}")
         self._evaluation = evaluated
         if self.root is not None:

@@ -42,7 +42,8 @@ class Samples:
 
     def select(self, rows: Tensor) -> "Samples":
         """Those of ``rows``, ``(n,)`` int64."""
-        return Samples(*(None if part is None else part[rows] for part in (self.tokens, self.lengths, self.prompts)))
+        lengths, prompts = (None if part is None else part[rows] for part in (self.lengths, self.prompts))
+        return Samples(self.tokens[rows], lengths, prompts)
 
     def batch(self, rows: Tensor, device: torch.device) -> Batch:
         """Those of ``rows``, ``(n,)`` int64, cut to the longest."""

@@ -62,7 +62,7 @@ class StdlibText:
         join: Between two documents.
     """
 
-    split: str
+    split: stdlib.Split
     join: str = "\n\n"
 
     def __post_init__(self) -> None:

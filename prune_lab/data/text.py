@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -29,7 +29,7 @@ from prune_lab.utils.checks import check_choice, check_text, check_whole
 
 logger = logging.getLogger(__name__)
 
-SAMPLINGS = ("stream", "documents")
+Sampling = Literal["stream", "documents"]
 
 
 @dataclass(kw_only=True)
@@ -50,14 +50,15 @@ class TextData(DataSpec):
     calibration: TextSource
     evaluation: TextSource
     training: TextSource | None = None
-    sampling: str = "stream"
+    samples: int = 128
+    sampling: Sampling = "stream"
     limit_windows: int | None = None
 
     def __post_init__(self) -> None:
         check_whole(self, "samples")  # before the base class, which allows null
         super().__post_init__()
         check_whole(self, "limit_windows", optional=True, hint="null: all")
-        check_choice(self, "sampling", SAMPLINGS)
+        check_choice(self, "sampling", get_args(Sampling))
 
     def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
         """Reads both texts, tokenises them, and cuts them into windows.
@@ -136,9 +137,10 @@ class FileData(DataSpec):
     input_files: ClassVar = ("calibration", "evaluation")
     calibration: str | None = None
     evaluation: str | None = None
+    samples: int = 128
     field: str = "text"
     join: str = "\n\n"
-    sampling: str = "stream"
+    sampling: Sampling = "stream"
     limit_windows: int | None = None
 
     def __post_init__(self) -> None:

@@ -97,7 +97,7 @@ def _write_ids(folder: Path, ids: np.ndarray) -> None:
 
 
 def _read_bytes(folder: Path) -> int:
-    return json.loads((folder / _BYTES).read_text(encoding="utf-8"))
+    return int(json.loads((folder / _BYTES).read_text(encoding="utf-8")))
 
 
 def _write_bytes(folder: Path, count: int) -> None:

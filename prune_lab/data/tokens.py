@@ -94,7 +94,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> BatchEnc
         BadInput: If the text holds half of a surrogate pair (JSON can spell one).
     """
     _check_encodable(text, what)
-    return tokenizer(text, truncation=False, padding=False, return_attention_mask=False, verbose=False)
+    encoding: BatchEncoding = tokenizer(
+        text, truncation=False, padding=False, return_attention_mask=False, verbose=False
+    )
+    return encoding
 
 
 def encode_parts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], what: str) -> list[list[int]]:
@@ -113,7 +116,8 @@ def encode_parts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], what:
     if not texts:
         return []
     options = {"truncation": False, "padding": False, "return_attention_mask": False, "verbose": False}
-    return tokenizer(list(texts), add_special_tokens=False, **options)["input_ids"]
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, **options)["input_ids"]
+    return ids
 
 
 def _check_encodable(text: str, what: str) -> None:

@@ -157,7 +157,7 @@ def _macs(model: PrunableModel, prompts: Tensor) -> Scores:
         for kind, macs in (("", counted[part].dense), ("nonzero_", counted[part].nonzero)):
             metrics[f"{part}_{kind}macs"] = float(samples * macs)
             metrics[f"{part}_{kind}flops"] = float(2 * samples * macs)
-    protocol = {
+    protocol: dict[str, object] = {
         "macs": (
             "multiply-adds of linear layers, of the output layer and of attention (every query with every key it is "
             "given, masked or not); nonzero: without zero weights and heads that are zero; flops: twice as many"
@@ -184,6 +184,7 @@ def _energy(passes: Sequence[Pass], workload: Workload, counter: str) -> Scores:
 def _sparse_times(model: PrunableModel, prompts: Tensor, workload: Workload, dense: dict[str, float]) -> Scores:
     """The same times on 2:4 kernels, where they can be had."""
     reason = why_not(model, prompts.device)
+    times: dict[str, float] = {}
     if reason is None:
         try:
             with on_sparse_kernels(model):
@@ -197,5 +198,7 @@ def _sparse_times(model: PrunableModel, prompts: Tensor, workload: Workload, den
         taken, beside = times[f"{part}_seconds"], dense[f"{part}_seconds"]
         verdict = (logging.WARNING, "SLOWER than dense") if taken > beside else (logging.INFO, "faster than dense")
         logger.log(verdict[0], "2:4 kernels, %s: %.4g s, dense %.4g s: %s", part, taken, beside, verdict[1])
-    protocol = {"sparse": "the same passes with all prunable matrices in torch.sparse.to_sparse_semi_structured"}
+    protocol: dict[str, object] = {
+        "sparse": "the same passes with all prunable matrices in torch.sparse.to_sparse_semi_structured"
+    }
     return Scores({f"sparse_{name}": value for name, value in times.items()}, protocol)

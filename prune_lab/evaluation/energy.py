@@ -30,7 +30,8 @@ def co2_per_kwh(country: str) -> float:
     from codecarbon.input import DataSource
 
     emissions = Emissions(DataSource())
-    return 1000 * emissions.get_private_infra_emissions(Energy.from_energy(kWh=1.0), GeoMetadata(country))
+    kilograms: float = emissions.get_private_infra_emissions(Energy.from_energy(kWh=1.0), GeoMetadata(country))
+    return 1000 * kilograms
 
 
 def knows_co2() -> bool:

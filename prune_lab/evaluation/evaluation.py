@@ -56,6 +56,7 @@ class Evaluation(Described, Protocol):
             BadInput: What was asked for does not exist.
             RunFailed: It exists, but cannot be reached from here.
         """
+        return
 
     def check(self, subject: Subject) -> None:
         """Check what only the data and the loaded model can tell, before anything is done to the model.
@@ -63,6 +64,7 @@ class Evaluation(Described, Protocol):
         Raises:
             BadInput: They are not what the evaluation needs.
         """
+        return
 
     def key(self, subject: Subject) -> dict[str, object] | None:
         """All that the scores depend on beside the model and its device, as JSON; None: measure every time."""

@@ -11,6 +11,7 @@ from prune_lab.models.view import Attention
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedModel
+    from transformers.pytorch_utils import Conv1D
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ def _count_pass(model: PrunableModel, tokens: Tensor, cache: Any) -> tuple[Macs,
     return Macs(sum(by_part.values()), nonzero, by_part), cache
 
 
-def _rows(hf: "PreTrainedModel", tokens: Tensor, cache: Any) -> tuple[dict[nn.Module, int], Any]:
+def _rows(hf: "PreTrainedModel", tokens: Tensor, cache: Any) -> tuple[dict["nn.Linear | Conv1D", int], Any]:
     """How many rows each layer multiplies in a pass."""
     from transformers.pytorch_utils import Conv1D
 
-    rows: dict[nn.Module, int] = {}
+    rows: dict[nn.Linear | Conv1D, int] = {}
 
-    def watch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def watch(layer: nn.Linear | Conv1D, inputs: tuple[Tensor, ...]) -> None:
         rows[layer] = rows.get(layer, 0) + inputs[0].numel() // inputs[0].shape[-1]
 
     layers = [module for module in hf.modules() if isinstance(module, nn.Linear | Conv1D)]

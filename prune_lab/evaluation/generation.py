@@ -88,6 +88,7 @@ class Generation(Evaluation):
 
     def key(self, subject: Subject) -> dict[str, object] | None:
         """Settings, prompts, references, and what turns tokens into numbers."""
+        assert subject.model.tokenizer is not None  # `check` has looked
         return {
             **asdict(self),
             "pairs": pairs_digest(self._asked(subject)),
@@ -103,6 +104,7 @@ class Generation(Evaluation):
             BadInput: See `check`.
         """
         self.check(subject)
+        assert subject.model.tokenizer is not None  # that was checked
         pairs = self._asked(subject)
         limit = subject.model.seqlen_limit
         with subject.model.placed(subject.device) as hf:
@@ -168,7 +170,8 @@ class Generation(Evaluation):
     @torch.inference_mode()
     def _search(self, hf: "PreTrainedModel", tokens: Tensor, real: Tensor, new: int, end: int) -> Tensor:
         """The tokens after the prompts, ``(prompts, at most new)``."""
-        found = hf.generate(
+        # of GenerationMixin, which all causal language models inherit and their base class does not
+        found: Tensor = hf.generate(  # type: ignore[operator]
             input_ids=tokens.to(hf.device),
             attention_mask=real.to(hf.device),
             max_new_tokens=new,
@@ -193,18 +196,19 @@ def compare(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[
     """BLEU, ROUGE and exact matches of some texts, each with its references, and how they were measured."""
     from rouge_score.rouge_scorer import RougeScorer  # slow to import, and seldom needed
     from rouge_score.tokenizers import DefaultTokenizer
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     bleu = BLEU()
     most = max(len(some) for some in references)
     streams = [[some[index] if index < len(some) else None for some in references] for index in range(most)]
-    metrics = {"bleu": bleu.corpus_score(texts, streams).score}
+    # None: that text has no such reference; sacrebleu takes it, unlike its annotation
+    metrics: dict[str, float] = {"bleu": bleu.corpus_score(texts, streams).score}  # type: ignore[arg-type]
     scorer = RougeScorer(ROUGES, tokenizer=DefaultTokenizer(use_stemmer=False))  # given, it logs nothing
     best = [scorer.score_multi(some, text) for text, some in zip(texts, references, strict=True)]
     metrics |= {name: sum(scores[name].fmeasure for scores in best) / len(best) for name in ROUGES}
     same = [_plain(text) in {_plain(one) for one in some} for text, some in zip(texts, references, strict=True)]
     metrics["exact_match"] = sum(same) / len(same)
-    protocol = {
+    protocol: dict[str, object] = {
         "bleu": f"0 to 100; sacrebleu {bleu.get_signature()}",
         "rouge": f"0 to 1; rouge-score {version('rouge-score')}, F1, no stemming, best reference, mean over prompts",
         "exact_match": "0 to 1; equal to a reference, runs of blanks as one",

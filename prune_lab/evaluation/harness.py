@@ -142,6 +142,7 @@ class ZeroShot(Evaluation):
                 not finite.
         """
         self._check(subject)
+        assert subject.model.tokenizer is not None  # that was checked
         with seeded(self.seed), quiet():
             from lm_eval.evaluator import evaluate
 
@@ -201,7 +202,9 @@ class ZeroShot(Evaluation):
 
 
 def _is_limit(value: object) -> bool:
-    return is_number(value, above=0, below=1) or (is_number(value, least=1) and value == int(value))
+    if not isinstance(value, int | float) or not is_number(value, above=0):
+        return False
+    return value < 1 or value == int(value)
 
 
 def _is_options(value: object) -> bool:

@@ -38,7 +38,7 @@ class _Row:
     answers: list[_Answer]
 
 
-class HarnessModel(HFLM):
+class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
     """Scores answers in float32, and stops where the harness would go on with numbers that mean nothing.
 
     The scores are those of the harness. They come faster: a sequence that begins another one is not run by itself

@@ -150,7 +150,12 @@ def _first_order(units: Neurons) -> Tensor:
     total = torch.zeros(units.count, device=units.mlp.down.module.weight.device)
     for member in units.members:
         linear = member.linear
-        total += member.sum((linear.weight * linear.seen(linear.module.weight.grad)).float(), units.count)
+        total += member.sum((linear.weight * linear.seen(_gradient(linear.module.weight))).float(), units.count)
         if member.bias is not None:
-            total += (member.bias * linear.module.bias.grad).float()
+            total += (member.bias * _gradient(linear.module.bias)).float()
     return total
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None  # after a backward pass
+    return parameter.grad

@@ -53,7 +53,8 @@ class TrainingLoss(Evaluation):
 
     def _choose(self, subject: Subject) -> tuple[Samples, dict[str, object]]:
         if subject.data.training is None:
-            samples, protocol = Samples(subject.data.calibration), {"source": "calibration samples"}
+            samples = Samples(subject.data.calibration)
+            protocol: dict[str, object] = {"source": "calibration samples"}
         else:
             samples, protocol = subject.data.training()
         rows = torch.linspace(0, len(samples) - 1, min(self.samples, len(samples))).long()

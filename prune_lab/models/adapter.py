@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from peft.tuners.lora import Linear as LoraLinear
 
 
 class Adapter:
@@ -22,12 +23,14 @@ class Adapter:
     def __init__(self, peft: "PeftModel", names: Sequence[str]):
         self._peft = peft
         self._hf: nn.Module = peft.get_base_model()
-        self._layers = {name: self._hf.get_submodule(name) for name in names}
+        # declared as any modules
+        self._layers = {name: cast("LoraLinear", self._hf.get_submodule(name)) for name in names}
 
     def update(self, name: str) -> Tensor:
         """What is added to a weight, as it is stored."""
         layer = self._layers[name]
-        return layer.get_delta_weight(layer.active_adapters[0])
+        update: Tensor = layer.get_delta_weight(layer.active_adapters[0])
+        return update
 
     def attach(self) -> None:
         """Puts the updates on."""

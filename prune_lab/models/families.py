@@ -1,12 +1,12 @@
 """Where each model family keeps its blocks and weights. A new family is one row of ``FAMILIES``."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
 from prune_lab.errors import BadInput
-from prune_lab.models.view import Attention, Block, Mlp, PrunableLinear
+from prune_lab.models.view import Attention, Block, Layout, Mlp, PrunableLinear
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig, PreTrainedModel
@@ -25,7 +25,7 @@ class Family:
     activation: str = "hidden_act"  # the key of the configuration that names it
     width: str = "intermediate_size"  # the key of the configuration that says how many neurons a block has
     tuple_out: bool = False
-    layout: str = "separate"  # of a fused projection: see Attention
+    layout: Layout = "separate"  # of a fused projection: see Attention
     counters: tuple[str, ...] = ()  # attributes of the attention module that count heads
     head_dim: str | None = None  # the key of the configuration that sets it apart from the number of heads
 
@@ -110,9 +110,10 @@ def read_blocks(hf: "PreTrainedModel") -> list[Block]:
         BadInput: the family is unknown, or a block holds a weight that no linear layer covers.
     """
     family = family_of(hf.config.model_type)
+    modules = cast(nn.ModuleList, hf.get_submodule(family.blocks))  # declared as any module
     return [
         _read_block(index, f"{family.blocks}.{index}", module, family, hf.config)
-        for index, module in enumerate(hf.get_submodule(family.blocks))
+        for index, module in enumerate(modules)
     ]
 
 

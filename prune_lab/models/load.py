@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import transformers  # its parts are imported when they are used: a mistake in the settings costs no seconds
@@ -14,7 +14,14 @@ from prune_lab.models.model import PrunableModel
 from prune_lab.models.shrink import family_name, is_unequal, unequal_class, unequal_config
 from prune_lab.utils.checks import check_choice, check_flag, check_text
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+DTypeName = Literal["float32", "bfloat16", "float16", "auto"]
+Kind = Literal["local", "reference", "hub"]
+DTYPES: dict[DTypeName, "torch.dtype | Literal['auto']"] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "auto": "auto",
+}
 REFERENCE = Path(__file__).parents[1] / "reference"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -35,15 +42,15 @@ class Checkpoint:
 
     input_files: ClassVar = {"path": "kind=local"}
     path: str
-    kind: str = "local"
+    kind: Kind = "local"
     revision: str | None = None
-    dtype: str = "auto"
+    dtype: DTypeName = "auto"
     trust_remote_code: bool = False
     name: str | None = None
 
     def __post_init__(self) -> None:
         check_choice(self, "dtype", DTYPES)
-        check_choice(self, "kind", ("local", "reference", "hub"))
+        check_choice(self, "kind", get_args(Kind))
         check_text(self, "path")
         check_text(self, "revision", "name", optional=True)
         check_flag(self, "trust_remote_code")
@@ -92,7 +99,8 @@ class Checkpoint:
         config = self.load_config()
         unequal = unequal_class(config) if is_unequal(config) else None
         try:
-            hf, report = (unequal or transformers.AutoModelForCausalLM).from_pretrained(
+            # declared as the model alone, which is what it is without output_loading_info
+            loaded: Any = (unequal or transformers.AutoModelForCausalLM).from_pretrained(
                 self.path,
                 config=config,
                 dtype=DTYPES[self.dtype],
@@ -102,6 +110,7 @@ class Checkpoint:
             )
         except Exception as error:
             raise self._cannot_load("checkpoint", error) from error
+        hf, report = loaded
         if unequal is not None:
             hf.__class__ = unequal.__base__
         with owned_by(self):

@@ -60,12 +60,13 @@ class PrunableModel:
     @property
     def vocab_size(self) -> int:
         """The number of token ids that have an embedding."""
-        return self.hf.get_input_embeddings().num_embeddings
+        return int(self.hf.get_input_embeddings().num_embeddings)
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
-        return self.hf.dtype
+        dtype: torch.dtype = self.hf.dtype
+        return dtype
 
     def fingerprint(self) -> str:
         """A SHA-256 over the configuration and every weight: equal only for models that compute the same."""

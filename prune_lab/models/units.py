@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Attention, Block, Mlp, PrunableLinear
+
+UnitKind = Literal["neurons", "heads", "weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ class Units:
     name: str
     members: tuple[Member, ...]
     count: int
-    kind: ClassVar[str] = "units"
+    kind: ClassVar[UnitKind]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,7 +77,8 @@ class Units:
             order: of the norm.
             weight: what to measure of a linear layer, ``(out, in)``.
         """
-        return torch.linalg.vector_norm(self.norms(order, weight), order, dim=0)
+        norm: Tensor = torch.linalg.vector_norm(self.norms(order, weight), order, dim=0)
+        return norm
 
     def norms(self, order: float, weight: Callable[[PrunableLinear], Tensor] = attrgetter("weight")) -> Tensor:
         """The norm of each unit's part of every member, ``(members, count)`` float32."""
@@ -83,8 +86,11 @@ class Units:
 
     def _norm(self, member: Member, weight: Tensor, order: float) -> Tensor:
         assert member.dim is not None
-        norms = torch.linalg.vector_norm(weight, order, dim=1 - member.dim)
-        return norms if member.owner is None else member.gather(norms**order, self.count) ** (1 / order)
+        norms: Tensor = torch.linalg.vector_norm(weight, order, dim=1 - member.dim)
+        if member.owner is None:
+            return norms
+        gathered: Tensor = member.gather(norms**order, self.count) ** (1 / order)
+        return gathered
 
     @torch.no_grad()
     def apply(self, keep: Tensor) -> None:
@@ -110,7 +116,7 @@ class Neurons(Units):
     """
 
     mlp: Mlp
-    kind: ClassVar[str] = "neurons"
+    kind: ClassVar[UnitKind] = "neurons"
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +127,7 @@ class Heads(Units):
     """
 
     attention: Attention
-    kind: ClassVar[str] = "heads"
+    kind: ClassVar[UnitKind] = "heads"
 
     def select(self, keep: Tensor) -> None:
         """Removes the other heads, and tells the module how many are left."""
@@ -133,7 +139,7 @@ class Heads(Units):
 class SingleWeights(Units):
     """Every weight of one matrix by itself."""
 
-    kind: ClassVar[str] = "weights"
+    kind: ClassVar[UnitKind] = "weights"
 
     @property
     def shape(self) -> tuple[int, ...]:

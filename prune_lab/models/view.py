@@ -4,7 +4,7 @@ Every weight is shown as ``(out, in)``, whatever the layer stores (GPT-2's ``Con
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,10 @@ from prune_lab.errors import RunFailed
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers.pytorch_utils import Conv1D
+
+
+Layout = Literal["separate", "parts", "heads"]
+"""How the projections of an attention lie; see `Attention`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +109,7 @@ class Attention:
     projections: tuple[PrunableLinear, ...]
     out: PrunableLinear
     head_dim: int
-    layout: str
+    layout: Layout
     counters: tuple[str, ...]
 
     @property
@@ -161,4 +165,6 @@ class Block:
 
     def hidden(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
         """The hidden state in what the block returned."""
-        return output[0] if self.tuple_out else output
+        hidden = output[0] if self.tuple_out else output
+        assert isinstance(hidden, Tensor), f"{self.name} returned a {type(hidden).__name__}"
+        return hidden

@@ -1,6 +1,7 @@
 """Trains a model that is pruned without letting zeros come back."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,10 +47,21 @@ def tune(
     if not isinstance(update, Lora):
         with trainable_weights(model.hf):
             return fit(model.hf, samples, training, device, hooks=keep, teacher=teacher, folder=folder, report=report)
-    hooks = Hooks()
-    hooks.settings = str(update)
+    hooks = _OfUpdate(update)
     with trained_beside(model, update, keep.zero, training.seed):
         return fit(model.hf, samples, training, device, hooks=hooks, teacher=teacher, folder=folder, report=report)
+
+
+@dataclass
+class _OfUpdate(Hooks):
+    """Does nothing besides: a low-rank update has its zeros by itself."""
+
+    update: Update
+
+    @property
+    def settings(self) -> str:
+        """The update, on which a saved state depends."""
+        return str(self.update)
 
 
 class _KeepZeros(Hooks):

@@ -57,6 +57,8 @@ class UnitMask(nn.Module):
         part: tells masks of different members of the same units apart.
     """
 
+    mask: Tensor
+
     def __init__(self, units: Units, scores: Tensor, *, learned: bool, part: str = ""):
         super().__init__()
         self.units = units
@@ -76,7 +78,10 @@ class UnitMask(nn.Module):
 
     def forward(self) -> Tensor:
         """What weights of units are multiplied by, with a gradient to the scores where they are learned."""
-        return _StraightThrough.apply(self.scores, self.mask) if self.scores.requires_grad else self.mask
+        if not self.scores.requires_grad:
+            return self.mask
+        mask: Tensor = _StraightThrough.apply(self.scores, self.mask)  # type: ignore[no-untyped-call]  # torch's
+        return mask
 
     def bias_values(self) -> Tensor:
         """What biases are multiplied by; they give the scores no gradient."""
@@ -100,7 +105,9 @@ class _Masked(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         owner, member = self._owner[0], self._member
         if member.dim is None:
-            return _Entries.apply(weight, member.broadcast(owner.scores), member.broadcast(owner.mask))
+            scores, mask = member.broadcast(owner.scores), member.broadcast(owner.mask)
+            masked: Tensor = _Entries.apply(weight, scores, mask)  # type: ignore[no-untyped-call]  # torch's
+            return masked
         if weight.dim() == 1:
             return weight * member.spread(owner.bias_values()).to(weight.dtype)
         return weight * member.broadcast(owner()).to(weight.dtype)
@@ -126,18 +133,20 @@ class LiveMasks:
 
     def __iter__(self) -> Iterator[UnitMask]:
         """The masks, layer by layer."""
-        return iter(self.masks)
+        for mask in self.masks:
+            assert isinstance(mask, UnitMask)
+            yield mask
 
     @property
     def scores(self) -> list[nn.Parameter]:
         """Those that are learned."""
-        return [mask.scores for mask in self.masks if mask.scores.requires_grad]
+        return [mask.scores for mask in self if mask.scores.requires_grad]
 
     @property
     def kept(self) -> Masks:
         """By the name of the units, those that no mask drops."""
         kept = Masks()
-        for mask in self.masks:
+        for mask in self:
             name = mask.units.name
             kept[name] = kept[name] & mask.keep if name in kept else mask.keep
         return kept
@@ -157,4 +166,4 @@ class LiveMasks:
 
 def weight_before_mask(linear: PrunableLinear) -> Tensor:
     """The live weight of a masked linear layer, ``(out, in)``."""
-    return linear.seen(linear.module.parametrizations.weight.original.detach())
+    return linear.seen(linear.module.get_parameter("parametrizations.weight.original").detach())

@@ -65,7 +65,7 @@ class Linear(Schedule):
             return 0.0
         if step > steps - after:
             return 1.0
-        return 1 - (1 - (step - before) / max(1, steps - after - before)) ** self.power
+        return float(1 - (1 - (step - before) / max(1, steps - after - before)) ** self.power)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, cast, get_args
 
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.model import PrunableModel
@@ -11,7 +12,8 @@ from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.utils.checks import check_number, is_number
 
-PATTERNS = ("unstructured", "neurons", "heads")
+Pattern = Literal["unstructured", "neurons", "heads"]  # or N:M
+PatternKind = Pattern | Literal["N:M"]
 
 
 _FRACTION = "the fraction removed: 0.7 removes 70 %"
@@ -38,11 +40,11 @@ class Target:
     budget: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.pattern not in PATTERNS and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(self.pattern)):
+        if self.pattern not in get_args(Pattern) and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(self.pattern)):
             raise BadSetting(
                 self,
                 "pattern",
-                f"is unknown; allowed: {', '.join(PATTERNS)}, or N:M in quotes, such as '2:4'",
+                f"is unknown; allowed: {', '.join(get_args(Pattern))}, or N:M in quotes, such as '2:4'",
             )
         check_number(self, "level", least=0, below=1, optional=self.n_of_m is not None, hint=_FRACTION)
         if self.n_of_m:
@@ -71,9 +73,9 @@ class Target:
         return (int(n), int(m)) if m else None
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> PatternKind:
         """``unstructured``, ``N:M``, ``neurons`` or ``heads``."""
-        return "N:M" if self.n_of_m else self.pattern
+        return "N:M" if self.n_of_m else cast(Pattern, self.pattern)  # it was checked
 
     @property
     def removes_units(self) -> bool:
@@ -136,4 +138,4 @@ class Target:
 def _is_range(layers: object) -> bool:
     if not isinstance(layers, Sequence) or len(layers) != 2 or not all(type(bound) is int for bound in layers):
         return False
-    return 0 <= layers[0] < layers[1]
+    return bool(0 <= layers[0] < layers[1])

@@ -10,7 +10,7 @@ from typing import Any
 from prune_lab.report.grid import Grid
 from prune_lab.report.metric import Metric
 from prune_lab.report.published import Published, find
-from prune_lab.report.records import Failures, Records, mean_and_spread, values
+from prune_lab.report.records import Failure, Records, mean_and_spread, values
 from prune_lab.report.spec import TableSpec
 
 _OTHER_MODELS = (
@@ -26,7 +26,7 @@ class Findings:
 
     spec: TableSpec
     records: Records
-    failures: Failures = ()
+    failures: Sequence[Failure] = ()
     published: Sequence[Published] = ()
 
 

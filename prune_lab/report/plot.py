@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
@@ -52,7 +53,7 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
 
 def legend_beside(figure: Figure, axes: Iterable[Axes]) -> None:
     """One legend for all panels, on their right, where it hides nothing."""
-    handles = {}
+    handles: dict[str, Artist] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)

@@ -9,7 +9,8 @@ from prune_lab.report.spec import Cell, TableSpec
 from prune_lab.run.metric_info import info_in, known_info
 
 Records = list[tuple[Cell, dict[str, Any]]]  # finished runs, with their record.json
-Failures = list[tuple[Cell, str]]  # the others, with what went wrong
+Failure = tuple[Cell, str]  # one of the others, with what went wrong
+Failures = list[Failure]
 
 
 def measured(spec: TableSpec, records: Records) -> list[Metric]:

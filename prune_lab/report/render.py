@@ -67,9 +67,10 @@ def _sections(findings: Findings, origins: list[str]) -> Iterator[_Section]:
         lines = compared.get(metric, [])
         if any(line.published or line.elsewhere for line in lines):
             yield _Section(metric.title, comparison_grid(spec, lines, origins), below=remark(lines), beside=True)
-    for name in spec.recovery.metrics if spec.recovery and records else ():
-        shares = recovery_grid(spec, spec.recovery, name, records)
-        yield _Section(f"What training gives back of {name}", shares, above=explanation(name))
+    if spec.recovery and records:
+        for name in spec.recovery.metrics:
+            shares = recovery_grid(spec, spec.recovery, name, records)
+            yield _Section(f"What training gives back of {name}", shares, above=explanation(name))
     for front, metric in _fronts(spec, records):
         title = f"{metric.title} over {_small(front.title)}: what no other cell beats in both"
         yield _Section(title, front_grid(spec, front, metric, records))

@@ -14,6 +14,7 @@ from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.renamed import refuse_renamed
 from prune_lab.run.tracking.tracker import without_secrets
 from prune_lab.utils.checks import MOST_SEED, is_number
+from prune_lab.utils.plain import plain_dict
 
 SECTIONS = (
     "seed", "device", "save_model", "skip_finished", "stage_cache_min_seconds", "propagate", "sequential", "objective",
@@ -53,8 +54,7 @@ class RunConfig:
             BadInput: sections or values are unknown, or keys of an earlier version are used; the message lists all.
             OmegaConfBaseException: an interpolation cannot be resolved.
         """
-        plain = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(plain, dict)
+        plain = plain_dict(cfg, resolve=True)
         refuse_renamed(plain)
         problems = list(_problems(plain))
         if problems:
@@ -69,9 +69,7 @@ class RunConfig:
     @cached_property
     def plain(self) -> dict[str, Any]:
         """The settings as nested dictionaries and lists."""
-        plain = OmegaConf.to_container(self.resolved)
-        assert isinstance(plain, dict)
-        return plain
+        return plain_dict(self.resolved)
 
     @cached_property
     def redacted(self) -> dict[str, Any]:

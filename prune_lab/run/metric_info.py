@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from hydra.utils import get_class
 from omegaconf import OmegaConf
@@ -79,5 +80,10 @@ def _of_stages() -> dict[str, Mapping[str, MetricInfo]]:
 
 def _described(group: str) -> dict[str, Mapping[str, MetricInfo]]:
     """What each class says that a choice of a group of the configuration names."""
-    targets = {path.stem: OmegaConf.load(path).get("_target_") for path in (conf_folder() / group).glob("*.yaml")}
-    return {name: get_class(target).metric_info for name, target in sorted(targets.items()) if target}
+    targets = {path.stem: OmegaConf.select(OmegaConf.load(path), "_target_") for path in _choices(group)}
+    kinds = {name: cast(type[Described], get_class(target)) for name, target in sorted(targets.items()) if target}
+    return {name: kind.metric_info for name, kind in kinds.items()}
+
+
+def _choices(group: str) -> list[Path]:
+    return list((conf_folder() / group).glob("*.yaml"))

@@ -44,9 +44,9 @@ def make_parts(config: RunConfig) -> Parts:
     with addresses.naming():
         return Parts(
             model=addresses.make("model", Checkpoint),
-            data=addresses.make("data", DataSpec),
+            data=addresses.make("data", DataSpec),  # type: ignore[type-abstract]  # it asks for the kind only
             stages={name: sections.stage(name, addresses) for name in config.stages},
-            tracker=addresses.make("tracker", Tracker),
+            tracker=addresses.make("tracker", Tracker),  # type: ignore[type-abstract]
             device=resolve_device(config.plain["device"]),
             addresses=addresses,
         )
@@ -62,7 +62,8 @@ class _Sections:
     def stage(self, name: str, addresses: Addresses) -> Stage:
         """Returns a stage with its own settings and the sections that it needs."""
         kind = get_class(self._plain["stages"][name]["_target_"])
-        return addresses.make(f"stages.{name}", Stage, self._needed(kind, addresses))
+        needed = self._needed(kind, addresses)
+        return addresses.make(f"stages.{name}", Stage, needed)  # type: ignore[type-abstract]
 
     def _needed(self, kind: type[Stage], addresses: Addresses) -> dict[str, tuple[Any, str]]:
         """By parameter, what a kind of stage needs, with its key; a stage that it needs has its defaults, and none."""
@@ -83,7 +84,8 @@ class _Sections:
 
 def stage_settings(config: RunConfig, name: str, kind: type[Stage]) -> dict[str, Any]:
     """Returns all settings that a stage depends on, in plain containers: its own, and those of its parts."""
-    return _settings(config.plain, kind) | config.plain["stages"][name]
+    own: dict[str, Any] = config.plain["stages"][name]
+    return _settings(config.plain, kind) | own
 
 
 def _settings(plain: Mapping[str, Any], kind: type[Stage]) -> dict[str, Any]:

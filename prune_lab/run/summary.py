@@ -36,7 +36,8 @@ def _rows(metrics: Mapping[str, float], infos: Mapping[str, MetricInfo]) -> Iter
     split = [name.partition("/")[::2] for name in shown]
     both = {metric: f"{stage}/{metric}" for stage, metric in split if stage in MEASURED}
     for metric in sorted(both, key=lambda name: "/" in name):
-        yield infos[both[metric]], *(f"{stage}/{metric}" for stage in MEASURED)
+        dense, pruned = (f"{stage}/{metric}" for stage in MEASURED)
+        yield infos[both[metric]], dense, pruned
     for (stage, _), name in zip(split, shown, strict=True):
         if stage not in MEASURED:
             yield infos[name], f"{stage}/{infos[name].baseline}", name

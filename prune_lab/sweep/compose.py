@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -18,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from prune_lab.run.config import RunConfig
+from prune_lab.utils.plain import plain_dict
 
 
 class SweepConfigLoader(ConfigLoaderImpl):
@@ -26,7 +28,7 @@ class SweepConfigLoader(ConfigLoaderImpl):
     Gives what Hydra's own gives, which a test holds against it; files that change during a sweep are read once.
     """
 
-    def __init__(self, loader: ConfigLoaderImpl):
+    def __init__(self, loader: ConfigLoader):
         super().__init__(config_search_path=loader.get_search_path())
         self._composed: dict[tuple[str, ...], bytes] = {}
 
@@ -84,7 +86,7 @@ def composing(folder: Path) -> Iterator[Callable[[Sequence[str]], RunConfig]]:
 
         def compose(overrides: Sequence[str]) -> RunConfig:
             config = loader.load_sweep_config(master, list(overrides))
-            choices = OmegaConf.to_container(config.hydra.runtime.choices)
+            choices = plain_dict(config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
             return RunConfig.of(config, choices=choices, overrides=overrides)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from prune_lab.run.config import objectives_of
 from prune_lab.run.finished_runs import read_record
 from prune_lab.utils.files import write_csv
+from prune_lab.utils.plain import plain_dict
 
 _MOST_ROWS = 40  # on the terminal; more are in the file
 _COMBINATIONS = ("hydra_plugins.prune_lab_combinations.", "hydra._internal.")  # ours and Hydra's own
@@ -49,8 +50,7 @@ class SweepSummary(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Takes what the configuration says."""
         if str(config.hydra.sweeper._target_).startswith(_COMBINATIONS):
-            objectives = OmegaConf.to_container(config)["objective"]  # type: ignore[index]
-            self.begun.append((Path(config.hydra.sweep.dir), objectives_of(objectives)))
+            self.begun.append((Path(config.hydra.sweep.dir), objectives_of(plain_dict(config)["objective"])))
 
 
 def summarise() -> None:

@@ -10,8 +10,10 @@ from prune_lab.data.samples import Batch
 class Hooks:
     """What is done beside the training; here nothing."""
 
-    settings = ""
-    """What a saved state depends on besides `Training`, in words."""
+    @property
+    def settings(self) -> str:
+        """What a saved state depends on besides `Training`, in words."""
+        return ""
 
     def before_step(self, step: int) -> None:
         """Before the first forward pass of a step."""

@@ -88,6 +88,8 @@ def trained_beside(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor],
 class _MaskedProduct(nn.Module):
     """A parametrization that adds ``scale * (B A)`` to a weight as it is stored, except where it was pruned."""
 
+    zero: Tensor | None
+
     def __init__(self, linear: PrunableLinear, lora: Lora, zero: Tensor | None):
         super().__init__()
         rows, columns = linear.shape
@@ -126,7 +128,7 @@ def _through_peft(model: PrunableModel, lora: Lora) -> Adapter:
     linears = list(model.linears)
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft only divides it, so that fractions do as well
         lora_dropout=lora.dropout,
         target_modules=[linear.name for linear in linears],
         fan_in_fan_out=not isinstance(linears[0].module, nn.Linear),

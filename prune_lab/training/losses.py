@@ -1,8 +1,9 @@
 """What training minimises."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,24 @@ from torch.nn import functional
 from prune_lab.data.samples import Batch, Samples
 from prune_lab.utils.checks import check_number, check_text
 
-if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
-    from transformers.utils import ModelOutput
+
+class Outputs(Protocol):
+    """What is read of that which a causal language model returns.
+
+    Attributes:
+        logits: ``(samples, seqlen, vocab)``.
+        hidden_states: of the embedding and every block, ``(samples, seqlen, width)`` each, if they were asked for.
+    """
+
+    logits: Tensor
+    hidden_states: Sequence[Tensor]
 
 
-def outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> Any:
+def outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
     """What a causal language model returns: logits ``(samples, seqlen, vocab)``, and hidden states if asked for."""
     padding = {} if batch.real is None else {"attention_mask": batch.real.long()}
-    return model(batch.tokens, **padding, output_hidden_states=hidden)
+    returned: Outputs = model(batch.tokens, **padding, output_hidden_states=hidden)
+    return returned
 
 
 def language_loss(logits: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -84,9 +95,7 @@ class Distillation:
         check_number(self, "hidden", least=0)
         check_text(self, "teacher", optional=True, hint="a model folder; null: the model as it was before the stage")
 
-    def __call__(
-        self, student: "ModelOutput", teacher: "ModelOutput", tokens: Tensor, targets: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, student: Outputs, teacher: Outputs, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """The mixed loss of what the two models returned, with their hidden states where those count."""
         loss = (1 - self.weight) * language_loss(student.logits, tokens, targets)
         loss = loss + self.weight * self.divergence(student.logits, teacher.logits, targets)

@@ -45,6 +45,8 @@ def make_teacher(model: PrunableModel, training: Training) -> torch.nn.Module | 
     if training.distill is None:
         return None
     if training.distill.teacher is None:
-        return copy.deepcopy(model.hf)
+        same: torch.nn.Module = copy.deepcopy(model.hf)
+        return same
     with owned_by(training.distill, renamed={"path": "teacher"}):
-        return Checkpoint(training.distill.teacher).load().hf.to(model.dtype)
+        other: torch.nn.Module = Checkpoint(training.distill.teacher).load().hf.to(model.dtype)
+    return other

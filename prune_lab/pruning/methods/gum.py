@@ -35,6 +35,9 @@ class SimilarityMask(UnitMask):
         real: which tokens of the next forward pass are no padding, ``(samples, seqlen)`` bool; None: all.
     """
 
+    running: Tensor  # (count, count)
+    similarity: Tensor  # (count,)
+
     def __init__(self, units: Units, scores: Tensor, tokens: int | None = None):
         super().__init__(units, scores, learned=True)
         self.register_buffer("running", torch.zeros(len(scores), len(scores)))

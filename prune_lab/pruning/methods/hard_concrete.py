@@ -27,10 +27,12 @@ class GateMask(UnitMask):
         generator: draws the gates, on the host; the masks of a model share one, and save its state.
     """
 
+    noise: Tensor  # (count,); of the logistic distribution, 0: none
+
     def __init__(self, units: Units, scores: Tensor, generator: torch.Generator):
         super().__init__(units, scores, learned=True)
         self._generator = generator
-        self.register_buffer("noise", torch.zeros_like(scores))  # of the logistic distribution; 0: none
+        self.register_buffer("noise", torch.zeros_like(scores))
         self.drawn = False
 
     @torch.no_grad()
@@ -48,14 +50,14 @@ class GateMask(UnitMask):
     def forward(self) -> Tensor:
         """The gates, ``(count,)``, with a gradient to the scores where they are neither shut nor fully open."""
         open_ = (self.scores + self.noise).div(TEMPERATURE).sigmoid() if self.drawn else self.scores.sigmoid()
-        gates = (open_ * (HIGH - LOW) + LOW).clamp(0, 1)
+        gates: Tensor = (open_ * (HIGH - LOW) + LOW).clamp(0, 1)
         if not self.drawn:
             gates = gates.clamp_min(_LEAST)
         return gates * self.mask
 
     def bias_values(self) -> Tensor:
         """The gates."""
-        return self().detach()
+        return self.forward().detach()
 
     def get_extra_state(self) -> Tensor:
         """Returns where the draws are, as the generator tells it."""

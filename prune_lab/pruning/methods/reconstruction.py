@@ -193,6 +193,7 @@ def _step_attention(
         loss.backward()
     for linear, master, kept in zip(linears, masters, keep, strict=True):
         weight = linear.module.weight
+        assert weight.grad is not None
         master.grad = weight.grad.float() * kept  # a gradient of zero moves nothing, from the first step on
         weight.grad = None
     optimizer.step()

@@ -91,8 +91,9 @@ def solve_through(
     if m.device.type != "cpu" or m.numel() <= _AT_ONCE:
         return _Search(activation, *tensors, alpha, gamma).run()
     found = torch.empty_like(m)
-    for part, *given in zip(*(tensor.reshape(-1).split(_AT_ONCE) for tensor in (found, *tensors)), strict=True):
-        part.copy_(_Search(activation, *given, alpha, gamma).run())
+    pieces = (tensor.reshape(-1).split(_AT_ONCE) for tensor in (found, *tensors))
+    for part, m_part, p_part, scale_part, start_part in zip(*pieces, strict=True):
+        part.copy_(_Search(activation, m_part, p_part, scale_part, start_part, alpha, gamma).run())
     return found
 
 

@@ -114,7 +114,7 @@ def sparsegpt(
 
 def _saliency(original: Tensor, pending: Tensor, factor: Factor) -> Tensor:
     """``(w_j / U_jj)^2`` of columns as they are before the first is pruned, 0 for dead ones: ``(columns, out)``."""
-    current = original + torch.linalg.solve_triangular(factor.upper.T, pending, upper=False)
+    current: Tensor = original + torch.linalg.solve_triangular(factor.upper.T, pending, upper=False)
     return current.mul_(factor.upper.diagonal().masked_fill(factor.dead, 0)[:, None]).square_()
 
 

@@ -90,7 +90,8 @@ def prune_feed_forward(
         return Outcome(start, (network.error(start),), network, sample)
     states = _States.of(sample, settings.damping)
     factor = states.factor if sample is network else factorize(network.gram(), settings.damping)
-    current, best = start, None
+    current = start
+    best: _Round | None = None
     errors = [sample.error(start)]  # on fewer tokens; where it decides anything, it is made good for all of them below
     for _ in range(settings.rounds - 1):
         up, gate = states.advance(sample, current, settings)
@@ -103,6 +104,7 @@ def prune_feed_forward(
             best = made
         if made.error > (1 - settings.tolerance) * min(errors[:-1]):
             break
+    assert best is not None  # there was a round
     if sample is not network and best.error > _CLOSE * errors[0]:
         errors[0] = network.error(start)
     if best.error >= errors[0]:
@@ -150,7 +152,8 @@ def regress(cross: Tensor, gram: Tensor, factor: Factor, prior: Tensor) -> Tenso
     """
     upper = factor.upper  # gram + damping = R R^T
     change = torch.linalg.solve_triangular(upper, (cross - prior @ gram).T, upper=True)
-    return prior + torch.linalg.solve_triangular(upper.T, change, upper=False).T
+    solution: Tensor = torch.linalg.solve_triangular(upper.T, change, upper=False).T
+    return prior + solution
 
 
 @dataclass(frozen=True)
@@ -200,10 +203,12 @@ class _States:
             z, s = minimize_before_activation(network, given, p, z, s, settings)
             self.put(rows, z, s)
             up_cross.addmm_((z if network.up_bias is None else z - network.up_bias).T, x)
-            if gate_cross is not None:
+            if gate_cross is not None and s is not None:
                 gate_cross.addmm_((s if network.gate_bias is None else s - network.gate_bias).T, x)
         up = regress(up_cross, self.gram, self.factor, dense.up)
-        return up, None if gate_cross is None else regress(gate_cross, self.gram, self.factor, dense.gate)
+        if gate_cross is None or dense.gate is None:
+            return up, None
+        return up, regress(gate_cross, self.gram, self.factor, dense.gate)
 
 
 def minimize_before_activation(

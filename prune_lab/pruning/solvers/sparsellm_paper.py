@@ -83,7 +83,8 @@ def _descend_down(down: Tensor, p: Tensor, y: Tensor) -> Tensor:
 def _solve_p(down: Tensor, y: Tensor, h: Tensor, settings: Settings) -> Tensor:
     quadratic = settings.beta * down.T @ down
     quadratic.diagonal().add_(settings.gamma)
-    return (settings.beta * y @ down + settings.gamma * h) @ torch.linalg.inv(quadratic)
+    inverse: Tensor = torch.linalg.inv(quadratic)
+    return (settings.beta * y @ down + settings.gamma * h) @ inverse
 
 
 def _solve_z_s(

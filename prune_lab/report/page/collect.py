@@ -85,7 +85,7 @@ class Collection:
 
 def _stamp(path: Path) -> tuple[object, ...] | None:
     """Times and sizes of what a run is read from; ``None`` without a record."""
-    found = []
+    found: list[tuple[int, int] | None] = []
     for name in FILES:
         try:
             status = (path / name).stat()

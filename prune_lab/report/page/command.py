@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from prune_lab.errors import BadInput
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.flat import write_flat
 from prune_lab.report.page.html import page_of
 from prune_lab.run.tracking.tracker import RunInfo
-from prune_lab.run.tracking.wandb import WandbTracker
+from prune_lab.run.tracking.wandb import Mode, WandbTracker
 from prune_lab.utils.files import write_text
 
 _EXAMPLES = """examples:
@@ -85,7 +86,8 @@ def attach(folder: Path, out: Path, project: str) -> None:
     Raises:
         BadInput: W&B cannot be used so.
     """
-    tracker = WandbTracker(project=project, mode=os.environ.get("WANDB_MODE", "offline"))
+    mode = cast(Mode, os.environ.get("WANDB_MODE", "offline"))  # which the tracker checks
+    tracker = WandbTracker(project=project, mode=mode)
     group = folder.resolve().name
     tracker.start(RunInfo(out, {}, name=f"report of {group}", group=group, kind="report"))
     tracker.page("report", out / "report.html")

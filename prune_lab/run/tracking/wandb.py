@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal, get_args
 
 from prune_lab.cache.folder import cache_folder
 from prune_lab.errors import BadSetting, owned_by
@@ -16,7 +17,7 @@ from prune_lab.run.tracking.tracker import RunInfo, without_secrets
 from prune_lab.utils.checks import check_choice, check_text, check_texts
 from prune_lab.utils.files import write_text
 
-MODES = ("offline", "online", "disabled")
+Mode = Literal["offline", "online", "disabled"]
 _ID = "wandb_id"  # a file of the run folder until the run is done: an interrupted run goes on under its name
 
 
@@ -48,12 +49,12 @@ class WandbTracker:
     entity: str | None = None
     group: str | None = None
     tags: Sequence[str] = ()
-    mode: str = "offline"
+    mode: Mode = "offline"
     _wandb: Aside | None = field(default=None, init=False, repr=False)
     _folder: Path = field(default=Path(), init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_choice(self, "mode", MODES, hint="from WANDB_MODE if that is set")
+        check_choice(self, "mode", get_args(Mode), hint="from WANDB_MODE if that is set")
         if not isinstance(self.project, str) or not 0 < len(self.project) <= 128 or set(self.project) & set("/\\#?%:"):
             raise BadSetting(
                 self, "project", "is not allowed; allowed: a text of 1 to 128 characters, none of / \\ # ? % :"

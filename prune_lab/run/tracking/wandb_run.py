@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 from wandb.plot.custom_chart import CustomChart
@@ -26,7 +26,13 @@ class WandbRun:
     def __init__(self) -> None:
         self._run: wandb.Run | None = None
 
-    def start(self, folder: Path, mode: str, environment: Mapping[str, str], described: Mapping[str, Any]) -> None:
+    def start(
+        self,
+        folder: Path,
+        mode: Literal["offline", "online"],
+        environment: Mapping[str, str],
+        described: Mapping[str, Any],
+    ) -> None:
         """Opens a run.
 
         Args:

@@ -44,7 +44,7 @@ def search(
             "hydra/sweeper=optuna does not run in several processes (accelerate launch, torchrun); start one, which "
             "launches its trials with hydra.sweeper.jobs=N and hydra/launcher=..."
         )
-    settings = SearchSettings(**{key: _plain(value) for key, value in given.items()})  # type: ignore[arg-type]
+    settings = SearchSettings(**{key: _plain(value) for key, value in given.items()})
     space = parse_space(settings.params, arguments, OverridesParser.create(config_loader=loader))
 
     def compose(overrides: Sequence[str]) -> DictConfig:
@@ -98,5 +98,5 @@ def _leaves(value: Mapping[Any, object], where: str = "") -> list[tuple[str, obj
     return found
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

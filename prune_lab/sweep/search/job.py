@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import optuna
-from omegaconf import DictConfig, OmegaConf
+from hydra.conf import HydraConf
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
@@ -12,6 +12,7 @@ from prune_lab.errors import TrialStopped
 from prune_lab.sweep.search.settings import SearchSettings
 from prune_lab.sweep.search.storage import connect
 from prune_lab.sweep.search.study import MESSAGE, STOPPED, pruner_of
+from prune_lab.utils.plain import plain_dict
 
 TRIAL = "PRUNE_LAB_TRIAL"
 """The environment variable with a trial's number, which Hydra sets for its job (``hydra.job.env_set``)."""
@@ -52,14 +53,14 @@ class JobTrial:
             raise TrialStopped(message)
 
 
-def trial_of_job(hydra: DictConfig) -> JobTrial | None:
+def trial_of_job(hydra: HydraConf) -> JobTrial | None:
     """What a job reports to; None where trials are never stopped early.
 
     Args:
         hydra: Hydra's own configuration of the job.
     """
-    given = OmegaConf.to_container(hydra.sweeper, resolve=True)
-    settings = SearchSettings(**{str(key): value for key, value in given.items() if key != "_target_"})  # type: ignore
+    given = plain_dict(hydra.sweeper, resolve=True)
+    settings = SearchSettings(**{key: value for key, value in given.items() if key != "_target_"})
     if settings.pruner is None:
         return None
     study = optuna.load_study(

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from prune_lab.errors import BadInput, BadSetting, owned_by
 from prune_lab.utils.checks import check_choice, check_flag, check_seed, check_text, check_whole
 
-SAMPLERS = ("tpe", "random")
-DIRECTIONS = ("minimize", "maximize")
+Sampler = Literal["tpe", "random"]
+Direction = Literal["minimize", "maximize"]
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class SearchSettings:
     folder: str
     trials: int = 20
     jobs: int = 1
-    sampler: str = "tpe"
+    sampler: Sampler = "tpe"
     seed: int = 0
-    direction: str | Sequence[str] = "minimize"
-    stop_early: str | Mapping[str, int] | None = None
-    first: str | None = "defaults"
+    direction: Direction | Sequence[Direction] = "minimize"
+    stop_early: Literal["median"] | Mapping[str, int] | None = None
+    first: Literal["defaults"] | None = "defaults"
     give_up_after: int = 5
     repeat_running: bool = False
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class SearchSettings:
         check_text(self, "study", "storage", "folder")
         check_whole(self, "trials", "jobs", "give_up_after")
         check_seed(self)
-        check_choice(self, "sampler", SAMPLERS)
+        check_choice(self, "sampler", get_args(Sampler))
         check_choice(self, "first", ("defaults",), optional=True)
         check_flag(self, "repeat_running")
         self.pruner  # noqa: B018  checks it
@@ -96,14 +96,14 @@ class SearchSettings:
         """Whether the study is in a database, which several processes may use at once."""
         return "://" in self.storage
 
-    def directions(self, objectives: Sequence[str]) -> list[str]:
+    def directions(self, objectives: Sequence[str]) -> list[Direction]:
         """One for each objective.
 
         Raises:
             BadInput: there are not as many as objectives, or one is unknown.
         """
         given = [self.direction] * len(objectives) if isinstance(self.direction, str) else list(self.direction)
-        unknown = [direction for direction in given if direction not in DIRECTIONS]
+        unknown = [direction for direction in given if direction not in get_args(Direction)]
         if unknown or len(given) != len(objectives):
             raise BadInput(
                 f"{{at}}.direction={self.direction} does not fit objective={','.join(objectives)}; it is minimize or "

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from prune_lab.errors import BadInput
-from prune_lab.sweep.search.settings import SearchSettings, StopEarly
+from prune_lab.sweep.search.settings import Direction, SearchSettings, StopEarly
 from prune_lab.sweep.search.space import Space
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Study:
         return sum(trial.state in FINISHED for trial in self.trials)
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Direction]:
         """``minimize`` or ``maximize``, for each objective."""
         return self.settings.directions(self.objectives)
 
