@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.prune_lab_combinations import use_by_default
 from prune_lab.errors import BadInput, RunFailed, TrialStopped
+from prune_lab.run import artifacts
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig, objectives_of
 from prune_lab.run.entry import run_unless_finished
@@ -79,9 +80,14 @@ def _note_failure(error: Exception, folder: Path) -> None:
     """Leaves a record of a job that failed before its run could: of bad input, say."""
     from prune_lab.utils.files import write_json
 
-    if not (folder / "record.json").exists():
-        record = {"status": "failed", "metrics": {}, "protocol": {}, "error": f"{type(error).__name__}: {error}"}
-        write_json(folder / "record.json", record)
+    if not (folder / artifacts.RECORD).exists():
+        record = {
+            "status": artifacts.FAILED,
+            "metrics": {},
+            "protocol": {},
+            "error": f"{type(error).__name__}: {error}",
+        }
+        write_json(folder / artifacts.RECORD, record)
 
 
 def _report_to_trial(hydra_config: HydraConf) -> Callable[[int, float], None] | None:

@@ -20,6 +20,7 @@ from prune_lab.report.published import read_published
 from prune_lab.report.records import Failures, Records, described_by
 from prune_lab.report.render import report_text, update_readme, write_report
 from prune_lab.report.spec import Cell, TableSpec, read_table
+from prune_lab.run import artifacts
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
@@ -178,7 +179,7 @@ def _run_elsewhere(name: str, jobs: Jobs, folder: Path, launcher: str, options: 
         except (OSError, ValueError) as error:
             reasons[key] = f"the run left no record: {error}"
             continue
-        if record["status"] == "finished":
+        if record["status"] == artifacts.FINISHED:
             records[key] = record
         else:
             reasons[key] = str(record.get("error", record["status"])).partition(": ")[2] or str(record["status"])
@@ -217,12 +218,12 @@ def _reference_folder() -> Path:
 def _finished_runs(folder: Path) -> dict[str, dict[str, Any]]:
     """The records of all finished runs below a folder, those of sweeps too, by the keys of their settings."""
     found = {}
-    for path in sorted(folder.rglob("record.json")):
+    for path in sorted(folder.rglob(artifacts.RECORD)):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if record.get("status") == "finished":
+        if record.get("status") == artifacts.FINISHED:
             found[record["key"]] = record
     return found
 

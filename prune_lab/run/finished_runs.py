@@ -19,6 +19,7 @@ from typing import Any
 
 from prune_lab.cache.folder import cache_folder
 from prune_lab.cache.source import source_digest
+from prune_lab.run import artifacts
 from prune_lab.run.config import RunConfig
 from prune_lab.run.input_files import files_of
 from prune_lab.utils.files import write_json
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
 _LARGE = 2**20
-_PROGRESS = ("blocks", "training", "wandb_id")  # of a folder's content: what an interrupted run can go on with
+# of a folder's content: what an interrupted run can go on with
+_PROGRESS = (artifacts.BLOCKS, artifacts.TRAINING, "wandb_id")
 _NOT_SHARED = (".hydra", "wandb", "prune_lab.log", *_PROGRESS)  # what belongs to one process
 
 
@@ -77,8 +79,8 @@ def find(identity: str, *, model: bool) -> Path | None:
             record = read_record(folder)
         except (OSError, ValueError):
             continue
-        fits = record.get("status") == "finished" and record.get("identity") == identity
-        if fits and (not model or (folder / "model").is_dir()):
+        fits = record.get("status") == artifacts.FINISHED and record.get("identity") == identity
+        if fits and (not model or (folder / artifacts.MODEL).is_dir()):
             return folder
     return None
 
@@ -131,7 +133,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         OSError: there is none.
         ValueError: it is damaged.
     """
-    record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads((folder / artifacts.RECORD).read_text(encoding="utf-8"))
     return record
 
 

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from prune_lab.cache.store import open_store
 from prune_lab.errors import BadInput, TrialStopped
 from prune_lab.models.model import seqlen_limit_of
+from prune_lab.run import artifacts
 from prune_lab.run.config import RunConfig
 from prune_lab.run.environment import describe_environment, package_versions
 from prune_lab.run.metric_info import describe
@@ -64,7 +65,7 @@ def execute(
         for stage in parts.stages.values():
             stage.prepare()
     record: dict[str, Any] = {
-        "status": "failed",
+        "status": artifacts.FAILED,
         "key": config.key,
         "identity": identity,
         "choices": dict(config.choices),
@@ -79,24 +80,24 @@ def execute(
     try:
         with parts.addresses.naming():
             _run_stages(parts, info, config, record, report)
-        record["status"] = "finished"
+        record["status"] = artifacts.FINISHED
     except TrialStopped as stopped:
-        record |= {"status": "stopped", "reason": str(stopped)}
+        record |= {"status": artifacts.STOPPED, "reason": str(stopped)}
         raise
     except BaseException as error:
         record["error"] = f"{type(error).__name__}: {error}"
         raise
     finally:
-        write_json(folder / "record.json", record)
+        write_json(folder / artifacts.RECORD, record)
     return record
 
 
 def _open_folder(folder: Path, config: RunConfig, device: torch.device) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "record.json").unlink(missing_ok=True)  # of an earlier run in the same folder
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.redacted)))
-        write_json(folder / "environment.json", describe_environment(device))
+        (folder / artifacts.RECORD).unlink(missing_ok=True)  # of an earlier run in the same folder
+        write_text(folder / artifacts.CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.redacted)))
+        write_json(folder / artifacts.ENVIRONMENT, describe_environment(device))
     except OSError as error:
         raise BadInput(
             f"the run folder {folder} cannot be written ({error.strerror}); set hydra.run.dir=DIR"

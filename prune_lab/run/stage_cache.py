@@ -21,6 +21,7 @@ from safetensors.torch import load_file, load_model, save_model
 from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
 from prune_lab.pruning.masks import Masks
+from prune_lab.run import artifacts
 from prune_lab.run.config import RunConfig
 from prune_lab.run.finished_runs import packages
 from prune_lab.run.input_files import files_of
@@ -31,8 +32,8 @@ from prune_lab.utils.files import write_atomically, write_json
 
 logger = logging.getLogger(__name__)
 
-_MODEL, _STATE, _MASKS = "model.safetensors", "state.json", "masks.safetensors"
-_FILES = (_MASKS, "layers.csv", "rounds.csv")  # of a run folder: what stages that change the model leave there
+_MODEL, _STATE, _MASKS = "model.safetensors", "state.json", artifacts.MASKS
+_FILES = (_MASKS, artifacts.LAYERS, artifacts.ROUNDS)  # of a run folder: what stages that change the model leave there
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from prune_lab.run import artifacts
 from prune_lab.run.config import objectives_of
 from prune_lab.run.finished_runs import read_record
 from prune_lab.utils.files import write_csv
@@ -91,7 +92,7 @@ def _print(jobs: list[Job], folder: Path) -> None:
     from rich.text import Text
 
     counts = Counter(job.status for job in jobs)
-    shown = jobs if len(jobs) <= _MOST_ROWS else [job for job in jobs if job.status != "finished"][:_MOST_ROWS]
+    shown = jobs if len(jobs) <= _MOST_ROWS else [job for job in jobs if job.status != artifacts.FINISHED][:_MOST_ROWS]
     table = Table(
         title=f"{len(jobs)} jobs: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())),
         title_justify="left",
@@ -99,7 +100,7 @@ def _print(jobs: list[Job], folder: Path) -> None:
     for column in ("job", "settings", "status", "objective or error"):
         table.add_column(column, overflow="fold")
     for job in shown:
-        cells = (job.name, job.overrides, job.status, job.error if job.status == "failed" else job.objective)
+        cells = (job.name, job.overrides, job.status, job.error if job.status == artifacts.FAILED else job.objective)
         table.add_row(*map(Text, cells))  # as they are: brackets would be read as a style
     console = Console()
     console.print(table)

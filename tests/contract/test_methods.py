@@ -49,7 +49,7 @@ def target(request: pytest.FixtureRequest) -> Target:
 def prune(model: PrunableModel, method: Method, target: Target, tokens: Tensor) -> PruningResult:
     context = PruningContext(model, target, Calibration(tokens, batch_size=4), training=Training(steps=6, batch_size=4))
     method.check(target)
-    method.check_training(context.training)
+    method.check_training(context.training, None)
     method.check_model(model, target)
     target.check(model)
     return method.prune(context)

@@ -5,10 +5,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from prune_lab.report.page.run import FILES, ReportRun, Unreadable, read_run
+from prune_lab.run import artifacts
 
-_NOT_ENTERED = ("model", "adapter", "wandb", "blocks", "training")  # parts of a run folder without runs in them
+# parts of a run folder without runs in them
+_NOT_ENTERED = (artifacts.MODEL, artifacts.ADAPTER, artifacts.BLOCKS, artifacts.TRAINING, "wandb")
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Collection:
     def counts(self) -> dict[str, int]:
         """How many runs finished, failed and so on; only what there is."""
         found = Counter(run.status for run in self.runs)
-        order = {name: number for number, name in enumerate(("finished", "failed", "stopped"))}
+        order = {name: number for number, name in enumerate(get_args(artifacts.Status))}
         counts = {name: found[name] for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))}
         taken = {"taken from these": self.taken} if self.taken else {}
         return {**counts, **taken, "unreadable": len(self.unreadable), "without a record": len(self.open)}
@@ -62,7 +65,7 @@ class Collection:
     def _folders(self) -> Iterator[Path]:
         """Every folder with a record, or with the settings that a run writes first; in the order of their paths."""
         for root, folders, files in os.walk(self.folder):
-            is_run = "record.json" in files or {"config.yaml", "environment.json"} <= set(files)
+            is_run = artifacts.RECORD in files or {artifacts.CONFIG, artifacts.ENVIRONMENT} <= set(files)
             skipped = _NOT_ENTERED if is_run else ()
             folders[:] = sorted(
                 (name for name in folders if not name.startswith(".") and name not in skipped),
@@ -99,5 +102,5 @@ def _distinct(runs: list[ReportRun]) -> list[ReportRun]:
     """The runs without those that are the same as an earlier one, by their identities: another folder of one result."""
     seen: dict[str, ReportRun] = {}
     for run in runs:
-        seen.setdefault(run.identity if run.identity and run.status == "finished" else f"in {run.folder}", run)
+        seen.setdefault(run.identity if run.identity and run.status == artifacts.FINISHED else f"in {run.folder}", run)
     return list(seen.values())

@@ -11,9 +11,10 @@ from typing import Any
 
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.report.page.asked import Asked, read_asked
+from prune_lab.run import artifacts
 
 ATTRIBUTES = ("model", "data", "method", "pattern", "level", "allocation", "finetune", "seed", "status", "written")
-FILES = ("record.json", "layers.csv", "rounds.csv")
+FILES = (artifacts.RECORD, artifacts.LAYERS, artifacts.ROUNDS)
 """What a run is read from."""
 _MEASURES = ("sparsity", "relative_output_error", "block_relative_output_error")
 _ROUND = ("round", "sparsity", "perplexity_pruned", "perplexity_tuned", "loss")
@@ -78,7 +79,7 @@ def read_run(folder: Path, name: str) -> ReportRun:
         Unreadable: the record is damaged.
         OSError: it is gone.
     """
-    path = folder / "record.json"
+    path = folder / artifacts.RECORD
     record = _parsed(path)
     status = record.get("status")
     if not isinstance(status, str):
@@ -99,8 +100,8 @@ def read_run(folder: Path, name: str) -> ReportRun:
         command=asked.command,
         protocol=protocol,
         held_out=_held_out(protocol),
-        rounds=_rounds(folder / "rounds.csv"),
-        layers=_layers(folder / "layers.csv"),
+        rounds=_rounds(folder / artifacts.ROUNDS),
+        layers=_layers(folder / artifacts.LAYERS),
         identity=str(record["identity"]) if record.get("identity") else None,
     )
 

@@ -12,6 +12,7 @@ from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.models.units import removable
 from prune_lab.pruning.finetune import tune
 from prune_lab.pruning.masks import sparsity_of
+from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage, Table, training_samples
 from prune_lab.training.lora import Lora
 from prune_lab.training.settings import Training
@@ -85,7 +86,7 @@ class Finetune(Stage):
         samples = training_samples(run)
         before = _sparsity(run)
         scored = {"perplexity_before": _perplexity(run)} if self.score else {}
-        folder = run.folder / "training" / self.folder
+        folder = run.folder / artifacts.TRAINING / self.folder
         report = run.report if self.reports else None
         progress = tune(
             run.model, run.masks, self.training, samples, run.device, update=self.update, folder=folder, report=report
@@ -98,7 +99,7 @@ class Finetune(Stage):
                     f"finetune: sparsity was {before:.6f} before and is {metrics['sparsity_after']:.6f} now"
                 )
         if run.model.adapter is not None:
-            run.model.adapter.save(run.folder / "adapter")
+            run.model.adapter.save(run.folder / artifacts.ADAPTER)
         run.protocol["finetune"] = {
             "steps": self.training.steps,
             "batch_size": self.training.batch_size,

@@ -10,6 +10,7 @@ from torch import Tensor
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.perplexity import Perplexity
+from prune_lab.run import artifacts
 from prune_lab.run.stages.finetune import Finetune
 from prune_lab.run.stages.prune import Prune
 from prune_lab.run.state import RunState, Stage, Table
@@ -116,7 +117,7 @@ class Iterate(Stage):
             rows.append((number, round(pruned["sparsity"], 6), before, after, tuned["loss"]))
             metrics |= pruned | tuned
             metrics |= {f"perplexity_round_{number}": after} if self.score else {}
-        write_csv(run.folder / "rounds.csv", COLUMNS, rows)
+        write_csv(run.folder / artifacts.ROUNDS, COLUMNS, rows)
         run.tables["rounds"] = Table(COLUMNS, rows)
         run.protocol["iterate"] = {
             "rounds": self.rounds,

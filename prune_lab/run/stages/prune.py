@@ -26,6 +26,7 @@ from prune_lab.pruning.result import LayerRow
 from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.schedule import Cubic, Schedule
 from prune_lab.pruning.target import Target
+from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage, Table, training_samples
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
@@ -138,15 +139,15 @@ class Prune(Stage):
                     samples=samples,
                     seed=run.seed,
                     device=run.device,
-                    folder=run.folder / "training" / "prune",
+                    folder=run.folder / artifacts.TRAINING / "prune",
                     report=run.report,
                     finished_blocks=finished_blocks,
                 )
             )
         run.masks.update(result.masks)
-        _save_masks(run.masks, result.channel_orders, run.folder / "masks.safetensors")
+        _save_masks(run.masks, result.channel_orders, run.folder / artifacts.MASKS)
         rows = [_cells(row) for row in result.layers.values()]
-        write_csv(run.folder / "layers.csv", COLUMNS, rows)
+        write_csv(run.folder / artifacts.LAYERS, COLUMNS, rows)
         run.tables["layers"] = Table(COLUMNS, rows)
         layers = {"layers": list(self.target.layers or (0, len(run.model.blocks)))}
         metrics = {"sparsity": _sparsity_in_range(run, target), **allocated}
@@ -185,7 +186,7 @@ class Prune(Stage):
             yield None
             return
         parts = (run.key, source_digest(), str(target), run.protocol.get("model"), run.data.protocol.get("calibration"))
-        folder = run.folder / "blocks"
+        folder = run.folder / artifacts.BLOCKS
         yield FinishedBlocks(folder, json_digest(parts), self.save_every)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.shrink import finish_folder
+from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_flag
 
@@ -47,12 +48,13 @@ class Save(Stage):
                 run.model.tokenizer.save_pretrained(temporary)
             temporary.chmod(0o755)
             _flush(temporary)
-            shutil.rmtree(run.folder / "model", ignore_errors=True)
-            temporary.rename(run.folder / "model")
+            shutil.rmtree(run.folder / artifacts.MODEL, ignore_errors=True)
+            temporary.rename(run.folder / artifacts.MODEL)
         finally:
             run.model.hf.config.use_cache = False
             shutil.rmtree(temporary, ignore_errors=True)
-        return {"bytes": float(sum(file.stat().st_size for file in (run.folder / "model").glob("*.safetensors")))}
+        written = (run.folder / artifacts.MODEL).glob("*.safetensors")
+        return {"bytes": float(sum(file.stat().st_size for file in written))}
 
 
 def _flush(folder: Path) -> None:

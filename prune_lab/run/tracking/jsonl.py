@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.run import artifacts
 from prune_lab.run.tracking.tracker import RunInfo
 
 
@@ -21,7 +22,7 @@ class JsonlTracker:
     _path: Path | None = field(default=None, init=False, repr=False)
 
     def start(self, run: RunInfo) -> None:
-        self._path = run.folder / "metrics.jsonl"
+        self._path = run.folder / artifacts.METRICS
         self._path.touch()
 
     def define(self, metrics: Mapping[str, MetricInfo]) -> None:

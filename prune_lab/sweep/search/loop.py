@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import Trial
 
 from prune_lab.errors import RunFailed
+from prune_lab.run import artifacts
 from prune_lab.sweep.search.job import TRIAL
 from prune_lab.sweep.search.report import print_summary, write_report
 from prune_lab.sweep.search.study import FOLDER, STOPPED, Study
@@ -51,7 +52,7 @@ def run_trials(study: Study, jobs: Jobs, folder: Path) -> None:
         trials = [study.ask() for _ in range(min(settings.jobs, missing))]
         for trial in trials:
             trial.set_user_attr(FOLDER, str(folder / str(trial.number)))
-            (folder / str(trial.number) / "record.json").unlink(missing_ok=True)  # of an earlier study
+            (folder / str(trial.number) / artifacts.RECORD).unlink(missing_ok=True)  # of an earlier study
         try:
             failed = _run_batch(study, jobs, trials)
         except BaseException:

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from prune_lab.errors import BadInput
+from prune_lab.run import artifacts
 from prune_lab.sweep.search.settings import Direction, SearchSettings, StopEarly
 from prune_lab.sweep.search.space import Space
 
@@ -119,14 +120,14 @@ class Study:
 
     def _take_result(self, trial: FrozenTrial) -> bool:
         """Whether the job came to its end before anyone could be told."""
-        record = Path(trial.user_attrs.get(FOLDER, "")) / "record.json"
+        record = Path(trial.user_attrs.get(FOLDER, "")) / artifacts.RECORD
         if FOLDER not in trial.user_attrs or not record.is_file():
             return False
         found = json.loads(record.read_text(encoding="utf-8"))
         values = [found["metrics"].get(objective, math.nan) for objective in self.objectives]
-        if found["status"] == "finished" and all(map(math.isfinite, values)):
+        if found["status"] == artifacts.FINISHED and all(map(math.isfinite, values)):
             self.optuna.tell(trial.number, values)
-        elif found["status"] == "stopped" and STOPPED in trial.user_attrs:
+        elif found["status"] == artifacts.STOPPED and STOPPED in trial.user_attrs:
             self.optuna.tell(trial.number, state=TrialState.PRUNED)
         else:
             return False

@@ -69,5 +69,5 @@ def test_epochs_are_whole_numbers(epochs):
 
 def test_it_cannot_be_where_another_method_starts():
     """It needs the dense model's hidden states beside the pruned ones, which only its own iteration has."""
-    with pytest.raises(BadInput, match=r"method\.inner=Reconstruction does not prune block by block"):
+    with pytest.raises(BadInput, match=r"DSnoT\.inner=Reconstruction does not prune block by block"):
         DSnoT(Reconstruction(Wanda())).check(Target(level=0.5))

@@ -316,7 +316,7 @@ def test_a_global_cut_never_empties_a_layer_unless_told_to_fail():
 
 def test_a_floor_that_decides_is_told(tiny_model, random_tokens, caplog):
     train(tiny_model("opt"), GradualRandom(scope="global", min_units=30), random_tokens(8, 16), level=0.5)
-    assert "only min_units=30 neurons are left in" in caplog.text
+    assert "only method.min_units=30 neurons are left in" in caplog.text
 
 
 def test_mixed_precision_trains_after_full_precision_in_one_process(tiny_model, random_tokens):
