@@ -11,22 +11,7 @@ from prune_lab.errors import BadInput
 from prune_lab.report import table
 from prune_lab.report.archive import read_runs, write_runs
 from prune_lab.report.compare import Findings
-from prune_lab.report.published import read_published
 from prune_lab.report.render import report_latex, report_text
-from prune_lab.report.spec import read_table
-
-YAML = """
-title: Toy
-reference: toy.csv
-overrides: [data=c4_wikitext2]
-rows: {model: [big], method: [wanda, magnitude]}
-columns: {"50 %": [sparsity.level=0.5], "2:4": [sparsity=nm_2of4]}
-seeds: [0, 1]
-metrics: {perplexity: {form: "{:.2f}", title: Perplexity, scale: log}}
-"""
-REFERENCE = """model,method,setting,dataset,metric,value,table,source,evidence
-big,wanda,50 %,wikitext2,perplexity,10.0,Table 1,a paper,README
-"""
 
 
 def record(seed: int, layers: list[int] | None) -> dict:
@@ -48,18 +33,8 @@ def record(seed: int, layers: list[int] | None) -> dict:
 
 
 @pytest.fixture
-def findings(tmp_path) -> Findings:
-    """Magnitude did not run, and a run of Wanda is missing."""
-    (tmp_path / "toy.yaml").write_text(YAML)
-    (tmp_path / "toy.csv").write_text(REFERENCE)
-    spec = read_table(tmp_path, "toy", ["data.samples=128"])
-    records, failures = [], []
-    for cell in spec.cells():
-        if cell.row[1] == "magnitude" or (cell.column == "2:4" and cell.seed == 1):
-            failures.append((cell, 'no "model", and\nmore'))
-        else:
-            records.append((cell, record(cell.seed, [0, 24] if cell.column == "2:4" else None)))
-    return Findings(spec, records, failures, read_published(tmp_path / "toy.csv"))
+def findings(toy_findings) -> Findings:
+    return toy_findings(lambda cell: record(cell.seed, [0, 24] if cell.column == "2:4" else None), ["data.samples=128"])
 
 
 def read(tmp_path: Path) -> Findings:
