@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -30,19 +32,11 @@ def test_a_killed_run_goes_on_where_it_was(spawn, local_overrides, tmp_path, fin
         "training.save_every=5",
         "stages=[prune,finetune,evaluate,save]",
     ]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert spawn(*job, f"hydra.run.dir={whole}").status == 0
-    _kill_after_a_state([*job, f"hydra.run.dir={killed}"], killed / "training/finetune/latest.json", tmp_path)
-    assert not (killed / "model").exists() and not (killed / "record.json").exists()
-    outcome = spawn(*job, f"hydra.run.dir={killed}")
-    assert outcome.status == 0, outcome.err
-    assert "training goes on at step" in outcome.out + outcome.err
-    records = [json.loads((folder / "record.json").read_text())["metrics"] for folder in (whole, killed)]
+    whole, killed = _undisturbed_and_killed(spawn, job, "training/finetune", "latest.json", tmp_path)
+    assert "training goes on at step" in killed.output
+    records = [json.loads((run.folder / "record.json").read_text())["metrics"] for run in (whole, killed)]
     for name in ("finetune/loss", "finetune/held_out_loss", "evaluate/perplexity", "finetune/sparsity_after"):
         assert records[0][name] == records[1][name], name
-    models = [prune_lab.load(str(folder / "model")).hf.state_dict() for folder in (whole, killed)]
-    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
-    assert not (killed / "training/finetune").exists()
 
 
 @pytest.mark.slow
@@ -55,18 +49,33 @@ def test_a_killed_pruning_goes_on_at_its_next_block(spawn, local_overrides, tmp_
         "stages.prune.save_every=0",
         "stages=[prune,evaluate,save]",
     ]
+    whole, killed = _undisturbed_and_killed(spawn, job, "blocks", "block_0.safetensors", tmp_path)
+    assert "was pruned before the interruption" in killed.output
+    rows = [_without_seconds(run.folder / "layers.csv") for run in (whole, killed)]
+    assert rows[0] == rows[1]
+
+
+class _Run(NamedTuple):
+    folder: Path
+    output: str
+
+
+def _undisturbed_and_killed(
+    spawn: Callable[..., Any], job: list[str], states: str, state: str, tmp_path: Path
+) -> tuple[_Run, _Run]:
+    """Runs a job twice, the second time killed once ``states/state`` is there and started again: equal models."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert spawn(*job, f"hydra.run.dir={whole}").status == 0
-    _kill_after_a_state([*job, f"hydra.run.dir={killed}"], killed / "blocks/block_0.safetensors", tmp_path)
+    undisturbed = spawn(*job, f"hydra.run.dir={whole}")
+    assert undisturbed.status == 0, undisturbed.err
+    again = [*job, f"hydra.run.dir={killed}"]
+    _kill_after_a_state(again, killed / states / state, tmp_path)
     assert not (killed / "model").exists() and not (killed / "record.json").exists()
-    outcome = spawn(*job, f"hydra.run.dir={killed}")
+    outcome = spawn(*again)
     assert outcome.status == 0, outcome.err
-    assert "was pruned before the interruption" in outcome.out + outcome.err
-    assert not (killed / "blocks").exists()
+    assert not (killed / states).exists()
     models = [prune_lab.load(str(folder / "model")).hf.state_dict() for folder in (whole, killed)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
-    rows = [_without_seconds(folder / "layers.csv") for folder in (whole, killed)]
-    assert rows[0] == rows[1]
+    return _Run(whole, undisturbed.out + undisturbed.err), _Run(killed, outcome.out + outcome.err)
 
 
 def _without_seconds(path: Path) -> list[str]:
