@@ -63,10 +63,10 @@ class Progress:
     """How far a run has come.
 
     Attributes:
-        step: Steps done.
-        seconds: Seconds spent on them, compilation included.
-        losses: Losses of the steps since the last point of the curve.
-        curve: Pairs of a step and the mean loss of the steps up to it, in nats per token.
+        step: steps done.
+        seconds: seconds spent on them, compilation included.
+        losses: losses of the steps since the last point of the curve.
+        curve: pairs of a step and the mean loss of the steps up to it, in nats per token.
     """
 
     step: int
@@ -78,14 +78,14 @@ class Progress:
 def train(
     model: transformers.PreTrainedModel, stream: np.ndarray, recipe: Recipe, checkpoint: Path, resume: bool
 ) -> Progress:
-    """Train the model in place and save a checkpoint now and then.
+    """Trains the model in place and saves a checkpoint now and then.
 
     Args:
-        model: The model, freshly initialised.
-        stream: The training tokens.
-        recipe: The settings.
-        checkpoint: File for checkpoints.
-        resume: Whether to start from the checkpoint.
+        model: the model, freshly initialised.
+        stream: the training tokens.
+        recipe: the settings.
+        checkpoint: file for checkpoints.
+        resume: whether to start from the checkpoint.
     """
     optimizers = build_optimizers(model, recipe)
     progress = Progress(0, 0.0, [], [])
@@ -124,7 +124,7 @@ def train_step(
     recipe: Recipe,
     factor: float,
 ) -> float:
-    """Do one optimizer step at a share of the peak learning rates and return the loss in nats per token."""
+    """Does one optimizer step at a share of the peak learning rates and returns the loss in nats per token."""
     peaks = (recipe.muon_learning_rate, recipe.adamw_learning_rate)
     hidden = body(input_ids=batch[:, :-1].contiguous(), use_cache=False).last_hidden_state
     weight = model.get_output_embeddings().weight
@@ -141,7 +141,7 @@ def train_step(
 def save_checkpoint(
     file: Path, model: transformers.PreTrainedModel, optimizers: Sequence[torch.optim.Optimizer], progress: Progress
 ) -> None:
-    """Save all that a run needs to go on; an interrupted save leaves the previous checkpoint."""
+    """Saves all that a run needs to go on; an interrupted save leaves the previous checkpoint."""
     state = {
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
@@ -159,7 +159,7 @@ def save_checkpoint(
 def bits_per_byte(
     model: transformers.PreTrainedModel, tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
 ) -> dict[str, float | int]:
-    """Score texts as one stream with separators, in windows of 512 inputs that do not overlap.
+    """Scores texts as one stream with separators, in windows of 512 inputs that do not overlap.
 
     The nats of all tokens, separators included, are divided by ln 2 and by the bytes of the texts, without separators.
     """
@@ -180,7 +180,7 @@ def bits_per_byte(
 
 
 def write_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
-    """Write the files that `AutoTokenizer` reads; nothing is added to a text that is encoded."""
+    """Writes the files that `AutoTokenizer` reads; nothing is added to a text that is encoded."""
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     special = {f"{role}_token": END_OF_TEXT for role in ("bos", "eos", "pad", "unk")}
     config = {
@@ -206,7 +206,7 @@ def write_model(model: transformers.PreTrainedModel, tokenizer: tokenizers.Token
 def account_of_run(
     style: str, parameters: int, data: dict[str, Any], recipe: Recipe, progress: Progress
 ) -> dict[str, Any]:
-    """Return what `training.json` says about a run, its scores aside."""
+    """Returns what `training.json` says about a run, its scores aside."""
     return {
         "style": style,
         "parameters": parameters,
@@ -233,7 +233,7 @@ def account_of_run(
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the command line's arguments."""
+    """Returns the command line's arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )

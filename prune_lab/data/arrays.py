@@ -21,10 +21,10 @@ class Tokens(DataSpec):
     nothing is drawn at random.
 
     Attributes:
-        calibration: A ``.npy`` file.
-        evaluation: A ``.npy`` file.
-        samples: The first so many rows of the calibration set; None for all.
-        seqlen: If set, both files must have this width.
+        calibration: a ``.npy`` file.
+        evaluation: a ``.npy`` file.
+        samples: the first so many rows of the calibration set; None for all.
+        seqlen: if set, both files must have this width.
     """
 
     input_files: ClassVar = ("calibration", "evaluation")
@@ -48,7 +48,7 @@ class Tokens(DataSpec):
         """Reads both arrays; the tokenizer is not used.
 
         Raises:
-            BadInput: If a row is longer than the model's positions or an id is not one of the model's.
+            BadInput: if a row is longer than the model's positions or an id is not one of the model's.
         """
         arrays = {}
         protocol: dict[str, object] = {}

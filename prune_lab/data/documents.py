@@ -41,11 +41,11 @@ def find_files(path: str, key: str) -> list[Path]:
     """The files that ``path`` stands for, sorted by name: one file, the readable files of a folder, or a glob pattern.
 
     Args:
-        path: Of a file or a folder, or a pattern with ``*``, ``?``, ``[...]`` or ``**``; ``~`` is the home folder.
-        key: That gave the path, for the message.
+        path: of a file or a folder, or a pattern with ``*``, ``?``, ``[...]`` or ``**``; ``~`` is the home folder.
+        key: that gave the path, for the message.
 
     Raises:
-        BadInput: If there is no such file, or none of a kind that can be read.
+        BadInput: if there is no such file, or none of a kind that can be read.
     """
     given = Path(path).expanduser()
     if given.is_file():
@@ -79,12 +79,12 @@ def read_documents(path: Path, field: str, text_rows: TextRows) -> Iterator[str]
     """Yields the documents of one file, in its order.
 
     Args:
-        path: A file of a kind that ``is_readable_kind`` takes.
-        field: The key (JSON) or column (CSV, parquet) that holds the text.
-        text_rows: What a document is in a text file.
+        path: a file of a kind that ``is_readable_kind`` takes.
+        field: the key (JSON) or column (CSV, parquet) that holds the text.
+        text_rows: what a document is in a text file.
 
     Raises:
-        BadInput: If the file cannot be read, is torn, is not UTF-8, or a row has no text.
+        BadInput: if the file cannot be read, is torn, is not UTF-8, or a row has no text.
     """
     if has_rows(path):
         for row in read_rows(path, only=field):
@@ -104,11 +104,11 @@ def read_rows(path: Path, only: str | None = None) -> Iterator[Row]:
     line of column names, or a row of a parquet file.
 
     Args:
-        path: A file of a kind that ``has_rows`` takes.
-        only: The one column that is wanted, which saves reading the others of a parquet file; None for all.
+        path: a file of a kind that ``has_rows`` takes.
+        only: the one column that is wanted, which saves reading the others of a parquet file; None for all.
 
     Raises:
-        BadInput: If the file cannot be read, is torn, is not UTF-8, a row is no row, or a parquet file lacks ``only``.
+        BadInput: if the file cannot be read, is torn, is not UTF-8, a row is no row, or a parquet file lacks ``only``.
     """
     kind = _kind(path)
     with _reading(path):

@@ -33,8 +33,8 @@ class Template:
     goes on with a word, the blank before it belongs to the template of the completion: tokenizers know ``" word"``.
 
     Attributes:
-        prompt: Of the prompt.
-        completion: Of each completion.
+        prompt: of the prompt.
+        completion: of each completion.
     """
 
     prompt: str
@@ -63,8 +63,8 @@ class Marked:
     r"""Cuts one text behind the last marker in it.
 
     Attributes:
-        text: The key or column of the text.
-        marker: What ends the prompt, such as ``"\nA:"``; the blank after it is left to the completion.
+        text: the key or column of the text.
+        marker: what ends the prompt, such as ``"\nA:"``; the blank after it is left to the completion.
     """
 
     text: str

@@ -54,15 +54,15 @@ class PairData(DataSpec):
     the evaluation split, joined in the same way.
 
     Attributes:
-        training: The rows to train and to calibrate on.
-        test: The rows to evaluate on; rows of equal prompt are several references of one.
-        validation: Other rows to evaluate on.
+        training: the rows to train and to calibrate on.
+        test: the rows to evaluate on; rows of equal prompt are several references of one.
+        validation: other rows to evaluate on.
         evaluate_on: ``test`` or ``validation``.
-        forms: What rows may look like; the first that fits a row reads it.
-        root: A folder with a copy, read instead of the hub: with the hub's own file names, the local names of the
+        forms: what rows may look like; the first that fits a row reads it.
+        root: a folder with a copy, read instead of the hub: with the hub's own file names, the local names of the
             YAML file, or ``train``, ``validation`` and ``test`` as ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``.
-        limit_pairs: The first so many prompts of the evaluation split only; None for all.
-        limit_windows: The first so many evaluation windows only; None for all.
+        limit_pairs: the first so many prompts of the evaluation split only; None for all.
+        limit_windows: the first so many evaluation windows only; None for all.
 
     Source: the tasks of Santacroce et al., 2023, arXiv:2302.03773. Their code lets the padding after a sample into the
     loss; here it stays out.
@@ -100,7 +100,7 @@ class PairData(DataSpec):
         """Reads both splits, tokenises them, and cuts what calibration and perplexity need.
 
         Raises:
-            BadInput: If there is no tokenizer or it knows no end of a text, a split cannot be read or a row fits no
+            BadInput: if there is no tokenizer or it knows no end of a text, a split cannot be read or a row fits no
                 form, nothing is left to train on, ``seqlen`` is more than the model's positions, or the tokenizer
                 gives an id that the model does not have.
         """
@@ -235,7 +235,7 @@ class _Code:
     """Tokens of prompts and completions, with the start before the one and the end after the other.
 
     Raises:
-        BadInput: If the tokenizer has no token that ends a text.
+        BadInput: if the tokenizer has no token that ends a text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):

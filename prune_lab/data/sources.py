@@ -59,7 +59,7 @@ class StdlibText:
 
     Attributes:
         split: ``train``, ``calibration`` or ``evaluation``.
-        join: Between two documents.
+        join: between two documents.
     """
 
     split: stdlib.Split
@@ -85,10 +85,10 @@ class FileText:
     A ``.txt`` file is one document; each object of a JSON file and each row of a CSV or parquet file is one.
 
     Attributes:
-        path: Of a file or a folder, or a glob pattern; the files are read in the order of their names.
-        join: Between two documents.
-        field: The key or column that holds the text.
-        key: The configuration key that gave the path, for messages.
+        path: of a file or a folder, or a glob pattern; the files are read in the order of their names.
+        join: between two documents.
+        field: the key or column that holds the text.
+        key: the configuration key that gave the path, for messages.
     """
 
     input_files: ClassVar = ("path",)
@@ -118,12 +118,12 @@ class HubFile:
     hub's cache, and reads no more of a large shard than is asked for.
 
     Attributes:
-        repo: The data set, such as ``allenai/c4``.
-        file: Of the data set.
-        split: That the file holds; a local copy may be called ``<split>.jsonl``, ``.parquet``, ``.csv`` and so on.
-        revision: Commit, tag or branch of the data set.
-        local_names: Further names that a local copy may have; like all names, with or without ``.gz`` or ``.xz``.
-        root: The folder of the local copy; None to use the hub.
+        repo: the data set, such as ``allenai/c4``.
+        file: of the data set.
+        split: that the file holds; a local copy may be called ``<split>.jsonl``, ``.parquet``, ``.csv`` and so on.
+        revision: commit, tag or branch of the data set.
+        local_names: further names that a local copy may have; like all names, with or without ``.gz`` or ``.xz``.
+        root: the folder of the local copy; None to use the hub.
     """
 
     input_files: ClassVar = ("root",)
@@ -196,10 +196,10 @@ class HubText(HubFile):
     """Text of one file of the hub or of a local copy.
 
     Attributes:
-        join: Between two documents.
-        field: The key or column that holds the text.
-        limit_documents: The first so many only; None for all.
-        text_rows: What a document is in a local text file.
+        join: between two documents.
+        field: the key or column that holds the text.
+        limit_documents: the first so many only; None for all.
+        text_rows: what a document is in a local text file.
     """
 
     join: str = "\n\n"
@@ -224,7 +224,7 @@ class HubRows(HubFile):
     """Rows of one file of the hub or of a local copy.
 
     Attributes:
-        limit_rows: The first so many only; None for all.
+        limit_rows: the first so many only; None for all.
     """
 
     limit_rows: int | None = None

@@ -14,10 +14,10 @@ class DataSpec(ABC):
     """What every data set can be asked for.
 
     Attributes:
-        samples: Calibration samples, each of ``seqlen`` tokens.
-        seqlen: Tokens per sample and per evaluation window; None for the model's positions, at most 2,048.
-        batch_size: Sequences per forward pass; None leaves the choice to whoever runs the model.
-        seed: Of the random calibration samples.
+        samples: calibration samples, each of ``seqlen`` tokens.
+        seqlen: tokens per sample and per evaluation window; None for the model's positions, at most 2,048.
+        batch_size: sequences per forward pass; None leaves the choice to whoever runs the model.
+        seed: of the random calibration samples.
     """
 
     samples: int | None = 128
@@ -35,10 +35,10 @@ class DataSpec(ABC):
         """Reads the data and turns it into tokens.
 
         Args:
-            tokenizer: The model's tokenizer, if it has one.
-            vocab_size: Rows of the model's embedding.
-            seqlen_limit: Positions of the model.
+            tokenizer: the model's tokenizer, if it has one.
+            vocab_size: rows of the model's embedding.
+            seqlen_limit: positions of the model.
 
         Raises:
-            BadInput: If the data cannot be read or does not fit the model.
+            BadInput: if the data cannot be read or does not fit the model.
         """

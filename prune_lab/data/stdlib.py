@@ -66,8 +66,8 @@ class Document:
     """One document of the corpus.
 
     Attributes:
-        name: The module's dotted name, such as `textwrap`, or `pydoc_data.topics.<topic>` for a language topic.
-        text: The document's text, paragraphs parted by blank lines.
+        name: the module's dotted name, such as `textwrap`, or `pydoc_data.topics.<topic>` for a language topic.
+        text: the document's text, paragraphs parted by blank lines.
     """
 
     name: str
@@ -83,15 +83,15 @@ class _Entry:
 
 
 def documents() -> list[Document]:
-    """Return all documents, sorted by name."""
+    """Returns all documents, sorted by name."""
     return list(_documents())
 
 
 def split_of(name: str) -> Split:
-    """Return the split that a document belongs to: 80 % are for training, 10 % each for the other two.
+    """Returns the split that a document belongs to: 80 % are for training, 10 % each for the other two.
 
     Args:
-        name: A document's name. Modules are placed by their top-level package, topics by their own name.
+        name: a document's name. Modules are placed by their top-level package, topics by their own name.
     """
     key = name if name.startswith(TOPIC_PREFIX) else name.partition(".")[0]
     bucket = int.from_bytes(hashlib.sha256(key.encode()).digest(), "big") % 10
@@ -101,10 +101,10 @@ def split_of(name: str) -> Split:
 
 
 def split(name: Split) -> list[Document]:
-    """Return the documents of one split, sorted by name.
+    """Returns the documents of one split, sorted by name.
 
     Raises:
-        ValueError: If there is no split of that name.
+        ValueError: if there is no split of that name.
     """
     if name not in get_args(Split):
         raise ValueError(f"no split is called {name!r}; there are {', '.join(get_args(Split))}")
@@ -150,13 +150,13 @@ def _read_sources() -> tuple[Document, ...]:
 
 
 def _join(entries: list[_Entry], split: Split, docstrings: set[str], owners: dict[str, Split]) -> str:
-    """Join the entries of one document without what other documents have already said.
+    """Joins the entries of one document without what other documents have already said.
 
     Args:
-        entries: The entries in their order.
-        split: The document's split.
-        docstrings: Long documentation strings seen so far; none of them is repeated. Those of the document are added.
-        owners: The split that each long paragraph belongs to, with white space folded. New ones are added.
+        entries: the entries in their order.
+        split: the document's split.
+        docstrings: long documentation strings seen so far; none of them is repeated. Those of the document are added.
+        owners: the split that each long paragraph belongs to, with white space folded. New ones are added.
     """
     blocks = []
     for entry in entries:
@@ -175,7 +175,7 @@ def _join(entries: list[_Entry], split: Split, docstrings: set[str], owners: dic
 
 
 def _module_files() -> Iterator[tuple[str, Path]]:
-    """Yield the dotted name and the source file of each module of the standard library."""
+    """Yields the dotted name and the source file of each module of the standard library."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(_sources(root)):
         parts = path.relative_to(root).with_suffix("").parts
@@ -197,7 +197,7 @@ def _sources(folder: Path) -> Iterator[Path]:
 
 
 def _module_entries(name: str, path: Path) -> Iterator[_Entry]:
-    """Yield the documentation strings of one module in the order of its source; none if it cannot be read."""
+    """Yields the documentation strings of one module in the order of its source; none if it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -211,7 +211,7 @@ def _module_entries(name: str, path: Path) -> Iterator[_Entry]:
 
 
 def _definition_entries(node: ast.AST, prefix: str) -> Iterator[_Entry]:
-    """Yield the documentation strings of all classes and functions below a node of a syntax tree."""
+    """Yields the documentation strings of all classes and functions below a node of a syntax tree."""
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, _Definition):
             yield from _definition_entries(child, prefix)
@@ -225,7 +225,7 @@ def _definition_entries(node: ast.AST, prefix: str) -> Iterator[_Entry]:
 
 
 def _builtin_entries() -> Iterator[_Entry]:
-    """Yield the documentation strings of the built-in types, their methods and the built-in functions."""
+    """Yields the documentation strings of the built-in types, their methods and the built-in functions."""
     docstring = inspect.getdoc(builtins)
     if docstring:
         yield _Entry("", docstring)
@@ -240,7 +240,7 @@ def _builtin_entries() -> Iterator[_Entry]:
 
 
 def _object_entry(name: str, member: object) -> Iterator[_Entry]:
-    """Yield the entry of a built-in object that has a documentation string."""
+    """Yields the entry of a built-in object that has a documentation string."""
     docstring = getattr(member, "__doc__", None)
     if not isinstance(docstring, str) or not docstring.strip():
         return

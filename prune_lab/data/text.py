@@ -39,12 +39,12 @@ class TextData(DataSpec):
     The evaluation text is joined, tokenised once, and cut into windows that do not overlap; the tail is dropped.
 
     Attributes:
-        calibration: Where the calibration text comes from.
-        evaluation: Where the evaluation text comes from.
-        training: Where text to train on comes from; None for the calibration text.
+        calibration: where the calibration text comes from.
+        evaluation: where the evaluation text comes from.
+        training: where text to train on comes from; None for the calibration text.
         sampling: ``stream`` draws random windows of the joined calibration text (WikiText-2 and PTB in the papers),
             ``documents`` draws random documents that are longer than a window, and a random window of each (C4).
-        limit_windows: Evaluates the first so many windows only; None for all.
+        limit_windows: evaluates the first so many windows only; None for all.
     """
 
     calibration: TextSource
@@ -64,7 +64,7 @@ class TextData(DataSpec):
         """Reads both texts, tokenises them, and cuts them into windows.
 
         Raises:
-            BadInput: If there is no tokenizer, a text cannot be read or is too short, ``seqlen`` is more than the
+            BadInput: if there is no tokenizer, a text cannot be read or is too short, ``seqlen`` is more than the
                 model's positions, or the tokenizer gives an id that the model does not have.
         """
         if tokenizer is None:
@@ -126,12 +126,12 @@ class FileData(DataSpec):
     """A user's own files: ``data=files data.calibration=A data.evaluation=B``.
 
     Attributes:
-        calibration: A file, a folder or a glob pattern; ``.txt``, ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``.
-        evaluation: Likewise.
-        field: The key or column that holds the text.
-        join: Between two documents.
+        calibration: a file, a folder or a glob pattern; ``.txt``, ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``.
+        evaluation: likewise.
+        field: the key or column that holds the text.
+        join: between two documents.
         sampling: ``stream`` or ``documents``, see ``TextData``.
-        limit_windows: Evaluates the first so many windows only; None for all.
+        limit_windows: evaluates the first so many windows only; None for all.
     """
 
     input_files: ClassVar = ("calibration", "evaluation")
@@ -176,9 +176,9 @@ class HubData(TextData):
     """A data set of the Hugging Face hub, or a local copy of it.
 
     Attributes:
-        calibration: The file to calibrate on.
-        evaluation: The file to evaluate on.
-        root: A folder with a copy of the data set, read instead of the hub: with the hub's own file names, or with
+        calibration: the file to calibrate on.
+        evaluation: the file to evaluate on.
+        root: a folder with a copy of the data set, read instead of the hub: with the hub's own file names, or with
             ``train`` and ``test`` (``validation``) as ``.jsonl``, ``.json.gz``, ``.parquet`` or ``.txt``.
     """
 

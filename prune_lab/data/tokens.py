@@ -26,9 +26,9 @@ class Pair:
     """A prompt that a model is to complete, and what counts as right.
 
     Attributes:
-        prompt: As text.
-        tokens: Of the prompt, with the token that starts a text.
-        references: Completions without blanks around them; at least one.
+        prompt: as text.
+        tokens: of the prompt, with the token that starts a text.
+        references: completions without blanks around them; at least one.
     """
 
     prompt: str
@@ -43,13 +43,13 @@ class Data:
     Attributes:
         calibration: ``(samples, seqlen)`` int64 on the host.
         evaluation: ``(windows, seqlen)`` int64 on the host; its seqlen may differ from the calibration's.
-        batch_size: Sequences per forward pass; None leaves the choice to whoever runs the model.
-        protocol: How the tokens came about, as plain JSON: ``calibration``, ``evaluation``, ``tokenizer``, and
+        batch_size: sequences per forward pass; None leaves the choice to whoever runs the model.
+        protocol: how the tokens came about, as plain JSON: ``calibration``, ``evaluation``, ``tokenizer``, and
             ``pairs`` where there are any.
         evaluation_bytes: UTF-8 bytes of the text that the evaluation windows cover; None where not known.
-        training: Reads what there is to train on, and how it came about; None where there is nothing but the
+        training: reads what there is to train on, and how it came about; None where there is nothing but the
             calibration samples.
-        pairs: Prompts to complete in an evaluation; None where the data has none.
+        pairs: prompts to complete in an evaluation; None where the data has none.
     """
 
     calibration: Tensor
@@ -65,7 +65,7 @@ def window_length(seqlen: int | None, seqlen_limit: int, most: int = PAPER_SEQLE
     """Tokens per window: ``seqlen``, or without one ``most`` as far as the model reaches.
 
     Raises:
-        BadInput: If ``seqlen`` is more than ``seqlen_limit``, the positions of the model.
+        BadInput: if ``seqlen`` is more than ``seqlen_limit``, the positions of the model.
     """
     if seqlen is None:
         return min(seqlen_limit, most)
@@ -86,12 +86,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> BatchEnc
     Long texts: `prune_lab.data.tokenised`.
 
     Args:
-        tokenizer: The model's tokenizer.
-        text: Any text.
-        what: The key that gave the text, for the message.
+        tokenizer: the model's tokenizer.
+        text: any text.
+        what: the key that gave the text, for the message.
 
     Raises:
-        BadInput: If the text holds half of a surrogate pair (JSON can spell one).
+        BadInput: if the text holds half of a surrogate pair (JSON can spell one).
     """
     _check_encodable(text, what)
     encoding: BatchEncoding = tokenizer(
@@ -104,12 +104,12 @@ def encode_parts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], what:
     """Tokenises parts of texts, each by itself, without any special token and without truncation.
 
     Args:
-        tokenizer: The model's tokenizer.
-        texts: Any texts.
-        what: The key that gave them, for the message.
+        tokenizer: the model's tokenizer.
+        texts: any texts.
+        what: the key that gave them, for the message.
 
     Raises:
-        BadInput: If a text holds half of a surrogate pair.
+        BadInput: if a text holds half of a surrogate pair.
     """
     for text in texts:
         _check_encodable(text, what)
@@ -144,15 +144,15 @@ def evaluation_windows(tokens: np.ndarray, seqlen: int, limit: int | None, what:
 
     Args:
         tokens: ``(n,)`` int64.
-        seqlen: Tokens per window.
-        limit: At most so many windows, from the start; None for all.
-        what: The key that gave the text, for the message.
+        seqlen: tokens per window.
+        limit: at most so many windows, from the start; None for all.
+        what: the key that gave the text, for the message.
 
     Returns:
         ``(windows, seqlen)`` int64.
 
     Raises:
-        BadInput: If there are fewer than ``seqlen`` tokens.
+        BadInput: if there are fewer than ``seqlen`` tokens.
 
     Source: ``opt_eval`` and ``llama_eval`` of SparseGPT, ``eval_ppl`` of Wanda.
     """
@@ -170,16 +170,16 @@ def sample_stream(tokens: np.ndarray, seqlen: int, samples: int, seed: int, what
 
     Args:
         tokens: ``(n,)`` int64, ``n`` above ``seqlen``.
-        seqlen: Tokens per sample.
-        samples: How many.
-        seed: Of the random numbers.
-        what: The key that gave the text, for the message.
+        seqlen: tokens per sample.
+        samples: how many.
+        seed: of the random numbers.
+        what: the key that gave the text, for the message.
 
     Returns:
         ``(samples, seqlen)`` int64.
 
     Raises:
-        BadInput: If there are not more than ``seqlen`` tokens.
+        BadInput: if there are not more than ``seqlen`` tokens.
 
     Source: ``get_wikitext2`` and ``get_ptb`` of SparseGPT and Wanda, with the same random numbers: like theirs, it
     never draws the very last window.
@@ -205,18 +205,18 @@ def sample_documents(
     """Draws random documents until one has more than ``seqlen`` tokens, and a random window of it, for each sample.
 
     Args:
-        documents: The texts; only those that are drawn are tokenised.
-        encode_document: Turns a text into its token ids.
-        seqlen: Tokens per sample.
-        samples: How many.
-        seed: Of the random numbers.
-        what: The key that gave the text, for the message.
+        documents: the texts; only those that are drawn are tokenised.
+        encode_document: turns a text into its token ids.
+        seqlen: tokens per sample.
+        samples: how many.
+        seed: of the random numbers.
+        what: the key that gave the text, for the message.
 
     Returns:
         ``(samples, seqlen)`` int64.
 
     Raises:
-        BadInput: If ``MAX_DRAWS`` draws for one sample found no document that is long enough.
+        BadInput: if ``MAX_DRAWS`` draws for one sample found no document that is long enough.
 
     Source: ``get_c4`` of Wanda, with the same random numbers. SparseGPT's also stops at a document of exactly
     ``seqlen`` tokens and then fails on it.
@@ -248,11 +248,11 @@ def check_vocabulary(windows: np.ndarray, vocab_size: int, what: str) -> None:
 
     Args:
         windows: ``(rows, seqlen)``, any integer type.
-        vocab_size: Rows of the model's embedding.
-        what: The key that gave the tokens, for the message.
+        vocab_size: rows of the model's embedding.
+        what: the key that gave the tokens, for the message.
 
     Raises:
-        BadInput: If an id is below 0 or not below ``vocab_size``.
+        BadInput: if an id is below 0 or not below ``vocab_size``.
     """
     wrong = (windows < 0) | (windows >= vocab_size)
     if wrong.any():

@@ -16,11 +16,11 @@ class Subject:
     """What an evaluation may look at.
 
     Attributes:
-        model: The model, on the host; an evaluation leaves it there, unchanged.
-        data: The text to evaluate on, as tokens of this model.
-        device: Where to compute.
-        folder: The run folder.
-        stage: Which stage asks, for the names of files.
+        model: the model, on the host; an evaluation leaves it there, unchanged.
+        data: the text to evaluate on, as tokens of this model.
+        device: where to compute.
+        folder: the run folder.
+        stage: which stage asks, for the names of files.
     """
 
     model: PrunableModel
@@ -35,8 +35,8 @@ class Scores:
     """The outcome of an evaluation.
 
     Attributes:
-        metrics: Numbers by name, without the stage: `perplexity`, `stdlib_order/acc`.
-        protocol: How the numbers came about, as plain JSON.
+        metrics: numbers by name, without the stage: `perplexity`, `stdlib_order/acc`.
+        protocol: how the numbers came about, as plain JSON.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -50,19 +50,19 @@ class Evaluation(Described, Protocol):
     """
 
     def prepare(self) -> None:
-        """Check what can be checked before a model is loaded.
+        """Checks what can be checked before a model is loaded.
 
         Raises:
-            BadInput: What was asked for does not exist.
-            RunFailed: It exists, but cannot be reached from here.
+            BadInput: what was asked for does not exist.
+            RunFailed: it exists, but cannot be reached from here.
         """
         return
 
     def check(self, subject: Subject) -> None:
-        """Check what only the data and the loaded model can tell, before anything is done to the model.
+        """Checks what only the data and the loaded model can tell, before anything is done to the model.
 
         Raises:
-            BadInput: They are not what the evaluation needs.
+            BadInput: they are not what the evaluation needs.
         """
         return
 
@@ -71,5 +71,5 @@ class Evaluation(Described, Protocol):
         return None
 
     def __call__(self, subject: Subject) -> Scores:
-        """Measure the model."""
+        """Measures the model."""
         ...

@@ -73,10 +73,10 @@ class Generation(Evaluation):
         check_number(self, "length_penalty")
 
     def check(self, subject: Subject) -> None:
-        """Look for prompts, and for a tokenizer that turns tokens into text.
+        """Looks for prompts, and for a tokenizer that turns tokens into text.
 
         Raises:
-            BadInput: There are none.
+            BadInput: there are none.
         """
         if not subject.data.pairs:
             raise BadInput(
@@ -98,10 +98,10 @@ class Generation(Evaluation):
         }
 
     def __call__(self, subject: Subject) -> Scores:
-        """Generate, write the texts to the run folder, and measure them.
+        """Generates, writes the texts to the run folder, and measures them.
 
         Raises:
-            BadInput: See `check`.
+            BadInput: see `check`.
         """
         self.check(subject)
         assert subject.model.tokenizer is not None  # that was checked
@@ -140,10 +140,10 @@ class Generation(Evaluation):
         shares its batch with its like only.
 
         Args:
-            hf: A causal language model, anywhere.
-            tokenizer: Of the model; its end of text ends a completion.
-            prompts: Tokens, each fewer than ``limit``.
-            limit: Positions of the model.
+            hf: a causal language model, anywhere.
+            tokenizer: of the model; its end of text ends a completion.
+            prompts: tokens, each fewer than ``limit``.
+            limit: positions of the model.
         """
         texts = [""] * len(prompts)
         batch_size = self.batch_size or max(1, (160 if hf.device.type == "cpu" else 640) // self.beams)

@@ -39,17 +39,17 @@ class ZeroShot(Evaluation):
     """Accuracy, and whatever else they define, on tasks of the harness.
 
     Args:
-        tasks: Names of tasks, groups or tags; `stdlib` stands for the offline suite of `stdlib_tasks`.
-        task_options: Fields of a task's configuration to replace, by the name given in `tasks`, such as
+        tasks: names of tasks, groups or tags; `stdlib` stands for the offline suite of `stdlib_tasks`.
+        task_options: fields of a task's configuration to replace, by the name given in `tasks`, such as
             `{"piqa": {"num_fewshot": 5}}`.
-        num_fewshot: Examples before each question, for tasks that neither `task_options` nor their own zero fixes;
+        num_fewshot: examples before each question, for tasks that neither `task_options` nor their own zero fixes;
             None is each task's default.
-        limit: At most so many questions per task, or a share of them below 1.
-        batch_size: Sequences per forward pass; None picks by their length, the device and the vocabulary.
-        max_length: Tokens the model may see; None is the model's own limit.
-        include_path: A folder with the YAML files of further tasks; they go before the harness' of the same name.
-        apply_chat_template: Whether prompts go through the tokenizer's chat template.
-        seed: Draws the few-shot examples; the default is the harness' own.
+        limit: at most so many questions per task, or a share of them below 1.
+        batch_size: sequences per forward pass; None picks by their length, the device and the vocabulary.
+        max_length: tokens the model may see; None is the model's own limit.
+        include_path: a folder with the YAML files of further tasks; they go before the harness' of the same name.
+        apply_chat_template: whether prompts go through the tokenizer's chat template.
+        seed: draws the few-shot examples; the default is the harness' own.
     """
 
     input_files: ClassVar = ("include_path",)
@@ -109,11 +109,11 @@ class ZeroShot(Evaluation):
         return not set(stdlib_tasks.TASKS).isdisjoint(self._names)
 
     def prepare(self) -> None:
-        """Find the tasks and load their data.
+        """Finds the tasks and loads their data.
 
         Raises:
-            BadInput: There is no task of a name, or tasks have no field of an option's name.
-            RunFailed: A task's data cannot be reached.
+            BadInput: there is no task of a name, or tasks have no field of an option's name.
+            RunFailed: a task's data cannot be reached.
         """
         if not set(self._names) <= set(stdlib_tasks.TASKS) or self._options:  # nothing else can be missing
             with seeded(self.seed), quiet():
@@ -130,15 +130,15 @@ class ZeroShot(Evaluation):
         }
 
     def __call__(self, subject: Subject) -> Scores:
-        """Run the tasks.
+        """Runs the tasks.
 
         Returns:
             `TASK/METRIC` as the harness reports them, the standard error of accuracies, and `accuracy`: the unweighted
             mean of `acc` over all tasks that have one (a group that reports its own counts once).
 
         Raises:
-            BadInput: The model has no tokenizer, a task does not exist, or `max_length` is more than the model's.
-            RunFailed: A task's data cannot be reached, an answer is longer than `max_length`, or the model's output is
+            BadInput: the model has no tokenizer, a task does not exist, or `max_length` is more than the model's.
+            RunFailed: a task's data cannot be reached, an answer is longer than `max_length`, or the model's output is
                 not finite.
         """
         self._check(subject)

@@ -20,7 +20,7 @@ LOUD = ("lm_eval", "datasets", "huggingface_hub", "evaluate", "transformers")
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Let only errors of the harness and its libraries through, and progress bars only onto a terminal."""
+    """Lets only errors of the harness and its libraries through, and progress bars only onto a terminal."""
     levels = {name: logging.getLogger(name).level for name in LOUD}
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -56,10 +56,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def offline_if_unreachable(*, needed: bool) -> Iterator[None]:
-    """Turn the hub's clients to their caches if the hub does not answer: by themselves they retry for half a minute.
+    """Turns the hub's clients to their caches if the hub does not answer: by themselves they retry for half a minute.
 
     Args:
-        needed: Whether anything inside may ask the hub at all; without, nothing is asked or changed.
+        needed: whether anything inside may ask the hub at all; without, nothing is asked or changed.
     """
     if not needed:
         yield

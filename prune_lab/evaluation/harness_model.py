@@ -45,14 +45,14 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
     (questions whose choices are single tokens need one pass, not four), and logits are made from the first answer on.
 
     Args:
-        hf: The model, on the device to compute on.
-        tokenizer: Its tokenizer; a copy is used, since the harness sets the padding token.
-        rows: Sequences per forward pass; None for as many as make up 2048 tokens on a CPU, 16384 on a GPU, or logits
+        hf: the model, on the device to compute on.
+        tokenizer: its tokenizer; a copy is used, since the harness sets the padding token.
+        rows: sequences per forward pass; None for as many as make up 2048 tokens on a CPU, 16384 on a GPU, or logits
             of a GiB.
-        max_length: Tokens that the model may see at once; longer requests lose their beginning.
+        max_length: tokens that the model may see at once; longer requests lose their beginning.
 
     Attributes:
-        truncated: How many requests lost their beginning.
+        truncated: how many requests lost their beginning.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
 
     @torch.inference_mode()
     def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        """Score `(texts, context, continuation)` requests, the latter two as tokens.
+        """Scores `(texts, context, continuation)` requests, the latter two as tokens.
 
         Returns:
             The log-probability in nats of each continuation, and whether each of its tokens is the likeliest.
@@ -134,7 +134,7 @@ def _log_probability(logits: Tensor, tokens: Sequence[int]) -> tuple[float, bool
 
 
 def _share(rows: Sequence[_Row]) -> list[_Row]:
-    """Drop each row that another one begins with; its answers are read from the longer one."""
+    """Drops each row that another one begins with; its answers are read from the longer one."""
     shared: list[_Row] = []
     for row in sorted(rows, key=lambda row: row.tokens, reverse=True):  # what begins with a row comes right before it
         if shared and shared[-1].tokens[: len(row.tokens)] == row.tokens:

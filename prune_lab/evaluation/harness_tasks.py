@@ -29,19 +29,19 @@ _TASK_LINE = re.compile(rb"""^["']?task["']?:[ \t]*["']?([\w.+-]+)""", re.MULTIL
 def load_tasks(
     names: Sequence[str], options: Mapping[str, Mapping[str, Any]], folders: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Load tasks, groups and tags with their data.
+    """Loads tasks, groups and tags with their data.
 
     Args:
-        names: What to load.
-        options: Fields of a task's configuration to replace, by name.
-        folders: Folders with YAML files of tasks, which go before the harness' of the same name.
+        names: what to load.
+        options: fields of a task's configuration to replace, by name.
+        folders: folders with YAML files of tasks, which go before the harness' of the same name.
 
     Returns:
         `tasks`, `groups` and `group_map`, as the harness' `evaluate` takes them.
 
     Raises:
-        BadInput: There is nothing of a name, or an option is not a field of tasks.
-        RunFailed: A task cannot be loaded, most often because its data cannot be reached.
+        BadInput: there is nothing of a name, or an option is not a field of tasks.
+        RunFailed: a task cannot be loaded, most often because its data cannot be reached.
     """
     for name, fields in options.items():
         for field in set(fields) - set(_FIELDS):
@@ -64,7 +64,7 @@ def load_tasks(
 
 
 def _load(manager: TaskManager, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Load one name; options are put into its configuration by way of a group, the harness' only place for them."""
+    """Loads one name; options are put into its configuration by way of a group, the harness' only place for them."""
     if not options:
         return dict(manager.load([name]))
     entry = manager.task_index[name]

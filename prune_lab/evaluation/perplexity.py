@@ -32,7 +32,7 @@ class Perplexity(Evaluation):
     """Perplexity on the evaluation tokens of the data, one window at a time without context from the one before.
 
     Args:
-        batch_size: Windows per forward pass; None picks about 2048 tokens on a CPU and 16384 on a GPU, fewer where the
+        batch_size: windows per forward pass; None picks about 2048 tokens on a CPU and 16384 on a GPU, fewer where the
             vocabulary is so large that the logits would take more than a GiB.
 
     Source: the protocol of SparseGPT and Wanda. Their code multiplies each window's mean over `seqlen - 1` tokens by
@@ -62,11 +62,11 @@ class Perplexity(Evaluation):
         }
 
     def __call__(self, subject: Subject) -> Scores:
-        """Measure `perplexity`, and `bits_per_byte` where it is known how many bytes the windows cover.
+        """Measures `perplexity`, and `bits_per_byte` where it is known how many bytes the windows cover.
 
         Raises:
-            BadInput: There is no window, or a window is too short or too long for the model.
-            RunFailed: The loss of a window is not finite.
+            BadInput: there is no window, or a window is too short or too long for the model.
+            RunFailed: the loss of a window is not finite.
         """
         windows = subject.data.evaluation
         _check(windows, subject.model.seqlen_limit)
@@ -93,12 +93,12 @@ def window_losses(hf: "PreTrainedModel", windows: Tensor, batch_size: int) -> Te
     """The mean next-token cross-entropy of each window in nats, float64 `(windows,)` on the host.
 
     Args:
-        hf: A causal language model, anywhere.
+        hf: a causal language model, anywhere.
         windows: `(windows, seqlen)` int64, on the host.
-        batch_size: Windows per forward pass.
+        batch_size: windows per forward pass.
 
     Raises:
-        RunFailed: A loss is not finite.
+        RunFailed: a loss is not finite.
     """
     means: list[Tensor] = []
     batches = windows.split(batch_size)

@@ -19,15 +19,15 @@ _SCORES = "scores.json"
 
 
 def cached_scores(evaluation: Evaluation, subject: Subject, known_as: str | None = None) -> Scores:
-    """Measure a model, or return what an earlier run measured under the very same conditions.
+    """Measures a model, or returns what an earlier run measured under the very same conditions.
 
     The parts of a `Suite` are kept apart, so that adding a task does not measure the perplexity again. An evaluation
     whose `key` is None is run every time.
 
     Args:
-        evaluation: What to measure.
-        subject: The model and its data.
-        known_as: What stands for the model's configuration and weights; None: their fingerprint, not the model's name.
+        evaluation: what to measure.
+        subject: the model and its data.
+        known_as: what stands for the model's configuration and weights; None: their fingerprint, not the model's name.
     """
     model_key = _model_key(subject, known_as or subject.model.fingerprint())
     if not isinstance(evaluation, Suite):

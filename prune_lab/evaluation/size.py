@@ -34,7 +34,7 @@ class Size(Evaluation):
     }
 
     def __call__(self, subject: Subject) -> Scores:
-        """Count.
+        """Counts parameters, zeros and bytes.
 
         Returns:
             `parameters` and `nonzeros` of the whole model (tied ones once), `prunable_parameters` and the `sparsity`

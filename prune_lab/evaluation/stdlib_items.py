@@ -38,10 +38,10 @@ class Item:
     """One question: one context with four continuations, or four contexts with one continuation.
 
     Attributes:
-        contexts: What may come before; without white space at the end.
-        continuations: What may follow, each with the white space that parts it from a context.
-        gold: The index of the context, or the continuation, that the documentation has.
-        document: The name of the document that the right pair comes from.
+        contexts: what may come before; without white space at the end.
+        continuations: what may follow, each with the white space that parts it from a context.
+        gold: the index of the context, or the continuation, that the documentation has.
+        document: the name of the document that the right pair comes from.
     """
 
     contexts: tuple[str, ...]
@@ -111,7 +111,7 @@ def _identifiers(paragraphs: Sequence[_Paragraph]) -> Iterator[Item]:
 
 
 def _which_context(places: Sequence[_Place], fits: Callable[[_Place, _Place], bool]) -> Iterator[Item]:
-    """Ask for the context of each place, among those of fitting places elsewhere that are closest in length."""
+    """Asks for the context of each place, among those of fitting places elsewhere that are closest in length."""
     number = 0
     for place in _hashed(places):
         others = {other.context for other in places if other.document != place.document and fits(place, other)}
@@ -138,7 +138,7 @@ def _orders(paragraphs: Sequence[_Paragraph]) -> Iterator[Item]:
 
 
 def _places_in_prose(paragraph: _Paragraph, first: int) -> Iterator[_Place]:
-    """Yield places in a paragraph of prose that are followed by enough words, far enough apart not to overlap."""
+    """Yields places in a paragraph of prose that are followed by enough words, far enough apart not to overlap."""
     if paragraph.is_prose:
         for position in range(first, len(paragraph.words) - CONTINUATION_WORDS + 1, CONTEXT_WORDS):
             words = paragraph.words[position : position + CONTINUATION_WORDS]
@@ -155,7 +155,7 @@ def _exchanges(words: Sequence[str]) -> list[str]:
 
 
 def _names_that_come_again(paragraph: _Paragraph) -> Iterator[_Place]:
-    """Yield the places, one per name, where a name comes next that the context holds already."""
+    """Yields the places, one per name, where a name comes next that the context holds already."""
     asked: set[str] = set()
     for position, word in enumerate(paragraph.words):
         match = _IDENTIFIER.fullmatch(word)
@@ -189,13 +189,13 @@ def _hashed(places: Iterable[_Place]) -> list[_Place]:
 
 
 def _mixed(number: int, right: str, wrong: Sequence[str]) -> tuple[int, tuple[str, ...]]:
-    """Put the right choice among the wrong ones, at each position equally often."""
+    """Puts the right choice among the wrong ones, at each position equally often."""
     gold = number % CHOICES
     return gold, (*wrong[:gold], right, *wrong[gold:])
 
 
 def _paragraphs() -> Iterator[_Paragraph]:
-    """Yield the paragraphs of the evaluation split that no other split has, each once."""
+    """Yields the paragraphs of the evaluation split that no other split has, each once."""
     seen = {
         _rank(*paragraph.split())
         for name in ("train", "calibration")
@@ -219,7 +219,7 @@ def _paragraphs() -> Iterator[_Paragraph]:
 
 
 def _parts(text: str, document: str) -> tuple[str, list[str]]:
-    """Split a paragraph into its header line, empty where it has none, and its words."""
+    """Splits a paragraph into its header line, empty where it has none, and its words."""
     first, _, rest = text.partition("\n")
     if rest and first.startswith(document + ".") and _HEADER.fullmatch(first):
         return first, rest.split()

@@ -12,7 +12,7 @@ class Suite(Evaluation):
     """Runs evaluations one after the other and merges what they measure.
 
     Args:
-        evaluations: The parts by name; a part that is None is left out (`evaluate.zero_shot=null`).
+        evaluations: the parts by name; a part that is None is left out (`evaluate.zero_shot=null`).
     """
 
     def __init__(self, **evaluations: Evaluation | None):
@@ -26,7 +26,7 @@ class Suite(Evaluation):
             part.prepare()
 
     def check(self, subject: Subject) -> None:
-        """Check each part."""
+        """Checks each part."""
         for part in self.parts.values():
             part.check(subject)
 
@@ -39,7 +39,7 @@ class Suite(Evaluation):
         return next((info for part in self.parts.values() if (info := part.info_of(metric))), None)
 
     def __call__(self, subject: Subject) -> Scores:
-        """Run each part."""
+        """Runs each part."""
         return merge({name: part(subject) for name, part in self.parts.items()})
 
 

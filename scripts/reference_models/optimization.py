@@ -19,16 +19,16 @@ class Recipe:
     """The settings of a run that make it what it is.
 
     Attributes:
-        steps: Number of optimizer steps.
-        batch: Windows of 512 tokens in each step.
-        seed: Seed of the initial weights and of the order of the windows.
-        muon_learning_rate: Peak learning rate of Muon, for the matrices inside the blocks.
-        muon_momentum: Momentum of Muon (Nesterov).
-        muon_weight_decay: Decoupled weight decay of Muon.
-        adamw_learning_rate: Peak learning rate of AdamW, for embeddings, norms and biases.
-        adamw_betas: Decay rates of AdamW's moments; it has no weight decay.
-        warmup_steps: Steps of linear rise of both learning rates.
-        decay_fraction: Final part of the run over which both learning rates fall linearly to zero.
+        steps: number of optimizer steps.
+        batch: windows of 512 tokens in each step.
+        seed: seed of the initial weights and of the order of the windows.
+        muon_learning_rate: peak learning rate of Muon, for the matrices inside the blocks.
+        muon_momentum: momentum of Muon (Nesterov).
+        muon_weight_decay: decoupled weight decay of Muon.
+        adamw_learning_rate: peak learning rate of AdamW, for embeddings, norms and biases.
+        adamw_betas: decay rates of AdamW's moments; it has no weight decay.
+        warmup_steps: steps of linear rise of both learning rates.
+        decay_fraction: final part of the run over which both learning rates fall linearly to zero.
     """
 
     steps: int
@@ -43,7 +43,7 @@ class Recipe:
     decay_fraction: float = 0.5
 
     def learning_rate_factor(self, step: int) -> float:
-        """Return the share of the peak learning rate at a step, counted from 0."""
+        """Returns the share of the peak learning rate at a step, counted from 0."""
         rise = (step + 1) / self.warmup_steps
         fall = (self.steps - step) / (self.decay_fraction * self.steps)
         return min(1.0, rise, fall)
@@ -74,7 +74,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every matrix once."""
+        """Updates every matrix once."""
         for group in self.param_groups:
             parameters, momentum = group["params"], group["momentum"]
             gradients = [parameter.grad for parameter in parameters]
@@ -89,7 +89,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def build_optimizers(model: transformers.PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside the blocks and AdamW for all other parameters."""
+    """Returns Muon for the matrices inside the blocks and AdamW for all other parameters."""
     blocks = [module for module in model.modules() if isinstance(module, nn.Linear)]
     blocks = [module for module in blocks if module is not model.get_output_embeddings()]
     matrices = [module.weight for module in blocks]
@@ -109,7 +109,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of rows of hidden states against their targets."""
+        """Returns the mean loss of rows of hidden states against their targets."""
         hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
         total = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(targets), LOSS_CHUNK):
@@ -126,6 +126,6 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Return the gradients of the hidden states and of the classifier's weight."""
+        """Returns the gradients of the hidden states and of the classifier's weight."""
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return hidden_gradient * gradients[0], weight_gradient * gradients[0], None

@@ -11,7 +11,7 @@ SPECIAL_IDS = {f"{role}_token_id": END_OF_TEXT_ID for role in ("bos", "eos", "pa
 
 
 def llama_config() -> transformers.PretrainedConfig:
-    """Return the configuration in Llama style: rotary positions, gated MLP, two key-value heads for six heads."""
+    """Returns the configuration in Llama style: rotary positions, gated MLP, two key-value heads for six heads."""
     return transformers.LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=192,
@@ -26,7 +26,7 @@ def llama_config() -> transformers.PretrainedConfig:
 
 
 def opt_config() -> transformers.PretrainedConfig:
-    """Return the configuration in OPT style: learned positions, ReLU, biases, norms before the blocks."""
+    """Returns the configuration in OPT style: learned positions, ReLU, biases, norms before the blocks."""
     return transformers.OPTConfig(
         vocab_size=VOCABULARY,
         hidden_size=160,
@@ -45,7 +45,7 @@ def opt_config() -> transformers.PretrainedConfig:
 
 
 def gpt_neo_config() -> transformers.PretrainedConfig:
-    """Return the configuration in GPT-Neo style: global attention in turn with attention to the last 128 tokens."""
+    """Returns the configuration in GPT-Neo style: global attention in turn with attention to the last 128 tokens."""
     return transformers.GPTNeoConfig(
         vocab_size=VOCABULARY,
         hidden_size=160,
@@ -68,7 +68,7 @@ STYLES = {"llama": llama_config, "opt": opt_config, "gpt_neo": gpt_neo_config}
 
 
 def build_model(style: str, seed: int) -> transformers.PreTrainedModel:
-    """Return a freshly initialised float32 model; all its embeddings are trained, that of the separator too."""
+    """Returns a freshly initialised float32 model; all its embeddings are trained, that of the separator too."""
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(STYLES[style](), dtype=torch.float32)
     for module in model.modules():

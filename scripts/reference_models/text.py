@@ -31,7 +31,7 @@ logger = logging.getLogger("train_reference")
 
 
 def corpus_files(folder: Path, split: str) -> list[Path]:
-    """Return the files of one split of the corpus (`train`, `valid` or `test`)."""
+    """Returns the files of one split of the corpus (`train`, `valid` or `test`)."""
     files = sorted(folder.glob("train-*.jsonl.xz" if split == "train" else f"{split}.jsonl.xz"))
     if not files:
         raise FileNotFoundError(f"no {split} files in {folder}")
@@ -39,7 +39,7 @@ def corpus_files(folder: Path, split: str) -> list[Path]:
 
 
 def read_texts(files: Sequence[Path]) -> list[str]:
-    """Return the field `text` of every line of packed JSON-lines files."""
+    """Returns the field `text` of every line of packed JSON-lines files."""
     texts = []
     for file in files:
         with lzma.open(file, "rt", encoding="utf-8") as lines:
@@ -48,17 +48,17 @@ def read_texts(files: Sequence[Path]) -> list[str]:
 
 
 def byte_count(texts: Sequence[str]) -> int:
-    """Return the length of the texts in bytes of UTF-8."""
+    """Returns the length of the texts in bytes of UTF-8."""
     return sum(len(text.encode("utf-8")) for text in texts)
 
 
 def stdlib_texts(split: stdlib.Split) -> list[str]:
-    """Return the texts of one split of the standard library's documentation."""
+    """Returns the texts of one split of the standard library's documentation."""
     return [document.text for document in stdlib.split(split)]
 
 
 def train_tokenizer(texts: Sequence[str]) -> tokenizers.Tokenizer:
-    """Train a byte-level BPE tokenizer with a single special token."""
+    """Trains a byte-level BPE tokenizer with a single special token."""
     tokenizer = tokenizers.Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
@@ -73,7 +73,7 @@ def train_tokenizer(texts: Sequence[str]) -> tokenizers.Tokenizer:
 
 
 def token_stream(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> np.ndarray:
-    """Return the texts as one stream of token ids with a separator before each and after the last."""
+    """Returns the texts as one stream of token ids with a separator before each and after the last."""
     pieces: list[np.ndarray] = []
     separator = np.array([END_OF_TEXT_ID], dtype=np.uint16)
     for start in range(0, len(texts), 256):
@@ -83,7 +83,7 @@ def token_stream(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> np.nd
 
 
 def prepare(corpus: Path, cache: Path) -> tuple[tokenizers.Tokenizer, np.ndarray, dict[str, Any]]:
-    """Return the tokenizer, the training stream and an account of the data, from the cache where it holds them."""
+    """Returns the tokenizer, the training stream and an account of the data, from the cache where it holds them."""
     cache.mkdir(parents=True, exist_ok=True)
     tokenizer_file, stream_file, account_file = (cache / name for name in ("tokenizer.json", "train.npy", "data.json"))
     if account_file.exists():
@@ -123,12 +123,12 @@ def prepare(corpus: Path, cache: Path) -> tuple[tokenizers.Tokenizer, np.ndarray
 
 
 def windows(stream: np.ndarray, seed: int, first: int) -> Iterator[Tensor]:
-    """Yield windows of 513 tokens (512 inputs and their successors) without end, each pass in a new shuffled order.
+    """Yields windows of 513 tokens (512 inputs and their successors) without end, each pass in a new shuffled order.
 
     Args:
-        stream: The token stream.
-        seed: Seed of the order.
-        first: Number of windows to leave out, those that an interrupted run has already seen.
+        stream: the token stream.
+        seed: seed of the order.
+        first: number of windows to leave out, those that an interrupted run has already seen.
     """
     per_pass = (len(stream) - CONTEXT - 1) // CONTEXT
     while True:
