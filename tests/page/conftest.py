@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from prune_lab.report.page.collect import Collection
+from prune_lab.report.page.html import page_of
+from prune_lab.report.page.run import Layers, ReportRun
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
 _PATIENCE = 60.0
@@ -154,3 +158,65 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened = Browser(program, tmp_path_factory.mktemp("profile"))
     yield opened
     opened.close()
+
+
+METHODS, TUNINGS = ("wanda", "magnitude", "sparsegpt"), ("none", "lora")
+WEIGHTS = tuple(f"model.layers.{block}.{kind}" for block in range(12) for kind in ("q", "k", "v", "o", "up", "down"))
+
+
+def layers_of(names, level):
+    measures = ("sparsity", "relative_output_error", "block_relative_output_error")
+    return Layers(tuple(names), dict.fromkeys(measures, (level,) * len(names)))
+
+
+def run_of(number, **changes):
+    """Run 0 is the best at 50 %, and every one is a little worse."""
+    level = 0.5 if number % 2 == 0 else 0.7
+    attributes = {
+        "model": "toy", "data": "stdlib", "method": METHODS[number % 3], "pattern": "unstructured", "level": level,
+        "allocation": "uniform", "finetune": TUNINGS[number // 3 % 2], "seed": number // 6, "status": "finished",
+        "written": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    metrics = {
+        "dense/perplexity": 10.0, "evaluate/perplexity": 20.0 + number * (1 + level), "prune/sparsity": level,
+        "dense/smallest_bytes": 1e6, "evaluate/smallest_bytes": 1e6 * (1 - level) + 10 * number,
+        "evaluate/prefill_nonzero_flops": 1e9 * (1 - level), "evaluate/prefill_seconds": 0.01 + number % 7 / 1000,
+        "prune/seconds": 1.5,
+    }  # fmt: skip
+    made = {
+        "folder": f"sweep/{number}",
+        "attributes": attributes,
+        "metrics": metrics,
+        "command": f"prune-lab method={attributes['method']} seed={number}",
+        "protocol": {"model": {"dtype": "float32"}},
+        "held_out": ((0.0, 5.0), (10.0, 4.0 + number / 100)),
+        "layers": layers_of(WEIGHTS, level),
+    }
+    return ReportRun(**(made | changes))
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """``show(runs, ...)`` opens the page of these runs."""
+
+    def shown(runs, fragment="", unreadable=(), at_work=(), watch=0, **window):
+        collection = Collection(tmp_path, runs=runs, unreadable=list(unreadable), open=list(at_work))
+        path = tmp_path / "report.html"
+        path.write_text(page_of(collection, "sweep", watch), encoding="utf-8")
+        browser.open(path, fragment, **window)
+        return browser
+
+    return shown
+
+
+@pytest.fixture(autouse=True)
+def quiet(browser):
+    """No test leaves a complaint in the console, and none makes the page ask for anything."""
+    yield
+    assert browser.errors == []
+    assert [address for address in browser.requests if not address.startswith(("file:", "about:", "data:"))] == []
+    assert len({address.partition("#")[0] for address in browser.requests if address.startswith("file:")}) <= 1
+
+
+def click(page, selector):
+    page.run(f"document.querySelector({json.dumps(selector)}).click()")

@@ -7,80 +7,19 @@ import time
 
 import pytest
 
-from prune_lab.report.page.collect import Collection
-from prune_lab.report.page.html import page_of
-from prune_lab.report.page.run import Layers, ReportRun
+from prune_lab.report.page.run import Layers
 from prune_lab.report.pareto import front_of
+from tests.page.conftest import WEIGHTS, click, layers_of, run_of
 
 pytestmark = pytest.mark.slow
 
-METHODS, TUNINGS = ("wanda", "magnitude", "sparsegpt"), ("none", "lora")
 ATTACK = '"><img src=x onerror="document.title=\'broken\'"><script>document.title="broken"</script>'
-WEIGHTS = tuple(f"model.layers.{block}.{kind}" for block in range(12) for kind in ("q", "k", "v", "o", "up", "down"))
-
-
-def layers_of(names, level):
-    measures = ("sparsity", "relative_output_error", "block_relative_output_error")
-    return Layers(tuple(names), dict.fromkeys(measures, (level,) * len(names)))
-
-
-def run_of(number, **changes):
-    """Run 0 is the best at 50 %, and every one is a little worse."""
-    level = 0.5 if number % 2 == 0 else 0.7
-    attributes = {
-        "model": "toy", "data": "stdlib", "method": METHODS[number % 3], "pattern": "unstructured", "level": level,
-        "allocation": "uniform", "finetune": TUNINGS[number // 3 % 2], "seed": number // 6, "status": "finished",
-        "written": "2026-01-01T00:00:00+00:00",
-    }  # fmt: skip
-    metrics = {
-        "dense/perplexity": 10.0, "evaluate/perplexity": 20.0 + number * (1 + level), "prune/sparsity": level,
-        "dense/smallest_bytes": 1e6, "evaluate/smallest_bytes": 1e6 * (1 - level) + 10 * number,
-        "evaluate/prefill_nonzero_flops": 1e9 * (1 - level), "evaluate/prefill_seconds": 0.01 + number % 7 / 1000,
-        "prune/seconds": 1.5,
-    }  # fmt: skip
-    made = {
-        "folder": f"sweep/{number}",
-        "attributes": attributes,
-        "metrics": metrics,
-        "command": f"prune-lab method={attributes['method']} seed={number}",
-        "protocol": {"model": {"dtype": "float32"}},
-        "held_out": ((0.0, 5.0), (10.0, 4.0 + number / 100)),
-        "layers": layers_of(WEIGHTS, level),
-    }
-    return ReportRun(**(made | changes))
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    """``show(runs, ...)`` opens the page of these runs."""
-
-    def shown(runs, fragment="", unreadable=(), at_work=(), watch=0, **window):
-        collection = Collection(tmp_path, runs=runs, unreadable=list(unreadable), open=list(at_work))
-        path = tmp_path / "report.html"
-        path.write_text(page_of(collection, "sweep", watch), encoding="utf-8")
-        browser.open(path, fragment, **window)
-        return browser
-
-    return shown
-
-
-@pytest.fixture(autouse=True)
-def quiet(browser):
-    """No test leaves a complaint in the console, and none makes the page ask for anything."""
-    yield
-    assert browser.errors == []
-    assert [address for address in browser.requests if not address.startswith(("file:", "about:", "data:"))] == []
-    assert len({address.partition("#")[0] for address in browser.requests if address.startswith("file:")}) <= 1
 
 
 def column(page, name):
     """The texts of a column, from above."""
     script = "[...document.querySelectorAll('#table tbody td[data-label=\"NAME\"]')].map((cell) => cell.textContent)"
     return page.run(script.replace("NAME", name))
-
-
-def click(page, selector):
-    page.run(f"document.querySelector({json.dumps(selector)}).click()")
 
 
 def choose(page, selector, label):
@@ -314,38 +253,6 @@ def test_what_records_say_is_shown_as_text(show):
     assert page.run("document.title") == "sweep - prune_lab"
     assert page.run("document.querySelectorAll('img').length") == 0
     assert page.run("document.querySelectorAll('script').length") == 4
-
-
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [320, 390, 700, 1280, 2400])
-def test_nothing_is_wider_than_the_window_and_text_can_be_read(show, width, dark):
-    long = run_of(7, attributes=run_of(7).attributes | {"model": "m" * 120, "status": "failed"}, message="e" * 500)
-    page = show([run_of(number) for number in range(7)] + [long], width=width, dark=dark)
-    page.run("document.getElementById('chooser').open = true")
-    assert page.run("document.documentElement.scrollWidth") <= width
-    click(page, "[data-does=open]")
-    assert (
-        page.run("(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.getElementById('details'))")
-        <= 0
-    )
-    assert (contrast(page, "body", "body") > 7) and contrast(page, ".quiet", "body") > 4.5
-    assert contrast(page, "#problem-list .bad", "body") > 4.5
-    is_dark = page.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
-    assert is_dark == dark
-
-
-def contrast(page, text, ground):
-    """The ratio of luminances by WCAG."""
-    style = "getComputedStyle(document.querySelector({!r})).{}".format
-    script = f"[{style(text, 'color')}, {style(ground, 'backgroundColor')}]"
-    light, dark = sorted((luminance(colour) for colour in page.run(script)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def luminance(colour):
-    parts = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_an_empty_page_says_so(show):
