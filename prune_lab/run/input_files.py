@@ -85,8 +85,10 @@ def _declared_by_base(tree: ast.Module, module: str, base: ast.expr) -> Mapping[
     if not isinstance(base, ast.Name):
         return {}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and any((each.asname or each.name) == base.id for each in node.names):
-            return declared(f"{node.module}.{base.id}")
+        if isinstance(node, ast.ImportFrom):
+            for each in node.names:
+                if (each.asname or each.name) == base.id:
+                    return declared(f"{node.module}.{each.name}")
     return _declared(module, base.id)
 
 
