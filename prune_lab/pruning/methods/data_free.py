@@ -2,6 +2,7 @@
 
 import time
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 
@@ -18,6 +19,8 @@ from prune_lab.pruning.target import Target
 
 class DataFreeMethod(BlockMethod):
     """A method that chooses from the weights alone; calibration data serve only to measure its error."""
+
+    patterns: ClassVar[frozenset[str]] = BlockMethod.patterns | {"neurons", "heads"}
 
     @torch.no_grad()
     def prune(self, context: PruningContext) -> PruningResult:
@@ -53,9 +56,9 @@ class DataFreeMethod(BlockMethod):
     def select_mask(self, linears: list[PrunableLinear], target: Target, seed: int) -> Masks:
         """Returns the keep-masks of all linear layers, ``(out, in)`` each."""
 
+    @abstractmethod
     def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
-        """Returns the keep-masks ``(count,)`` of neurons or heads, by the name of the units; for methods that can."""
-        raise NotImplementedError(type(self).__name__)
+        """Returns the keep-masks ``(count,)`` of neurons or heads, by the name of the units."""
 
 
 def _apply(masks: Masks, linears: tuple[PrunableLinear, ...], pruning: BlockPruning, seconds: float) -> None:

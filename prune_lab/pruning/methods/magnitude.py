@@ -1,7 +1,6 @@
 """Magnitude pruning: drops the weights of least absolute value, or the neurons or heads of least norm."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from prune_lab.errors import BadSetting, RunFailed
 from prune_lab.models.units import Units
@@ -32,8 +31,6 @@ class Magnitude(DataFreeMethod):
     """
 
     scope: str = "layer"
-
-    patterns: ClassVar[frozenset[str]] = DataFreeMethod.patterns | {"neurons", "heads"}
 
     def __post_init__(self) -> None:
         check_choice(self, "scope", SCOPES)

@@ -2,7 +2,6 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,8 +20,6 @@ class Random(DataFreeMethod):
 
     The choice depends on the run's ``seed`` and the name of the layer only, so it is the same whatever else is pruned.
     """
-
-    patterns: ClassVar[frozenset[str]] = DataFreeMethod.patterns | {"neurons", "heads"}
 
     def select_mask(self, linears: list[PrunableLinear], target: Target, seed: int) -> Masks:
         """Uniform scores, cut per layer."""
