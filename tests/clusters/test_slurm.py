@@ -32,8 +32,9 @@ def wait_for(what, process: "subprocess.Popen[str]", seconds: float = 300.0) -> 
 
 
 def array_of(sweep: Path) -> str:
-    """The number of the sweep's job array."""
-    return next(path for path in (sweep / ".submitit").iterdir() if "_" in path.name).name.partition("_")[0]
+    """The number of the sweep's job array; beside the folders of its jobs, submitit has files of its own there."""
+    jobs = (re.fullmatch(r"(\d+)_\d+", path.name) for path in (sweep / ".submitit").iterdir())
+    return next(job[1] for job in jobs if job)
 
 
 def output_of(sweep: Path, number: int) -> str:
