@@ -129,5 +129,8 @@ def shown(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if hasattr(value, "__dict__"):
         return type(value).__name__
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write out whole numbers of thousands of digits
+        return "a number of thousands of digits"
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from prune_lab.utils.paths import local_path
+
 
 def cache_folder() -> Path:
     """The cache folder, made if need be.
@@ -12,7 +14,7 @@ def cache_folder() -> Path:
     cannot be written (a cluster node without a home) is replaced by one below the temporary directory.
     """
     base = os.environ.get("PRUNE_LAB_CACHE")
-    folder = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prune_lab"
+    folder = local_path(base or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/prune_lab")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):

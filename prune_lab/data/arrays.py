@@ -1,7 +1,7 @@
 """Token ids that a user brings: arrays in NumPy files, taken exactly as they are."""
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokens import Data, check_vocabulary, host_tensor, token_digest
 from prune_lab.errors import BadInput, BadSetting, owned_by
 from prune_lab.utils.checks import check_text
+from prune_lab.utils.paths import local_path, shown_path, why_missing
 
 
 @dataclass(kw_only=True)
@@ -75,7 +76,7 @@ class Tokens(DataSpec):
         )
 
     def _given(self, name: str) -> str:
-        return f"{{at}}.{name}={getattr(self, name)}"
+        return f"{{at}}.{name}={shown_path(str(getattr(self, name)))}"
 
     def _open(self, name: str) -> np.ndarray:
         """The array, mapped and not read, so that its shape is known at once."""
@@ -85,11 +86,12 @@ class Tokens(DataSpec):
                 f"{{at}}.{name} is not set; data=tokens needs {{at}}.calibration=FILE and {{at}}.evaluation=FILE", self
             )
         check_text(self, name, hint="a file")
-        if not Path(path).expanduser().is_file():
-            raise BadInput(f"{given}: there is no such file")
+        file = local_path(path)
+        if not os.path.isfile(file):  # a pipe would keep us waiting
+            raise BadInput(f"{given}{' is no file' if os.path.exists(file) else ': ' + why_missing(path)}")
         try:
-            array = np.load(Path(path).expanduser(), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # of many kinds: the header is Python, an .npz is a zip
             raise BadInput(f"{given} is not a whole .npy file of integers: {error}") from error
         if not isinstance(array, np.ndarray):
             raise BadInput(f"{given} holds several arrays; save one array with numpy.save")

@@ -1,10 +1,10 @@
 """Reads rows and documents from text, JSON, CSV and parquet files, and says in which file and line a mistake is."""
 
 import csv
-import glob
 import gzip
 import json
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from prune_lab.errors import BadInput
+from prune_lab.utils.paths import local_path, named_paths, shown_path, why_missing
 
 TextRows = Literal["file", "stripped", "wikitext"]
 """What a document is in a text file.
@@ -47,21 +48,27 @@ def find_files(path: str, key: str) -> list[Path]:
     Raises:
         BadInput: if there is no such file, or none of a kind that can be read.
     """
-    given = Path(path).expanduser()
-    if given.is_file():
-        if not is_readable_kind(given):
-            raise BadInput(f"{key}={path}: files of this kind cannot be read; allowed are {ALLOWED}")
-        return [given]
-    if given.is_dir():
-        found = sorted(file for file in given.iterdir() if not file.name.startswith("."))
-    else:
-        found = sorted(Path(match) for match in glob.glob(str(given), recursive=True))
-    if not found and not given.is_dir():
-        raise BadInput(f"{key}={path}: there is no such file or folder, and no file matches it as a pattern")
-    files = [file for file in found if file.is_file() and is_readable_kind(file)]
+    where, found = f"{key}={shown_path(path)}", named_paths(path)
+    if not found:
+        raise BadInput(f"{where}: {why_missing(path, 'file or folder', pattern=True)}")
+    if found == [local_path(path)]:
+        if os.path.isdir(found[0]):
+            found = _files_of_folder(found[0], where)
+        elif not os.path.isfile(found[0]):
+            raise BadInput(f"{where} is neither a file nor a folder")
+        elif not is_readable_kind(found[0]):
+            raise BadInput(f"{where}: files of this kind cannot be read; allowed are {ALLOWED}")
+    files = [file for file in found if is_readable_kind(file) and os.path.isfile(file)]
     if not files:
-        raise BadInput(f"{key}={path}: no file there can be read; allowed are {ALLOWED}")
+        raise BadInput(f"{where}: no file there can be read; allowed are {ALLOWED}")
     return files
+
+
+def _files_of_folder(folder: Path, where: str) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    except OSError as error:
+        raise BadInput(f"{where} cannot be read: {error.strerror}") from error
 
 
 def is_readable_kind(path: Path) -> bool:

@@ -16,6 +16,7 @@ from prune_lab.data import stdlib
 from prune_lab.data.documents import Row, TextRows, find_files, has_rows, is_readable_kind, read_documents, read_rows
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.utils.checks import check_choice, check_text, check_texts, check_whole
+from prune_lab.utils.paths import local_path, why_missing
 
 logger = logging.getLogger(__name__)
 
@@ -139,21 +140,21 @@ class HubFile:
         check_texts(self, "local_names")
         check_text(self, "root", optional=True, hint="a folder; null: the hub")
         if self.root is not None:
-            self._local_copy(Path(self.root).expanduser())
+            self._local_copy(local_path(self.root))
 
     def describe(self) -> dict[str, object]:
         """The data set and its file, or the local file that was read instead."""
         origin: dict[str, object] = {"source": self.repo, "split": self.split}
         if self.root is None:
             return origin | {"revision": self.revision, "file": self.file}
-        return origin | {"file": str(self._local_copy(Path(self.root).expanduser()))}
+        return origin | {"file": str(self._local_copy(local_path(self.root)))}
 
     def _can_read(self, path: Path) -> bool:
         return is_readable_kind(path)
 
     def _local_copy(self, root: Path) -> Path:
-        if not root.is_dir():
-            raise BadSetting(self, "root", ": there is no such folder")
+        if not os.path.isdir(root):
+            raise BadSetting(self, "root", f": {why_missing(str(root), 'folder')}")
         names = [self.file]
         if self.split in Path(self.file).name:  # a bare name that does not say its split could be the wrong file
             names.append(Path(self.file).name)
@@ -168,7 +169,7 @@ class HubFile:
     def _fetch(self) -> Path:
         """The file on this machine: the local copy, the one in the hub's cache, or a download."""
         if self.root is not None:
-            return self._local_copy(Path(self.root).expanduser())
+            return self._local_copy(local_path(self.root))
         from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
         cached = try_to_load_from_cache(self.repo, self.file, revision=self.revision, repo_type="dataset")

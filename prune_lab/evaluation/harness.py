@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, ClassVar
 
 from prune_lab.errors import BadInput, BadSetting, owned_by
@@ -16,6 +15,7 @@ from prune_lab.evaluation.harness_context import quiet, seeded
 from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.utils.checks import check_flag, check_text, check_texts, check_whole, is_number
 from prune_lab.utils.digests import folder_digest, tokenizer_digest
+from prune_lab.utils.paths import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class ZeroShot(Evaluation):
         if self.limit is not None and not _is_limit(self.limit):
             raise BadSetting(self, "limit", "is not allowed; allowed: a number of questions, a share below 1, or null")
         check_text(self, "include_path", optional=True, hint="a folder")
-        if self.include_path is not None and not Path(self.include_path).is_dir():
+        if self.include_path is not None and not local_path(self.include_path).is_dir():
             raise BadSetting(self, "include_path", ": there is no such folder")
         check_flag(self, "apply_chat_template")
         if self.task_options is not None and not _is_options(self.task_options):
@@ -125,7 +125,7 @@ class ZeroShot(Evaluation):
             **dataclasses.asdict(self),
             "harness": version("lm_eval"),
             "stdlib": stdlib_tasks.task_folder().name if self._wants_stdlib else None,
-            "include_path": folder_digest(Path(self.include_path)) if self.include_path else None,
+            "include_path": folder_digest(local_path(self.include_path)) if self.include_path else None,
             "tokenizer": tokenizer_digest(subject.model.tokenizer) if subject.model.tokenizer else None,
         }
 
@@ -187,7 +187,7 @@ class ZeroShot(Evaluation):
         """The tasks as the harness wants them, with few-shot examples as its own front end sets them."""
         from prune_lab.evaluation.harness_tasks import load_tasks
 
-        folders = [self.include_path] if self.include_path else []
+        folders = [str(local_path(self.include_path))] if self.include_path else []
         if self._wants_stdlib:
             folders.append(str(stdlib_tasks.task_folder()))
         with owned_by(self):

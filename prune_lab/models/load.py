@@ -13,6 +13,7 @@ from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.shrink import family_name, is_unequal, unequal_class, unequal_config
 from prune_lab.utils.checks import check_choice, check_flag, check_text
+from prune_lab.utils.paths import local_path
 
 DTypeName = Literal["float32", "bfloat16", "float16", "auto"]
 Kind = Literal["local", "reference", "hub"]
@@ -40,7 +41,7 @@ class Checkpoint:
         name: what tables call the model; by default the last part of the path.
     """
 
-    input_files: ClassVar = {"path": "kind=local"}
+    input_files: ClassVar = {"path": "kind=local|hub"}  # transformers takes a folder of the repository's name first
     path: str
     kind: Kind = "local"
     revision: str | None = None
@@ -57,6 +58,8 @@ class Checkpoint:
         if self.kind == "reference":
             check_choice(self, "path", sorted(folder.name for folder in REFERENCE.iterdir() if folder.is_dir()))
             self.path = str(REFERENCE / self.path)
+        if self.kind == "local":
+            self.path = str(local_path(self.path))
         if self.kind != "hub":
             with owned_by(self):
                 _check_folder(Path(self.path))

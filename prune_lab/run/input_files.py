@@ -1,20 +1,25 @@
 """Which files a run reads: each part of the configuration declares its own, on its class.
 
 ``input_files = ("path",)`` says that the parameter ``path`` names a file, a folder, or a pattern of these. A mapping
-adds a condition: ``{"path": "kind=local"}``. Declarations are read from the sources, since importing the parts of a run
-takes seconds that a run which has finished before should not cost.
+adds a condition: ``{"path": "kind=local|hub"}``. Declarations are read from the sources, since importing the parts of a
+run takes seconds that a run which has finished before should not cost.
 """
 
 import ast
-import glob
 import importlib.util
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from prune_lab.errors import BadInput
+from prune_lab.utils.paths import TooManyFiles, named_paths, regular_files, shown_path
+
 DECLARATION = "input_files"
 _PACKAGE = "prune_lab."
+
+MOST_FILES = 500_000
+"""So many entries below one setting are looked at, which takes about a second."""
 
 Stamp = tuple[str, int, int]
 """The path of a file, its bytes, and its time of change in nanoseconds."""
@@ -25,9 +30,12 @@ def files_of(settings: Any) -> dict[str, list[Stamp]]:
 
     Args:
         settings: plain settings, or some sections of them.
+
+    Raises:
+        BadInput: a setting names a folder with so many files that looking at all of them would take too long.
     """
-    named = sorted({text for text in _named(settings) if text and "\0" not in text})
-    return {text: found for text in named if (found := _stamps(text))}
+    named = {text: key for key, text in _named(settings, "")}
+    return {text: found for text, key in sorted(named.items()) if (found := _stamps(text, key))}
 
 
 def declared(target: str) -> Mapping[str, str | None]:
@@ -40,26 +48,35 @@ def declared(target: str) -> Mapping[str, str | None]:
     return _declared(module, name) if target.startswith(_PACKAGE) else {}
 
 
-def _named(value: Any) -> Iterator[str]:
-    """All texts that name files, in nested settings."""
+def _named(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """All texts that name files, in nested settings, each with its key."""
     if isinstance(value, list):
-        for item in value:
-            yield from _named(item)
+        for index, item in enumerate(value):
+            yield from _named(item, f"{key}[{index}]")
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _named(item)
-        for key, condition in declared(str(value.get("_target_", ""))).items():
+        for name, item in value.items():
+            yield from _named(item, f"{key}.{name}".removeprefix("."))
+        for name, condition in declared(str(value.get("_target_", ""))).items():
             other, _, wanted = (condition or "").partition("=")
-            if not condition or value.get(other, wanted) == wanted:
-                found = value.get(key)
-                yield from (text for text in (found if isinstance(found, list) else [found]) if isinstance(text, str))
+            if not condition or other not in value or value[other] in wanted.split("|"):
+                found = value.get(name)
+                texts = found if isinstance(found, list) else [found]
+                yield from ((f"{key}.{name}", text) for text in texts if isinstance(text, str) and text)
 
 
-def _stamps(text: str) -> list[Stamp]:
-    """Every file below what a text names."""
-    paths = [Path(found) for found in sorted(glob.glob(text, recursive=True))]
-    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+def _stamps(text: str, key: str) -> list[Stamp]:
+    """Every file at or below what a text names."""
+    try:
+        return [
+            (file, state.st_size, state.st_mtime_ns)
+            for path in named_paths(text)
+            for file, state in regular_files(path, MOST_FILES)
+        ]
+    except TooManyFiles as error:
+        raise BadInput(
+            f"{key}={shown_path(text)}: more than {MOST_FILES:,} files lie there, and a run is known by all of its "
+            "input files; name the file, or a folder with nothing else in it"
+        ) from error
 
 
 @cache

@@ -97,11 +97,11 @@ def test_the_highest_level_of_a_file_is_not_cut_off(written, budget_of):
         ("a.yaml", "", r"is empty"),
         ("a.yaml", "0: 1.0\n", r": 0 has the level 1\.0; allowed: \[0, 1\)"),
         ("a.yaml", "0: much\n", r": 0 has the level 'much'"),
-        ("a.yaml", "0: true\n", r": 0 has the level True"),
+        ("a.yaml", "0: true\n", r": 0 has the level true"),
         ("a.yaml", "0: .nan\n", r": 0 has the level nan"),
         ("a.csv", "name,level\na,0.5\n", r"has no column sparsity"),
         ("a.csv", "name,sparsity\na,0.5\na,0.6\n", r"names a twice"),
-        ("a.csv", "name,sparsity\na\n", r": a has the level None"),
+        ("a.csv", "name,sparsity\na\n", r": a has the level null"),
         ("a.txt", "0: 0.5\n", r"of no known kind; allowed: \.yaml"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_bad_file_is_found_before_the_model(written, name, text, message):
 
 
 def test_a_missing_file_is_found_before_the_model(tmp_path):
-    with pytest.raises(BadInput, match=r"FromFile\.path=.*nowhere\.yaml: no such file"):
+    with pytest.raises(BadInput, match=r"FromFile\.path=.*nowhere\.yaml: there is no such file"):
         FromFile(str(tmp_path / "nowhere.yaml")).check(Target(level=0.5))
 
 
