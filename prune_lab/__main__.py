@@ -26,6 +26,7 @@ from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig, objectives_of
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.renamed import message_of
+from prune_lab.utils.processes import processes
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def is_assistant() -> bool:
 
     It does what the first does, shares the training with it, and leaves nothing behind.
     """
-    return int(os.environ.get("RANK", "0")) > 0
+    return processes().rank > 0
 
 
 def _exit_if_expected(error: Exception) -> None:

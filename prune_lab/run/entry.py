@@ -7,6 +7,7 @@ from typing import Any
 
 from prune_lab.run import finished_runs
 from prune_lab.run.config import RunConfig
+from prune_lab.utils.processes import processes
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def run_unless_finished(config: RunConfig, folder: Path, **how: Any) -> dict[str
         **how: see `prune_lab.run.runner.execute`.
     """
     # Several processes of one run would have to agree on what they find.
-    if not config.plain["skip_finished"] or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if not config.plain["skip_finished"] or processes().count > 1:
         return _run(config, folder, **how)
     identity = finished_runs.identity_of(config)
     with finished_runs.claimed(identity):

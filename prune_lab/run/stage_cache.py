@@ -6,7 +6,6 @@ the code and the versions of packages: a sweep over five ways of training prunes
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +28,7 @@ from prune_lab.run.parts import stage_settings
 from prune_lab.run.state import RunState, Stage, Table
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_atomically, write_json
+from prune_lab.utils.processes import processes
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class SharedStages:
 def _keys(run: RunState, config: RunConfig, stages: Mapping[str, Stage]) -> dict[str, str]:
     """What the results of stages are known by; of those that can be taken from another run."""
     plain = config.plain
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # they would have to agree on what they find
+    several = processes().count > 1  # they would have to agree on what they find
     if plain["stage_cache_min_seconds"] is None or not plain["skip_finished"] or several:
         return {}
     common = {

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from prune_lab.errors import BadInput
+from prune_lab.utils.processes import processes
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -26,7 +26,7 @@ def resolve_device(name: str) -> torch.device:
     kind, _, index = str(name).partition(":")
     if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdigit()):
         raise BadInput(f"device={name!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
-    own = int(os.environ.get("LOCAL_RANK", "0"))
+    own = processes().local_rank
     if name == "auto":
         return torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
     if kind == "cpu":

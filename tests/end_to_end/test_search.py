@@ -130,6 +130,7 @@ def test_what_cannot_be_searched_is_refused(command, local_overrides, tmp_path, 
 
 
 def test_several_processes_do_not_search(command, local_overrides, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     outcome = command(*SEARCH, *local_overrides, *SPACE)
     assert outcome.status == 2

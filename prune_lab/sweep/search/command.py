@@ -1,6 +1,5 @@
 """``prune-lab -m hydra/sweeper=optuna``: from settings and arguments to a search."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from prune_lab.sweep.search.settings import SearchSettings
 from prune_lab.sweep.search.space import Space, parse_space
 from prune_lab.sweep.search.storage import opened
 from prune_lab.sweep.search.study import open_study
+from prune_lab.utils.processes import processes
 
 
 @located("hydra.sweeper")
@@ -39,7 +39,7 @@ def search(
         BadInput: the settings, the space or the study cannot be used.
         RunFailed: a trial failed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes().count > 1:
         raise BadInput(
             "hydra/sweeper=optuna does not run in several processes (accelerate launch, torchrun); start one, which "
             "launches its trials with hydra.sweeper.jobs=N and hydra/launcher=..."
