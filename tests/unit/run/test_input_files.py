@@ -133,15 +133,13 @@ def test_a_declaration_is_inherited_and_nothing_is_declared_elsewhere():
     assert declared("prune_lab.data.sources.NoSuchClass") == {}
 
 
-def test_every_part_that_declares_files_reads_them_below_a_home_folder(
-    monkeypatch, tmp_path, model_folder, token_files
-):
+def test_every_part_that_declares_files_reads_those_of_a_home_folder(monkeypatch, tmp_path, model_folder, token_files):
     monkeypatch.setenv("HOME", str(tmp_path))
     folder, (calibration, evaluation) = model_folder("opt"), token_files
     for name in ("train.txt", "validation.txt", "test.txt"):
         (tmp_path / name).write_text("some words\n")
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl"):
-        (tmp_path / name).write_text('{"mr": "a", "ref": "b"}\n')
+        (tmp_path / name).write_text('{"text": "a", "to": "b"}\n')
     (tmp_path / "levels.yaml").write_text("0: 0.5\n")
     hub = {"repo": "a/b", "file": "no", "split": "train", "root": "~"}
     made = {
