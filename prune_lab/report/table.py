@@ -24,7 +24,7 @@ from prune_lab.run import artifacts
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
-from prune_lab.run.finished_runs import read_record
+from prune_lab.run.record import read_record
 from prune_lab.run.renamed import message_of
 from prune_lab.sweep.compose import composing
 from prune_lab.utils.files import write_json
@@ -220,10 +220,10 @@ def _finished_runs(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(folder.rglob(artifacts.RECORD)):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_record(path.parent)
         except (OSError, ValueError):
             continue
-        if record.get("status") == artifacts.FINISHED:
+        if record["status"] == artifacts.FINISHED and isinstance(record.get("key"), str):
             found[record["key"]] = record
     return found
 

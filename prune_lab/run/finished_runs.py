@@ -22,6 +22,7 @@ from prune_lab.cache.source import source_digest
 from prune_lab.run import artifacts
 from prune_lab.run.config import RunConfig
 from prune_lab.run.input_files import files_of
+from prune_lab.run.record import read_record
 from prune_lab.utils.files import write_json
 from prune_lab.utils.locks import locked
 
@@ -124,17 +125,6 @@ def adopt(earlier: Path, folder: Path) -> dict[str, Any]:
             dirs_exist_ok=True,
         )
     return read_record(folder)
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a run.
-
-    Raises:
-        OSError: there is none.
-        ValueError: it is damaged.
-    """
-    record: dict[str, Any] = json.loads((folder / artifacts.RECORD).read_text(encoding="utf-8"))
-    return record
 
 
 def _entry(identity: str) -> Path:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from prune_lab.run import artifacts
 from prune_lab.run.config import objectives_of
-from prune_lab.run.finished_runs import read_record
+from prune_lab.run.record import read_record
 from prune_lab.utils.files import write_csv
 from prune_lab.utils.plain import plain_dict
 
@@ -79,8 +79,8 @@ def _job(folder: Path, overrides: str, objectives: list[str]) -> Job:
     try:
         record = read_record(folder)
     except (OSError, ValueError):
-        record = {"status": "no record"}
-    metrics = record.get("metrics", {})
+        record = {"status": "no record", "metrics": {}}
+    metrics = record["metrics"]
     found = [f"{metrics[name]:.6g}" for name in objectives if name in metrics]
     error = str(record.get("error", "")).partition("\n")[0]
     return Job(folder.name, overrides, record["status"], ", ".join(found), error, folder)

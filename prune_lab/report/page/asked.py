@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 
 from prune_lab.run.tracking.tracker import redacted_override
+from prune_lab.utils.files import read_regular
 
+_MOST_BYTES, _MOST_DEPTH = 2**20, 100  # of a file of Hydra's
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # thousands of small files are read
 
 
@@ -73,9 +75,20 @@ def read_asked(record: Mapping[str, Any], folder: Path) -> Asked:
 def _yaml(path: Path) -> Any:
     """The content of a file; ``None`` where it is missing or damaged."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        text = read_regular(path, _MOST_BYTES)
+        _check_depth(text)
+        return yaml.load(text, Loader=_LOADER)
     except (OSError, ValueError, yaml.YAMLError):
         return None
+
+
+def _check_depth(text: str) -> None:
+    """Refuses what is nested too deep: on making it, the loader in C would run out of stack and end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MOST_DEPTH:
+            raise ValueError(f"is nested more than {_MOST_DEPTH} deep")
 
 
 def _are_texts(value: object) -> bool:

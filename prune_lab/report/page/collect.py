@@ -2,14 +2,17 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from prune_lab.report.page.run import FILES, ReportRun, Unreadable, read_run
+from prune_lab.report.page.run import FILES, ReportRun, read_run
 from prune_lab.run import artifacts
+from prune_lab.run.record import Unreadable
 
+MOST_METRICS = 5000
+"""Different metrics that the page has columns for."""
 # parts of a run folder without runs in them
 _NOT_ENTERED = (artifacts.MODEL, artifacts.ADAPTER, artifacts.BLOCKS, artifacts.TRAINING, "wandb")
 
@@ -46,11 +49,13 @@ class Collection:
         changed = opened != self.open or known.keys() != self._known.keys()
         changed = changed or any(known[path] is not self._known[path] for path in known)
         self._known, self.open = known, opened
-        read = {self._name(path): found for path, (_, found) in known.items()}
+        read = _fitting({self._name(path): found for path, (_, found) in known.items()})
         found = [each for each in read.values() if isinstance(each, ReportRun)]
         self.runs = _distinct(found)
         self.taken = len(found) - len(self.runs)
-        self.unreadable = [(name, str(found)) for name, found in read.items() if isinstance(found, Unreadable)]
+        self.unreadable = [
+            (_line(name), _line(str(found))) for name, found in read.items() if isinstance(found, Unreadable)
+        ]
         return changed
 
     @property
@@ -65,7 +70,7 @@ class Collection:
     def _folders(self) -> Iterator[Path]:
         """Every folder with a record, or with the settings that a run writes first; in the order of their paths."""
         for root, folders, files in os.walk(self.folder):
-            is_run = artifacts.RECORD in files or {artifacts.CONFIG, artifacts.ENVIRONMENT} <= set(files)
+            is_run = artifacts.RECORD in (*files, *folders) or {artifacts.CONFIG, artifacts.ENVIRONMENT} <= set(files)
             skipped = _NOT_ENTERED if is_run else ()
             folders[:] = sorted(
                 (name for name in folders if not name.startswith(".") and name not in skipped),
@@ -83,7 +88,7 @@ class Collection:
         except Unreadable as error:
             return error
         except OSError as error:
-            return Unreadable(error.strerror or str(error))
+            return Unreadable(f"it cannot be read: {error.strerror or error}")
 
 
 def _stamp(path: Path) -> tuple[object, ...] | None:
@@ -95,7 +100,28 @@ def _stamp(path: Path) -> tuple[object, ...] | None:
             found.append((status.st_mtime_ns, status.st_size))
         except OSError:
             found.append(None)
-    return tuple(found) if found[0] else None
+    return tuple(found) if os.path.lexists(path / FILES[0]) else None  # a link to nothing is no run at work
+
+
+def _fitting(read: Mapping[str, ReportRun | Unreadable]) -> dict[str, ReportRun | Unreadable]:
+    """The runs whose metrics fit into the page, those with few of them first; the others as unreadable."""
+    runs = [run for run in read.values() if isinstance(run, ReportRun)]
+    metrics: set[str] = set()
+    fitting = dict(read)
+    for run in sorted(runs, key=lambda run: len(run.metrics)):
+        if len(metrics.union(run.metrics)) > MOST_METRICS:
+            fitting[run.folder] = Unreadable(
+                f"with its {len(run.metrics):,} metrics there would be more than the {MOST_METRICS:,} different ones "
+                "that fit into the page"
+            )
+        else:
+            metrics.update(run.metrics)
+    return fitting
+
+
+def _line(text: str) -> str:
+    """A name or a reason as one line that any terminal can show."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)
 
 
 def _distinct(runs: list[ReportRun]) -> list[ReportRun]:

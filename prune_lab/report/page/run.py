@@ -1,27 +1,36 @@
 """One run as the report sees it, read from its folder; nothing in a record is trusted to be what it should."""
 
 import csv
+import io
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.report.page.asked import Asked, read_asked
 from prune_lab.run import artifacts
+from prune_lab.run.record import Unreadable, read_record
+from prune_lab.utils.files import read_regular
 
 ATTRIBUTES = ("model", "data", "method", "pattern", "level", "allocation", "finetune", "seed", "status", "written")
 FILES = (artifacts.RECORD, artifacts.LAYERS, artifacts.ROUNDS)
 """What a run is read from."""
 _MEASURES = ("sparsity", "relative_output_error", "block_relative_output_error")
+_Point = TypeVar("_Point")
 _ROUND = ("round", "sparsity", "perplexity_pruned", "perplexity_tuned", "loss")
 
-
-class Unreadable(ValueError):
-    """A record that is no record; the message says why."""
+# What the page carries of one run; beyond these a record is left out, or its part of the page is cut short.
+MOST_METRICS = 2000
+MOST_PROTOCOL = 2**20  # characters of JSON; that of a run has some ten thousand
+_MOST_TEXT = 10_000  # of a message or a command
+_MOST_NAME = 500  # of an attribute
+_MOST_POINTS = 2000  # of a curve
+_MOST_TABLE = 2**24  # bytes of a CSV file; a hundred thousand layers
 
 
 @dataclass(frozen=True)
@@ -79,25 +88,22 @@ def read_run(folder: Path, name: str) -> ReportRun:
         Unreadable: the record is damaged.
         OSError: it is gone.
     """
-    path = folder / artifacts.RECORD
-    record = _parsed(path)
-    status = record.get("status")
-    if not isinstance(status, str):
-        raise Unreadable("it has no status")
-    config, metrics, protocol = (_mapping(record, key) for key in ("config", "metrics", "protocol"))
+    record = read_record(folder)
+    _check_size(record)
+    protocol = record["protocol"]
     try:
         asked = read_asked(record, folder)
-        attributes = _attributes(config, asked)
+        attributes = _attributes(record["config"], asked)
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
         raise Unreadable(f"its config is not that of a run: {error}") from error
-    written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
+    attributes |= {"status": _cut(record["status"], _MOST_NAME), "written": _written(folder / artifacts.RECORD)}
     return ReportRun(
         folder=name,
-        attributes=attributes | {"status": status, "written": written},
-        metrics={key: float(value) for key, value in metrics.items() if "/" in key and _is_number(value)},
+        attributes=attributes,
+        metrics={key: float(value) for key, value in record["metrics"].items() if "/" in key},
         metric_info=_metric_info(record),
-        message=str(record.get("error") or record.get("reason") or ""),
-        command=asked.command,
+        message=_cut(str(record.get("error") or record.get("reason") or ""), _MOST_TEXT),
+        command=None if asked.command is None else _cut(asked.command, _MOST_TEXT),
         protocol=protocol,
         held_out=_held_out(protocol),
         rounds=_rounds(folder / artifacts.ROUNDS),
@@ -112,26 +118,31 @@ def block_and_kind(name: str) -> tuple[int, str] | None:
     return (int(found[1]), found[2]) if found else None
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _check_size(record: dict[str, Any]) -> None:
+    """One record must not make the page too large for all others."""
+    if len(record["metrics"]) > MOST_METRICS:
+        raise Unreadable(f"it has {len(record['metrics']):,} metrics; at most {MOST_METRICS:,} fit into the page")
+    if any(len(name) > _MOST_NAME for name in record["metrics"]):
+        raise Unreadable(f"it has a metric whose name is longer than {_MOST_NAME} characters")
+    if len(json.dumps(record["protocol"])) > MOST_PROTOCOL:
+        raise Unreadable(f"its protocol has more than {MOST_PROTOCOL:,} characters, which do not fit into the page")
+
+
+def _written(record: Path) -> str | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise Unreadable(f"it is not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise Unreadable(f"it holds a {type(record).__name__}, not an object")
-    return record
-
-
-def _mapping(record: dict[str, Any], key: str) -> dict[str, Any]:
-    found = record.get(key) or {}
-    if not isinstance(found, dict):
-        raise Unreadable(f"its {key} is not an object")
-    return found
+        return datetime.fromtimestamp(record.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
+    except (ValueError, OverflowError):  # a time of change in another age
+        return None
 
 
 def _metric_info(record: dict[str, Any]) -> dict[str, MetricInfo]:
-    found = {name: MetricInfo.from_json(value) for name, value in _mapping(record, "metric_info").items()}
-    return {name: info for name, info in found.items() if info is not None}
+    described = {name: value for name, value in record["metric_info"].items() if name in record["metrics"]}
+    found = {name: MetricInfo.from_json(value) for name, value in described.items()}
+    return {name: info for name, info in found.items() if info is not None and len(info.title) <= _MOST_NAME}
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _attributes(config: dict[str, Any], asked: Asked) -> dict[str, Any]:
@@ -155,7 +166,7 @@ def _attributes(config: dict[str, Any], asked: Asked) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    return str(value) if value not in (None, "") else None
+    return _cut(str(value), _MOST_NAME) if value not in (None, "") else None
 
 
 def _number(value: Any) -> float | None:
@@ -170,23 +181,25 @@ def _whole(value: Any) -> int | None:
     return int(number) if number is not None and number.is_integer() and abs(number) < 2**63 else None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and _number(value) is not None
-
-
 def _held_out(protocol: dict[str, Any]) -> tuple[tuple[float, float], ...]:
     for stage in ("finetune", "prune"):  # methods that train note theirs under prune
         found = protocol.get(stage)
         losses = found.get("held_out") if isinstance(found, dict) else None
         if isinstance(losses, dict) and losses:
             pairs = [(_number(step), _number(loss)) for step, loss in losses.items()]
-            return tuple(sorted((step, loss) for step, loss in pairs if step is not None and loss is not None))
+            return _thinned(sorted((step, loss) for step, loss in pairs if step is not None and loss is not None))
     return ()
 
 
 def _rounds(path: Path) -> tuple[tuple[float, ...], ...]:
     rows = [tuple(_or_nan(row.get(column)) for column in _ROUND) for row in _csv(path)]
-    return tuple(row for row in rows if not math.isnan(row[0]))
+    return _thinned([row for row in rows if not math.isnan(row[0])])
+
+
+def _thinned(points: Sequence[_Point]) -> tuple[_Point, ...]:
+    """All points, or as many of them as a curve may have, evenly spread, the last one among them."""
+    step = max(1, math.ceil(len(points) / _MOST_POINTS))
+    return tuple(points[len(points) - 1 :: -step][::-1]) if points else ()
 
 
 def _layers(path: Path) -> Layers | None:
@@ -198,8 +211,7 @@ def _layers(path: Path) -> Layers | None:
 def _csv(path: Path) -> list[dict[str, str]]:
     """The rows of a file beside the record; none where it is missing or damaged, as the record does without it."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return list(csv.DictReader(io.StringIO(read_regular(path, _MOST_TABLE), newline="")))
     except (OSError, ValueError, csv.Error):
         return []
 

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from prune_lab.errors import BadInput
 from prune_lab.run import artifacts
+from prune_lab.run.record import read_record
 from prune_lab.sweep.search.settings import Direction, SearchSettings, StopEarly
 from prune_lab.sweep.search.space import Space
 
@@ -120,10 +121,13 @@ class Study:
 
     def _take_result(self, trial: FrozenTrial) -> bool:
         """Whether the job came to its end before anyone could be told."""
-        record = Path(trial.user_attrs.get(FOLDER, "")) / artifacts.RECORD
-        if FOLDER not in trial.user_attrs or not record.is_file():
+        if FOLDER not in trial.user_attrs:
             return False
-        found = json.loads(record.read_text(encoding="utf-8"))
+        folder = Path(trial.user_attrs[FOLDER])
+        try:
+            found = read_record(folder)
+        except (OSError, ValueError):  # there is none, or a damaged one: the trial is run again
+            return False
         values = [found["metrics"].get(objective, math.nan) for objective in self.objectives]
         if found["status"] == artifacts.FINISHED and all(map(math.isfinite, values)):
             self.optuna.tell(trial.number, values)
@@ -131,7 +135,7 @@ class Study:
             self.optuna.tell(trial.number, state=TrialState.PRUNED)
         else:
             return False
-        logger.info("trial %d had come to its end in %s", trial.number, record.parent)
+        logger.info("trial %d had come to its end in %s", trial.number, folder)
         return True
 
     def _mark(self, trial: FrozenTrial, key: str, value: object) -> None:

@@ -110,7 +110,7 @@ def test_a_damaged_record_is_named_and_the_others_are_read(write, collect, conte
 
 def test_bytes_that_are_no_text_are_a_damaged_record(write, collect):
     (write("broken", "") / "record.json").write_bytes(b"\xff\xfe")
-    assert "not JSON" in collect().unreadable[0][1]
+    assert "not in UTF-8" in collect().unreadable[0][1]
 
 
 def test_failed_and_stopped_runs_keep_their_messages(write, collect):
