@@ -1,6 +1,5 @@
 """Results that can be made again, kept by what determines them: in a folder of bounded size, for all processes."""
 
-import hashlib
 import json
 import logging
 import math
@@ -9,17 +8,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import xxhash
+from typing import TypeVar
 
 from prune_lab.cache.folder import cache_folder
 from prune_lab.errors import BadInput
-from prune_lab.utils.files import write_json
+from prune_lab.utils.disk import disk_failure
+from prune_lab.utils.files import flush, share, write_json
 from prune_lab.utils.locks import locked
+from prune_lab.utils.manifest import first_wrong, manifest_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +28,6 @@ _DEFAULT_GB = 20.0
 _MANIFEST = "entry.json"
 _UNFINISHED = (".new-", ".old-")
 _LEFT_BEHIND = 24 * 3600  # seconds after which an unfinished entry is that of a process that died
-_CHUNK = 2**20
-_CHECKSUMS: dict[str, Callable[[], Any]] = {"xxh3": xxhash.xxh3_128, "sha256": hashlib.sha256}
 
 T = TypeVar("T")
 
@@ -41,8 +38,7 @@ class Store:
 
     An entry is a folder of files with a manifest of their sizes and checksums. It appears whole or not at all, is
     checked whenever it is read, and goes when room is needed and it is the one that was not used for the longest time.
-    Checksums are XXH3: they are there to find damage, not forgery, and cost a quarter more than reading the bytes does,
-    where SHA-256 costs five times as much.
+    Users may share a store: files have the permissions of the umask, and what one of them may not read is left alone.
 
     Args:
         folder: where entries are; made if need be.
@@ -77,21 +73,29 @@ class Store:
         return found
 
     def load(self, key: str, read: Callable[[Path], T]) -> T | None:
-        """What ``read`` makes of the entry's folder; ``None`` if there is none, or it is damaged, or just goes."""
+        """What ``read`` makes of the entry's folder.
+
+        Returns:
+            ``None`` if there is no entry, if it just goes, if it is damaged (it is set aside then), or if it cannot be
+            read: another user's, or on a disk that fails.
+        """
         entry = self._entry(key)
         try:
             manifest = json.loads((entry / _MANIFEST).read_text(encoding="utf-8"))
-            wrong = _first_wrong(entry, manifest["files"])
+            wrong = first_wrong(entry, manifest["files"])
             if wrong is None:
-                os.utime(entry / _MANIFEST)
+                with suppress(OSError):  # another user's may be read, not touched
+                    os.utime(entry / _MANIFEST)
                 return read(entry)
         except FileNotFoundError as error:
-            if not entry.is_dir():
-                return None
             wrong = f"{error.filename} is missing"
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except OSError as error:
+            logger.warning("%s cannot be read (%s); the result is made again", entry, error.strerror or error)
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             wrong = str(error)
-        self._set_aside(entry, wrong)
+        if entry.is_dir():  # else there is none, or another process has just removed it
+            self._set_aside(entry, wrong)
         return None
 
     def keep(self, key: str, fill: Callable[[Path], None], *, expected: int = 0) -> None:
@@ -115,8 +119,11 @@ class Store:
                 self._move_in(new, self._entry(key), _manifest(new))
             finally:
                 shutil.rmtree(new, ignore_errors=True)
-        except OSError as error:
-            logger.warning("not kept for other runs: %s", error)
+        except Exception as error:  # libraries have kinds of their own for a full disk
+            reason = disk_failure(error) or (str(error) if isinstance(error, OSError) else None)
+            if reason is None:
+                raise
+            logger.warning("not kept for other runs in %s: %s", self.folder, reason)
 
     def claimed(self, key: str, what: str) -> AbstractContextManager[None]:
         """Keeps other processes from making the same entry meanwhile; waits while another one does."""
@@ -141,9 +148,9 @@ class Store:
                 return
             self._make_room(size)
             entry.parent.mkdir(parents=True, exist_ok=True)
-            new.chmod(0o755)
+            share(new)
             new.rename(entry)
-            _flush(entry.parent)
+            flush(entry.parent)
 
     def _make_room(self, size: int) -> None:
         now = time.time()
@@ -210,43 +217,18 @@ def open_store() -> Store:
 
 def _manifest(folder: Path) -> int:
     """Writes the manifest of a folder's files, which are flushed to disk, and returns their bytes."""
-    files: dict[str, dict[str, Any]] = {}
-    for file in sorted(folder.iterdir()):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-        files[file.name] = {"bytes": file.stat().st_size, "xxh3": _checksum(file, "xxh3")}
+    names = [file.name for file in folder.iterdir()]
+    for name in names:
+        flush(folder / name)
+    files = manifest_of(folder, names)
     size = int(sum(each["bytes"] for each in files.values()))
     write_json(folder / _MANIFEST, {"bytes": size, "files": files})
-    _flush(folder)
+    flush(folder)
     return size
 
 
 def _bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*"))
-
-
-def _first_wrong(folder: Path, files: dict[str, dict[str, Any]]) -> str | None:
-    """What is wrong with the first of an entry's files that is not as it was written."""
-    for name, said in files.items():
-        if (folder / name).stat().st_size != said["bytes"]:
-            return f"{name} has another size"
-        kind = "xxh3" if "xxh3" in said else "sha256"  # the latter in entries of earlier versions
-        if _checksum(folder / name, kind) != said[kind]:
-            return f"{name} has another checksum"
-    return None
-
-
-def _checksum(path: Path, kind: str) -> str:
-    digest = _CHECKSUMS[kind]()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return str(digest.hexdigest())
-
-
-def _flush(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return sum(file.stat().st_size for file in folder.glob("*"))
+    except OSError:  # another user's, or it just goes
+        return 0

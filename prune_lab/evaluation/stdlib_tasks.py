@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from prune_lab.cache.folder import cache_folder
 from prune_lab.evaluation import stdlib_items
 from prune_lab.utils.digests import json_digest
+from prune_lab.utils.files import share
 
 SUITE = "stdlib"
 TASKS = ("stdlib_continuation", "stdlib_identifier", "stdlib_order")
@@ -63,7 +64,7 @@ def _write(folder: Path, files: dict[str, str]) -> None:
     try:
         for name, content in files.items():
             (temporary / name).write_bytes(content.encode())
-        temporary.chmod(0o755)
+        share(temporary)
         try:
             temporary.rename(folder)
         except OSError:  # there is one: from a run that was faster, or damaged

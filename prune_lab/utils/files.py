@@ -1,13 +1,17 @@
 """Writes files so that a reader sees either the old content or the whole new one; reads files that may be anything."""
 
 import csv
+import fcntl
 import io
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+_FICLONE = 0x40049409  # Linux' request for a copy that shares blocks until either file is written to
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -18,9 +22,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes a private file; results are meant to be shared
+        flush(temporary)
+        share(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -68,6 +71,45 @@ def read_regular(path: Path, most: int) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"is not in UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def clone(source: Path, target: Path) -> None:
+    """Copies a file; on file systems that can, its blocks are shared until one of the two is written to.
+
+    The two are never one file (a hard link): what is done to one does not show in the other.
+
+    Args:
+        source: is left as it is.
+        target: replaced, atomically.
+    """
+
+    def copy(temporary: Path) -> None:
+        with source.open("rb") as read, temporary.open("wb") as written:
+            try:
+                fcntl.ioctl(written, _FICLONE, read.fileno())
+            except OSError:  # another file system, or one that cannot
+                shutil.copyfileobj(read, written, 2**20)
+
+    write_atomically(target, copy)
+
+
+def flush(path: Path) -> None:
+    """Flushes a file or a folder's list of names to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def share(path: Path) -> None:
+    """Gives a file, or a folder with all that is below it, the permissions that the umask asks for.
+
+    Temporary files and those of safetensors are private (0600); results are meant to be shared.
+    """
+    free = ~_umask()
+    for each in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        each.chmod((0o777 if each.is_dir() else 0o666) & free)
 
 
 def _umask() -> int:

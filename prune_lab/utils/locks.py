@@ -12,6 +12,10 @@ logger = logging.getLogger(__name__)
 _LOOK_AGAIN = 0.1  # seconds
 
 
+class Held(Exception):
+    """Another process has the lock."""
+
+
 @contextmanager
 def locked(path: Path, *, waiting: str) -> Iterator[None]:
     """Keeps other processes out meanwhile; waits while another one is in.
@@ -32,9 +36,37 @@ def locked(path: Path, *, waiting: str) -> Iterator[None]:
             logger.info("%s", waiting)
             lock.acquire(poll_interval=_LOOK_AGAIN)
     except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        logger.warning("%s cannot be locked (%s); other processes may do the same work", path, reason)
+        _warn(path, error)
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def locked_at_once(path: Path, *, patience: float = 0) -> Iterator[None]:
+    """Does the same, but does not wait for others.
+
+    Args:
+        path: see `locked`; its folder exists.
+        patience: seconds after which another process counts as being in, and not just as looking.
+
+    Raises:
+        Held: another process is in.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout as timeout:
+        raise Held from timeout
+    except (OSError, NotImplementedError) as error:
+        _warn(path, error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _warn(path: Path, error: Exception) -> None:
+    reason = getattr(error, "strerror", None) or str(error)
+    logger.warning("%s cannot be locked (%s); other processes may do the same work", path, reason)

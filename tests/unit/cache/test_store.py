@@ -1,9 +1,11 @@
 """The store: whole entries or none, bounded, checked, and safe under many writers."""
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -11,8 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from prune_lab.cache.store import Store, open_store
 from prune_lab.errors import BadInput
@@ -152,6 +156,62 @@ def test_a_failure_while_an_entry_is_filled_leaves_nothing(store, caplog):
     store.keep(key(1), fails)
     assert "disk full" in caplog.text
     assert not leftovers(store) and store.load(key(1), read) is None
+
+
+def test_other_failures_are_failures(store):
+    with pytest.raises(ZeroDivisionError):
+        store.keep(key(1), lambda folder: 1 / 0)
+    assert not leftovers(store)
+
+
+def test_a_real_disk_that_takes_no_more_is_a_warning(tmp_path):
+    """A limit on the size of files fails as a full disk does, below all libraries."""
+    code = (
+        "import resource, sys, torch; from pathlib import Path; from safetensors.torch import save_file\n"
+        "from prune_lab.cache.store import Store\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "store = Store(Path(sys.argv[1]), 10**9)\n"
+        "store.keep('ab', lambda folder: save_file({'x': torch.zeros(10_000)}, folder / 'x.safetensors'))\n"
+        "store.keep('cd', lambda folder: (folder / 'x').write_bytes(bytes(20_000)))\n"
+        "store.keep('ef', lambda folder: torch.save(torch.zeros(10_000), folder / 'x.pt'))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("not kept for other runs") == 3
+    assert not leftovers(Store(tmp_path, 1000))
+
+
+def test_other_users_may_read_what_the_umask_allows(store):
+    before = os.umask(0o027)
+    try:
+        store.keep(key(1), lambda folder: save_file({"x": torch.zeros(3)}, folder / "x.safetensors"))
+    finally:
+        os.umask(before)
+    [file] = store.folder.glob("??/*/x.safetensors")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640 and stat.S_IMODE(file.parent.stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize("what", ["manifest", "file", "reading", "touching"])
+def test_what_cannot_be_read_is_not_damaged(store, monkeypatch, caplog, what):
+    """Another user's: it stays where it is."""
+    store.keep(key(1), filled(b"one"))
+    denied, name = OSError(errno.EACCES, "Permission denied"), {"manifest": "read_text", "file": "open"}.get(what)
+
+    def deny(*_: object, **__: object) -> None:
+        raise denied
+
+    with monkeypatch.context() as patched:
+        if name:
+            patched.setattr(Path, name, deny)
+        elif what == "touching":
+            patched.setattr("os.utime", deny)
+        found = store.load(key(1), deny if what == "reading" else read)
+    assert found == (b"one" if what == "touching" else None)
+    assert "damaged" not in caplog.text and ("cannot be read" in caplog.text) == (what != "touching")
+    assert store.load(key(1), read) == b"one"
 
 
 def test_what_a_dead_process_left_goes_after_a_day(store):

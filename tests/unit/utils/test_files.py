@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from prune_lab.utils.files import write_atomically, write_json, write_text
+from prune_lab.utils.files import clone, share, write_atomically, write_json, write_text
 
 
 def test_text_is_written_as_utf8_and_folders_are_made(tmp_path):
@@ -60,3 +60,30 @@ def test_files_have_the_permissions_of_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "x.txt").stat().st_mode) == 0o640
+
+
+def test_a_copy_shares_no_inode_with_its_source(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "folder" / "target"
+    source.write_bytes(bytes(range(256)) * 5000)
+    source.chmod(0o600)
+    before = os.umask(0o022)
+    try:
+        clone(source, target)
+    finally:
+        os.umask(before)
+    assert target.read_bytes() == source.read_bytes() and not target.samefile(source)
+    target.write_bytes(b"changed")
+    assert source.stat().st_size == 256 * 5000
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+
+
+def test_a_folder_is_shared_as_the_umask_says(tmp_path):
+    below = tmp_path / "folder" / "below"
+    below.mkdir(parents=True, mode=0o700)
+    (below / "file").touch(mode=0o600)
+    before = os.umask(0o027)
+    try:
+        share(tmp_path / "folder")
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (below, below / "file")] == [0o750, 0o640]
