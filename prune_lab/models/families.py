@@ -24,6 +24,7 @@ class Family:
     gate: str | None = None
     activation: str = "hidden_act"  # the key of the configuration that names it
     width: str = "intermediate_size"  # the key of the configuration that says how many neurons a block has
+    depth: str = "num_hidden_layers"  # likewise, how many blocks there are
     tuple_out: bool = False
     layout: Layout = "separate"  # of a fused projection: see Attention
     counters: tuple[str, ...] = ()  # attributes of the attention module that count heads
@@ -65,6 +66,7 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         "mlp.c_proj",
         activation="activation_function",
         width="n_inner",
+        depth="n_layer",
         layout="parts",
         counters=("num_heads", "split_size"),
     ),
@@ -75,6 +77,7 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         "mlp.c_fc",
         "mlp.c_proj",
         activation="activation_function",
+        depth="num_layers",
         tuple_out=True,
         counters=("num_heads",),
     ),
@@ -147,11 +150,12 @@ def _read_block(index: int, name: str, module: nn.Module, family: Family, config
 def _read_attention(
     block: nn.Module, linears: dict[str, PrunableLinear], family: Family, config: "PretrainedConfig"
 ) -> Attention:
+    head_dim = getattr(config, family.head_dim, None) if family.head_dim else None
     return Attention(
         block.get_submodule(family.attention_out.rpartition(".")[0]),
         tuple(linears[path] for path in family.attention),
         linears[family.attention_out],
-        int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads),
+        int(head_dim or config.hidden_size // config.num_attention_heads),
         family.layout,
         family.counters,
     )

@@ -1,6 +1,7 @@
 """Loads a causal language model from a Hugging Face folder or from the hub."""
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -8,10 +9,15 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 import transformers  # its parts are imported when they are used: a mistake in the settings costs no seconds
 
-from prune_lab.errors import BadInput, RunFailed, owned_by
+from prune_lab.errors import BadInput, Reported, owned_by
+from prune_lab.models.config_file import check_sizes, read_config
 from prune_lab.models.families import family_of
+from prune_lab.models.fit import bad_config, check_finite, check_fit, check_pass, model_class_of, refuse_misfit
+from prune_lab.models.folder import check_folder, shown_name
+from prune_lab.models.hub import Repository
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.shrink import family_name, is_unequal, unequal_class, unequal_config
+from prune_lab.models.shrink import is_unequal, unequal_config
+from prune_lab.models.weight_files import WeightFiles, find_weights
 from prune_lab.utils.checks import check_choice, check_flag, check_text
 from prune_lab.utils.paths import local_path
 
@@ -38,10 +44,10 @@ class Checkpoint:
         revision: a branch, tag or commit on the hub.
         dtype: type of the weights in memory; ``auto`` is that of the checkpoint.
         trust_remote_code: whether code that comes with the checkpoint may run.
-        name: what tables call the model; by default the last part of the path.
+        name: what tables call the model; by default what its folder says that it is, or the end of the path.
     """
 
-    input_files: ClassVar = {"path": "kind=local|hub"}  # transformers takes a folder of the repository's name first
+    input_files: ClassVar = {"path": "kind=local"}
     path: str
     kind: Kind = "local"
     revision: str | None = None
@@ -56,41 +62,61 @@ class Checkpoint:
         check_text(self, "revision", "name", optional=True)
         check_flag(self, "trust_remote_code")
         if self.kind == "reference":
-            check_choice(self, "path", sorted(folder.name for folder in REFERENCE.iterdir() if folder.is_dir()))
-            self.path = str(REFERENCE / self.path)
-        if self.kind == "local":
-            self.path = str(local_path(self.path))
-        if self.kind != "hub":
-            with owned_by(self):
-                _check_folder(Path(self.path))
-        self.name = self.name or Path(self.path).name
+            shipped = sorted(folder.name for folder in REFERENCE.iterdir() if folder.is_dir())
+            hint = "models that are shipped; any other: model=local model.path=DIR, or model=hub model.path=ORG/NAME"
+            check_choice(self, "path", shipped, hint=hint)
+        self._hub = Repository(self.path, self.revision, self.trust_remote_code) if self.kind == "hub" else None
+        with self._about_itself():
+            if self._hub:
+                self._hub.check_name()
+            else:
+                self._check_local()
+        self.name = self.name or self._own_name()
 
-    def load_config(self) -> "transformers.PretrainedConfig":
-        """Loads the configuration alone, which tells vocabulary and positions.
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint is: its own folder, or its snapshot in the hub's cache.
 
         Raises:
-            BadInput: it cannot be read, or the family is unknown.
+            BadInput: the hub does not give it.
         """
-        try:
-            unequal = None if self.kind == "hub" else unequal_config(Path(self.path))
-            config = unequal or transformers.AutoConfig.from_pretrained(self.path, **self._where)
-        except Exception as error:  # the loaders raise a dozen kinds, from OSError to SafetensorError
-            raise self._cannot_load("configuration", error) from error
-        family_of(config.model_type)
+        if self._hub:
+            with self._about_itself():
+                return self._hub.folder
+        return REFERENCE / self.path if self.kind == "reference" else local_path(self.path)
+
+    def load_config(self) -> "transformers.PretrainedConfig":
+        """Loads the configuration, which tells vocabulary and positions, and checks it against the weights' headers.
+
+        The weights of a hub model, which may have to be downloaded, are checked by `load` only.
+
+        Raises:
+            BadInput: it cannot be read or does not fit the weights, or the family is unknown.
+        """
+        with self._about_itself():
+            raw = read_config(self.folder)
+            config = self._config(raw)
+            if not self._hub:
+                check_fit(config, find_weights(self.folder).headers(), self.folder, raw)
         return config
 
     def load_tokenizer(self) -> "transformers.PreTrainedTokenizerBase | None":
         """Loads the tokenizer; ``None`` for a folder without one, which is enough for ``data=tokens``.
 
         Raises:
-            BadInput: it cannot be read.
+            BadInput: it cannot be read, or has no words.
         """
-        if self.kind != "hub" and not any((Path(self.path) / file).is_file() for file in _TOKENIZER_FILES):
+        found = [file for file in _TOKENIZER_FILES if (self.folder / file).is_file()]
+        if not found:
             return None
         try:
-            return transformers.AutoTokenizer.from_pretrained(self.path, **self._where)
-        except Exception as error:
-            raise self._cannot_load("tokenizer", error) from error
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **self._trusting)
+            words = len(tokenizer)
+        except Exception as error:  # the loaders raise a dozen kinds
+            raise self._no_tokenizer(found, _first_line(error)) from error
+        if words <= len(tokenizer.all_special_ids):
+            raise self._no_tokenizer(found, f"its vocabulary has {words} tokens, and no file gives more")
+        return tokenizer
 
     def load(self, tokenizer: "transformers.PreTrainedTokenizerBase | None" = None) -> PrunableModel:
         """Loads the model onto the host.
@@ -99,91 +125,84 @@ class Checkpoint:
             BadInput: the checkpoint cannot be read, is incomplete, or its family is unknown or not covered.
             RunFailed: a weight is not finite.
         """
-        config = self.load_config()
-        unequal = unequal_class(config) if is_unequal(config) else None
+        with self._about_itself():
+            if self._hub:
+                self._hub.fetch_weights()
+            raw, weights = read_config(self.folder), find_weights(self.folder)
+            headers = weights.headers()
+            check_sizes(raw, {name: tuple(tensor.shape) for name, tensor in headers.items()}, self.folder)
+            config = self._config(raw)
+            check_fit(config, headers, self.folder, raw)
+            hf = self._load(config, weights)
+            model = PrunableModel(hf, tokenizer, str(self.name))
+            _ = model.blocks  # a model that the family table does not cover stops here
+            check_finite(hf, self.folder)
+            check_pass(hf, self.folder, raw)
+        return model
+
+    @contextmanager
+    def _about_itself(self) -> Iterator[None]:
+        """Errors of a folder are about ``path``, as it was typed."""
+        with owned_by(self):
+            try:
+                yield
+            except Reported as error:
+                if self._hub and "folder" in vars(self._hub):
+                    error.args = (error.args[0].replace(f"path={self._hub.folder}:", f"path={self.path}:"),)
+                raise
+
+    def _check_local(self) -> None:
+        """What can be told of a folder without importing model code, or reading a weight."""
+        folder = check_folder(str(self.folder))
+        raw, headers = read_config(folder), find_weights(folder).headers()
+        check_sizes(raw, {name: tuple(tensor.shape) for name, tensor in headers.items()}, folder)
+
+    def _own_name(self) -> str:
+        return f"reference_{self.path}" if self.kind == "reference" else shown_name(self.path)
+
+    def _config(self, raw: dict[str, Any]) -> "transformers.PretrainedConfig":
+        try:
+            config: transformers.PretrainedConfig = unequal_config(
+                self.folder
+            ) or transformers.AutoConfig.from_pretrained(self.folder, **self._trusting)
+        except Exception as error:  # the loaders raise a dozen kinds
+            raise bad_config(self.folder, raw, error) from error
+        family_of(config.model_type)
+        return config
+
+    def _load(self, config: "transformers.PretrainedConfig", weights: WeightFiles) -> "transformers.PreTrainedModel":
+        model_class = model_class_of(config)
         try:
             # declared as the model alone, which is what it is without output_loading_info
-            loaded: Any = (unequal or transformers.AutoModelForCausalLM).from_pretrained(
-                self.path,
+            loaded: Any = model_class.from_pretrained(
+                self.folder,
                 config=config,
                 dtype=DTYPES[self.dtype],
                 output_loading_info=True,
-                use_safetensors=True,
-                **self._where,
+                use_safetensors=not weights.pickled,
+                weights_only=True,
             )
-        except Exception as error:
-            raise self._cannot_load("checkpoint", error) from error
+        except Exception as error:  # from OSError to SafetensorError
+            raise BadInput(
+                f"{{at}}.path={self.path}: cannot load the weights: {_first_line(error)}. Copy the folder again, with "
+                "complete weights as save_pretrained writes them."
+            ) from error
         hf, report = loaded
-        if unequal is not None:
-            hf.__class__ = unequal.__base__
-        with owned_by(self):
-            _check_weights(hf, report, self.path)
-        model = PrunableModel(hf, tokenizer, str(self.name))
-        _ = model.blocks  # a model that the family table does not cover stops here
-        return model
+        refuse_misfit(report, self.folder)
+        if is_unequal(config):
+            hf.__class__ = model_class.__base__
+        return hf  # type: ignore[no-any-return]
 
     @property
-    def _where(self) -> dict[str, Any]:
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+    def _trusting(self) -> dict[str, Any]:
+        return {"trust_remote_code": self.trust_remote_code}
 
-    def _cannot_load(self, what: str, error: Exception) -> BadInput:
-        reason = f": cannot load the {what}: {_first_line(error)}. {self._remedy()}"
-        return BadInput(f"{{at}}.path={self.path}{reason}", self)
-
-    def _remedy(self) -> str:
-        if self.kind == "hub":
-            return "Check the name and the network, or download the folder and use model=local model.path=DIR."
-        return "A folder needs a config.json and complete *.safetensors files, as save_pretrained writes them."
-
-
-def _check_folder(folder: Path) -> None:
-    """What can be told of a folder without reading a weight."""
-    if not folder.is_dir():
-        raise BadInput(f"{{at}}.path={folder}: there is no such folder; give one in the Hugging Face format")
-    config = _read_json(folder, "config.json")
-    family_of(family_name(config))
-    if not any(folder.glob("*.safetensors")):
-        raise BadInput(
-            f"{{at}}.path={folder}: there is no *.safetensors file; weights are read as safetensors only. "
-            "Convert older checkpoints with AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)."
+    def _no_tokenizer(self, found: list[str], reason: str) -> BadInput:
+        return BadInput(
+            f"{{at}}.path={self.path}: cannot load the tokenizer from {', '.join(found)}: {reason}. Copy the "
+            "tokenizer's files again, or write them with tokenizer.save_pretrained(DIR); data=tokens needs none.",
+            self,
         )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted = set(_read_json(folder, index.name).get("weight_map", {}).values())
-        missing = sorted(file for file in wanted if not (folder / file).is_file())
-        if missing:
-            raise BadInput(
-                f"{{at}}.path={folder}: {', '.join(missing)} named in {index.name} is missing; copy the folder again"
-            )
-
-
-def _read_json(folder: Path, file: str) -> dict[str, Any]:
-    try:
-        value = json.loads((folder / file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{{at}}.path={folder}: there is no readable {file} ({error.strerror})") from error
-    except ValueError as error:
-        raise BadInput(f"{{at}}.path={folder}: {file} is not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise BadInput(f"{{at}}.path={folder}: {file} holds no JSON object; copy the folder again")
-    return value
-
-
-def _check_weights(hf: torch.nn.Module, report: dict[str, Any], path: str) -> None:
-    missing = sorted(report.get("missing_keys", ()))
-    mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
-    if missing or mismatched:
-        raise BadInput(
-            f"{{at}}.path={path}: the checkpoint is incomplete: {_some(missing + mismatched)} missing or of another "
-            "shape. Such weights would start at random; copy the folder again."
-        )
-    for name, tensor in hf.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise RunFailed(f"{{at}}.path={path}: {name} holds NaN or infinite values; the checkpoint is damaged")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _first_line(error: Exception) -> str:

@@ -102,7 +102,7 @@ def test_torn_weights(command, local_overrides, tmp_path):
     weights = tmp_path / "tiny_opt" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     outcome = command(*local_overrides, f"hydra.run.dir={tmp_path}/run")
-    assert_refused(outcome, tmp_path / "run", "model.path=", "cannot load the checkpoint")
+    assert_refused(outcome, tmp_path / "run", "model.path=", "model.safetensors is damaged", "its header says")
 
 
 def test_weights_that_are_not_numbers(command, local_overrides, tmp_path):

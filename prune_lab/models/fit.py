@@ -1,0 +1,140 @@
+"""Whether weights and configuration belong together: before the weights are read, by their headers, and after."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import BadInput, RunFailed
+from prune_lab.models.config_file import reason_of
+from prune_lab.models.shrink import is_unequal, unequal_class
+from prune_lab.models.weight_files import is_harmless, some
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def check_fit(config: "PretrainedConfig", headers: Mapping[str, Tensor], folder: Path, raw: Mapping[str, Any]) -> None:
+    """Lays the model out on the meta device and loads the headers as if they were weights.
+
+    So the library itself says what would be missing, of another shape, or left out; it knows older names of weights.
+
+    Args:
+        config: of the model.
+        headers: tensors on the meta device by name.
+        folder: of the checkpoint.
+        raw: the content of its ``config.json``.
+
+    Raises:
+        BadInput: no model can be made of the configuration, or the weights are not those of that model.
+    """
+    try:
+        with _quiet():
+            loaded: Any = model_class_of(config).from_pretrained(  # declared as the model alone
+                None,
+                config=config,
+                state_dict=dict(headers),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report then
+                device_map="meta",
+            )
+    except Exception as error:  # of wrong values, in any way
+        raise bad_config(folder, raw, error) from error
+    refuse_misfit(loaded[1], folder)
+
+
+def refuse_misfit(report: Mapping[str, Any], folder: Path) -> None:
+    """Refuses weights that the library would start at random, or leave out.
+
+    Args:
+        report: what ``from_pretrained`` says with ``output_loading_info``.
+        folder: of the checkpoint.
+
+    Raises:
+        BadInput: there are any.
+    """
+    missing = sorted(report.get("missing_keys", ()))
+    shapes = sorted(report.get("mismatched_keys", ()))
+    unexpected = sorted(name for name in report.get("unexpected_keys", ()) if not is_harmless(name))
+    problems = []
+    if missing:
+        problems.append(f"the checkpoint is incomplete: {some(missing)} missing")
+    if shapes:
+        named = [f"{name} ({tuple(found)}, and {tuple(wanted)} by config.json)" for name, found, wanted in shapes]
+        problems.append(f"weights are of another shape than config.json says: {some(named)}")
+    if unexpected:
+        problems.append(f"the weights hold what config.json has no place for: {some(unexpected)}")
+    if problems:
+        raise BadInput(
+            f"{{at}}.path={folder}: {'; '.join(problems)}. Such weights would start at random or be left out; copy the "
+            "folder again, so that config.json and weights are those of one model."
+        )
+
+
+def check_finite(hf: "PreTrainedModel", folder: Path) -> None:
+    """Looks at every weight.
+
+    Raises:
+        RunFailed: one is not finite.
+    """
+    for name, tensor in hf.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise RunFailed(f"{{at}}.path={folder}: {name} holds NaN or infinite values; the checkpoint is damaged")
+
+
+@torch.no_grad()
+def check_pass(hf: "PreTrainedModel", folder: Path, raw: Mapping[str, Any]) -> None:
+    """Runs two tokens through the model, in which values of the configuration are used that no shape depends on.
+
+    Raises:
+        BadInput: the model cannot compute.
+    """
+    try:
+        logits = hf(input_ids=torch.zeros(1, 2, dtype=torch.long, device=hf.device), use_cache=False).logits
+        shape = tuple(logits.shape)
+    except MemoryError:
+        raise
+    except Exception as error:  # of wrong values, in any way
+        raise bad_config(folder, raw, error) from error
+    if shape[:2] != (1, 2):
+        raise bad_config(folder, raw, ValueError(f"two tokens give an output of shape {shape}"))
+
+
+def model_class_of(config: "PretrainedConfig") -> "type[PreTrainedModel]":
+    """The class of causal language models of a configuration.
+
+    What ``from_pretrained`` of it returns for unequal widths should be given the class of its family again.
+    """
+    if is_unequal(config):
+        return unequal_class(config)
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return cast("type[PreTrainedModel]", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's own report and bar, of a model that is only laid out."""
+    from transformers.utils import logging as library
+
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity(logging.CRITICAL)
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()
+
+
+def bad_config(folder: Path, raw: Mapping[str, Any], error: Exception) -> BadInput:
+    """What to say when a library cannot make a model of a configuration."""
+    return BadInput(
+        f"{{at}}.path={folder}: no model can be made of its config.json: {reason_of(error, raw)}. Correct the key, or "
+        "copy the file again."
+    )

@@ -1,0 +1,106 @@
+"""A repository of the hub as a local folder: its snapshot in the hub's cache, filled as far as it is needed.
+
+Whatever is checked of a local folder holds for a hub model in this way, and nothing is taken from a folder that only
+has the repository's name.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from prune_lab.errors import BadInput
+from prune_lab.models.folder import read_json
+from prune_lab.models.weight_files import SINGLE
+
+_SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")  # all but the weights
+_CODE = "*.py"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at a revision; offline, what the cache has of it.
+
+    Args:
+        name: ``organisation/model``.
+        revision: a branch, tag or commit; ``None`` is the main branch.
+        code: whether its Python files may come along.
+    """
+
+    name: str
+    revision: str | None = None
+    code: bool = False
+
+    def check_name(self) -> None:
+        """Refuses what cannot be a repository, such as the path of a folder.
+
+        Raises:
+            BadInput: it cannot.
+        """
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils._validators import validate_repo_id
+
+        try:
+            validate_repo_id(self.name)
+        except HFValidationError as error:
+            raise BadInput(
+                f"{{at}}.path={self.name[:200]} is not a name on the hub, such as facebook/opt-125m; for a folder use "
+                "model=local model.path=DIR"
+            ) from error
+
+    @cached_property
+    def folder(self) -> Path:
+        """The snapshot, with everything but the weights.
+
+        Raises:
+            BadInput: it cannot be had.
+        """
+        from huggingface_hub import snapshot_download
+
+        patterns = [*_SMALL, _CODE] if self.code else list(_SMALL)
+        try:
+            found = Path(snapshot_download(self.name, revision=self.revision, allow_patterns=patterns))
+        except Exception as error:  # of the network, of access, of the cache's files
+            raise self._cannot_have("configuration", error) from error
+        if not (found / "config.json").is_file():
+            raise self._cannot_have("configuration", FileNotFoundError("there is no config.json"))
+        return found
+
+    @property
+    def commit(self) -> str:
+        """The commit of the snapshot."""
+        return self.folder.name
+
+    def fetch_weights(self) -> None:
+        """Brings the weights into the snapshot: as safetensors, or as ``torch.save`` wrote them if there are no others.
+
+        Raises:
+            BadInput: they cannot be had.
+        """
+        from huggingface_hub import hf_hub_download, snapshot_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        problem: Exception = FileNotFoundError(f"there is no {' and no '.join(SINGLE)}, nor an index of shards")
+        for single in SINGLE:
+            index = self.folder / f"{single}.index.json"
+            try:
+                if index.is_file():
+                    files = set(read_json(self.folder, index.name).get("weight_map", {}).values())
+                    snapshot_download(self.name, revision=self.commit, allow_patterns=sorted(map(str, files)))
+                else:
+                    hf_hub_download(self.name, single, revision=self.commit)
+                return
+            except EntryNotFoundError as error:  # offline too: the cache has no such file
+                problem = error
+            except BadInput:
+                raise
+            except Exception as error:
+                raise self._cannot_have("weights", error) from error
+        raise self._cannot_have("weights", problem)
+
+    def _cannot_have(self, what: str, error: Exception) -> BadInput:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]
+        here = "; there is a folder of this name: model=local takes it" if Path(self.name).is_dir() else ""
+        return BadInput(
+            f"{{at}}.path={self.name}: cannot have the {what} from the hub or its cache: {reason}. Check the name, the "
+            f"revision, the network and the access; or download the folder and use model=local model.path=DIR{here}"
+        )

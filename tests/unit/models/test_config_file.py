@@ -1,0 +1,85 @@
+import pytest
+
+from prune_lab.errors import BadInput
+from prune_lab.models.load import Checkpoint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 0),
+        ("num_hidden_layers", -1),
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", 3.0),
+        ("num_hidden_layers", True),
+        ("hidden_size", 10**12),
+        ("head_dim", 10**9),
+        ("intermediate_size", 2**23),
+        ("vocab_size", "64"),
+        ("num_attention_heads", 0),
+        ("num_labels", 10**9),
+        ("max_position_embeddings", -5),
+        ("rms_norm_eps", float("nan")),
+        ("rms_norm_eps", -1e-6),
+        ("attention_dropout", 2),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": float("inf")}),
+        ("attn_implementation", "someone/kernel"),
+        ("quantization_config", {"quant_method": "new"}),
+        ("quantization_config", 5),
+        ("transformers_weights", "other.safetensors"),
+        ("model_type", "bert"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_before_anything_is_built(model_folder, change_config, key, value):
+    folder = model_folder("llama")
+    change_config(folder, **{key: value})
+    with pytest.raises(BadInput) as caught:
+        Checkpoint(str(folder))
+    message = str(caught.value)
+    assert message.startswith(f"Checkpoint.path={folder}: ")
+    assert key in message or key == "model_type"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_act", "foo"),
+        ("num_attention_heads", 5),
+        ("rms_norm_eps", "small"),
+        ("tie_word_embeddings", 3),
+        ("rope_parameters", {"rope_type": "foo", "rope_theta": 1e4}),
+        ("pad_token_id", 99),
+        ("dtype", "float99"),
+        ("layer_types", ["foo"]),
+        ("id2label", 5),
+    ],
+)
+def test_a_value_that_the_library_refuses_is_told_with_its_key(model_folder, change_config, key, value):
+    folder = model_folder("llama")
+    change_config(folder, **{key: value})
+    with pytest.raises(BadInput, match=r"no model can be made of its config\.json: ") as caught:
+        Checkpoint(str(folder)).load_config()
+    assert "Correct the key" in str(caught.value)
+    assert key in str(caught.value) or key in ("num_attention_heads", "pad_token_id", "id2label")
+
+
+def test_a_value_that_only_a_pass_shows_is_refused_too(model_folder, change_config):
+    folder = model_folder("llama")
+    change_config(folder, return_dict=False)
+    with pytest.raises(BadInput, match=r"no model can be made of its config\.json"):
+        Checkpoint(str(folder)).load()
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_fewer_or_more_blocks_than_the_weights_have_are_refused(model_folder, change_config, family, layers):
+    folder = model_folder(family)
+    depth = {"gpt2": "n_layer", "gpt_neo": "num_layers"}.get(family, "num_hidden_layers")
+    change_config(folder, **{depth: layers})
+    with pytest.raises(BadInput, match=rf"config\.json says {depth}={layers}, and the weights have 3 blocks"):
+        Checkpoint(str(folder))
+
+
+def test_a_key_of_another_family_changes_nothing(model_folder, change_config):
+    folder = model_folder("gpt2")
+    change_config(folder, head_dim=[3])
+    assert Checkpoint(str(folder)).load().blocks[0].attention.head_dim == 8
