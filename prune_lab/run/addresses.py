@@ -1,20 +1,17 @@
 """Makes the parts of a configuration, and knows at which key each of them stands."""
 
-import inspect
 import re
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from types import UnionType
 from typing import Any, TypeVar
 
 from hydra.utils import get_object
 
-from prune_lab.errors import BadInput, Reported, shown
+from prune_lab.errors import BadInput, Reported
+from prune_lab.run.annotations import hints_of, is_part, mistake_of
 
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
-_OURS = "prune_lab."
 
 Path = tuple[str | int, ...]
 """Where a part stands: keys of mappings and indices of lists."""
@@ -51,12 +48,33 @@ class Addresses:
             value = value[step]
         self._places |= {(*path, name): (place,) for name, (_, place) in (given or {}).items() if place}
         made = self._make(value, path, {name: made for name, (made, _) in (given or {}).items()})
-        self._check_kind(made, (kind,), path)
+        if mistake := mistake_of(self._key(path), made, kind):
+            raise BadInput(mistake)
         return made  # type: ignore[no-any-return]
 
     def section(self, name: str) -> Any:
         """Makes a section, which may also be a plain value, or nothing."""
         return self._make(self._plain[name], (name,))
+
+    def check_unmade(self) -> None:
+        """Checks the types of what no stage needs, and what was therefore not made.
+
+        Raises:
+            BadInput: a value does not fit the annotation of its parameter.
+        """
+        made = {path[0] for _, path in self._made.values()}
+        for name, value in self._plain.items():
+            if name not in made:
+                self._check_unmade(value, (name,))
+
+    def _check_unmade(self, value: Any, path: Path) -> None:
+        hints, rest = hints_of(get_object(value["_target_"])) if _is_node(value) else ({}, Any)
+        items: Iterable[tuple[str | int, Any]] = enumerate(value) if isinstance(value, list) else ()
+        for name, item in value.items() if isinstance(value, dict) else items:
+            mistake = mistake_of(self._key((*path, name)), item, hints.get(str(name), rest))
+            if mistake and not str(name).startswith("_"):
+                raise BadInput(mistake)
+            self._check_unmade(item, (*path, name))
 
     @contextmanager
     def naming(self) -> Iterator[None]:
@@ -78,40 +96,43 @@ class Addresses:
         if not isinstance(value, dict):
             return value
         given = {name: self._make(item, (*path, name)) for name, item in value.items()}
-        if "_target_" not in value:
+        if not _is_node(value):
             return given
         target = get_object(value["_target_"])
         given = {name: item for name, item in given.items() if not name.startswith("_")}
         given |= others or {}
-        kinds, rest = _kinds(target)
-        for name, item in given.items():
-            allowed = kinds.get(name, rest)
-            if allowed and item is not None:
-                self._check_kind(item, allowed, (*path, name))
+        mistake = self._mistake(target, given, path)
         try:
             made = target(**given)
-        except Reported as error:
+        except Reported as error:  # it knows the range, which the annotation does not
             below = None if error.owner is None else self._path_of(error.owner)
             self._locate(error, below or path)  # the part itself is not among those made
             raise
         except Exception as error:  # what a check has missed
-            raise BadInput(f"{self._key(path)} cannot be made with these values: {error}") from error
+            raise BadInput(mistake or f"{self._key(path)} cannot be made with these values: {error}") from error
+        if mistake:
+            raise BadInput(mistake)
         self._made[id(made)] = made, path
         return made
 
-    def _check_kind(self, value: object, allowed: tuple[type, ...], path: Path) -> None:
-        """A part of a related class is let through: the component says better what it can work with."""
-        found = type(value)
-        for kind in allowed:
-            if set(_our_classes(found)) & set(_our_classes(kind)) or _has_members_of(value, kind):
-                return
-        given = f"={shown(value)}"
-        if _our_classes(found):
-            given = f"._target_={found.__module__}.{found.__qualname__}"
-        kinds = " or ".join(kind.__name__ for kind in allowed)
-        raise BadInput(
-            f"{self._key(path)}{given} is not allowed; allowed: a section whose _target_ is of the kind {kinds}"
-        )
+    def _mistake(self, target: Any, given: Mapping[str, Any], path: Path) -> str | None:
+        """Compares values with the annotations of the parameters that they are given to.
+
+        Returns:
+            What is wrong with the first value of a wrong type.
+
+        Raises:
+            BadInput: a part is of another kind; such a one is not even tried.
+        """
+        hints, rest = hints_of(target)
+        found = None
+        for name, item in given.items():
+            hint = hints.get(name, rest)
+            mistake = mistake_of(self._key((*path, name)), item, hint)
+            if mistake and is_part(hint):
+                raise BadInput(mistake)
+            found = found or mistake
+        return found
 
     def _path_of(self, owner: object) -> Path | None:
         if id(owner) in self._made:
@@ -143,27 +164,6 @@ def _steps(rest: str) -> Path:
     return tuple(int(index) if index else name for name, index in _STEP.findall(rest))
 
 
-def _kinds(target: Any) -> tuple[dict[str, tuple[type, ...]], tuple[type, ...]]:
-    """The classes of the parameters of a target that take a part, and those of further keywords."""
-    try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:  # a name that only a type checker imports
-        return {}, ()
-    found = {}
-    for name, hint in hints.items():
-        options = typing.get_args(hint) if typing.get_origin(hint) in (UnionType, typing.Union) else (hint,)
-        classes = tuple(option for option in options if option is not type(None))
-        if all(inspect.isclass(each) and each.__module__.startswith(_OURS) for each in classes):
-            found[name] = classes
-    keywords = [each.name for each in inspect.signature(target).parameters.values() if each.kind is each.VAR_KEYWORD]
-    return found, found.get(keywords[0], ()) if keywords else ()
-
-
-def _has_members_of(value: object, kind: type) -> bool:
-    """Whether a value fits a protocol that its class does not name."""
-    members = [name for name, member in vars(kind).items() if not name.startswith("_") and callable(member)]
-    return getattr(kind, "_is_protocol", False) and all(hasattr(value, name) for name in members)
-
-
-def _our_classes(kind: type) -> list[type]:
-    return [each for each in kind.__mro__ if each.__module__.startswith(_OURS)]
+def _is_node(value: Any) -> bool:
+    """Whether a part is made of a value."""
+    return isinstance(value, dict) and "_target_" in value

@@ -32,7 +32,7 @@ class Parts:
 
 
 def make_parts(config: RunConfig) -> Parts:
-    """Makes all that the stages of a run need; sections that none of them needs are left alone.
+    """Makes all that the stages of a run need; of sections that none of them needs only the types are checked.
 
     Args:
         config: `prune_lab.run.vetting.vet` has vetted every target.
@@ -42,7 +42,7 @@ def make_parts(config: RunConfig) -> Parts:
     """
     addresses, sections = Addresses(config.plain), _Sections(config.plain)
     with addresses.naming():
-        return Parts(
+        parts = Parts(
             model=addresses.make("model", Checkpoint),
             data=addresses.make("data", DataSpec),  # type: ignore[type-abstract]  # it asks for the kind only
             stages={name: sections.stage(name, addresses) for name in config.stages},
@@ -50,6 +50,8 @@ def make_parts(config: RunConfig) -> Parts:
             device=resolve_device(config.plain["device"]),
             addresses=addresses,
         )
+        addresses.check_unmade()
+    return parts
 
 
 class _Sections:

@@ -3,13 +3,15 @@
 Booleans are no numbers, and neither are NaN, infinities or text: ``"5"`` is not 5.
 """
 
-import math
+import sys
 from collections.abc import Collection, Sequence
 
 from prune_lab.errors import BadSetting
 
 MOST_SEED = 2**64 - 1
 """The largest seed of torch's generators."""
+
+_LARGEST = sys.float_info.max  # NaN is not below it, and neither is a whole number that no float can hold
 
 
 def check_whole(
@@ -88,7 +90,7 @@ def is_number(
     below: float | None = None,
 ) -> bool:
     """Whether a value is a finite number in a range; see `check_number`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
         return False
     large = (least is None or value >= least) and (above is None or value > above)
     return large and (most is None or value <= most) and (below is None or value < below)
