@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 
 def use_by_default() -> None:
@@ -45,13 +45,13 @@ class CombinationsSweeper(BasicSweeper):
         Raises:
             HydraException: a job cannot be composed; then none has run.
         """
+        from prune_lab.run.loader import save_config
+
         assert self.config is not None and self.launcher is not None  # Hydra has called `setup`
         batches = self.batches(arguments)
         for batch in batches:
             self.validate_batch_is_legal(batch)
-        folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        save_config(self.config, "multirun.yaml", Path(self.config.hydra.sweep.dir))
         results: list[Sequence[JobReturn]] = []
         for batch in batches:
             results.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, results))))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -25,8 +26,11 @@ from prune_lab.run import artifacts
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig, objectives_of
 from prune_lab.run.entry import run_unless_finished
+from prune_lab.run.loader import guard_hydra
 from prune_lab.run.renamed import message_of
+from prune_lab.run.trust import trust_typed
 from prune_lab.utils.processes import processes
+from prune_lab.utils.secrets import hide_in_logs, redacted, redacted_override
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """Runs one job and returns the objective, or all of several, which sweepers read."""
     from prune_lab.run.summary import print_summary  # like other imports here: slow, and not needed for --help
 
+    hide_in_logs()  # in the process of a job, too
     if is_assistant():
         logging.disable(logging.INFO)
         cfg.tracker = OmegaConf.create({"_target_": "prune_lab.run.tracking.jsonl.JsonlTracker"})
@@ -86,7 +91,7 @@ def _note_failure(error: Exception, folder: Path) -> None:
             "status": artifacts.FAILED,
             "metrics": {},
             "protocol": {},
-            "error": f"{type(error).__name__}: {error}",
+            "error": redacted(f"{type(error).__name__}: {error}"),
         }
         write_json(folder / artifacts.RECORD, record)
 
@@ -114,6 +119,7 @@ def _objective(record: dict[str, Any], asked: Any, *, needed: bool) -> float | t
 def main() -> None:
     """Runs the command and exits with its status: 0 done, 1 a run failed, 2 bad input."""
     use_by_default()
+    _guard()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
     try:
         if is_assistant():
@@ -135,6 +141,22 @@ def main() -> None:
         raise
     finally:
         gc.freeze()  # or Python looks for cycles in all of torch before it ends, which takes a second
+
+
+def _guard() -> None:
+    """Notes what was typed, before Hydra reads any file."""
+    given = get_args_parser().parse_known_args()[0]
+    if given.experimental_rerun is not None:
+        sys.stderr.write(
+            "prune-lab: --experimental-rerun is not allowed: it loads a pickle, which may run any code; give the "
+            "overrides of the run instead, from its .hydra/overrides.yaml\n"
+        )
+        sys.exit(2)
+    guard_hydra()
+    hide_in_logs()
+    trust_typed(given.overrides)
+    for override in given.overrides:  # what is recognised here is kept out of every message
+        redacted_override(override)
 
 
 def _run_jobs() -> None:
@@ -162,7 +184,7 @@ def _exit_if_expected(error: Exception) -> None:
         status = 1
     else:
         return
-    sys.stderr.write(f"prune-lab: {message_of(error)}\n")
+    sys.stderr.write(f"prune-lab: {redacted(message_of(error))}\n")
     sys.exit(status)
 
 

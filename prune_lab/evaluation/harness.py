@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -21,6 +21,12 @@ logger = logging.getLogger(__name__)
 
 ACCURACIES = ("acc", "acc_norm")
 """Metrics that are means of zeros and ones."""
+_PLAIN_OPTIONS = (  # fields of tasks that are values; others are templates, in which the harness lets any code run, or
+    # name metrics, classes and files that it loads
+    "num_fewshot", "repeats", "test_split", "validation_split", "training_split", "fewshot_split", "target_delimiter",
+    "fewshot_delimiter", "task_alias", "generation_kwargs",
+)  # fmt: skip
+_PLAIN_GENERATION = {"until", "do_sample", "temperature", "max_gen_toks", "top_p", "top_k"}
 _QUALITIES: Mapping[
     str, MetricInfo
 ] = {  # of a task, and behind another filter of its answers than the harness' usual one
@@ -93,6 +99,18 @@ class ZeroShot(Evaluation):
             raise BadInput(
                 f"{{at}}.task_options names {', '.join(unused)}, which is not in {{at}}.tasks={self.tasks}", self
             )
+
+    @classmethod
+    def needs_trust(cls, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yields the keys of settings that run code of others, each with what it does."""
+        if settings.get("include_path"):
+            yield "include_path", "names tasks whose files may run any code"
+        options = settings.get("task_options")
+        for task, fields in options.items() if isinstance(options, Mapping) else ():
+            for name, value in fields.items() if isinstance(fields, Mapping) else ():
+                plain = name != "generation_kwargs" or (isinstance(value, Mapping) and set(value) <= _PLAIN_GENERATION)
+                if name not in _PLAIN_OPTIONS or not plain:
+                    yield f"task_options.{task}.{name}", "may run any code, as templates do"
 
     @property
     def _names(self) -> list[str]:

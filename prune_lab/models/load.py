@@ -1,6 +1,6 @@
 """Loads a causal language model from a Hugging Face folder or from the hub."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,12 @@ class Checkpoint:
             else:
                 self._check_local()
         self.name = self.name or self._own_name()
+
+    @classmethod
+    def needs_trust(cls, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yields the keys of settings that run code of others, each with what it does."""
+        if settings.get("trust_remote_code"):
+            yield "trust_remote_code", "runs code that comes with the checkpoint"
 
     @property
     def folder(self) -> Path:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from hydra.utils import get_object
 
 from prune_lab.errors import shown
+from prune_lab.evaluation.metric import Described
 from prune_lab.utils.checks import MOST_SEED, is_number
 
 _OURS = "prune_lab."
@@ -63,6 +64,26 @@ def fits(value: Any, hint: Any) -> bool:
     return any(_fits(value, each) for each in _options(hint))
 
 
+def is_of_kind(found: Any, kind: type) -> bool:
+    """Whether a class may stand where a part of some kind is expected.
+
+    One that shares the base of the kind may: `GUM` in the place of a `BlockMethod`, as both are methods; the component
+    says better what it can work with.
+
+    Args:
+        found: the class.
+        kind: that is expected; a class with all members of a protocol is of its kind.
+    """
+    members = [name for name, member in vars(kind).items() if not name.startswith("_") and callable(member)]
+    is_protocol = getattr(kind, "_is_protocol", False) and all(callable(getattr(found, name, None)) for name in members)
+    return is_protocol or (inspect.isclass(found) and _base(kind) in inspect.getmro(found))
+
+
+def _base(kind: type) -> type:
+    """The first class of prune_lab that a kind derives from; `Described` is shared by kinds that are not alike."""
+    return [kind, *(each for each in our_classes(kind) if each is not Described)][-1]
+
+
 def _options(hint: Any) -> tuple[Any, ...]:
     is_union = typing.get_origin(hint) in (UnionType, typing.Union)
     return typing.get_args(hint) if is_union else (NoneType if hint is None else hint,)
@@ -75,7 +96,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is Any or not inspect.isclass(origin):
         return _holds_numbers(value)
     if _is_ours(origin):
-        return _is_of_kind(value, origin)
+        return is_of_kind(_class_of(value), origin)
     if origin is float:
         return is_number(value)
     if origin is int:
@@ -109,14 +130,6 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _is_of_kind(value: Any, kind: type) -> bool:
-    """A part of a related class is let through: the component says better what it can work with."""
-    found = _class_of(value)
-    members = [name for name, member in vars(kind).items() if not name.startswith("_") and callable(member)]
-    is_protocol = getattr(kind, "_is_protocol", False) and all(hasattr(found, name) for name in members)
-    return is_protocol or bool(set(our_classes(found)) & set(our_classes(kind)))
 
 
 def _class_of(value: Any) -> Any:

@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from prune_lab.errors import BadInput, shown
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.renamed import refuse_renamed
-from prune_lab.run.tracking.tracker import without_secrets
 from prune_lab.utils.checks import MOST_SEED, is_number
 from prune_lab.utils.plain import plain_dict
+from prune_lab.utils.secrets import without_secrets
 
 SECTIONS = (
     "seed", "device", "save_model", "skip_finished", "stage_cache_min_seconds", "propagate", "sequential", "objective",

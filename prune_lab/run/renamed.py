@@ -91,6 +91,9 @@ def refuse_renamed(plain: Mapping[str, Any]) -> None:
 def message_of(error: Exception) -> str:
     """Returns an error's message, with the cause if Hydra hides it, and with the new name of a key that has one."""
     message, cause = str(error), error.__cause__
+    first = _first(error)
+    if isinstance(first, BadInput):  # of a resolver of ours, which OmegaConf wraps
+        return str(first)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return message
     if cause is not None and str(cause) not in message:
@@ -104,6 +107,13 @@ def message_of(error: Exception) -> str:
             f"stages in a file are written in its defaults list now: 'override /stages: [prune, evaluate]'\n{message}"
         )
     return next(hints, message)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What an error came of; OmegaConf hides it."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
 
 
 def _paths(value: Any, where: str = "") -> Iterator[str]:

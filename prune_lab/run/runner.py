@@ -25,11 +25,12 @@ from prune_lab.run.metric_info import describe
 from prune_lab.run.parts import Parts, make_parts
 from prune_lab.run.stage_cache import Result, SharedStages
 from prune_lab.run.state import Report, RunState, Stage
-from prune_lab.run.tracking.tracker import RunInfo, Tracker, redacted_override
+from prune_lab.run.tracking.tracker import RunInfo, Tracker
 from prune_lab.run.tracking.trackers import Trackers
 from prune_lab.run.vetting import vet
 from prune_lab.utils.device import watch_peak_memory
 from prune_lab.utils.files import write_json, write_text
+from prune_lab.utils.secrets import redacted_override, without_known_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def execute(
         record["error"] = f"{type(error).__name__}: {error}"
         raise
     finally:
-        write_json(folder / artifacts.RECORD, record)
+        write_json(folder / artifacts.RECORD, without_known_secrets(record))
     return record
 
 

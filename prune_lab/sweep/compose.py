@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,10 +19,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from prune_lab.run.config import RunConfig
+from prune_lab.run.loader import GuardedLoader
 from prune_lab.utils.plain import plain_dict
 
 
-class SweepConfigLoader(ConfigLoaderImpl):
+class SweepConfigLoader(GuardedLoader):
     """Hydra's loader, with a memory for what was composed.
 
     Gives what Hydra's own gives, which a test holds against it; files that change during a sweep are read once.

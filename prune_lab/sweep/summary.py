@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +14,7 @@ from prune_lab.run.config import objectives_of
 from prune_lab.run.record import read_record
 from prune_lab.utils.files import write_csv
 from prune_lab.utils.plain import plain_dict
+from prune_lab.utils.secrets import redacted_override
 
 _MOST_ROWS = 40  # on the terminal; more are in the file
 _COMBINATIONS = ("hydra_plugins.prune_lab_combinations.", "hydra._internal.")  # ours and Hydra's own
@@ -52,6 +54,10 @@ class SweepSummary(Callback):
         """Takes what the configuration says."""
         if str(config.hydra.sweeper._target_).startswith(_COMBINATIONS):
             self.begun.append((Path(config.hydra.sweep.dir), objectives_of(plain_dict(config)["objective"])))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Hides secrets among the overrides, which Hydra prints where a job has failed."""
+        job_return.overrides = [redacted_override(each) for each in job_return.overrides or ()]
 
 
 def summarise() -> None:

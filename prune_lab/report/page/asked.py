@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from prune_lab.run.tracking.tracker import redacted_override
 from prune_lab.utils.files import read_regular
+from prune_lab.utils.secrets import redacted_override
 
 _MOST_BYTES, _MOST_DEPTH = 2**20, 100  # of a file of Hydra's
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # thousands of small files are read

@@ -1,14 +1,11 @@
 """What a tracker is, and what it is told about a run."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from prune_lab.evaluation.metric import MetricInfo
-
-_SECRET = re.compile(r"(^|[_-])(api_?key|token|secret|password|credentials?)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,21 +46,3 @@ class Tracker(Protocol):
 
     def finish(self, summary: Mapping[str, float], *, failed: bool) -> None:
         """Takes the final numbers and closes the tracker."""
-
-
-def redacted_override(override: str) -> str:
-    """Returns an override of the command line with ``***`` for the value of a key like ``token``."""
-    key, sign, value = override.partition("=")
-    return f"{key}{sign}***" if sign and value and _SECRET.search(key.rpartition(".")[2]) else override
-
-
-def without_secrets(value: object) -> object:
-    """A copy of a plain configuration in which texts under keys like ``token`` or ``api_key`` read ``***``."""
-    if isinstance(value, Mapping):
-        return {
-            key: "***" if isinstance(item, str) and _SECRET.search(str(key)) else without_secrets(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    return value

@@ -13,9 +13,10 @@ from prune_lab.cache.folder import cache_folder
 from prune_lab.errors import BadSetting, owned_by
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.run.tracking.aside import Aside
-from prune_lab.run.tracking.tracker import RunInfo, without_secrets
+from prune_lab.run.tracking.tracker import RunInfo
 from prune_lab.utils.checks import check_choice, check_text, check_texts
 from prune_lab.utils.files import write_text
+from prune_lab.utils.secrets import without_secrets
 
 Mode = Literal["offline", "online", "disabled"]
 _ID = "wandb_id"  # a file of the run folder until the run is done: an interrupted run goes on under its name

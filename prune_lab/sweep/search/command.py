@@ -13,13 +13,13 @@ from optuna.distributions import CategoricalDistribution
 
 from prune_lab.errors import BadInput, BadSetting, located
 from prune_lab.run.config import is_beside_numbers, objectives_of
-from prune_lab.run.tracking.tracker import without_secrets
 from prune_lab.sweep.search.loop import Jobs, run_trials
 from prune_lab.sweep.search.settings import SearchSettings
 from prune_lab.sweep.search.space import Space, parse_space
 from prune_lab.sweep.search.storage import opened
 from prune_lab.sweep.search.study import open_study
 from prune_lab.utils.processes import processes
+from prune_lab.utils.secrets import without_secrets
 
 
 @located("hydra.sweeper")

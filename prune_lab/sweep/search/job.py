@@ -9,13 +9,11 @@ from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
 from prune_lab.errors import TrialStopped
+from prune_lab.run.hydra_vetting import TRIAL
 from prune_lab.sweep.search.settings import SearchSettings
 from prune_lab.sweep.search.storage import connect
 from prune_lab.sweep.search.study import MESSAGE, STOPPED, pruner_of
 from prune_lab.utils.plain import plain_dict
-
-TRIAL = "PRUNE_LAB_TRIAL"
-"""The environment variable with a trial's number, which Hydra sets for its job (``hydra.job.env_set``)."""
 
 
 class JobTrial:

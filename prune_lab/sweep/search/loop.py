@@ -14,7 +14,7 @@ from optuna.trial import Trial
 
 from prune_lab.errors import RunFailed
 from prune_lab.run import artifacts
-from prune_lab.sweep.search.job import TRIAL
+from prune_lab.run.hydra_vetting import TRIAL
 from prune_lab.sweep.search.report import print_summary, write_report
 from prune_lab.sweep.search.study import FOLDER, STOPPED, Study
 

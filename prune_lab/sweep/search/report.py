@@ -10,6 +10,7 @@ from rich.table import Table
 
 from prune_lab.sweep.search.study import DEFAULTS, FOLDER, INTERRUPTED, MESSAGE, Study
 from prune_lab.utils.files import write_atomically, write_csv, write_text
+from prune_lab.utils.secrets import redacted_override
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -60,7 +61,7 @@ def print_summary(study: Study, folder: Path) -> None:
 
 def command_of(study: Study, trial: FrozenTrial) -> str:
     """The command that repeats a trial as a single run."""
-    return shlex.join(["prune-lab", *study.space.overrides(trial.params)])
+    return shlex.join(["prune-lab", *map(redacted_override, study.space.overrides(trial.params))])
 
 
 def _row(study: Study, trial: FrozenTrial) -> list[object]:

@@ -4,8 +4,9 @@ import pytest
 
 from prune_lab.errors import BadInput
 from prune_lab.run.tracking.jsonl import JsonlTracker
-from prune_lab.run.tracking.tracker import RunInfo, without_secrets
+from prune_lab.run.tracking.tracker import RunInfo
 from prune_lab.run.tracking.trackers import Trackers
+from prune_lab.utils.secrets import without_secrets
 
 
 class Fake:

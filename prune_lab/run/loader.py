@@ -1,0 +1,81 @@
+"""Hydra's loader of configurations, which vets what Hydra itself would be asked to make before Hydra makes it.
+
+Hydra offers no place between composing a configuration and acting on it: it makes callbacks, sweepers and launchers and
+configures the log before a program's own code is called. So the command puts this loader in the place of Hydra's.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import hydra._internal.hydra
+import hydra.core.utils
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from prune_lab.run.hydra_vetting import vet_hydra, vet_search_path
+from prune_lab.run.trust import guard_variables
+from prune_lab.utils.files import write_text
+from prune_lab.utils.secrets import redacted_override, without_secrets
+
+
+class GuardedLoader(ConfigLoaderImpl):
+    """Composes as Hydra's own loader; refuses what a file may not ask of Hydra."""
+
+    def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
+        """Composes a configuration.
+
+        Raises:
+            HydraException: it cannot be composed.
+            BadInput: a file asks Hydra for more than it may.
+        """
+        cfg = super().load_configuration(*args, **kwargs)
+        vet_hydra(cfg)
+        return cfg
+
+    def _process_config_searchpath(
+        self, config_name: str | None, parsed_overrides: list[Override], repo: CachingConfigRepository
+    ) -> None:
+        """Looks at the search path of a file first: Hydra imports the packages that it names."""
+        loaded = None if config_name is None else repo.load_config(config_path=config_name)
+        if loaded is not None and OmegaConf.is_dict(loaded.config):
+            found = OmegaConf.select(loaded.config, "hydra.searchpath", throw_on_resolution_failure=False)
+            vet_search_path(OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found)
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A job's process gets its loader from the sweep's; the guards are put up with it."""
+        self.__dict__.update(state)
+        guard_hydra()
+
+
+def guard_hydra() -> None:
+    """Lets Hydra, in this process, compose with `GuardedLoader`, and write its files without secrets."""
+    guard_variables()
+    hydra._internal.hydra.ConfigLoaderImpl = GuardedLoader  # type: ignore[attr-defined]  # what it imports
+    hydra.core.utils._save_config = save_config
+
+
+def save_config(cfg: DictConfig, filename: str, output_dir: Path) -> None:
+    """Writes a file of ``.hydra``, or ``multirun.yaml``, without secrets; in the place of Hydra's own function.
+
+    Args:
+        cfg: settings, or the list of overrides.
+        filename: of the file.
+        output_dir: its folder; made if need be.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_text(output_dir / filename, OmegaConf.to_yaml(OmegaConf.create(_without_secrets(plain))))
+
+
+def _without_secrets(plain: Any) -> Any:
+    """Settings without secrets; the overrides among Hydra's hold them in another form."""
+    if isinstance(plain, list):
+        return [redacted_override(each) if isinstance(each, str) else each for each in plain]
+    of_hydra = plain.get("hydra")
+    if isinstance(of_hydra, dict) and isinstance(of_hydra.get("overrides"), dict):
+        overrides = {kind: _without_secrets(given) for kind, given in of_hydra["overrides"].items()}
+        plain = plain | {"hydra": of_hydra | {"overrides": overrides}}
+    return without_secrets(plain)
