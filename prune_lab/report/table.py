@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -26,8 +27,10 @@ from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.record import read_record
 from prune_lab.run.renamed import message_of
+from prune_lab.run.trust import VARIABLE, guard_variables, trust_typed, trusted_names
 from prune_lab.sweep.compose import composing
 from prune_lab.utils.files import write_json
+from prune_lab.utils.secrets import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--readme", type=Path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->")
     parsed = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    guard_variables()
+    trust_typed(parsed.overrides)
     try:
         options = [override for override in parsed.overrides if override.lstrip("+").startswith("hydra.launcher.")]
         if options and parsed.launcher is None:
@@ -78,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             findings = _run(parsed, options)
     except (BadInput, HydraException, OmegaConfBaseException) as error:
-        sys.stderr.write(f"prune-lab-table: {message_of(error)}\n")
+        sys.stderr.write(f"prune-lab-table: {redacted(message_of(error))}\n")
         sys.exit(2)
     if findings.records:
         sys.stdout.write(write_report(findings, parsed.results))
@@ -169,7 +174,8 @@ def _run_elsewhere(name: str, jobs: Jobs, folder: Path, launcher: str, options: 
         f"hydra.sweeper.cells={sweep}/cells.json",
     ]
     command += [f"hydra/launcher={launcher}", f"hydra.sweep.dir={sweep}", *options]
-    status = subprocess.run(command, stdout=sys.stderr, check=False).returncode  # standard output is the table's
+    trusted = os.environ | {VARIABLE: trusted_names()}  # what was typed here stands in a file there
+    status = subprocess.run(command, env=trusted, stdout=sys.stderr, check=False).returncode  # stdout is the table's
     if not (sweep / "multirun.yaml").exists():
         raise BadInput(f"the cells could not be launched (status {status}); the message is above")
     records, reasons = {}, {}

@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "***"
-_KEY = re.compile(r"(^|[_-])(api_?key|token|secret|pass(word|wd|phrase)?|credentials?)$", re.IGNORECASE)
+_NAMES = "api_?key|token|secret|pass(?:word|wd|phrase)?|credentials?"
+_KEY = re.compile(rf"(?:^|[_-])(?:{_NAMES})$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?P<user>\b[\w+.-]+://[^\s:/@'\"]*):(?P<password>[^\s/'\"]+)@")
-_INNER = re.compile(r"(?P<key>[\w-]+)(?P<sign>['\"]?\s*[:=]\s*)(?P<value>'[^']*'|\"[^\"]*\"|[^\s,{}\[\]&]+)")
+_INNER = re.compile(
+    rf"(?P<key>(?<![\w-])(?:[\w-]*[_-])?(?:{_NAMES})['\"]?\s*[:=]\s*)(?P<value>'[^']*'|\"[^\"]*\"|[^\s,{{}}\[\]&]+)",
+    re.IGNORECASE,
+)
 _LEAST = 4  # characters of a value that is looked for in other texts: a shorter one is found everywhere
 
 _known: set[str] = set()
@@ -95,10 +99,8 @@ def hide_in_logs() -> None:
 
 def _inner(found: "re.Match[str]") -> str:
     """A pair inside an override: ``{token: abc}``, ``?password=abc``."""
-    if not is_secret(found["key"]):
-        return found[0]
     _remember_written(found["value"])
-    return f"{found['key']}{found['sign']}{HIDDEN}"
+    return f"{found['key']}{HIDDEN}"
 
 
 def _remember_written(value: str) -> None:

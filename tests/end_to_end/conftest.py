@@ -8,10 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import hydra._internal.hydra
+import hydra.core.utils
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from omegaconf.basecontainer import BaseContainer
 
 from prune_lab.__main__ import main
+from prune_lab.run.trust import Trust
+from prune_lab.utils import secrets
 
 
 @dataclass
@@ -29,6 +36,15 @@ def anew(arguments: Sequence[str]) -> list[str]:
         *arguments,
         *([] if any(given.startswith("skip_finished=") for given in arguments) else ["skip_finished=false"]),
     ]
+
+
+def put_guards_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the end of a test take away what the command puts in the place of Hydra's, and what it knows of its user."""
+    monkeypatch.setattr(hydra._internal.hydra, "ConfigLoaderImpl", ConfigLoaderImpl)
+    monkeypatch.setattr(hydra.core.utils, "_save_config", hydra.core.utils._save_config)
+    monkeypatch.setitem(BaseContainer._resolvers, "oc.env", BaseContainer._resolvers["oc.env"])
+    monkeypatch.setitem(Singleton._instances, Trust, Trust())
+    monkeypatch.setattr(secrets, "_known", set())
 
 
 @pytest.fixture
@@ -57,6 +73,7 @@ def command(
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["prune-lab", *anew(arguments)])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        put_guards_back(monkeypatch)
         root = logging.getLogger()
         handlers, level = root.handlers[:], root.level
         capfd.readouterr()
