@@ -126,7 +126,8 @@ def test_what_is_typed_is_done_and_kept_quiet(command, stranger, local_overrides
     (tmp_path / "mine.py").write_text(method)
     given = [*local_overrides, "+model.name=${oc.env:MY_SECRET}", "stages=[prune]", "save_model=false"]
     stranger("")
-    outcome = command("--config-dir", "conf", *given, "method={_target_: mine.Mine}", f"hydra.run.dir={tmp_path}/run")
+    own = "method._target_=mine.Mine"
+    outcome = command("--config-dir", "conf", *given, "method=magnitude", own, f"hydra.run.dir={tmp_path}/run")
     assert outcome.status == 0, outcome.err
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["config"]["method"]["_target_"] == "mine.Mine" and record["config"]["model"]["name"] == "***"
