@@ -103,7 +103,7 @@ class ZeroShot(Evaluation):
     @classmethod
     def needs_trust(cls, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Yields the keys of settings that run code of others, each with what it does."""
-        if settings.get("include_path"):
+        if isinstance(settings.get("include_path"), str):
             yield "include_path", "names tasks whose files may run any code"
         options = settings.get("task_options")
         for task, fields in options.items() if isinstance(options, Mapping) else ():

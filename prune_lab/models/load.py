@@ -76,7 +76,7 @@ class Checkpoint:
     @classmethod
     def needs_trust(cls, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Yields the keys of settings that run code of others, each with what it does."""
-        if settings.get("trust_remote_code"):
+        if settings.get("trust_remote_code") is True:
             yield "trust_remote_code", "runs code that comes with the checkpoint"
 
     @property
