@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from prune_lab.errors import BadSetting
@@ -10,11 +11,10 @@ from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
+from prune_lab.pruning.methods.selection import SCOPES
 from prune_lab.pruning.solvers import admm
 from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_choice, check_number, check_whole
-
-SCOPES = ("layer", "row")
 
 
 @dataclass
@@ -29,7 +29,7 @@ class ADMM(LayerwiseMethod):
         scope: where weights compete: ``layer`` or ``row``.
 
     Source: Boza, 2024, arXiv:2401.02938. In the authors' code the gradual mask acts only with rows or 2:4; here always.
-    An N:M target keeps its pattern from the start with ``M - N`` weights dropped gradually, for any N:M.
+    N:M targets follow their rule for 2:4, for any N:M: see `select_mask`.
     """
 
     iterations: int = 20
@@ -71,11 +71,20 @@ class ADMM(LayerwiseMethod):
 
 
 def select_mask(scores: Tensor, share: float, target: Target, name: str, scope: str) -> Tensor:
-    """Keeps the highest of ``scores`` ``(out, in)``, with ``share`` of the target's weights dropped."""
+    """Keeps the highest of ``scores`` ``(out, in)``, with ``share`` of the target's weights dropped.
+
+    With an N:M target the N highest of each group are safe, and the lowest of all others in the scope go; with a share
+    of 1 these others are gone.
+    """
     if target.n_of_m:
         n, m = target.n_of_m
-        return keep_n_of_m(scores, m - int(share * (m - n) + 1e-9), m)
-    dropped = int(share * target.dropped(name, scores.numel()) + 1e-9)
+        safe = keep_n_of_m(scores, n, m)
+        if share == 1:
+            return safe
+        scores, total = scores.masked_fill(safe, torch.inf), scores.numel() // m * (m - n)
+    else:
+        total = target.dropped(name, scores.numel())
+    dropped = int(share * total + 1e-9)
     if scope == "layer":
         return keep_all_but(scores.flatten(), dropped).view_as(scores)
     base, more = divmod(dropped, len(scores))

@@ -12,7 +12,9 @@ from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.solvers import admm
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.target import Target
-from prune_lab.utils.checks import check_number, check_whole
+from prune_lab.utils.checks import check_choice, check_number, check_whole
+
+DAMPING_OF = ("mean", "input")
 
 
 @dataclass
@@ -22,17 +24,19 @@ class ALPS(LayerwiseMethod):
     Args:
         iterations: of ADMM, at most.
         rho: the first penalty; it grows as long as the support changes.
-        damping: added to the Hessian scaled to a unit diagonal.
+        damping: share of a diagonal entry of the Hessian that is added to it.
+        damping_of: of which entry: ``mean``, the mean one for all inputs; or ``input``, each input's own.
         refit_iterations: of the conjugate gradient.
 
     Source: Meng et al., 2024, arXiv:2406.07831. As in the authors' code, but for three things: the number of weights
-    dropped is ``floor(s n)``; an input that was never active counts as one of unit norm; and the values come from a
-    conjugate gradient that starts at the masked dense weight, with the diagonal as preconditioner.
+    dropped is ``floor(s n)``; the weights of inputs that were never active go first; and the values come from up to 50
+    steps of conjugate gradient from the masked dense weight on, there from ten on the masked iterate.
     """
 
     iterations: int = 300
     rho: float = 0.1
     damping: float = 0.01
+    damping_of: str = "mean"
     refit_iterations: int = 50
     statistic: ClassVar = Hessian
 
@@ -40,10 +44,11 @@ class ALPS(LayerwiseMethod):
         check_whole(self, "iterations")
         check_whole(self, "refit_iterations", least=0)
         check_number(self, "rho", "damping", above=0)
+        check_choice(self, "damping_of", DAMPING_OF)
 
     def prepare(self, statistic: Hessian) -> admm.Spectrum:
         """Decomposes the scaled Hessian once, for all weights that read the same inputs."""
-        return admm.Spectrum.of(admm.Scaled.of(statistic.value, self.damping))
+        return admm.Spectrum.of(admm.Scaled.of(statistic.value, self.damping, self.damping_of))
 
     def solve(self, linear: PrunableLinear, prepared: admm.Spectrum, target: Target) -> Tensor:
         """Finds support and values."""

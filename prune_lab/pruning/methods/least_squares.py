@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.blockwise import BlockMethod
 from prune_lab.pruning.methods.refining import RefiningMethod
@@ -32,7 +33,7 @@ class LeastSquares(RefiningMethod):
     def __post_init__(self) -> None:
         check_number(self, "damping", above=0)
 
-    def prepare(self, statistic: Hessian) -> Tensor:
+    def prepare(self, statistic: Hessian, calibration: Calibration) -> Tensor:
         """Returns the Hessian, ``(in, in)``."""
         return statistic.value
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from prune_lab.errors import BadSetting
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.block_pruning import BlockPruning
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.collect import by_statistic
 from prune_lab.pruning.calibration.statistics import Statistic
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming
@@ -48,7 +49,7 @@ class RefiningMethod(BlockMethod):
             for statistic, shared in by_statistic(statistics, linears):
                 start = time.perf_counter()
                 with naming(shared[0], self):
-                    prepared = self.prepare(statistic)
+                    prepared = self.prepare(statistic, pruning.inputs.calibration)
                 for linear in filter(partial(self.refines, pruning.block), shared):
                     with naming(linear, self):
                         weight = self.refine(dense[linear.name], linear.weight, prepared, pruning.target)
@@ -59,8 +60,8 @@ class RefiningMethod(BlockMethod):
         """Returns whether a linear layer is refined; where not, it stays as the inner method left it."""
         return True
 
-    def prepare(self, statistic: Any) -> Any:
-        """Returns what `refine` gets of a statistic: work done once for all weights that read the same inputs."""
+    def prepare(self, statistic: Any, calibration: Calibration) -> Any:
+        """Returns what `refine` gets of a statistic of a calibration set, the same for all weights that share it."""
         return statistic
 
     @abstractmethod

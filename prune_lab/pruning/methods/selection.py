@@ -6,6 +6,14 @@ from torch import Tensor
 from prune_lab.pruning.masks import count_dropped, keep_all_but, keep_n_of_m
 from prune_lab.pruning.target import Target
 
+SCOPES = ("layer", "row")
+"""Where the weights of a layer may compete."""
+
+
+def keep_in_scope(scores: Tensor, target: Target, name: str, scope: str) -> Tensor:
+    """Drops the lowest scores ``(out, in)`` of a layer or of every row, or of every group for an N:M target."""
+    return keep_in_layer(scores, target, name) if scope == "layer" else keep_in_rows(scores, target, name)
+
 
 def keep_in_layer(scores: Tensor, target: Target, name: str) -> Tensor:
     """Drops the lowest scores ``(out, in)`` of a whole layer, or of every group for an N:M target."""

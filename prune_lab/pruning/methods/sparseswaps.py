@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.blockwise import BlockMethod
 from prune_lab.pruning.methods.refining import RefiningMethod
@@ -38,7 +39,7 @@ class SparseSwaps(RefiningMethod):
     def __post_init__(self) -> None:
         check_whole(self, "max_swaps", least=0)
 
-    def prepare(self, statistic: Hessian) -> Tensor:
+    def prepare(self, statistic: Hessian, calibration: Calibration) -> Tensor:
         """Returns the Hessian, ``(in, in)``."""
         return statistic.value
 

@@ -18,24 +18,33 @@ SelectMask = Callable[[Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class Scaled:
-    """A damped Hessian scaled to a unit diagonal: ``matrix = D^-1 H D^-1 + damping I``, ``norms`` the diagonal of D."""
+    """A damped Hessian in coordinates in which it has an even diagonal: ``D matrix D`` is the damped Hessian."""
 
     matrix: Tensor  # (in, in) float32
-    norms: Tensor  # (in,) float32, 1 for inputs that were never active
-    dead: Tensor  # (in,) bool
+    norms: Tensor  # (in,) float32, the diagonal of D
+    dead: Tensor  # (in,) bool: inputs that were never active
 
     @classmethod
-    def of(cls, hessian: Tensor, damping: float) -> "Scaled":
-        """Scales a symmetric Hessian ``(in, in)`` of any scale.
+    def of(cls, hessian: Tensor, damping: float, damping_of: str = "input") -> "Scaled":
+        """Damps and scales a symmetric Hessian ``(in, in)`` of any scale.
+
+        Args:
+            hessian: not changed.
+            damping: share of a diagonal entry that is added to it.
+            damping_of: ``input``: of each input's own entry, so that ``matrix`` has ``1 + damping`` on its diagonal,
+                and an input that was never active counts as one of unit norm; ``mean``: of the mean entry, so that
+                ``matrix`` has a unit diagonal, and inputs of small norm are damped most.
 
         Raises:
             NotPositiveDefinite: it is not finite.
         """
-        norms = hessian.diagonal().clamp(min=0).sqrt()
-        dead = norms == 0
-        norms = norms.masked_fill(dead, 1.0)
+        diagonal = hessian.diagonal().clamp(min=0)
+        dead = diagonal == 0
+        added = damping * diagonal.mean() if damping_of == "mean" else torch.zeros_like(diagonal.mean())
+        norms = (diagonal + added).sqrt()
+        norms = norms.masked_fill(norms == 0, 1.0)
         matrix = hessian / norms / norms[:, None]
-        matrix.diagonal().add_(damping)
+        matrix.diagonal().add_(added / norms.square() if damping_of == "mean" else damping)
         if not bool(torch.isfinite(matrix.sum())):
             raise NotPositiveDefinite("the Hessian has values that are not finite")
         return cls(matrix, norms, dead)
@@ -140,8 +149,9 @@ def alps_iterate(
     start = weight * scaled.norms
     weight_hessian = start @ scaled.matrix
     penalty = _Penalty(rho)
-    primal, sparse, dual = start, start.clone(), torch.zeros_like(start)
-    support = sparse != 0
+    support = select_mask(start.abs().masked_fill(scaled.dead, -1.0), 1.0)
+    masked = start * support
+    primal, sparse, dual = start, masked, torch.zeros_like(start)
     for iteration in range(1, iterations + 1):
         primal = spectrum.solve(weight_hessian - dual + penalty.rho * sparse, penalty.rho)
         candidate = primal + dual / penalty.rho
@@ -155,7 +165,7 @@ def alps_iterate(
             if decision == "stop" or (iteration >= 30 and changed < 3e-4):
                 break
             if decision == "restart":
-                primal, sparse, dual = start, start.clone(), torch.zeros_like(start)
+                primal, sparse, dual = start, masked, torch.zeros_like(start)
     return primal / scaled.norms
 
 

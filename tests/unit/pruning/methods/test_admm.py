@@ -100,14 +100,18 @@ def test_the_mask_grows_with_the_share():
     target = Target(level=0.5)
     assert [int((~select_mask(scores, share, target, "x", "layer")).sum()) for share in (0.0, 0.5, 1.0)] == [0, 4, 8]
     assert select_mask(scores, 1.0, target, "x", "row").sum(1).tolist() == [4, 4]
-    assert select_mask(scores, 0.5, Target("1:4"), "x", "layer").unflatten(1, (2, 4)).sum(-1).tolist() == [
-        [3, 3],
-        [3, 3],
-    ]
-    assert select_mask(scores, 1.0, Target("1:4"), "x", "layer").unflatten(1, (2, 4)).sum(-1).tolist() == [
-        [1, 1],
-        [1, 1],
-    ]
+
+
+def test_a_pattern_is_thinned_by_the_lowest_of_those_that_will_go_not_by_equal_steps_of_every_group():
+    scores, target = torch.arange(16.0).view(2, 8), Target("1:4")
+
+    def kept(share: float, scope: str) -> list[int]:
+        return select_mask(scores, share, target, "x", scope).view(4, 4).sum(1).tolist()
+
+    assert kept(0.5, "layer") == [1, 1, 4, 4]
+    assert kept(0.5, "row") == [1, 4, 1, 4]
+    assert kept(1.0, "layer") == kept(1.0, "row") == [1, 1, 1, 1]
+    assert kept(0.01, "layer") == [4, 4, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +131,7 @@ def test_nothing_overflows_at_95_percent(tiny_model, random_tokens, family, dtyp
         (lambda: ADMM(scope="model"), r"ADMM\.scope=\'model\'"),
         (lambda: ADMM(mask_iterations=30), r"ADMM\.mask_iterations=30 .*ADMM\.iterations=20"),
         (lambda: ADMM(rho=0), r"ADMM\.rho=0"),
+        (lambda: ALPS(damping_of="all"), r"ALPS\.damping_of='all' .*mean, input"),
         (lambda: ALPS(damping=0), r"ALPS\.damping=0"),
         (lambda: ALPS(iterations=0), r"ALPS\.iterations=0"),
         (lambda: LeastSquares(Magnitude(), damping=0), r"LeastSquares\.damping=0"),

@@ -21,8 +21,9 @@ def moments(*rows: list[float]) -> InputMoments:
 def refine(
     dense: list[float], pruned: list[float], seen: InputMoments, target: Target | None = None, **keys
 ) -> list[float]:
-    method = DSnoT(Wanda(), **keys)
-    return method.refine(torch.tensor([dense]), torch.tensor([pruned]), seen, target or Target(level=0.5))[0].tolist()
+    method, target = DSnoT(Wanda(), **keys), target or Target(level=0.5)
+    prepared = method.prepare(seen, Calibration(torch.zeros(2, 1, dtype=torch.int64)))
+    return method.refine(torch.tensor([dense]), torch.tensor([pruned]), prepared, target)[0].tolist()
 
 
 def test_moments_of_several_batches_are_those_of_all_tokens():
@@ -37,8 +38,18 @@ def test_moments_of_several_batches_are_those_of_all_tokens():
 
 def test_a_swap_restores_the_mean_output():
     seen = moments([0.0] * 4, [2.0] * 4)  # mean 1, variance 1; the mean output lacks 1 + 2 = 3
-    assert refine([1.0, 2.0, -4.0, 3.0], [0.0, 0.0, -4.0, 3.0], seen) == [0.0, 0.0, -4.0, 3.0]  # 3 - 2 - 4
+    overshooting = [1.0, 2.0, -4.0, 3.0], [0.0, 0.0, -4.0, 3.0]  # 3 - 2 - 4
+    assert refine(*overshooting, seen) == [0.0, 0.0, -4.0, 3.0]
+    assert refine(*overshooting, seen, rule="paper", max_cycles=1) == [0.0, 2.0, 0.0, 3.0]
     assert refine([1.0, 2.0, -0.5, 3.0], [0.0, 0.0, -0.5, 3.0], seen) == [0.0, 2.0, 0.0, 3.0]  # lacks 3 - 2 - .5
+
+
+def test_the_tolerance_may_be_of_the_output_summed_over_a_sequence():
+    seen, method = moments([0.0] * 4, [2.0] * 4), DSnoT(Wanda(), tolerance=10.0, tolerance_over="sequence")
+    dense, pruned = torch.tensor([[1.0, 2.0, -0.5, 3.0]]), torch.tensor([[0.0, 0.0, -0.5, 3.0]])  # lacks 3 a token
+    for seqlen, swapped in ((3, False), (4, True)):
+        prepared = method.prepare(seen, Calibration(torch.zeros(2, seqlen, dtype=torch.int64)))
+        assert torch.equal(method.refine(dense, pruned, prepared, Target(level=0.5)), pruned) != swapped
 
 
 @pytest.mark.parametrize(("power", "kept"), [(0.0, [0.0, 2.0, 0.0]), (1.0, [1.5, 0.0, 0.0])])
@@ -59,6 +70,14 @@ def test_a_pattern_swaps_within_one_group():
     assert refine(dense, [0.0, 4.0, 0.0, -0.5], seen, Target("1:2")) == [0.0, 4.0, 3.0, 0.0]
 
 
+def test_with_a_pattern_the_published_rule_swaps_whatever_the_sign_but_does_not_overshoot():
+    seen = moments([0.0] * 4, [2.0] * 4)  # the mean output lacks 9 + 3 = 12
+    swapped = refine([9.0, 4.0, 3.0, -0.5], [0.0, 4.0, 0.0, -0.5], seen, Target("1:2"), rule="paper")
+    assert swapped == [9.0, 0.0, 3.0, 0.0]  # lacks 12 - 9 + 4 = 7, then 7 - 3 - 0.5
+    over = [9.0, -4.0, 0.0, 1.0], [0.0, -4.0, 0.0, 1.0]  # 9 - 9 - 4
+    assert refine(*over, seen, Target("1:2"), rule="paper") == over[1]
+
+
 def test_rows_keep_their_count_and_come_nearer():
     generator = torch.Generator().manual_seed(0)
     x, dense = torch.randn(64, 24, generator=generator) + 1, torch.randn(12, 24, generator=generator)
@@ -66,7 +85,7 @@ def test_rows_keep_their_count_and_come_nearer():
     seen.update(x)
     for target in (Target(level=0.5), Target("2:4")):
         pruned = dense * keep_in_rows(dense.abs(), target, "layer")
-        refined = DSnoT(Wanda(), tolerance=0.0).refine(dense, pruned, seen, target)
+        refined = DSnoT(Wanda(), tolerance=0.0).refine(dense, pruned, (seen, 0.0), target)
         assert torch.equal((refined != 0).sum(1), (pruned != 0).sum(1))
         before, after = (((dense - w) @ x.mean(0)).abs() for w in (pruned, refined))
         assert (after <= before).all()
@@ -101,3 +120,5 @@ def test_half_precision_at_a_high_level(tiny_model, random_tokens, dtype):
 def test_keys_out_of_range_are_refused():
     with pytest.raises(BadInput, match=r"DSnoT\.tolerance=-1"):
         DSnoT(Wanda(), tolerance=-1)
+    with pytest.raises(BadInput, match=r"DSnoT\.rule='ours' .*nearer, paper"):
+        DSnoT(Wanda(), rule="ours")
