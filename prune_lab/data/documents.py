@@ -1,18 +1,19 @@
 """Reads rows and documents from text, JSON, CSV and parquet files, and says in which file and line a mistake is."""
 
 import csv
-import gzip
 import json
 import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
-from prune_lab.errors import BadInput
+from prune_lab.data.packed import UNPACKERS, open_text
+from prune_lab.errors import BadInput, shown
 from prune_lab.utils.paths import local_path, named_paths, shown_path, why_missing
 
 TextRows = Literal["file", "stripped", "wikitext"]
@@ -26,8 +27,11 @@ TEXT_SUFFIXES = (".txt", ".raw", ".tokens")
 JSON_SUFFIXES = (".jsonl", ".json")
 CSV_SUFFIXES = (".csv",)
 PARQUET_SUFFIXES = (".parquet",)
-OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
-ALLOWED = f"{', '.join(TEXT_SUFFIXES + JSON_SUFFIXES + CSV_SUFFIXES)} (plain, .gz or .xz) and .parquet"
+ARROW_SUFFIXES = (".arrow",)
+ALLOWED = f"{', '.join(TEXT_SUFFIXES + JSON_SUFFIXES + CSV_SUFFIXES)} (plain, .gz or .xz), .parquet and .arrow"
+
+
+_MOST_KEYS, _MOST_SHOWN = 100, 300  # keys, and characters of them, in a message
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,21 @@ def find_files(path: str, key: str) -> list[Path]:
 
 
 def _files_of_folder(folder: Path, where: str) -> list[Path]:
+    """The files of a folder; those with rows alone of one that ``datasets`` has written."""
     try:
-        return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+        found = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
     except OSError as error:
         raise BadInput(f"{where} cannot be read: {error.strerror}") from error
+    names = {file.name for file in found}
+    if "dataset_dict.json" in names:
+        splits = [file.name for file in found if (file / "dataset_info.json").is_file()]
+        raise BadInput(
+            f"{where} holds several splits, as save_to_disk writes them; name one of them: "
+            f"{', '.join(f'{folder}/{split}' for split in splits)}"
+        )
+    if {"dataset_info.json", "state.json"} <= names:
+        return [file for file in found if _kind(file) in ARROW_SUFFIXES]
+    return found
 
 
 def is_readable_kind(path: Path) -> bool:
@@ -79,7 +94,8 @@ def is_readable_kind(path: Path) -> bool:
 def has_rows(path: Path) -> bool:
     """Whether the name ends like that of a file whose rows have keys or columns."""
     kind = _kind(path)
-    return kind in JSON_SUFFIXES + CSV_SUFFIXES or (kind in PARQUET_SUFFIXES and path.suffix.lower() == kind)
+    packed = path.suffix.lower() != kind
+    return kind in JSON_SUFFIXES + CSV_SUFFIXES or (kind in PARQUET_SUFFIXES + ARROW_SUFFIXES and not packed)
 
 
 def read_documents(path: Path, field: str, text_rows: TextRows) -> Iterator[str]:
@@ -108,7 +124,7 @@ def read_rows(path: Path, only: str | None = None) -> Iterator[Row]:
     """Yields the rows of one file, in its order.
 
     A row is an object of a JSON-lines file or of a JSON array (``.json`` may be either), a record of a CSV file with a
-    line of column names, or a row of a parquet file.
+    line of column names, or a row of a parquet or an Arrow file.
 
     Args:
         path: a file of a kind that ``has_rows`` takes.
@@ -119,8 +135,8 @@ def read_rows(path: Path, only: str | None = None) -> Iterator[Row]:
     """
     kind = _kind(path)
     with _reading(path):
-        if kind in PARQUET_SUFFIXES:
-            yield from _parquet_rows(path, only)
+        if kind in PARQUET_SUFFIXES + ARROW_SUFFIXES:
+            yield from _column_rows(path, only)
         elif kind in CSV_SUFFIXES:
             yield from _csv_rows(path)
         else:
@@ -129,12 +145,7 @@ def read_rows(path: Path, only: str | None = None) -> Iterator[Row]:
 
 def _kind(path: Path) -> str:
     suffix = path.suffix.lower()
-    return Path(path.stem).suffix.lower() if suffix in OPENERS else suffix
-
-
-def _open(path: Path, newline: str | None = None) -> IO[str]:
-    opener: Callable[..., IO[str]] = OPENERS.get(path.suffix.lower(), open)
-    return opener(path, "rt", encoding="utf-8-sig", newline=newline)  # takes a byte-order mark or none
+    return Path(path.stem).suffix.lower() if suffix in UNPACKERS else suffix
 
 
 @contextmanager
@@ -149,7 +160,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _text_rows(path: Path, text_rows: TextRows) -> Iterator[str]:
-    with _open(path) as file:
+    with open_text(path) as file:
         if text_rows == "file":
             yield file.read()
         elif text_rows == "stripped":
@@ -159,7 +170,7 @@ def _text_rows(path: Path, text_rows: TextRows) -> Iterator[str]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    with _open(path) as file:
+    with open_text(path) as file:
         start = next((line.lstrip() for line in file if line.strip()), "")
         file.seek(0)
         if start.startswith("[") and _kind(path) == ".json":
@@ -182,16 +193,20 @@ def _parsed(text: str, where: str, expected: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise BadInput(f"{where}: not valid JSON, {expected} ({error})") from error
+    except ValueError as error:
+        raise BadInput(f"{where}: a number of thousands of digits stands there, which cannot be read") from error
+    except RecursionError as error:
+        raise BadInput(f"{where}: the JSON is nested too deeply to be read; {expected} is expected") from error
 
 
 def _object(where: str, value: object) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise BadInput(f"{where}: expected an object with keys, found {value!r:.40}")
+        raise BadInput(f"{where}: expected an object with keys, found {shown(value):.40}")
     return value
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    with _open(path, newline="") as file:
+    with open_text(path, newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             columns = next(reader, [])
@@ -201,7 +216,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 where = f"{path}, line {reader.line_num}"
                 if len(values) != len(columns):
                     raise BadInput(
-                        f"{where}: {len(values)} values for the {len(columns)} columns {', '.join(columns)}; "
+                        f"{where}: {len(values)} values for the {len(columns)} columns {shown_keys(columns)}; "
                         "values with commas or line ends stand in double quotes"
                     )
                 yield Row(where, dict(zip(columns, values, strict=True)))
@@ -209,23 +224,36 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             raise BadInput(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
 
 
-def _parquet_rows(path: Path, only: str | None) -> Iterator[Row]:
-    from pyarrow import ArrowException, parquet  # slow to import, and seldom needed
+def _column_rows(path: Path, only: str | None) -> Iterator[Row]:
+    """Rows of a parquet file, or of the stream of record batches that ``datasets`` writes."""
+    import pyarrow as pa  # slow to import, and seldom needed
+    from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
-            columns = file.schema_arrow.names
+        with pa.OSFile(str(path)) as source:
+            if _kind(path) in PARQUET_SUFFIXES:
+                file = parquet.ParquetFile(source)
+                columns, batches = file.schema_arrow.names, file.iter_batches(columns=only and [only])
+            else:
+                stream = pa.ipc.open_stream(source)
+                columns, batches = stream.schema.names, iter(stream)
             if only is not None and only not in columns:
-                raise BadInput(f"{path} has no column {only!r}; its columns are {', '.join(columns)}")
-            batches = file.iter_batches(columns=None if only is None else [only])
+                raise BadInput(f"{path} has no column {only!r}; its columns are {shown_keys(columns)}")
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield Row(f"{path}, row {number}", row)
-    except ArrowException as error:
+    except pa.ArrowException as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
 
 
 def _no_text(field: str, row: dict[str, object]) -> str:
     if field in row:
-        return f"{field!r} holds {row[field]!r:.40}, not text"
-    return f"there is no key {field!r}; the keys are {', '.join(map(str, row)) or 'none'}"
+        return f"{field!r} holds {shown(row[field]):.40}, not text"
+    return f"there is no key {field!r}; the keys are {shown_keys(row)}"
+
+
+def shown_keys(row: Iterable[object]) -> str:
+    """The keys of a row for a message, however many they are and whatever is in them."""
+    keys = ", ".join(islice(map(str, row), _MOST_KEYS + 1)) or "none"
+    text = keys.encode("utf-8", "backslashreplace").decode()  # a message goes to files, too
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

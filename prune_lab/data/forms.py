@@ -89,20 +89,23 @@ class Marked:
 
 class _Filler(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
-        return str(super().format_field(_text(value), format_spec))
+        return _text(value)
+
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
+        return value
 
 
 def _fill(template: str, values: Mapping[str, object]) -> str:
     try:
         return _Filler().vformat(template, (), values)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise DoesNotFit from error
 
 
 def _value(name: str, values: Mapping[str, object]) -> object:
     try:
         return string.Formatter().get_field(name, (), values)[0]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise DoesNotFit from error
 
 
@@ -124,9 +127,12 @@ def _check_template(form: Template, key: str) -> list[str]:
     """The fields of a template, with what lies deeper; raises BadSetting if it is none."""
     check_text(form, key, hint="a template")
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(getattr(form, key)) if name is not None]
+        parsed = [each for each in string.Formatter().parse(getattr(form, key)) if each[1] is not None]
     except ValueError as error:
         raise BadSetting(form, key, f"is not a template ({error})") from error
+    names = [str(name) for _, name, _, _ in parsed]
+    if any(spec or conversion for _, _, spec, conversion in parsed):
+        raise BadSetting(form, key, "is not allowed; allowed: fields without a format, such as {text}, not {text:d}")
     if not names or any(not name or name[0].isdigit() for name in names):
         raise BadSetting(form, key, "is not allowed; allowed: a template that names at least one field, such as {text}")
     return names

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from prune_lab.data.documents import Row
+from prune_lab.data.documents import Row, shown_keys
 from prune_lab.data.forms import DoesNotFit, Form
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import HubRows
@@ -21,6 +21,7 @@ from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokens import (
     Data,
     Pair,
+    check_room,
     check_vocabulary,
     encode_parts,
     evaluation_windows,
@@ -107,6 +108,7 @@ class PairData(DataSpec):
         if tokenizer is None:
             raise BadInput("the model folder has no tokenizer, so prompts cannot be used; use a model that has one")
         seqlen = window_length(self.seqlen, seqlen_limit, TASK_SEQLEN)
+        check_room(self.samples, seqlen)
         code = _Code(tokenizer)
         trained, training = self._training_samples(code, seqlen, vocab_size)
         calibration = sample_stream(np.concatenate(trained.sequences), seqlen, self.samples, self.seed, "data.training")
@@ -218,8 +220,7 @@ class PairData(DataSpec):
                 continue
         needed = "; or ".join(form.needs() for form in self.forms)
         raise BadInput(
-            f"{row.where}: no form of data.forms fits; the keys are {', '.join(map(str, row.values)) or 'none'}; "
-            f"needed are {needed}"
+            f"{row.where}: no form of data.forms fits; the keys are {shown_keys(row.values)}; needed are {needed}"
         )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import platform
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import ClassVar, Protocol, get_args
 
 from prune_lab.data import stdlib
 from prune_lab.data.documents import Row, TextRows, find_files, has_rows, is_readable_kind, read_documents, read_rows
+from prune_lab.data.tokens import check_length
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.utils.checks import check_choice, check_text, check_texts, check_whole
 from prune_lab.utils.paths import local_path, why_missing
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 5.0
 """How long the hub may take to answer at all before a download is given up."""
+
+_LOOK_EVERY = 2**24  # characters
 
 ROOT_KINDS = (".jsonl", ".json", ".parquet", ".csv", ".txt")
 PACKED = ("", ".gz", ".xz")
@@ -104,7 +108,8 @@ class FileText:
 
     def read(self) -> list[str]:
         """The documents of all files."""
-        return [text for file in self.files for text in read_documents(file, self.field, "file")]
+        documents = (text for file in self.files for text in read_documents(file, self.field, "file"))
+        return _all_of(documents, self.key)
 
     def describe(self) -> dict[str, object]:
         """The path and how many files it stood for."""
@@ -217,7 +222,8 @@ class HubText(HubFile):
 
     def read(self) -> list[str]:
         """The documents, in the order of the file."""
-        return list(islice(read_documents(self._fetch(), self.field, self.text_rows), self.limit_documents))
+        documents = read_documents(self._fetch(), self.field, self.text_rows)
+        return _all_of(islice(documents, _most(self.limit_documents)), f"{self.file} of {self.repo}")
 
 
 @dataclass
@@ -236,10 +242,26 @@ class HubRows(HubFile):
 
     def read(self) -> Iterator[Row]:
         """The rows, in the order of the file."""
-        return islice(read_rows(self._fetch()), self.limit_rows)
+        return islice(read_rows(self._fetch()), _most(self.limit_rows))
 
     def _can_read(self, path: Path) -> bool:
         return has_rows(path)
+
+
+def _all_of(documents: Iterator[str], what: str) -> list[str]:
+    """The documents, as many as have room in memory; raises BadInput if that is not all of them."""
+    found, characters, looked_at = [], 0, 0
+    for document in documents:
+        found.append(document)
+        characters += len(document)
+        if characters >= looked_at + _LOOK_EVERY:
+            check_length(characters, what)
+            looked_at = characters
+    return found
+
+
+def _most(limit: int | None) -> int | None:
+    return None if limit is None else min(limit, sys.maxsize)
 
 
 def _answers(address: str) -> bool:

@@ -14,6 +14,8 @@ from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokenised import TokenisedText
 from prune_lab.data.tokens import (
     Data,
+    check_length,
+    check_room,
     check_vocabulary,
     encode,
     evaluation_windows,
@@ -70,6 +72,7 @@ class TextData(DataSpec):
         if tokenizer is None:
             raise BadInput("the model folder has no tokenizer, so text cannot be used; give token ids with data=tokens")
         seqlen = window_length(self.seqlen, seqlen_limit)
+        check_room(self.samples, seqlen)
         samples, calibration = self._calibration_samples(tokenizer, seqlen)
         check_vocabulary(samples, vocab_size, "data.calibration")
         windows, evaluation, text = _cut(self.evaluation, "data.evaluation", tokenizer, seqlen, self.limit_windows)
@@ -217,6 +220,7 @@ def _cut(
 
 def _joined(documents: list[str], join: str, what: str) -> str:
     _check_not_empty(documents, what)
+    check_length(sum(map(len, documents)) + len(join) * len(documents), what)
     return join.join(documents)
 
 

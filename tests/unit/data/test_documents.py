@@ -61,7 +61,7 @@ def test_only_as_much_is_read_as_is_asked_for(tmp_path):
         ("{broken", r"a\.jsonl, line 3: not valid JSON"),
         ("[1]", r"line 3: expected an object with keys, found \[1\]"),
         ('{"body": "x", "id": 1}', r"line 3: there is no key 'text'; the keys are body, id"),
-        ('{"text": null}', r"line 3: 'text' holds None, not text"),
+        ('{"text": null}', r"line 3: 'text' holds null, not text"),
         ('{"text": ["x"]}', r"line 3: 'text' holds \['x'\], not text"),
     ],
 )
@@ -79,7 +79,7 @@ def test_a_missing_column_is_named_with_the_columns_there_are(tmp_path):
 
 def test_a_parquet_row_without_text_is_named(tmp_path):
     parquet.write_table(pa.table({"text": ["x", None]}), tmp_path / "a.parquet")
-    with pytest.raises(BadInput, match=r"a\.parquet, row 2: 'text' holds None"):
+    with pytest.raises(BadInput, match=r"a\.parquet, row 2: 'text' holds null"):
         read(tmp_path / "a.parquet")
 
 

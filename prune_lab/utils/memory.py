@@ -1,0 +1,37 @@
+"""How much memory a process may still take on the host."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_GROUPS = ((Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+           (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"))  # fmt: skip
+_FILES = ("inactive_file", "active_file")  # what a group's usage counts, but the system gives back when asked
+
+
+def available_memory() -> int | None:
+    """The bytes that can be had before the system swaps or kills; ``None`` where it does not say (outside Linux).
+
+    In a container it is what the container may still take.
+    """
+    return min(_available(), default=None)
+
+
+def gigabytes(size: float) -> str:
+    """Bytes for a message: ``12.3 GB``, of 10^9 bytes."""
+    return f"{size / 1e9:,.3g} GB" if size < 1e12 else f"{size / 1e9:,.0f} GB"
+
+
+def _available() -> Iterator[int]:
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        yield from (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError):
+        pass
+    for folder, limit, usage in _GROUPS:
+        try:
+            most, used = (int((folder / name).read_text()) for name in (limit, usage))
+            counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            yield most - used + sum(int(counts.get(name, 0)) for name in _FILES)
+        except (OSError, ValueError):  # no such group, or no limit ("max")
+            continue
