@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from prune_lab.data.packed import UNPACKERS, open_text
 from prune_lab.errors import BadInput, shown
 from prune_lab.utils.paths import local_path, named_paths, shown_path, why_missing
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
 
 TextRows = Literal["file", "stripped", "wikitext"]
 """What a document is in a text file.
@@ -239,11 +242,19 @@ def _column_rows(path: Path, only: str | None) -> Iterator[Row]:
                 columns, batches = stream.schema.names, iter(stream)
             if only is not None and only not in columns:
                 raise BadInput(f"{path} has no column {only!r}; its columns are {shown_keys(columns)}")
-            rows = (row for batch in batches for row in batch.to_pylist())
+            rows = (row for batch in batches for row in _checked(batch).to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield Row(f"{path}, row {number}", row)
-    except pa.ArrowException as error:
-        raise BadInput(f"{path} cannot be read: {error}") from error
+    except (BadInput, UnicodeDecodeError):
+        raise
+    except Exception as error:  # of a damaged file: Arrow's own, or of Python's types that a value does not fit
+        raise BadInput(f"{path} cannot be read: {str(error)[:300]}") from error
+
+
+def _checked(batch: "RecordBatch") -> "RecordBatch":
+    """The rows, after a look at their offsets: a stream is mapped as it is, and wrong ones would end the process."""
+    batch.validate(full=True)
+    return batch
 
 
 def _no_text(field: str, row: dict[str, object]) -> str:

@@ -168,6 +168,10 @@ class HubFile:
             for path in (root / (name + ending) for ending in PACKED):
                 if path.is_file() and self._can_read(path):
                     return path
+        if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
+            raise BadSetting(
+                self, "root", "was written by save_to_disk; use data=files data.calibration=DIR data.evaluation=DIR"
+            )
         looked_for = f"{', '.join(names)} (plain, .gz or .xz)"
         raise BadSetting(self, "root", f"has no copy of {self.repo}, split {self.split}; looked for {looked_for}")
 

@@ -24,6 +24,9 @@ MAX_DRAWS = 10_000
 BYTES_PER_CHARACTER = 100
 """What a fast tokenizer takes for each character of a text, at least; 180 were measured for a byte-level BPE."""
 
+BYTES_PER_SAMPLE = 150
+"""What Python's objects take for each sample while it is drawn, besides its ids."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -85,9 +88,9 @@ def check_room(samples: int, seqlen: int) -> None:
     """Checks that the calibration samples have room in memory, before any of them is drawn.
 
     Raises:
-        BadInput: their ids alone, 8 bytes each, would take more than there is.
+        BadInput: their ids alone, two copies of 8 bytes each, would take more than there is.
     """
-    available, needed = available_memory(), 8 * samples * seqlen
+    available, needed = available_memory(), samples * (16 * seqlen + BYTES_PER_SAMPLE)
     if available is not None and needed > available:
         raise BadInput(
             f"data.samples={samples} of data.seqlen={seqlen} tokens take {gigabytes(needed)} of memory as ids alone, "

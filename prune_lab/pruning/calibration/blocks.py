@@ -20,6 +20,7 @@ from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.capture import Call, capture_block_inputs
 from prune_lab.pruning.calibration.precision import widen
 from prune_lab.utils.device import release_free_memory
+from prune_lab.utils.memory import available_memory, gigabytes
 from prune_lab.utils.progress import track
 
 
@@ -105,10 +106,11 @@ def iterate_blocks(
         blocks: how many, from the first; all by default.
 
     Raises:
-        BadInput: a calibration token is outside the vocabulary.
+        BadInput: a calibration token is outside the vocabulary, or the hidden states do not fit into memory.
         RunFailed: activations are not finite.
     """
     _check_tokens(model, calibration)
+    _check_room(model, calibration)
     hidden, calls = capture_block_inputs(model, calibration.tokens, calibration.batches(), calibration.device)
     wanted = model.blocks[:blocks]
     for block, block_calls in track(zip(wanted, calls, strict=False), len(wanted), "blocks"):
@@ -128,4 +130,14 @@ def _check_tokens(model: PrunableModel, calibration: Calibration) -> None:
         raise BadInput(
             f"the calibration tokens reach from {bottom} to {top}, but {model.name} has the ids 0 to "
             f"{model.vocab_size - 1}; were they made with another tokenizer?"
+        )
+
+
+def _check_room(model: PrunableModel, calibration: Calibration) -> None:
+    available, (samples, seqlen) = available_memory(), calibration.tokens.shape
+    needed = samples * seqlen * int(model.hf.config.get_text_config().hidden_size) * model.dtype.itemsize
+    if available is not None and needed > available:
+        raise BadInput(
+            f"the hidden states of {samples} calibration samples of {seqlen} tokens take {gigabytes(needed)} of the "
+            f"host's memory, and {gigabytes(available)} are available; use fewer (data.samples, data.seqlen)"
         )

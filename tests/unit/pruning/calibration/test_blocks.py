@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput, RunFailed
+from prune_lab.pruning.calibration import blocks
 from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.collect import collect
@@ -114,3 +115,13 @@ def test_outputs_are_propagated_once_and_shown_before_they_are_stored(tiny_model
             inputs.propagate(lambda batch, output, index=block.index: shown.append((index, batch.start, len(output))))
         assert torch.equal(inputs.hidden, before) is inputs.last
     assert shown == [(0, 0, 2), (0, 2, 1), (1, 0, 2), (1, 2, 1)]  # nobody reads the outputs of the last
+
+
+def test_hidden_states_that_do_not_fit_are_refused_before_they_are_made(tiny_model, random_tokens, monkeypatch):
+    model, tokens = tiny_model("opt"), random_tokens(5, 24)
+    needed = 5 * 24 * 32 * 4
+    monkeypatch.setattr(blocks, "available_memory", lambda: needed)
+    assert next(iterate_blocks(model, Calibration(tokens)))
+    monkeypatch.setattr(blocks, "available_memory", lambda: needed - 1)
+    with pytest.raises(BadInput, match=r"hidden states of 5 calibration samples of 24 tokens take .* GB of"):
+        next(iterate_blocks(model, Calibration(tokens)))
