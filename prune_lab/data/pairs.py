@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.documents import Row, shown_keys
 from prune_lab.data.forms import DoesNotFit, Form
+from prune_lab.data.limits import check_room
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import HubRows
 from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokens import (
     Data,
     Pair,
-    check_room,
     check_vocabulary,
     encode_parts,
     evaluation_windows,

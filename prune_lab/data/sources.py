@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol, get_args
 
 from prune_lab.data import stdlib
 from prune_lab.data.documents import Row, TextRows, find_files, has_rows, is_readable_kind, read_documents, read_rows
-from prune_lab.data.tokens import check_length
+from prune_lab.data.limits import check_length
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.utils.checks import check_choice, check_text, check_texts, check_whole
 from prune_lab.utils.paths import local_path, why_missing

@@ -8,14 +8,13 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from prune_lab.data.limits import check_length, check_room
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import FileText, HubText, TextSource
 from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokenised import TokenisedText
 from prune_lab.data.tokens import (
     Data,
-    check_length,
-    check_room,
     check_vocabulary,
     encode,
     evaluation_windows,

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from prune_lab.data import packed, sources, tokens
+from prune_lab.data import limits, packed, sources
 from prune_lab.data.arrays import Tokens
 from prune_lab.data.documents import find_files, read_documents
 from prune_lab.data.sources import FileText
@@ -113,18 +113,18 @@ def test_a_file_that_unpacks_without_end_is_given_up(tmp_path, monkeypatch, endi
 def test_a_text_for_which_there_is_no_memory_is_refused_before_it_is_tokenised(tmp_path, monkeypatch, words):
     (tmp_path / "a.txt").write_text("w1 " * 1000)
     given = FileData(calibration=str(tmp_path / "a.txt"), evaluation=str(tmp_path / "a.txt"), samples=2, seqlen=4)
-    monkeypatch.setattr(tokens, "available_memory", lambda: 100 * 2999)
+    monkeypatch.setattr(limits, "available_memory", lambda: 100 * 2999)
     with pytest.raises(BadInput, match=r"data\.calibration: the text has 3,00. characters; to tokenise it takes"):
         given.load(words, vocab_size=64, seqlen_limit=64)
     monkeypatch.setattr(sources, "_LOOK_EVERY", 1)
     with pytest.raises(BadInput, match=r"the text has 3,000 characters"):
         FileText(path=str(tmp_path / "a.txt")).read()
-    monkeypatch.setattr(tokens, "available_memory", lambda: None)
+    monkeypatch.setattr(limits, "available_memory", lambda: None)
     given.load(words, vocab_size=64, seqlen_limit=64)
 
 
 def test_samples_for_which_there_is_no_memory_are_refused_before_one_is_drawn(tmp_path, monkeypatch, words):
-    monkeypatch.setattr(tokens, "available_memory", lambda: 10**11)
+    monkeypatch.setattr(limits, "available_memory", lambda: 10**11)
     (tmp_path / "a.txt").write_text("w1 " * 100)
     given = FileData(calibration=str(tmp_path / "a.txt"), evaluation=str(tmp_path / "a.txt"), samples=10**9, seqlen=4)
     with pytest.raises(BadInput, match=r"data\.samples=1000000000 of data\.seqlen=4 tokens take 214 GB of memory"):
