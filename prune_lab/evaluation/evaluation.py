@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from prune_lab.data.tokens import Data
 from prune_lab.evaluation.metric import Described
 from prune_lab.models.model import PrunableModel
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Scores:
 class Evaluation(Described, Protocol):
     """A callable on a `Subject` that describes its metrics in `metric_info`.
 
-    Subclasses inherit a `prepare` and a `check` that do nothing, and a `key` that forbids keeping.
+    Subclasses inherit a `prepare`, a `check_tokenizer` and a `check` that do nothing, and a `key` that forbids keeping.
     """
 
     def prepare(self) -> None:
@@ -55,6 +58,18 @@ class Evaluation(Described, Protocol):
         Raises:
             BadInput: what was asked for does not exist.
             RunFailed: it exists, but cannot be reached from here.
+        """
+        return
+
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
+        """Checks what the tokenizer can tell, before the weights are read, which may take minutes.
+
+        Args:
+            tokenizer: of the model; None: it has none.
+            name: of the model.
+
+        Raises:
+            BadInput: it is not what the evaluation needs.
         """
         return
 

@@ -72,8 +72,24 @@ class Generation(Evaluation):
         check_whole(self, "limit", "batch_size", optional=True)
         check_number(self, "length_penalty")
 
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
+        """Looks for a tokenizer that turns tokens into text, and knows where a text ends.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if tokenizer is None:
+            raise BadInput(
+                f"evaluate=generation needs a tokenizer, and {name} has none; put its files beside the model"
+            )
+        if tokenizer.eos_token_id is None:
+            raise BadInput(
+                f"evaluate=generation has texts written, which the EOS token ends, and the tokenizer of {name} has "
+                "none; name one in its tokenizer_config.json (eos_token)"
+            )
+
     def check(self, subject: Subject) -> None:
-        """Looks for prompts, and for a tokenizer that turns tokens into text.
+        """Looks for prompts.
 
         Raises:
             BadInput: there are none.
@@ -83,8 +99,7 @@ class Generation(Evaluation):
                 "evaluate=generation needs prompts with references, which this data has not; use data=e2e, data=samsum "
                 "or data=wikisql, or another evaluation"
             )
-        if subject.model.tokenizer is None:
-            raise BadInput("evaluate=generation needs the model's tokenizer, and the model folder has none")
+        self.check_tokenizer(subject.model.tokenizer, subject.model.name)
 
     def key(self, subject: Subject) -> dict[str, object] | None:
         """Settings, prompts, references, and what turns tokens into numbers."""

@@ -2,42 +2,38 @@
 
 import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prune_lab.errors import BadInput, BadSetting, owned_by
 from prune_lab.evaluation import stdlib_tasks
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.harness_context import quiet, seeded
-from prune_lab.evaluation.metric import MetricInfo, renamed
-from prune_lab.utils.checks import check_flag, check_text, check_texts, check_whole, is_number
-from prune_lab.utils.digests import folder_digest, tokenizer_digest
+from prune_lab.evaluation.harness_scores import METRIC_INFO, scores_of
+from prune_lab.evaluation.harness_settings import (
+    HARNESS_SEEDS,
+    MOST_NUMPY_SEED,
+    check_template_args,
+    check_tokenizer,
+    is_limit,
+    is_options,
+    may_not_fit,
+    untrusted,
+)
+from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.utils.checks import check_flag, check_text, check_texts, check_whole
+from prune_lab.utils.digests import folder_digest, text_digest, tokenizer_digest
 from prune_lab.utils.paths import local_path
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:  # importing the harness or model code takes seconds
+    from transformers import PreTrainedTokenizerBase
 
-ACCURACIES = ("acc", "acc_norm")
-"""Metrics that are means of zeros and ones."""
-_PLAIN_OPTIONS = (  # fields of tasks that are values; others are templates, in which the harness lets any code run, or
-    # name metrics, classes and files that it loads
-    "num_fewshot", "repeats", "test_split", "validation_split", "training_split", "fewshot_split", "target_delimiter",
-    "fewshot_delimiter", "task_alias", "generation_kwargs",
-)  # fmt: skip
-_PLAIN_GENERATION = {"until", "do_sample", "temperature", "max_gen_toks", "top_p", "top_k"}
-_QUALITIES: Mapping[
-    str, MetricInfo
-] = {  # of a task, and behind another filter of its answers than the harness' usual one
-    "*/acc": MetricInfo("{} accuracy", "share", better="higher", quality=True, in_summary=True),
-    "*/acc_norm": MetricInfo("{} accuracy, length-normalised", "share", better="higher", quality=True),
-    "*/exact_match": MetricInfo("{} exact match", "share", better="higher", quality=True),
-    "*/bits_per_byte": MetricInfo("{} bits per byte", format=".4f", better="lower", quality=True),
-    "*/*perplexity": MetricInfo("{} {}perplexity", format=".3f", better="lower", quality=True, scale="log"),
-    "*/acc_stderr": MetricInfo("{} accuracy, standard error", "share", better="lower"),
-    "*/acc_norm_stderr": MetricInfo("{} accuracy, length-normalised, standard error", "share", better="lower"),
-}
+    from prune_lab.evaluation.harness_model import HarnessModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -55,17 +51,17 @@ class ZeroShot(Evaluation):
         max_length: tokens the model may see; None is the model's own limit.
         include_path: a folder with the YAML files of further tasks; they go before the harness' of the same name.
         apply_chat_template: whether prompts go through the tokenizer's chat template.
-        seed: draws the few-shot examples; the default is the harness' own.
+        fewshot_as_multiturn: whether few-shot examples are turns of the conversation, or all stand in one turn; None:
+            turns, which is the harness' default. Without the chat template it changes nothing.
+        system_instruction: a text that stands before all others, in the role of the system if there is a chat template.
+        chat_template_args: what the chat template is given beside the conversation: `{"enable_thinking": False}`.
+        add_bos_token: whether texts begin with the tokenizer's BOS token; None: as the tokenizer does it by itself.
+        seed: of few-shot examples, and of the random numbers of Python, numpy and torch for tasks that draw; None: the
+            harness' own, which are 0 for Python's random numbers and 1234 for all others.
     """
 
     input_files: ClassVar = ("include_path",)
-    metric_info: ClassVar[Mapping[str, MetricInfo]] = {
-        "accuracy": MetricInfo("zero-shot accuracy", "share", better="higher", quality=True, in_summary=True),
-        **_QUALITIES,
-        **renamed(_QUALITIES, name="{}/*", label="{} ({{}})"),
-        "*/*": MetricInfo("{} {}"),
-        "*/*/*": MetricInfo("{} {} ({})"),
-    }
+    metric_info: ClassVar[Mapping[str, MetricInfo]] = METRIC_INFO
     tasks: list[str] = field(default_factory=lambda: [stdlib_tasks.SUITE])
     task_options: dict[str, dict[str, Any]] | None = None
     num_fewshot: int | None = None
@@ -74,7 +70,11 @@ class ZeroShot(Evaluation):
     max_length: int | None = None
     include_path: str | None = None
     apply_chat_template: bool = False
-    seed: int = 1234
+    fewshot_as_multiturn: bool | None = None
+    system_instruction: str | None = None
+    chat_template_args: dict[str, Any] | None = None
+    add_bos_token: bool | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.tasks, str):
@@ -83,14 +83,17 @@ class ZeroShot(Evaluation):
         check_whole(self, "num_fewshot", least=0, optional=True, hint="null: each task's own")
         check_whole(self, "batch_size", optional=True)
         check_whole(self, "max_length", least=2, optional=True, hint="null: the model's")
-        check_whole(self, "seed", least=0)
-        if self.limit is not None and not _is_limit(self.limit):
+        check_whole(self, "seed", least=0, most=MOST_NUMPY_SEED, optional=True, hint="null: those of lm-eval")
+        if self.limit is not None and not is_limit(self.limit):
             raise BadSetting(self, "limit", "is not allowed; allowed: a number of questions, a share below 1, or null")
         check_text(self, "include_path", optional=True, hint="a folder")
         if self.include_path is not None and not local_path(self.include_path).is_dir():
             raise BadSetting(self, "include_path", ": there is no such folder")
         check_flag(self, "apply_chat_template")
-        if self.task_options is not None and not _is_options(self.task_options):
+        check_flag(self, "fewshot_as_multiturn", "add_bos_token", optional=True)
+        check_text(self, "system_instruction", optional=True)
+        check_template_args(self)
+        if self.task_options is not None and not is_options(self.task_options):
             raise BadSetting(
                 self, "task_options", "is not allowed; allowed: null, or fields by task: {piqa: {num_fewshot: 5}}"
             )
@@ -103,14 +106,7 @@ class ZeroShot(Evaluation):
     @classmethod
     def needs_trust(cls, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Yields the keys of settings that run code of others, each with what it does."""
-        if isinstance(settings.get("include_path"), str):
-            yield "include_path", "names tasks whose files may run any code"
-        options = settings.get("task_options")
-        for task, fields in options.items() if isinstance(options, Mapping) else ():
-            for name, value in fields.items() if isinstance(fields, Mapping) else ():
-                plain = name != "generation_kwargs" or (isinstance(value, Mapping) and set(value) <= _PLAIN_GENERATION)
-                if name not in _PLAIN_OPTIONS or not plain:
-                    yield f"task_options.{task}.{name}", "may run any code, as templates do"
+        return untrusted(settings)
 
     @property
     def _names(self) -> list[str]:
@@ -126,6 +122,20 @@ class ZeroShot(Evaluation):
     def _wants_stdlib(self) -> bool:
         return not set(stdlib_tasks.TASKS).isdisjoint(self._names)
 
+    @property
+    def _seeds(self) -> dict[str, int]:
+        return HARNESS_SEEDS if self.seed is None else dict.fromkeys(HARNESS_SEEDS, self.seed)
+
+    @property
+    def _prompting(self) -> dict[str, Any]:
+        """How prompts are made, as arguments of the harness' `evaluate`."""
+        multiturn = self.fewshot_as_multiturn is not False  # the default of `simple_evaluate`, and of its command
+        return {
+            "apply_chat_template": self.apply_chat_template,
+            "fewshot_as_multiturn": self.apply_chat_template and multiturn,  # without a template it changes nothing
+            "system_instruction": self.system_instruction,
+        }
+
     def prepare(self) -> None:
         """Finds the tasks and loads their data.
 
@@ -133,16 +143,58 @@ class ZeroShot(Evaluation):
             BadInput: there is no task of a name, or tasks have no field of an option's name.
             RunFailed: a task's data cannot be reached.
         """
-        if not set(self._names) <= set(stdlib_tasks.TASKS) or self._options:  # nothing else can be missing
-            with seeded(self.seed), quiet():
+        if self._may_lack_something:
+            with self._ready():
                 self._load()
 
+    @property
+    def _may_lack_something(self) -> bool:
+        """Whether there are tasks beside those of `stdlib` as they are, which are always there."""
+        return not set(self._names) <= set(stdlib_tasks.TASKS) or bool(self._options)
+
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
+        """Looks for what prompts need of the tokenizer.
+
+        Raises:
+            BadInput: there is no tokenizer, no chat template, or no BOS token, which were asked for.
+        """
+        check_tokenizer(self, tokenizer, name, chat=self.apply_chat_template, bos=bool(self.add_bos_token))
+
+    def check(self, subject: Subject) -> None:
+        """Looks at the requests of the tasks where tokenizer, model and settings may not fit each other.
+
+        Raises:
+            BadInput: they do not, or `max_length` is more than the model's.
+            RunFailed: a question is empty, or an answer too long.
+        """
+        self._check(subject)
+        tokenizer = subject.model.tokenizer
+        assert tokenizer is not None  # that was checked
+        suspect = may_not_fit(tokenizer, subject.model.vocab_size)
+        if not (suspect or self.apply_chat_template):
+            return
+        with self._ready():
+            from prune_lab.evaluation.harness_requests import LookingModel, check_requests
+
+            limit = self.limit if suspect else 1  # one prompt tells whether the chat template can be used
+            model = LookingModel(subject.model.hf, tokenizer, **self._adapter_settings(subject))
+            check_requests(self._load()["tasks"], model, limit=limit, prompting=self._prompting)
+
     def key(self, subject: Subject) -> dict[str, object]:
-        """The configuration, the harness' version, the tokenizer, and the content of local tasks."""
+        """Settings, the harness' version, the tokenizer, and the content of the tasks: YAML, code and questions."""
+        tasks = None
+        if self._may_lack_something:
+            with self._ready():
+                from prune_lab.evaluation.harness_tasks import tasks_digest
+
+                tasks = tasks_digest(self._load()["tasks"])
         return {
             **dataclasses.asdict(self),
-            "harness": version("lm_eval"),
+            "seeds": self._seeds,
+            "prompting": self._prompting,
+            "versions": {name: version(name) for name in ("lm_eval", "datasets")},
             "stdlib": stdlib_tasks.task_folder().name if self._wants_stdlib else None,
+            "tasks_sha256": tasks,
             "include_path": folder_digest(local_path(self.include_path)) if self.include_path else None,
             "tokenizer": tokenizer_digest(subject.model.tokenizer) if subject.model.tokenizer else None,
         }
@@ -161,113 +213,73 @@ class ZeroShot(Evaluation):
         """
         self._check(subject)
         assert subject.model.tokenizer is not None  # that was checked
-        with seeded(self.seed), quiet():
+        with self._ready():
             from lm_eval.evaluator import evaluate
 
             from prune_lab.evaluation.harness_model import HarnessModel
 
             tasks = self._load()
-            max_length = self.max_length or subject.model.seqlen_limit
-            with owned_by(self), subject.model.placed(subject.device) as hf:
-                adapter = HarnessModel(hf, subject.model.tokenizer, rows=self.batch_size, max_length=max_length)
+            with subject.model.placed(subject.device) as hf:
+                adapter = HarnessModel(hf, subject.model.tokenizer, **self._adapter_settings(subject))
                 results = evaluate(
-                    adapter,
-                    tasks,
-                    limit=self.limit,
-                    bootstrap_iters=0,
-                    log_samples=False,
-                    apply_chat_template=self.apply_chat_template,
+                    adapter, tasks, limit=self.limit, bootstrap_iters=0, log_samples=False, **self._prompting
                 )
         if adapter.truncated:
-            logger.warning("%d requests of more than %d tokens lost their beginning", adapter.truncated, max_length)
-        protocol: dict[str, object] = {
+            logger.warning(
+                "%d requests of more than %d tokens lost their beginning", adapter.truncated, adapter.max_length
+            )
+        return scores_of(results, self._protocol(subject, adapter))
+
+    def _protocol(self, subject: Subject, adapter: "HarnessModel") -> dict[str, object]:
+        template = adapter.tokenizer.get_chat_template() if self.apply_chat_template else None
+        return {
             "harness": f"lm_eval {version('lm_eval')}",
             "dtype": str(subject.model.hf.dtype).removeprefix("torch."),
             "limit": self.limit,
-            "seed": self.seed,
+            "seeds": self._seeds,
             "chat_template": self.apply_chat_template,
-            "max_length": max_length,
+            "chat_template_sha256": None if template is None else text_digest(template),
+            "chat_template_args": self.chat_template_args,
+            "fewshot_as_multiturn": self._prompting["fewshot_as_multiturn"],
+            "system_instruction": self.system_instruction,
+            "add_bos_token": self.add_bos_token,
+            "max_length": adapter.max_length,
             "truncated_requests": adapter.truncated,
-            "tasks": {name: _task_protocol(name, results) for name in results["configs"]},
         }
-        return _scores(results, protocol)
 
     def _check(self, subject: Subject) -> None:
-        if subject.model.tokenizer is None:
-            raise BadInput(
-                f"{subject.model.name} has no tokenizer, and tasks are text: put its tokenizer files beside the model, "
-                "or leave the tasks out (evaluate=perplexity)"
-            )
+        self.check_tokenizer(subject.model.tokenizer, subject.model.name)
         if self.max_length is not None and self.max_length > subject.model.seqlen_limit:
             raise BadSetting(self, "max_length", f"is more than the model's {subject.model.seqlen_limit} positions")
 
+    def _adapter_settings(self, subject: Subject) -> dict[str, Any]:
+        return {
+            "rows": self.batch_size,
+            "max_length": self.max_length or subject.model.seqlen_limit,
+            "add_bos_token": self.add_bos_token,
+            "chat_template_args": self.chat_template_args,
+        }
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """The surroundings of the harness; errors inside are about these settings."""
+        seeds = self._seeds
+        with seeded(seeds["python"], seeds["numpy"], seeds["torch"]), quiet(), owned_by(self):
+            yield
+
     def _load(self) -> dict[str, dict[str, Any]]:
         """The tasks as the harness wants them, with few-shot examples as its own front end sets them."""
-        from prune_lab.evaluation.harness_tasks import load_tasks
+        from prune_lab.evaluation.harness_tasks import check_task, load_tasks
 
         folders = [str(local_path(self.include_path))] if self.include_path else []
         if self._wants_stdlib:
             folders.append(str(stdlib_tasks.task_folder()))
-        with owned_by(self):
-            loaded = load_tasks(self._names, self._options, folders)
+        loaded = load_tasks(self._names, self._options, folders)
         for name, task in loaded["tasks"].items():
             own = task.get_config("num_fewshot")
             fixed = own == 0 or "num_fewshot" in self._options.get(name, {})
             if own is None or (self.num_fewshot is not None and not fixed):
                 task.set_config(key="num_fewshot", value=self.num_fewshot or 0)
-            task.set_fewshot_seed(seed=self.seed)
+            task.set_fewshot_seed(seed=self._seeds["few-shot"])
+            check_task(name, task)
         return loaded
-
-
-def _is_limit(value: object) -> bool:
-    if not isinstance(value, int | float) or not is_number(value, above=0):
-        return False
-    return value < 1 or value == int(value)
-
-
-def _is_options(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(each, Mapping) for each in value.values())
-
-
-def _scores(results: dict[str, Any], protocol: dict[str, object]) -> Scores:
-    metrics: dict[str, float] = {}
-    for name, values in results["results"].items():
-        metrics.update(_task_metrics(name, values, results["n-samples"].get(name, {}).get("effective", 0)))
-    grouped = {
-        child
-        for group, children in results["group_subtasks"].items()
-        for child in children
-        if f"{group}/acc" in metrics
-    }
-    counted = [name for name in results["results"] if f"{name}/acc" in metrics and name not in grouped]
-    if counted:
-        metrics["accuracy"] = math.fsum(metrics[f"{name}/acc"] for name in counted) / len(counted)
-        protocol["accuracy"] = f"unweighted mean of acc over {', '.join(counted)}"
-    return Scores(metrics, protocol)
-
-
-def _task_metrics(name: str, values: dict[str, Any], samples: int) -> dict[str, float]:
-    """The numbers of one task or group: `acc,none` becomes `NAME/acc`, other filters are appended to the metric."""
-    metrics: dict[str, float] = {}
-    for key, value in values.items():
-        metric, comma, chosen = key.partition(",")
-        if not comma or isinstance(value, str):  # names, and standard errors that were not asked for
-            continue
-        suffix = "" if chosen == "none" else f"/{chosen}"
-        metrics[f"{name}/{metric}{suffix}"] = float(value)
-        if metric in ACCURACIES and samples > 1:
-            metrics[f"{name}/{metric}_stderr{suffix}"] = math.sqrt(value * (1 - value) / (samples - 1))
-    return metrics
-
-
-def _task_protocol(name: str, results: dict[str, Any]) -> dict[str, object]:
-    config = results["configs"][name]
-    described: dict[str, object] = {
-        "version": results["versions"].get(name),
-        "num_fewshot": results["n-shot"].get(name),
-        "samples": results["n-samples"][name]["effective"],
-        "samples_in_all": results["n-samples"][name]["original"],
-    }
-    if name in stdlib_tasks.TASKS:
-        return {**described, **stdlib_tasks.describe()}
-    return {**described, "data": config.get("dataset_path"), "data_name": config.get("dataset_name")}

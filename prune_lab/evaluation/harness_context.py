@@ -40,14 +40,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the random numbers of Python, numpy and torch, which tasks draw from, and put them back afterwards."""
+def seeded(python_seed: int, numpy_seed: int, torch_seed: int) -> Iterator[None]:
+    """Seeds the random numbers of Python, numpy and torch, which tasks draw from, and puts them back afterwards."""
     python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+            random.seed(python_seed)
+            np.random.seed(numpy_seed)
+            torch.manual_seed(torch_seed)
             yield
         finally:
             random.setstate(python)

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prune_lab.errors import RunFailed
+from prune_lab.errors import BadInput, RunFailed
 from prune_lab.utils.progress import track
 
 TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
@@ -50,25 +50,76 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
         rows: sequences per forward pass; None for as many as make up 2048 tokens on a CPU, 16384 on a GPU, or logits
             of a GiB.
         max_length: tokens that the model may see at once; longer requests lose their beginning.
+        add_bos_token: whether texts begin with the tokenizer's BOS token; None: as the tokenizer does it by itself.
+        chat_template_args: what the chat template is given beside the conversation.
 
     Attributes:
         truncated: how many requests lost their beginning.
     """
 
     def __init__(
-        self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, rows: int | None = None, max_length: int
+        self,
+        hf: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        rows: int | None = None,
+        max_length: int,
+        add_bos_token: bool | None = None,
+        chat_template_args: Mapping[str, Any] | None = None,
     ):
-        no_prefix = tokenizer.bos_token_id is None and tokenizer.eos_token_id is None
+        self._ids = int(hf.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
         super().__init__(
             pretrained=hf,
-            tokenizer=copy.deepcopy(tokenizer),
+            tokenizer=_prepared(tokenizer, self._ids, add_bos_token),
             batch_size=rows or OTHER_BATCH,
             max_length=max_length,
-            prefix_token_id=0 if no_prefix else None,
+            add_bos_token=add_bos_token,
+            chat_template_args=dict(chat_template_args or {}),
         )
         self.truncated = 0
         self._rows = rows
         self._keeps = "logits_to_keep" in inspect.signature(hf.forward).parameters
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token that stands before a text without context.
+
+        Raises:
+            BadInput: the tokenizer has neither BOS nor EOS.
+        """
+        found = super().prefix_token_id
+        if found is None:
+            raise _lacking("scores texts without a context, which begin with the BOS or the EOS token", "bos_token")
+        return int(found)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text.
+
+        Raises:
+            BadInput: the tokenizer has none.
+        """
+        if self.tokenizer.eos_token_id is None:
+            raise _lacking("has texts written, which the EOS token ends", "eos_token")
+        return int(self.tokenizer.eos_token_id)
+
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **kwargs: Any,
+    ) -> list[int]:
+        """Encodes as the harness does, also with a tokenizer that has neither BOS nor EOS, and looks at the tokens.
+
+        Raises:
+            BadInput: a token is not in the model's vocabulary.
+        """
+        if self.tokenizer.bos_token_id is None and self.tokenizer.eos_token_id is None:
+            add_special_tokens = bool(add_special_tokens)  # the harness would ask for the text of a token that is not
+        tokens: list[int] = super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs)
+        check_tokens(tokens, self._ids, self.tokenizer)
+        return tokens
 
     @torch.inference_mode()
     def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
@@ -85,6 +136,12 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
         return [results[number] for number in range(len(requests))]
 
     def _row(self, number: int, context: Sequence[int], continuation: Sequence[int]) -> _Row:
+        if not context or not continuation:
+            raise RunFailed(
+                f"the {'answer' if context else 'context'} of a question has no token, so that there is nothing to "
+                "score; mend doc_to_text and doc_to_choice of the task, or let texts begin with a BOS token, which "
+                "a context of blanks needs ({at}.add_bos_token=true)"
+            )
         if len(continuation) > self.max_length:
             raise RunFailed(
                 f"an answer of {len(continuation)} tokens does not fit into the {self.max_length} that the model may "
@@ -119,6 +176,40 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
             for answer in row.answers:
                 begin = answer.start - 1 - first
                 yield answer.number, _log_probability(row_logits[begin : begin + len(answer.tokens)], answer.tokens)
+
+
+def check_tokens(tokens: Sequence[int], vocab_size: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Looks for tokens that the model has no embedding for.
+
+    Raises:
+        BadInput: there is one.
+    """
+    largest = max(tokens, default=0)
+    if largest >= vocab_size:
+        raise BadInput(
+            f"a text has the token {tokenizer.convert_ids_to_tokens(largest)!r}, which is number {largest} of the "
+            f"tokenizer, and the model has embeddings for {vocab_size}; give the tokenizer that belongs to the model, "
+            "or leave the task out ({at}.tasks)"
+        )
+
+
+def _lacking(what: str, token: str) -> BadInput:
+    return BadInput(
+        f"it {what}, and the tokenizer has none; name one in its tokenizer_config.json ({token}), or leave the task "
+        "out ({at}.tasks)"
+    )
+
+
+def _prepared(
+    tokenizer: PreTrainedTokenizerBase, vocab_size: int, add_bos_token: bool | None
+) -> PreTrainedTokenizerBase:
+    """A copy as the harness would load it: with the BOS token that was asked for, and a padding token that there is."""
+    prepared = copy.deepcopy(tokenizer)
+    if add_bos_token is not None and hasattr(type(prepared), "add_bos_token"):
+        prepared.add_bos_token = add_bos_token
+    if prepared.pad_token_id is not None and prepared.pad_token_id >= vocab_size:
+        prepared.pad_token = prepared.eos_token  # padding is hidden by the attention mask, whatever it is
+    return prepared
 
 
 def _log_probability(logits: Tensor, tokens: Sequence[int]) -> tuple[float, bool]:

@@ -3,6 +3,9 @@
 import dataclasses
 import difflib
 import functools
+import hashlib
+import itertools
+import json
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -61,6 +64,37 @@ def load_tasks(
             for kind, found in loaded.items():
                 found.update(members.get(kind, {}))
     return loaded
+
+
+def check_task(name: str, task: Any) -> None:
+    """Looks for what this adapter of the harness does not do, and for too many few-shot examples.
+
+    Raises:
+        BadInput: the task needs it.
+    """
+    for flag, what in (("UNSAFE_CODE", "runs code that the model has written"), ("MULTIMODAL", "shows images")):
+        if getattr(task, flag, False):
+            raise BadInput(f"task {name} {what}, which prune_lab does not do; leave it out ({{at}}.tasks)")
+    wanted = task.get_config("num_fewshot") or 0
+    if wanted > 0:
+        split = getattr(getattr(task, "fewshot_cfg", None), "split", None)
+        there = len(list(task.fewshot_docs())) - (split is not None and split == task.get_config("test_split"))
+        if wanted > there:
+            raise BadInput(
+                f"task {name}: {wanted} few-shot examples were asked for ({{at}}.num_fewshot or {{at}}.task_options), "
+                f"and there are {there} beside a question itself"
+            )
+
+
+def tasks_digest(tasks: Mapping[str, Any]) -> str:
+    """The SHA-256 of all that tasks are made of: settings, the source of their functions, questions and examples."""
+    digest = hashlib.sha256()
+    for name, task in sorted(tasks.items()):
+        digest.update(json.dumps([name, task.VERSION, task.dump_config()], sort_keys=True, default=str).encode())
+        examples = task.fewshot_docs() if task.get_config("num_fewshot") else ()
+        for document in itertools.chain(task.eval_docs, examples):
+            digest.update(json.dumps(document, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
 
 
 def _load(manager: TaskManager, name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from prune_lab.errors import BadInput
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.metric import MetricInfo
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedTokenizerBase
 
 
 class Suite(Evaluation):
@@ -21,9 +25,14 @@ class Suite(Evaluation):
             raise BadInput("{at} has no part that is switched on; keep at least one, such as evaluate=perplexity", self)
 
     def prepare(self) -> None:
-        """Prepare each part."""
+        """Prepares each part."""
         for part in self.parts.values():
             part.prepare()
+
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
+        """Lets each part look."""
+        for part in self.parts.values():
+            part.check_tokenizer(tokenizer, name)
 
     def check(self, subject: Subject) -> None:
         """Checks each part."""

@@ -138,6 +138,8 @@ def _run_stages(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str
 def _load(parts: Parts, folder: Path, seed: int) -> RunState:
     start = time.perf_counter()
     config, tokenizer = parts.model.load_config(), parts.model.load_tokenizer()
+    for stage in parts.stages.values():
+        stage.check_tokenizer(tokenizer, str(parts.model.name))
     vocab_size, seqlen_limit = config.get_text_config().vocab_size, seqlen_limit_of(config)
     # Before the weights are read: the text may be too short, and a large model takes minutes to load.
     data = parts.data.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
@@ -13,6 +13,9 @@ from prune_lab.evaluation.evaluation import Subject
 from prune_lab.evaluation.metric import Described
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.masks import Masks
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedTokenizerBase
 
 Report = Callable[[int, float], None]
 """Takes a value on the way, lower is better, at a step from 0 on; may raise `TrialStopped`."""
@@ -79,6 +82,9 @@ class Stage(Described, Protocol):
 
     def prepare(self) -> None:
         """Checks what can be checked before a model is loaded; raises `BadInput`."""
+
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
+        """Checks what the tokenizer of the model called ``name`` can tell, before the weights are read; `BadInput`."""
 
     def check(self, run: RunState) -> None:
         """Checks what only the loaded model can tell, before the first stage runs; raises `BadInput`."""

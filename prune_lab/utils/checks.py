@@ -111,15 +111,21 @@ def check_choice(
         raise _not_allowed(owner, field, ", ".join(map(str, allowed)), optional, hint)
 
 
-def check_flag(owner: object, *fields: str) -> None:
+def check_flag(owner: object, *fields: str, optional: bool = False) -> None:
     """Checks that fields hold true or false.
+
+    Args:
+        owner: the component.
+        fields: names of its fields.
+        optional: whether None is allowed, too.
 
     Raises:
         BadSetting: one holds something else, 1 or "yes" for example.
     """
     for field in fields:
-        if not isinstance(getattr(owner, field), bool):
-            raise _not_allowed(owner, field, "true, false", False, "")
+        value = getattr(owner, field)
+        if not isinstance(value, bool) and not (optional and value is None):
+            raise _not_allowed(owner, field, "true, false", optional, "")
 
 
 def check_text(owner: object, *fields: str, optional: bool = False, empty: bool = False, hint: str = "") -> None:

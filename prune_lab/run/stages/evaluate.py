@@ -1,12 +1,15 @@
 """Measures the model: as it is now, or as it was before anything was done to it."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from prune_lab.evaluation.evaluation import Evaluation, Scores
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.run.state import RunState, Stage
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -24,6 +27,10 @@ class Evaluate(Stage):
     def prepare(self) -> None:
         """Lets the evaluation check itself."""
         self.evaluation.prepare()
+
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
+        """Lets the evaluation look at the tokenizer."""
+        self.evaluation.check_tokenizer(tokenizer, name)
 
     def check(self, run: RunState) -> None:
         """Lets the evaluation look at the data and the model."""
