@@ -51,8 +51,15 @@ class Adapter:
         finally:
             self.attach()
 
-    def save(self, folder: Path) -> None:
-        """Writes the updates in peft's format, which ``PeftModel.from_pretrained(model, folder)`` reads."""
+    def save(self, folder: Path, base: Path) -> None:
+        """Writes the updates in peft's format, which ``AutoPeftModelForCausalLM.from_pretrained(folder)`` reads.
+
+        Args:
+            folder: to write.
+            base: the folder of the saved model that the updates belong to: the pruned one, not the one that was loaded.
+        """
+        for config in self._peft.peft_config.values():
+            config.base_model_name_or_path = str(base.resolve())  # peft takes a relative one from where it runs
         self._peft.save_pretrained(str(folder))
 
     def _put(self, name: str, layer: nn.Module) -> None:

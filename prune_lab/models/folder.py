@@ -86,6 +86,14 @@ def shown_name(path: str) -> str:
     return parts[-1] if parts else path
 
 
+def model_name(settings: Mapping[str, Any]) -> str:
+    """What the section ``model`` alone tells of the model's name: the one that was typed, or the end of the path."""
+    if settings.get("name"):
+        return str(settings["name"])
+    path = str(settings["path"])
+    return f"reference_{path}" if settings.get("kind") == "reference" else shown_name(path)
+
+
 def _why_not(path: str, folder: Path, error: Exception) -> str:
     if not isinstance(error, OSError):
         return f"{why_missing(path, 'folder')}; give a folder in the Hugging Face format"

@@ -1,5 +1,6 @@
 """Loads a causal language model from a Hugging Face folder or from the hub."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from prune_lab.errors import BadInput, Reported, owned_by
 from prune_lab.models.config_file import check_sizes, read_config
 from prune_lab.models.families import family_of
 from prune_lab.models.fit import bad_config, check_finite, check_fit, check_pass, model_class_of, refuse_misfit
-from prune_lab.models.folder import check_folder, shown_name
+from prune_lab.models.folder import check_folder, model_name
 from prune_lab.models.hub import Repository
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.origin import ORIGIN, Origin, is_changed, read_origin
 from prune_lab.models.shrink import is_unequal, unequal_config
 from prune_lab.models.weight_files import WeightFiles, find_weights
 from prune_lab.utils.checks import check_choice, check_flag, check_text
 from prune_lab.utils.paths import local_path
+
+logger = logging.getLogger(__name__)
 
 DTypeName = Literal["float32", "bfloat16", "float16", "auto"]
 Kind = Literal["local", "reference", "hub"]
@@ -45,6 +49,10 @@ class Checkpoint:
         dtype: type of the weights in memory; ``auto`` is that of the checkpoint.
         trust_remote_code: whether code that comes with the checkpoint may run.
         name: what tables call the model; by default what its folder says that it is, or the end of the path.
+
+    Attributes:
+        folder: where the checkpoint is.
+        origin: what an earlier run did to the model, where its folder says so.
     """
 
     input_files: ClassVar = {"path": "kind=local"}
@@ -71,7 +79,11 @@ class Checkpoint:
                 self._hub.check_name()
             else:
                 self._check_local()
-        self.name = self.name or self._own_name()
+        self.origin = None if self._hub or self.kind == "reference" else self._read_origin()
+        self._is_named = self.name is not None
+        if not self._is_named:
+            own = {"path": self.path, "kind": self.kind}
+            self.name = self.origin.name if self.origin else model_name(own)
 
     @classmethod
     def needs_trust(cls, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -140,6 +152,8 @@ class Checkpoint:
             config = self._config(raw)
             check_fit(config, headers, self.folder, raw)
             hf = self._load(config, weights)
+            if self.origin and is_changed(self.folder):
+                self._note_change(self.origin)
             model = PrunableModel(hf, tokenizer, str(self.name))
             _ = model.blocks  # a model that the family table does not cover stops here
             check_finite(hf, self.folder)
@@ -157,14 +171,25 @@ class Checkpoint:
                     error.args = (error.args[0].replace(f"path={self._hub.folder}:", f"path={self.path}:"),)
                 raise
 
+    def _note_change(self, origin: Origin) -> None:
+        """The file beside the weights was written for other ones: they were trained since, say."""
+        logger.warning(
+            "model.path=%s: the weights or config.json were changed after %s said that they are %s",
+            self.path, ORIGIN, origin.name,
+        )  # fmt: skip
+        self.origin = origin.after("changed since")
+        if not self._is_named:
+            self.name = self.origin.name
+
     def _check_local(self) -> None:
         """What can be told of a folder without importing model code, or reading a weight."""
         folder = check_folder(str(self.folder))
         raw, headers = read_config(folder), find_weights(folder).headers()
         check_sizes(raw, {name: tuple(tensor.shape) for name, tensor in headers.items()}, folder)
 
-    def _own_name(self) -> str:
-        return f"reference_{self.path}" if self.kind == "reference" else shown_name(self.path)
+    def _read_origin(self) -> Origin | None:
+        with owned_by(self):
+            return read_origin(self.folder)
 
     def _config(self, raw: dict[str, Any]) -> "transformers.PretrainedConfig":
         try:

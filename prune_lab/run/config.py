@@ -85,11 +85,6 @@ class RunConfig:
         relevant["stages"] = [[name, None if name == "save" else own] for name, own in self.plain["stages"].items()]
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
-    @cached_property
-    def title(self) -> str:
-        """Model, method, sparsity, allocation and tuning in a few words."""
-        return title_of(self.plain)
-
     @property
     def stages(self) -> list[str]:
         """The names of the stages, in order."""
@@ -118,26 +113,6 @@ def objectives_of(value: Any) -> list[str]:
             "of different ones"
         )
     return names
-
-
-def title_of(plain: Mapping[str, Any]) -> str:
-    """Returns model, method, sparsity, allocation and tuning in a few words, from plain settings."""
-    model, sparsity = plain["model"], plain["sparsity"]
-    name = model.get("name") or str(model["path"]).rstrip("/").rpartition("/")[2]
-    method = str(plain["method"]["_target_"]).rpartition(".")[2]
-    amount = sparsity["pattern"] if sparsity["level"] is None else f"{sparsity['level']:.0%} {sparsity['pattern']}"
-    allocation = str(plain.get("allocation", {}).get("_target_", "Uniform")).rpartition(".")[2]
-    tuning = _tuning(plain) if "finetune" in plain.get("stages", ()) else ""
-    return ", ".join(filter(None, [name, method, amount, "" if allocation == "Uniform" else allocation, tuning]))
-
-
-def _tuning(plain: Mapping[str, Any]) -> str:
-    finetune = plain.get("finetune")
-    if not finetune:
-        return ""
-    if str(finetune.get("_target_")).endswith(".Lora"):
-        return "sparse LoRA" if finetune.get("sparse") else "LoRA"
-    return "distilled" if (plain.get("training") or {}).get("distill") else "tuned"
 
 
 def _problems(plain: Mapping[str, Any]) -> list[str]:

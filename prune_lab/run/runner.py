@@ -7,6 +7,7 @@ that says finished holds no result.
 import logging
 import random
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from omegaconf import OmegaConf
 
 from prune_lab.cache.store import open_store
 from prune_lab.errors import BadInput, TrialStopped
+from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import seqlen_limit_of
+from prune_lab.models.origin import Origin
 from prune_lab.run import artifacts
 from prune_lab.run.config import RunConfig
 from prune_lab.run.environment import describe_environment, package_versions
@@ -25,6 +28,7 @@ from prune_lab.run.metric_info import describe
 from prune_lab.run.parts import Parts, make_parts
 from prune_lab.run.stage_cache import Result, SharedStages
 from prune_lab.run.state import Report, RunState, Stage
+from prune_lab.run.title import label_of, title_of
 from prune_lab.run.tracking.tracker import RunInfo, Tracker
 from prune_lab.run.tracking.trackers import Trackers
 from prune_lab.run.vetting import vet
@@ -77,7 +81,8 @@ def execute(
         "protocol": {},
     }
     _open_folder(folder, config, parts.device)
-    info = RunInfo(folder, config.redacted, name=config.title, group=group)
+    record["title"] = title_of(config.plain, parts.model.name)
+    info = RunInfo(folder, config.redacted, name=record["title"], group=group)
     try:
         with parts.addresses.naming():
             _run_stages(parts, info, config, record, report)
@@ -114,6 +119,8 @@ def _run_stages(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str
     try:
         run = _load(parts, info.folder, config.plain["seed"])
         run.report, run.key = report, record["key"]
+        run.origin = _origin(parts.model, record)
+        idle = set()
         record["metrics"], record["protocol"] = run.metrics, run.protocol
         for stage in parts.stages.values():
             stage.check(run)
@@ -126,6 +133,11 @@ def _run_stages(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str
                 record["metric_info"] |= {name: info.to_json() for name, info in infos.items()}
                 tracker.define(infos)
                 _tell(result, run, tracker)
+                if not result.metrics:
+                    idle.add(result.name)
+                elif run.model.adapter is None:  # with one, the weights are still those before the training
+                    run.origin = run.origin.after(label_of(config.plain, result.name))
+                record["title"] = title_of(config.plain, run.model.name, idle)
             del names[: len(results)]
         failed = False
     except TrialStopped:
@@ -145,6 +157,8 @@ def _load(parts: Parts, folder: Path, seed: int) -> RunState:
     data = parts.data.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit)
     model = parts.model.load(tokenizer)
     run = RunState(model, data, parts.device, folder, seed)
+    if parts.model.origin:
+        run.protocol["parent"] = parts.model.origin.told()
     run.protocol |= {
         "model": {"name": model.name, "dtype": str(model.dtype).removeprefix("torch."), "sha256": model.fingerprint()},
         "data": data.protocol,
@@ -158,6 +172,15 @@ def _load(parts: Parts, folder: Path, seed: int) -> RunState:
         len(data.evaluation), time.perf_counter() - start,
     )  # fmt: skip
     return run
+
+
+def _origin(checkpoint: Checkpoint, record: dict[str, Any]) -> Origin:
+    """What the run's model is before its first stage."""
+    before = checkpoint.origin
+    this = {"key": record["key"], "identity": record["identity"]}
+    if before is None or checkpoint.name != before.name:  # a name that was typed is the name of what was loaded
+        return Origin(str(checkpoint.name), run=this, parent=before.told() if before else None)
+    return replace(before, run=this, parent=before.told())
 
 
 def _do(name: str, stage: Stage, run: RunState) -> Result:

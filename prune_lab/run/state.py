@@ -12,6 +12,7 @@ from prune_lab.data.tokens import Data
 from prune_lab.evaluation.evaluation import Subject
 from prune_lab.evaluation.metric import Described
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.origin import Origin
 from prune_lab.pruning.masks import Masks
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -35,7 +36,8 @@ class RunState:
 
     ``metrics`` holds what stages measured, as ``stage/metric``; ``protocol`` how those numbers came about; ``tables``
     what a stage wants shown as a table, by name; ``report`` is told values on the way, in a search that stops trials;
-    ``key`` stands for all settings that numbers depend on; ``kept_as`` for the model as it is, where the store has it.
+    ``key`` stands for all settings that numbers depend on; ``kept_as`` for the model as it is, where the store has it;
+    ``origin`` says what the weights are, as far as they are done.
     """
 
     model: PrunableModel
@@ -50,6 +52,7 @@ class RunState:
     report: Report | None = None
     key: str = ""
     kept_as: str | None = None
+    origin: Origin = field(default_factory=lambda: Origin("model"))
 
     @property
     def subject(self) -> Subject:

@@ -6,25 +6,36 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from prune_lab.evaluation.metric import MEASURED, MetricInfo
-from prune_lab.run.config import title_of
 from prune_lab.run.metric_info import infos_of
+from prune_lab.run.title import prunes, title_of
 
 
 def print_summary(record: dict[str, Any], folder: Path) -> None:
     """Prints the table and where everything is to standard output."""
     console = Console()
-    table = Table(title=title_of(record["config"]), title_justify="left")
-    table.add_column("")
-    table.add_column("dense", justify="right")
-    table.add_column("pruned", justify="right")
+    table = Table()
+    for column in ("", *_columns(record)):
+        table.add_column(column, justify="right" if column else "left")
     metrics = record["metrics"]
     for info, dense, pruned in _rows(metrics, infos_of(record)):
         values = (metrics.get(name) for name in (dense, pruned))
         table.add_row(info.title, *("" if value is None else info.written(value) for value in values))
+    title = str(record.get("title") or title_of(record["config"]))
+    console.print(Text(title, "italic"), soft_wrap=True)  # above the table, which may be narrower
     console.print(table)
     console.print(f"everything about this run: {folder}", soft_wrap=True, highlight=False)
+
+
+def _columns(record: dict[str, Any]) -> tuple[str, str]:
+    """What the model is before the stages and after them."""
+    stages = record["config"].get("stages", ("prune",))
+    before = "as loaded" if record["protocol"].get("parent") else "dense"
+    if prunes(record["config"], stages):
+        return before, "pruned"
+    return before, "tuned" if record["config"].get("finetune") and "finetune" in stages else "evaluated"
 
 
 def _rows(metrics: Mapping[str, float], infos: Mapping[str, MetricInfo]) -> Iterator[tuple[MetricInfo, str, str]]:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.models.folder import model_name
 from prune_lab.report.page.asked import Asked, read_asked
 from prune_lab.run import artifacts
 from prune_lab.run.record import Unreadable, read_record
+from prune_lab.run.title import prunes
 from prune_lab.utils.files import read_regular
 
 ATTRIBUTES = ("model", "data", "method", "pattern", "level", "allocation", "finetune", "seed", "status", "written")
@@ -93,7 +95,7 @@ def read_run(folder: Path, name: str) -> ReportRun:
     protocol = record["protocol"]
     try:
         asked = read_asked(record, folder)
-        attributes = _attributes(record["config"], asked)
+        attributes = _attributes(record, asked)
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
         raise Unreadable(f"its config is not that of a run: {error}") from error
     attributes |= {"status": _cut(record["status"], _MOST_NAME), "written": _written(folder / artifacts.RECORD)}
@@ -145,19 +147,26 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def _attributes(config: dict[str, Any], asked: Asked) -> dict[str, Any]:
+def _attributes(record: dict[str, Any], asked: Asked) -> dict[str, Any]:
     """What a run is told by; of one that failed before it had settings, what was typed."""
-    typed = asked.typed
+    config, typed = record["config"], asked.typed
     model, sparsity = config.get("model") or {}, config.get("sparsity") or {}
-    path = str(model.get("path") or "").rstrip("/").rpartition("/")[2]
+    loaded = record["protocol"].get("model")  # what the model turned out to be
+    name = loaded.get("name") if isinstance(loaded, dict) else None
     named = {key: _text(asked.choice(key, config.get(key))) for key in ("data", "method", "allocation", "finetune")}
     if config and not {"finetune", "iterate"} & set(config.get("stages") or ()):
         named["finetune"] = "none"  # the settings of a training that did not take place
+    if config.get("stages") and not prunes(config, config["stages"]):  # of a pruning that did not
+        sparsity = {"pattern": None, "level": None}
+        named |= {
+            "method": named["method"] if {"prune", "iterate"} & set(config["stages"]) else None,
+            "allocation": None,
+        }
     return {
-        "model": _text(model.get("name") or path or typed.get("model")),
+        "model": _text(name or (model_name(model) if model.get("path") else model.get("name") or typed.get("model"))),
         "data": named["data"],
         "method": named["method"],
-        "pattern": _text(sparsity.get("pattern") or typed.get("sparsity")),
+        "pattern": _text(sparsity.get("pattern", typed.get("sparsity"))),
         "level": _number(sparsity.get("level", typed.get("sparsity.level"))),
         "allocation": named["allocation"],
         "finetune": named["finetune"],

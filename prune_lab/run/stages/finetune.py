@@ -98,8 +98,6 @@ class Finetune(Stage):
                 raise RunFailed(
                     f"finetune: sparsity was {before:.6f} before and is {metrics['sparsity_after']:.6f} now"
                 )
-        if run.model.adapter is not None:
-            run.model.adapter.save(run.folder / artifacts.ADAPTER)
         run.protocol["finetune"] = {
             "steps": self.training.steps,
             "batch_size": self.training.batch_size,
@@ -150,4 +148,4 @@ def _told(update: Update) -> str:
         return f"{kind}; B A masked while it is trained, then part of the weight"
     if update.merge:
         return f"{kind}; merged, with the mask applied to the sum"
-    return f"{kind}; kept beside the weights in adapter/, which has no zeros where they have"
+    return f"{kind}; kept beside the weights, for the stage save to write to adapter/; it has no zeros where they have"

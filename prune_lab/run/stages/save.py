@@ -1,24 +1,32 @@
-"""Saves the pruned model as a Hugging Face folder."""
+"""Saves the pruned model as a Hugging Face folder, and low-rank updates that were kept apart beside it."""
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.origin import write_origin
 from prune_lab.models.shrink import finish_folder
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_flag
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Save(Stage):
     """Writes ``model/``, with its zeros, as ``from_pretrained`` reads it; the folder appears whole or not at all.
+
+    Updates that were kept apart (``finetune.merge=false``) are in ``adapter/`` then, which names ``model/`` as its
+    base: they were trained on the pruned weights, and mean nothing on others.
 
     Args:
         enabled: whether to save at all.
@@ -36,25 +44,43 @@ class Save(Stage):
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Saves."""
+        adapter, model = run.model.adapter, run.folder / artifacts.MODEL
         if not self.enabled:
+            if adapter is not None:
+                logger.info("save: save_model=false keeps neither the model nor its adapter")
             return {}
-        temporary = Path(tempfile.mkdtemp(dir=run.folder, prefix=".model."))
-        try:
-            run.model.hf.config.use_cache = True  # switched off for calibration only; users generate from what is saved
-            with run.model.adapter.off() if run.model.adapter else nullcontext():
-                run.model.hf.save_pretrained(temporary)
-            finish_folder(temporary, run.model.hf.config)
-            if run.model.tokenizer is not None:
-                run.model.tokenizer.save_pretrained(temporary)
-            temporary.chmod(0o755)
-            _flush(temporary)
-            shutil.rmtree(run.folder / artifacts.MODEL, ignore_errors=True)
-            temporary.rename(run.folder / artifacts.MODEL)
-        finally:
-            run.model.hf.config.use_cache = False
-            shutil.rmtree(temporary, ignore_errors=True)
-        written = (run.folder / artifacts.MODEL).glob("*.safetensors")
-        return {"bytes": float(sum(file.stat().st_size for file in written))}
+        with _appearing(model) as folder, adapter.off() if adapter else nullcontext():
+            _write(run.model, folder)
+            write_origin(folder, run.origin)
+        if adapter is not None:
+            with _appearing(run.folder / artifacts.ADAPTER) as folder:
+                adapter.save(folder, base=model)
+        return {"bytes": float(sum(file.stat().st_size for file in model.glob("*.safetensors")))}
+
+
+def _write(model: PrunableModel, folder: Path) -> None:
+    model.hf.config.use_cache = True  # switched off for calibration only; users generate from what is saved
+    try:
+        model.hf.save_pretrained(folder)
+    finally:
+        model.hf.config.use_cache = False
+    finish_folder(folder, model.hf.config)
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write into, which takes its place when it is complete and on the disk, or vanishes."""
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        _flush(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:

@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from peft import AutoPeftModelForCausalLM
 
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
@@ -78,8 +77,8 @@ def test_an_update_kept_apart_is_read_by_peft_beside_the_sparse_model(tiny_model
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.hf.state_dict().items())
         model.hf.save_pretrained(tmp_path / "model")
     torch.testing.assert_close(model.hf(tokens).logits, expected)
-    model.adapter.save(tmp_path / "adapter")
-    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), tmp_path / "adapter")
+    model.adapter.save(tmp_path / "adapter", base=tmp_path / "model")
+    loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     torch.testing.assert_close(loaded.eval()(tokens).logits, expected, rtol=1e-4, atol=1e-4)
 
 
