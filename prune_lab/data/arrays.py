@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from prune_lab.data.bos import BosMode
 from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokens import Data, check_vocabulary, host_tensor, token_digest
 from prune_lab.errors import BadInput, BadSetting, owned_by
@@ -35,6 +36,8 @@ class Tokens(DataSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.bos is not None:
+            raise BadSetting(self, "bos", "is not allowed; allowed: null, as token ids are taken as they are")
         with owned_by(self):
             rows = self._open("calibration").shape[0]
             self._open("evaluation")
@@ -45,7 +48,14 @@ class Tokens(DataSpec):
                 f"is more than the {rows} rows of {self._given('calibration')}; use {rows} or less, or null for all",
             )
 
-    def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
+    def load(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        vocab_size: int,
+        seqlen_limit: int,
+        default_bos: BosMode = "text",
+    ) -> Data:
         """Reads both arrays; the tokenizer is not used.
 
         Raises:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from prune_lab.data.bos import Bos, BosMode, place_bos
 from prune_lab.data.documents import Row, shown_keys
 from prune_lab.data.forms import DoesNotFit, Form
 from prune_lab.data.limits import check_room
@@ -50,6 +51,9 @@ class PairData(DataSpec):
     A sample is the token that starts a text, the prompt, the completion, and the token that ends a text. Prompt and
     completion are tokenised apart, so that no token is half of each. Only completions, with their end, are targets of
     training. Completions are never cut: a sample of more than ``seqlen`` tokens is left out, which the protocol counts.
+
+    With ``bos=none`` samples and prompts have no token that starts them; ``bos=window`` puts one before every window of
+    what is joined, too.
 
     Calibration samples are random windows of the joined training samples; evaluation windows are neighbouring ones of
     the evaluation split, joined in the same way.
@@ -97,7 +101,14 @@ class PairData(DataSpec):
                 self.training = replace(self.training, root=str(self.root))
                 self._evaluation = replace(evaluated, root=str(self.root))
 
-    def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
+    def load(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        vocab_size: int,
+        seqlen_limit: int,
+        default_bos: BosMode = "text",
+    ) -> Data:
         """Reads both splits, tokenises them, and cuts what calibration and perplexity need.
 
         Raises:
@@ -109,9 +120,11 @@ class PairData(DataSpec):
             raise BadInput("the model folder has no tokenizer, so prompts cannot be used; use a model that has one")
         seqlen = window_length(self.seqlen, seqlen_limit, TASK_SEQLEN)
         check_room(self.samples, seqlen)
-        code = _Code(tokenizer)
+        bos = place_bos(self, tokenizer, default_bos)
+        code = _Code(tokenizer, bos)
         trained, training = self._training_samples(code, seqlen, vocab_size)
-        calibration = sample_stream(np.concatenate(trained.sequences), seqlen, self.samples, self.seed, "data.training")
+        stream = np.concatenate(trained.sequences)
+        calibration = sample_stream(stream, seqlen, self.samples, self.seed, "data.training", bos)
         windows, pairs, evaluation, asked = self._evaluation_split(code, seqlen, vocab_size, seqlen_limit)
         logger.info("data: %d training samples, %d prompts to evaluate", len(trained.sequences), len(pairs))
         origin = self.training.describe()
@@ -125,6 +138,7 @@ class PairData(DataSpec):
                 "evaluation": evaluation,
                 "pairs": asked,
                 "tokenizer": tokenizer_protocol(tokenizer),
+                "bos": bos.to_json(),
             },
             training=partial(_padded, trained, code.end, origin | training),
             pairs=pairs,
@@ -190,7 +204,9 @@ class PairData(DataSpec):
         left_out["no room to complete them"] = len(used) - len(pairs)
         _warn(what, left_out, f"{len(grouped)} prompts")
         stream = np.asarray([t for start, end in zip(starts, firsts, strict=True) for t in start + end], dtype=np.int64)
-        windows = evaluation_windows(stream, seqlen, self.limit_windows, what)
+        if code.bos.room and stream[:1].tolist() == code.start:  # every window begins with it anyway
+            stream = stream[1:]
+        windows = evaluation_windows(stream, seqlen, self.limit_windows, what, code.bos)
         check_vocabulary(stream[None], vocab_size, what)
         if not pairs:
             raise BadInput(f"{what}: of {rows} rows none can be completed ({_told(left_out)}); give other rows")
@@ -200,7 +216,7 @@ class PairData(DataSpec):
             "text": JOINED,
             "seqlen": seqlen,
             "windows": len(windows),
-            "dropped_tokens": len(stream) - windows.size,
+            "dropped_tokens": len(stream) - windows.size + len(windows) * code.bos.room,
             "sha256": token_digest(windows),
         }
         asked = {
@@ -239,20 +255,20 @@ class _Code:
         BadInput: if the tokenizer has no token that ends a text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, bos: Bos):
+        self.tokenizer, self.bos = tokenizer, bos
         if tokenizer.eos_token_id is None:
             raise BadInput(
                 "the tokenizer has no token that ends a text, so a completion would have no end; set eos_token in the "
                 "model folder's tokenizer_config.json"
             )
         self.end: int = tokenizer.eos_token_id
-        self.start: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        self.start = [] if bos.mode == "none" else [self.end if bos.token is None else bos.token]
 
     def prompts(self, texts: list[str], what: str) -> list[list[int]]:
         parts = dict.fromkeys(texts)  # a training split has many samples of one prompt
         encoded = dict(zip(parts, encode_parts(self.tokenizer, list(parts), what), strict=True))
-        return [[self.start, *encoded[text]] for text in texts]
+        return [[*self.start, *encoded[text]] for text in texts]
 
     def completions(self, texts: list[str], what: str) -> list[list[int]]:
         return [[*tokens, self.end] for tokens in encode_parts(self.tokenizer, texts, what)]
@@ -276,8 +292,8 @@ def _padded(trained: _Trained, end: int, protocol: dict[str, object]) -> tuple[S
 
 
 def _warn(what: str, left_out: Counter[str], all_of_them: str) -> None:
-    if left_out.total():
-        logger.warning("%s: of %s %d are left out: %s", what, all_of_them, left_out.total(), _told(left_out))
+    if total := left_out.total():
+        logger.warning("%s: of %s %d are left out: %s", what, all_of_them, total, _told(left_out))
 
 
 def _told(left_out: Counter[str]) -> str:

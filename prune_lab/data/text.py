@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from prune_lab.data.bos import Bos, BosMode, place_bos
 from prune_lab.data.limits import check_length, check_room
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import FileText, HubText, TextSource
@@ -61,7 +62,14 @@ class TextData(DataSpec):
         check_whole(self, "limit_windows", optional=True, hint="null: all")
         check_choice(self, "sampling", get_args(Sampling))
 
-    def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
+    def load(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        vocab_size: int,
+        seqlen_limit: int,
+        default_bos: BosMode = "text",
+    ) -> Data:
         """Reads both texts, tokenises them, and cuts them into windows.
 
         Raises:
@@ -72,9 +80,10 @@ class TextData(DataSpec):
             raise BadInput("the model folder has no tokenizer, so text cannot be used; give token ids with data=tokens")
         seqlen = window_length(self.seqlen, seqlen_limit)
         check_room(self.samples, seqlen)
-        samples, calibration = self._calibration_samples(tokenizer, seqlen)
+        bos = place_bos(self, tokenizer, default_bos)
+        samples, calibration = self._calibration_samples(tokenizer, seqlen, bos)
         check_vocabulary(samples, vocab_size, "data.calibration")
-        windows, evaluation, text = _cut(self.evaluation, "data.evaluation", tokenizer, seqlen, self.limit_windows)
+        windows, evaluation, text = _cut(self.evaluation, "data.evaluation", tokenizer, seqlen, self.limit_windows, bos)
         check_vocabulary(windows, vocab_size, "data.evaluation")
         logger.info("data: %d samples and %d evaluation windows of %d tokens", len(samples), len(windows), seqlen)
         return Data(
@@ -85,39 +94,42 @@ class TextData(DataSpec):
                 "calibration": calibration,
                 "evaluation": evaluation,
                 "tokenizer": tokenizer_protocol(tokenizer),
+                "bos": bos.to_json(),
             },
-            evaluation_bytes=text.covered_bytes(windows.size),
-            training=partial(self._training_samples, tokenizer, seqlen, vocab_size),
+            evaluation_bytes=text.covered_bytes(windows.size - len(windows) * bos.room),
+            evaluation_tokens=bos.count_text(windows),
+            training=partial(self._training_samples, tokenizer, seqlen, vocab_size, bos),
         )
 
     def _training_samples(
-        self, tokenizer: PreTrainedTokenizerBase, seqlen: int, vocab_size: int
+        self, tokenizer: PreTrainedTokenizerBase, seqlen: int, vocab_size: int, bos: Bos
     ) -> tuple[Samples, dict[str, object]]:
         """All of the training text; read and tokenised only when it is asked for."""
         source, what = (self.training, "data.training") if self.training else (self.calibration, "data.calibration")
-        windows, protocol, _ = _cut(source, what, tokenizer, seqlen, limit=None)
+        windows, protocol, _ = _cut(source, what, tokenizer, seqlen, None, bos)
         check_vocabulary(windows, vocab_size, what)
         return Samples(host_tensor(windows)), protocol
 
     def _calibration_samples(
-        self, tokenizer: PreTrainedTokenizerBase, seqlen: int
+        self, tokenizer: PreTrainedTokenizerBase, seqlen: int, bos: Bos
     ) -> tuple[np.ndarray, dict[str, object]]:
         what = "data.calibration"
         documents = self.calibration.read()
         protocol = self.calibration.describe() | {"documents": len(documents), "sampling": self.sampling}
         if self.sampling == "stream":
-            text = TokenisedText(tokenizer, _joined(documents, self.calibration.join, what), what)
+            text = TokenisedText(tokenizer, _joined(documents, self.calibration.join, what), what, bos)
             protocol |= {"join": self.calibration.join, "text_sha256": text.sha256}
-            samples = sample_stream(text.ids, seqlen, self.samples, self.seed, what)
+            samples = sample_stream(text.ids, seqlen, self.samples, self.seed, what, bos)
         else:
             _check_not_empty(documents, what)
             samples = sample_documents(
                 documents,
-                lambda document: encode(tokenizer, document, what)["input_ids"],
+                lambda document: encode(tokenizer, document, what, bos)["input_ids"],
                 seqlen,
                 self.samples,
                 self.seed,
                 what,
+                bos,
             )
         drawn = {"samples": len(samples), "seqlen": seqlen, "seed": self.seed, "sha256": token_digest(samples)}
         return samples, protocol | drawn
@@ -158,11 +170,20 @@ class FileData(DataSpec):
                 seqlen=self.seqlen,
                 batch_size=self.batch_size,
                 seed=self.seed,
+                bos=self.bos,
             )
 
-    def load(self, tokenizer: PreTrainedTokenizerBase | None, *, vocab_size: int, seqlen_limit: int) -> Data:
+    def load(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        vocab_size: int,
+        seqlen_limit: int,
+        default_bos: BosMode = "text",
+    ) -> Data:
         """Reads the files as ``TextData`` does."""
-        return self._text.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit)
+        with owned_by(self):
+            return self._text.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit, default_bos=default_bos)
 
     def _source(self, name: str) -> FileText:
         if not getattr(self, name):
@@ -199,19 +220,19 @@ class HubData(TextData):
 
 
 def _cut(
-    source: TextSource, what: str, tokenizer: PreTrainedTokenizerBase, seqlen: int, limit: int | None
+    source: TextSource, what: str, tokenizer: PreTrainedTokenizerBase, seqlen: int, limit: int | None, bos: Bos
 ) -> tuple[np.ndarray, dict[str, object], TokenisedText]:
     """A whole text in neighbouring windows, how they came about, and the text."""
     documents = source.read()
-    text = TokenisedText(tokenizer, _joined(documents, source.join, what), what)
-    windows = evaluation_windows(text.ids, seqlen, limit, what)
+    text = TokenisedText(tokenizer, _joined(documents, source.join, what), what, bos)
+    windows = evaluation_windows(text.ids, seqlen, limit, what, bos)
     protocol = source.describe() | {
         "documents": len(documents),
         "join": source.join,
         "text_sha256": text.sha256,
         "seqlen": seqlen,
         "windows": len(windows),
-        "dropped_tokens": len(text.ids) - windows.size,
+        "dropped_tokens": len(text.ids) - windows.size + len(windows) * bos.room,
         "sha256": token_digest(windows),
     }
     return windows, protocol, text

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from prune_lab.cache.store import open_store
-from prune_lab.data.tokens import encode
+from prune_lab.data.bos import Bos
+from prune_lab.data.tokens import TOKENIZERS_OWN, encode
 from prune_lab.utils.digests import json_digest, text_digest, tokenizer_digest
 from prune_lab.utils.files import write_json
 
@@ -30,25 +31,27 @@ class TokenisedText:
     Attributes:
         text: as it was.
         sha256: of the text in UTF-8.
-        ids: ``(n,)`` int64, with the special tokens that the tokenizer adds.
+        ids: ``(n,)`` int64, with the special tokens that the tokenizer adds, if they are wanted.
 
     Args:
         tokenizer: the model's.
         text: any.
         what: the key that gave it, for the message.
+        bos: where the token that begins a text stands.
 
     Raises:
         BadInput: the text holds half of a surrogate pair.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, what: str, bos: Bos = TOKENIZERS_OWN) -> None:
         self.text, self.sha256 = text, text_digest(text)
-        self._tokenizer, self._what = tokenizer, what
+        self._tokenizer, self._what, self._bos = tokenizer, what, bos
         self._encoding: BatchEncoding | None = None
         self._known_as: dict[str, object] | None = None
         if len(text) >= LONG and tokenizer.is_fast:
             versions = {name: version(name) for name in ("tokenizers", "transformers")}
             self._known_as = {"text": self.sha256, "tokenizer": tokenizer_digest(tokenizer), "versions": versions}
+            self._known_as |= {} if bos.by_tokenizer else {"special_tokens": False}
         self.ids = self._obtain({}, read=_read_ids, make=self._make_ids, write=_write_ids)
 
     def covered_bytes(self, kept: int) -> int | None:
@@ -84,7 +87,7 @@ class TokenisedText:
 
     def _encoded(self) -> BatchEncoding:
         if self._encoding is None:
-            self._encoding = encode(self._tokenizer, self.text, self._what)
+            self._encoding = encode(self._tokenizer, self.text, self._what, self._bos)
         return self._encoding
 
 

@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from prune_lab.data.bos import Bos
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
 
 PAPER_SEQLEN = 2048
 """Tokens in a window where neither the user nor a shorter model says otherwise."""
+
+TOKENIZERS_OWN = Bos("text", None)
+"""Texts begin as the tokenizer itself has it."""
 
 MAX_DRAWS = 10_000
 """Documents drawn for one sample before the search for a long enough one is given up."""
@@ -47,6 +51,8 @@ class Data:
         protocol: how the tokens came about, as plain JSON: ``calibration``, ``evaluation``, ``tokenizer``, and
             ``pairs`` where there are any.
         evaluation_bytes: UTF-8 bytes of the text that the evaluation windows cover; None where not known.
+        evaluation_tokens: tokens of the evaluation windows that stand for text, which one that begins a text does not;
+            None: all.
         training: reads what there is to train on, and how it came about; None where there is nothing but the
             calibration samples.
         pairs: prompts to complete in an evaluation; None where the data has none.
@@ -57,6 +63,7 @@ class Data:
     batch_size: int | None
     protocol: dict[str, object]
     evaluation_bytes: int | None = None
+    evaluation_tokens: int | None = None
     training: Callable[[], tuple[Samples, dict[str, object]]] | None = None
     pairs: list[Pair] | None = None
 
@@ -77,8 +84,8 @@ def window_length(seqlen: int | None, seqlen_limit: int, most: int = PAPER_SEQLE
     return seqlen
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> BatchEncoding:
-    """Tokenises a whole text at once, with the special tokens that the tokenizer itself adds, and without truncation.
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, what: str, bos: Bos = TOKENIZERS_OWN) -> BatchEncoding:
+    """Tokenises a whole text at once, without truncation, by default with the special tokens that the tokenizer adds.
 
     OPT's tokenizer, for example, puts one ``</s>`` before the text. The notice that the text is longer than the model
     allows is switched off: the tokens are cut into windows later.
@@ -89,14 +96,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> BatchEnc
         tokenizer: the model's tokenizer.
         text: any text.
         what: the key that gave the text, for the message.
+        bos: where the token that begins a text stands.
 
     Raises:
         BadInput: if the text holds half of a surrogate pair (JSON can spell one).
     """
     _check_encodable(text, what)
-    encoding: BatchEncoding = tokenizer(
-        text, truncation=False, padding=False, return_attention_mask=False, verbose=False
-    )
+    options = {"truncation": False, "padding": False, "return_attention_mask": False, "verbose": False}
+    encoding: BatchEncoding = tokenizer(text, add_special_tokens=bos.by_tokenizer, **options)
     return encoding
 
 
@@ -139,7 +146,9 @@ def tokenizer_protocol(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     }
 
 
-def evaluation_windows(tokens: np.ndarray, seqlen: int, limit: int | None, what: str) -> np.ndarray:
+def evaluation_windows(
+    tokens: np.ndarray, seqlen: int, limit: int | None, what: str, bos: Bos = TOKENIZERS_OWN
+) -> np.ndarray:
     """Cuts tokens into neighbouring windows that do not overlap, and drops what is left over.
 
     Args:
@@ -147,25 +156,29 @@ def evaluation_windows(tokens: np.ndarray, seqlen: int, limit: int | None, what:
         seqlen: tokens per window.
         limit: at most so many windows, from the start; None for all.
         what: the key that gave the text, for the message.
+        bos: ``window`` gives each window the token as its first, and one token less of the text.
 
     Returns:
         ``(windows, seqlen)`` int64.
 
     Raises:
-        BadInput: if there are fewer than ``seqlen`` tokens.
+        BadInput: if there are not enough tokens for one window.
 
     Source: ``opt_eval`` and ``llama_eval`` of SparseGPT, ``eval_ppl`` of Wanda.
     """
-    if len(tokens) < seqlen:
+    width = seqlen - bos.room
+    if len(tokens) < width:
         raise BadInput(
             f"{what}: the text has {len(tokens)} tokens, fewer than one window of data.seqlen={seqlen}; "
-            f"give a longer text or use data.seqlen={max(len(tokens), 2)} or less"
+            f"give a longer text or use data.seqlen={max(len(tokens) + bos.room, 2)} or less"
         )
-    windows = tokens[: len(tokens) // seqlen * seqlen].reshape(-1, seqlen)
-    return windows[:limit]
+    windows = tokens[: len(tokens) // width * width].reshape(-1, width)
+    return bos.lead(windows[:limit])
 
 
-def sample_stream(tokens: np.ndarray, seqlen: int, samples: int, seed: int, what: str) -> np.ndarray:
+def sample_stream(
+    tokens: np.ndarray, seqlen: int, samples: int, seed: int, what: str, bos: Bos = TOKENIZERS_OWN
+) -> np.ndarray:
     """Draws random windows, with replacement, from one stream of tokens.
 
     Args:
@@ -174,6 +187,7 @@ def sample_stream(tokens: np.ndarray, seqlen: int, samples: int, seed: int, what
         samples: how many.
         seed: of the random numbers.
         what: the key that gave the text, for the message.
+        bos: ``window`` gives each sample the token as its first, and one token less of the text.
 
     Returns:
         ``(samples, seqlen)`` int64.
@@ -184,14 +198,15 @@ def sample_stream(tokens: np.ndarray, seqlen: int, samples: int, seed: int, what
     Source: ``get_wikitext2`` and ``get_ptb`` of SparseGPT and Wanda, with the same random numbers: like theirs, it
     never draws the very last window.
     """
-    if len(tokens) <= seqlen:
+    width = seqlen - bos.room
+    if len(tokens) <= width:
         raise BadInput(
             f"{what}: the text has {len(tokens)} tokens; random windows of data.seqlen={seqlen} need at least "
-            f"{seqlen + 1}; give a longer text or use data.seqlen={max(len(tokens) - 1, 2)} or less"
+            f"{width + 1}; give a longer text or use data.seqlen={max(len(tokens) - 1 + bos.room, 2)} or less"
         )
     generator = random.Random(seed)
-    starts = [generator.randint(0, len(tokens) - seqlen - 1) for _ in range(samples)]
-    return np.stack([tokens[start : start + seqlen] for start in starts])
+    starts = [generator.randint(0, len(tokens) - width - 1) for _ in range(samples)]
+    return bos.lead(np.stack([tokens[start : start + width] for start in starts]))
 
 
 def sample_documents(
@@ -201,6 +216,7 @@ def sample_documents(
     samples: int,
     seed: int,
     what: str,
+    bos: Bos = TOKENIZERS_OWN,
 ) -> np.ndarray:
     """Draws random documents until one has more than ``seqlen`` tokens, and a random window of it, for each sample.
 
@@ -211,6 +227,7 @@ def sample_documents(
         samples: how many.
         seed: of the random numbers.
         what: the key that gave the text, for the message.
+        bos: ``window`` gives each sample the token as its first, and one token less of the text.
 
     Returns:
         ``(samples, seqlen)`` int64.
@@ -218,29 +235,30 @@ def sample_documents(
     Raises:
         BadInput: if ``MAX_DRAWS`` draws for one sample found no document that is long enough.
 
-    Source: ``get_c4`` of Wanda, with the same random numbers. SparseGPT's also stops at a document of exactly
-    ``seqlen`` tokens and then fails on it.
+    Source: ``get_c4`` of Wanda and SparseGPT, with the same random numbers.
     """
     generator = random.Random(seed)
+    width = seqlen - bos.room
     lengths: dict[int, int] = {}  # of the documents drawn so far: a short one that comes again is not tokenised again
 
     def draw() -> np.ndarray:
         for _ in range(MAX_DRAWS):
             index = generator.randint(0, len(documents) - 1)
-            if lengths.get(index, seqlen + 1) <= seqlen:
+            if lengths.get(index, width + 1) <= width:
                 continue
             tokens = encode_document(documents[index])
             lengths[index] = len(tokens)
-            if len(tokens) > seqlen:
-                start = generator.randint(0, len(tokens) - seqlen - 1)
-                return np.asarray(tokens[start : start + seqlen], dtype=np.int64)
+            if len(tokens) > width:
+                start = generator.randint(0, len(tokens) - width - 1)
+                return np.asarray(tokens[start : start + width], dtype=np.int64)
         longest = max(lengths.values())
+        asked = f"data.seqlen={seqlen}" + " - 1" * bos.room
         raise BadInput(
-            f"{what}: none of {MAX_DRAWS} random documents has more than data.seqlen={seqlen} tokens (the longest has "
-            f"{longest}); use a smaller data.seqlen, or data.sampling=stream to sample from the joined documents"
+            f"{what}: none of {MAX_DRAWS} random documents has more than {asked} tokens (the longest has {longest}); "
+            "use a smaller data.seqlen, or data.sampling=stream to sample from the joined documents"
         )
 
-    return np.stack([draw() for _ in range(samples)])
+    return bos.lead(np.stack([draw() for _ in range(samples)]))
 
 
 def check_vocabulary(windows: np.ndarray, vocab_size: int, what: str) -> None:

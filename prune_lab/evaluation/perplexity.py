@@ -58,6 +58,7 @@ class Perplexity(Evaluation):
             "definition": DEFINITION,
             "tokens": tensor_digest(data.evaluation),
             "bytes": data.evaluation_bytes,
+            "text_tokens": data.evaluation_tokens,
             "source": data.protocol.get("evaluation"),
         }
 
@@ -76,8 +77,9 @@ class Perplexity(Evaluation):
         mean = losses.mean().item()
         metrics = {"perplexity": math.exp(mean) if mean < 700 else math.inf}
         if subject.data.evaluation_bytes:
-            # The first token of a window is predicted by nothing; it counts at the mean of the others.
-            metrics["bits_per_byte"] = mean * windows.numel() / math.log(2) / subject.data.evaluation_bytes
+            # The first token of a window, if it is text, is predicted by nothing: it counts at the mean of the others.
+            tokens = subject.data.evaluation_tokens or windows.numel()
+            metrics["bits_per_byte"] = mean * tokens / math.log(2) / subject.data.evaluation_bytes
         protocol = {
             "definition": DEFINITION,
             "windows": windows.shape[0],

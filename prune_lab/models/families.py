@@ -1,7 +1,7 @@
 """Where each model family keeps its blocks and weights. A new family is one row of ``FAMILIES``."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from torch import nn
 
@@ -28,6 +28,7 @@ class Family:
     tuple_out: bool = False
     layout: Layout = "separate"  # of a fused projection: see Attention
     counters: tuple[str, ...] = ()  # attributes of the attention module that count heads
+    bos: Literal["text", "window"] = "text"  # where the token that begins a text is needed: see prune_lab.data.bos
     head_dim: str | None = None  # the key of the configuration that sets it apart from the number of heads
 
     @property
@@ -47,7 +48,7 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "gemma3_text": replace(_LLAMA, activation="hidden_activation"),
+    "gemma3_text": replace(_LLAMA, activation="hidden_activation", bos="window"),
     "opt": Family(
         "model.decoder.layers",
         _QKV,

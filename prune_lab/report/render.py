@@ -204,10 +204,17 @@ def _facts(protocol: dict[str, Any]) -> dict[str, str]:
         facts["fine-tuning"] = f"{text}; {tuned['steps']} steps of {tuned['batch_size']} samples"
     return facts | {
         "perplexity": "exp of the mean over windows of the mean next-token cross-entropy; "
-        + _brief(evaluation, "source", "split", "join", "seqlen", "windows", "dropped_tokens"),
+        + _brief(evaluation, "source", "split", "join", "seqlen", "windows", "dropped_tokens")
+        + _bos(data),
         "weights": f"{protocol['model']['dtype']} on {protocol['device']}",
         "packages": versions,
     }
+
+
+def _bos(data: dict[str, Any]) -> str:
+    """Where the token that begins a text stands, if not once before the text."""
+    place = {"window": "before every window", "none": "nowhere"}.get(data.get("bos", {}).get("mode"))
+    return f"; the token that begins a text stands {place}" if place else ""
 
 
 def _brief(part: dict[str, Any], *names: str) -> str:

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from prune_lab.cache.store import open_store
 from prune_lab.errors import BadInput, TrialStopped
+from prune_lab.models.families import family_of
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import seqlen_limit_of
 from prune_lab.models.origin import Origin
@@ -154,7 +155,8 @@ def _load(parts: Parts, folder: Path, seed: int) -> RunState:
         stage.check_tokenizer(tokenizer, str(parts.model.name))
     vocab_size, seqlen_limit = config.get_text_config().vocab_size, seqlen_limit_of(config)
     # Before the weights are read: the text may be too short, and a large model takes minutes to load.
-    data = parts.data.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit)
+    bos = family_of(config.model_type).bos
+    data = parts.data.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit, default_bos=bos)
     model = parts.model.load(tokenizer)
     run = RunState(model, data, parts.device, folder, seed)
     if parts.model.origin:
