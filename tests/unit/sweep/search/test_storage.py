@@ -1,4 +1,5 @@
 import os
+import sqlite3
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 
 from prune_lab.errors import BadInput
 from prune_lab.sweep.search.storage import connect, opened
+from prune_lab.utils.secrets import redacted
 
 HOLD = """
 import sys, time
@@ -52,9 +54,66 @@ def test_a_journal_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_a_database_that_cannot_be_opened_is_told_without_its_password(tmp_path):
-    with pytest.raises(BadInput, match=r"//me:\*\*\*@host/db cannot be opened") as refused:
-        connect("nosuchbase://me:secret@host/db", tmp_path)
-    assert "secret" not in str(refused.value)
+    with pytest.raises(BadInput, match="cannot be opened") as refused:
+        connect("nosuchbase://me:hunter2x@host/db", tmp_path)
+    assert "//me:***@host/db" in redacted(str(refused.value))  # as the command prints it
     missing = os.path.join(tmp_path, "nowhere", "a.db")
     with pytest.raises(BadInput, match="cannot be opened"):
         connect(f"sqlite:///{missing}", tmp_path)
+
+
+FOREIGN = {
+    "text without a last line": b"dear diary,\ntoday",
+    "one line": b"precious",
+    "a blank": b" ",
+    "lines of JSON": b'{"a": 1}\n{"b": 2',
+    "a table": b"PAR1\x00\x01\n\xff\xfe",
+    "damaged inside": b'{"op_code":0,"worker_id":"x"}\nnonsense\n{"op',
+    "deep": b"[" * 100_000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("scheme", ["", "sqlite:///"])
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path, content, scheme):
+    path = tmp_path / "precious"
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+    with (
+        pytest.raises(BadInput, match=r"precious is not used: .*nothing was changed"),
+        opened(f"{scheme}{path}", tmp_path),
+    ):
+        pass
+    assert path.read_bytes() == content and path.stat().st_mtime_ns == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["precious"]
+
+
+def test_so_are_a_database_of_something_else_and_what_is_no_file(tmp_path):
+    path = tmp_path / "cookies.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE cookies (value TEXT)")
+    database.close()
+    content = path.read_bytes()
+    for storage in (f"sqlite:///{path}", str(path)):
+        with pytest.raises(BadInput, match="is not used"), opened(storage, tmp_path):
+            pass
+    assert path.read_bytes() == content
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "."):
+        with pytest.raises(BadInput, match="it is no file"), opened(name, tmp_path):
+            pass
+
+
+def test_studies_go_on_in_their_files(tmp_path):
+    for storage in (f"sqlite:///{tmp_path}/a.db", "a.journal"):
+        for name in ("one", "two"):
+            with opened(storage, tmp_path) as opens:
+                optuna.create_study(study_name=name, storage=opens)
+        with opened(storage, tmp_path) as opens:
+            assert len(opens.get_all_studies()) == 2
+
+
+def test_a_first_line_that_was_cut_off(tmp_path):
+    (tmp_path / "a.journal").write_bytes(b'{"op_code":0,"worker_id":"1')
+    with opened("a.journal", tmp_path) as storage:
+        assert storage.get_all_studies() == []
