@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -25,6 +25,7 @@ from prune_lab.utils.secrets import remember
 VARIABLE = "PRUNE_LAB_TRUST"
 OURS = "prune_lab."
 _PUBLIC = ("WANDB_MODE",)  # what the lab's own files read
+_KEY_AND_VALUE = re.compile(r"\+{0,2}(?P<key>[^=@/{}~+\s]+)=")
 _TYPED_VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^,}\s]+)")
 
 
@@ -50,11 +51,7 @@ def trust_typed(overrides: Sequence[str]) -> None:
     trust = Trust()
     for override in overrides:
         trust.names |= {f"env:{name}" for name in _TYPED_VARIABLE.findall(override)}
-        try:
-            parsed = OverridesParser.create().parse_override(override)
-        except HydraException:
-            continue
-        trust.names |= set(_typed_keys(parsed))
+        trust.names |= set(_typed_keys(override))
 
 
 def is_trusted(key: str) -> bool:
@@ -117,13 +114,20 @@ def _is_path(value: str) -> bool:
         return False
 
 
-def _typed_keys(override: Override) -> Iterator[str]:
+def _typed_keys(override: str) -> Iterator[str]:
     """The keys whose values an override gives; a choice of a group gives one that no section has a value at."""
-    if override.is_delete() or override.package is not None or override.value() is None:
+    simple = _KEY_AND_VALUE.match(override)
+    if simple is None:
         return
-    value = override.value()
+    if "{" not in override:  # parsing takes time
+        yield simple["key"]
+        return
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException:  # Hydra will say what is wrong
+        return
     for each in value.list if isinstance(value, ChoiceSweep) else [value]:
-        yield from _leaves(override.key_or_group, each)
+        yield from _leaves(simple["key"], each)
 
 
 def _leaves(key: str, value: Any) -> Iterator[str]:

@@ -38,3 +38,11 @@ def test_damaged_files_are_written_again():
     assert stdlib_tasks.task_folder() == folder
     assert file.read_text(encoding="utf-8") == whole
     assert (folder / "stdlib_order.yaml").is_file()
+
+
+def test_a_file_that_does_not_belong_there_is_taken_away():
+    """The harness would read it, and run the code that it names."""
+    folder = stdlib_tasks.task_folder()
+    (folder / "more.yaml").write_text("task: stdlib_order\ndoc_to_text: !function evil.run\n", encoding="utf-8")
+    assert stdlib_tasks.task_folder() == folder
+    assert not (folder / "more.yaml").exists() and len(list(folder.iterdir())) == 2 * len(stdlib_tasks.TASKS)
