@@ -55,7 +55,9 @@ def _complete(folder: Path, files: dict[str, str]) -> bool:
     """Whether the folder holds these files and no other: the harness runs code that a task's file names."""
     try:
         names = {path.name for path in folder.iterdir()}
-        return names == set(files) and all((folder / name).read_bytes() == content.encode() for name, content in files.items())
+        return names == set(files) and all(
+            (folder / name).read_bytes() == content.encode() for name, content in files.items()
+        )
     except OSError:
         return False
 

@@ -7,7 +7,8 @@ they are kept out of messages and logs, too.
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 HIDDEN = "***"
@@ -34,9 +35,14 @@ def remember(value: object) -> None:
         _known.add(value)
 
 
-def remembered() -> frozenset[str]:
-    """Returns the values that are kept out of texts."""
-    return frozenset(_known)
+@contextmanager
+def forgetting() -> Iterator[None]:
+    """Remembers what is recognised inside only there: a record of others decides about its own texts."""
+    before = set(_known)
+    try:
+        yield
+    finally:
+        _known.intersection_update(before)
 
 
 def without_secrets(value: object) -> object:
@@ -59,9 +65,10 @@ def without_known_secrets(value: object) -> object:
 
 def redacted(text: str) -> str:
     """Returns a text with ``***`` for passwords in URLs, and for every value that was recognised as a secret before."""
-    for found in _URL_PASSWORD.finditer(text):
-        remember(found["password"])
-    text = _URL_PASSWORD.sub(rf"\g<user>:{HIDDEN}@", text)
+    if "://" in text:
+        for found in _URL_PASSWORD.finditer(text):
+            remember(found["password"])
+        text = _URL_PASSWORD.sub(rf"\g<user>:{HIDDEN}@", text)
     for value in sorted(_known, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     return text

@@ -18,6 +18,7 @@ from prune_lab.run import artifacts
 from prune_lab.run.record import Unreadable, read_record
 from prune_lab.run.title import prunes
 from prune_lab.utils.files import read_regular
+from prune_lab.utils.secrets import forgetting, redacted_override, without_known_secrets, without_secrets
 
 ATTRIBUTES = ("model", "data", "method", "pattern", "level", "allocation", "finetune", "seed", "status", "written")
 FILES = (artifacts.RECORD, artifacts.LAYERS, artifacts.ROUNDS)
@@ -92,6 +93,7 @@ def read_run(folder: Path, name: str) -> ReportRun:
     """
     record = read_record(folder)
     _check_size(record)
+    record = _without_secrets(record)
     protocol = record["protocol"]
     try:
         asked = read_asked(record, folder)
@@ -112,6 +114,18 @@ def read_run(folder: Path, name: str) -> ReportRun:
         layers=_layers(folder / artifacts.LAYERS),
         identity=str(record["identity"]) if record.get("identity") else None,
     )
+
+
+def _without_secrets(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without secrets, which those of earlier versions, or of others, may hold."""
+    overrides = record.get("overrides")
+    with forgetting():
+        if isinstance(overrides, list):
+            overrides = [redacted_override(each) if isinstance(each, str) else each for each in overrides]
+        config = without_secrets(record["config"])
+        safe = without_known_secrets(record | {"overrides": overrides, "config": config})
+    assert isinstance(safe, dict)
+    return safe
 
 
 def block_and_kind(name: str) -> tuple[int, str] | None:

@@ -211,6 +211,21 @@ def test_a_command_has_no_secrets_and_is_quoted_for_a_shell():
     assert Asked().command is None
 
 
+def test_secrets_in_records_of_others_stay_there(write, collect):
+    told = {
+        "config": settings() | {"tracker": {"token": "hunter2x"}, "model": {"name": "https://me:hunter2y@host"}},
+        "overrides": ["tracker={token: hunter2x}", "data.root=https://me:hunter2y@host/x", "seed=0"],
+        "error": "BadInput: https://me:hunter2z@host refuses hunter2x",
+        "protocol": {"data": {"repo": "https://me:hunter2y@host"}},
+    }
+    write("0", finished() | told)
+    write("1", finished() | {"protocol": {"note": "hunter2x is a word here"}})
+    run, other = collect().runs
+    assert "hunter2" not in repr(run)
+    assert run.message == "BadInput: https://me:***@host refuses ***" and "tracker={token: ***}" in str(run.command)
+    assert other.protocol["note"] == "hunter2x is a word here"
+
+
 def test_a_record_of_an_earlier_version_is_told_by_hydras_files_or_by_its_classes(tmp_path):
     record = {"config": {}}
     assert read_asked(record, tmp_path).choice("method", {"_target_": "elsewhere.Wanda"}) == "Wanda"
