@@ -80,6 +80,7 @@ class ReportRun:
         return str(self.attributes["status"])
 
 
+@forgetting()
 def read_run(folder: Path, name: str) -> ReportRun:
     """Reads a run folder.
 
@@ -119,11 +120,10 @@ def read_run(folder: Path, name: str) -> ReportRun:
 def _without_secrets(record: dict[str, Any]) -> dict[str, Any]:
     """A record without secrets, which those of earlier versions, or of others, may hold."""
     overrides = record.get("overrides")
-    with forgetting():
-        if isinstance(overrides, list):
-            overrides = [redacted_override(each) if isinstance(each, str) else each for each in overrides]
-        config = without_secrets(record["config"])
-        safe = without_known_secrets(record | {"overrides": overrides, "config": config})
+    if isinstance(overrides, list):
+        overrides = [redacted_override(each) if isinstance(each, str) else each for each in overrides]
+    config = without_secrets(record["config"])
+    safe = without_known_secrets(record | {"overrides": overrides, "config": config})
     assert isinstance(safe, dict)
     return safe
 

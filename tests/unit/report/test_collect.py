@@ -17,6 +17,7 @@ from prune_lab.report.page.flat import write_flat
 from prune_lab.report.page.html import page_of
 from prune_lab.report.page.payload import embedded, payload_of
 from prune_lab.run.conf_folder import conf_folder
+from prune_lab.utils import secrets
 
 LAYERS = """name,rows,columns,sparsity,relative_output_error,block_relative_output_error,seconds
 model.layers.0.mlp.up_proj,4,4,0.5,0.123456,0.25,0.1
@@ -211,7 +212,8 @@ def test_a_command_has_no_secrets_and_is_quoted_for_a_shell():
     assert Asked().command is None
 
 
-def test_secrets_in_records_of_others_stay_there(write, collect):
+def test_secrets_in_records_of_others_stay_there(write, collect, monkeypatch):
+    monkeypatch.setattr(secrets, "_known", set())
     told = {
         "config": settings() | {"tracker": {"token": "hunter2x"}, "model": {"name": "https://me:hunter2y@host"}},
         "overrides": ["tracker={token: hunter2x}", "data.root=https://me:hunter2y@host/x", "seed=0"],
