@@ -35,7 +35,7 @@ from prune_lab.run.tracking.trackers import Trackers
 from prune_lab.run.vetting import vet
 from prune_lab.utils.device import watch_peak_memory
 from prune_lab.utils.files import write_json, write_text
-from prune_lab.utils.secrets import redacted_override, without_known_secrets
+from prune_lab.utils.secrets import redacted, redacted_override, without_known_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def execute(
     }
     _open_folder(folder, config, parts.device)
     record["title"] = title_of(config.plain, parts.model.name)
-    info = RunInfo(folder, config.redacted, name=record["title"], group=group)
+    info = RunInfo(folder, config.redacted, name=redacted(record["title"]), group=group)
     try:
         with parts.addresses.naming():
             _run_stages(parts, info, config, record, report)
@@ -95,7 +95,8 @@ def execute(
         record["error"] = f"{type(error).__name__}: {error}"
         raise
     finally:
-        write_json(folder / artifacts.RECORD, without_known_secrets(record))
+        record = without_known_secrets(record)
+        write_json(folder / artifacts.RECORD, record)
     return record
 
 

@@ -54,7 +54,7 @@ def without_secrets(value: object) -> object:
     return redacted(value) if isinstance(value, str) else value
 
 
-def without_known_secrets(value: object) -> object:
+def without_known_secrets(value: Any) -> Any:
     """Returns a copy of nested values whose texts do not hold secrets recognised before; keys say nothing here."""
     if isinstance(value, Mapping):
         return {key: without_known_secrets(item) for key, item in value.items()}

@@ -123,8 +123,7 @@ def _without_secrets(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(overrides, list):
         overrides = [redacted_override(each) if isinstance(each, str) else each for each in overrides]
     config = without_secrets(record["config"])
-    safe = without_known_secrets(record | {"overrides": overrides, "config": config})
-    assert isinstance(safe, dict)
+    safe: dict[str, Any] = without_known_secrets(record | {"overrides": overrides, "config": config})
     return safe
 
 
