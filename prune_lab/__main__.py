@@ -7,9 +7,10 @@ import os
 import sys
 import tempfile
 import traceback
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -21,13 +22,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.prune_lab_combinations import use_by_default
-from prune_lab.errors import BadInput, RunFailed, TrialStopped
+from prune_lab.errors import BadInput, Reported, RunFailed, TrialStopped
 from prune_lab.run import artifacts
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig, objectives_of
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.loader import guard_hydra
-from prune_lab.run.renamed import message_of
+from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.trust import trust_typed
 from prune_lab.utils.processes import processes
 from prune_lab.utils.secrets import hide_in_logs, redacted, redacted_override
@@ -119,9 +120,9 @@ def _objective(record: dict[str, Any], asked: Any, *, needed: bool) -> float | t
 def main() -> None:
     """Runs the command and exits with its status: 0 done, 1 a run failed, 2 bad input."""
     use_by_default()
-    _guard()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
     try:
+        _guard(_arguments())
         if is_assistant():
             with tempfile.TemporaryDirectory() as aside:
                 sys.argv += [f"hydra.run.dir={aside}/run", f"hydra.sweep.dir={aside}/sweep"]
@@ -131,27 +132,29 @@ def main() -> None:
     except OSError as error:
         if isinstance(error, HydraException):  # a file of the configuration that is not there
             _exit_if_expected(error)
-        if not _is_about_run_folder(error):
+        if not _is_of_hydra(error):
             raise
-        _exit_if_expected(BadInput(f"the run folder cannot be written: {error}; set hydra.run.dir=DIR"))
+        reading = any("load_" in frame.name for frame in traceback.extract_tb(error.__traceback__))
+        what = "a file of the settings cannot be read" if reading else "the run folder cannot be written"
+        _exit_if_expected(BadInput(f"{what}: {error}" + ("" if reading else "; set hydra.run.dir=DIR")))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         _exit_if_expected(error)
+        if _is_of_hydra(error) and (mistakes := mistakes_in(*_typed())):
+            _exit_if_expected(BadInput(mistakes))
         raise
     finally:
         gc.freeze()  # or Python looks for cycles in all of torch before it ends, which takes a second
 
 
-def _guard() -> None:
+def _guard(given: Namespace) -> None:
     """Notes what was typed, before Hydra reads any file."""
-    given = get_args_parser().parse_known_args()[0]
     if given.experimental_rerun is not None:
-        sys.stderr.write(
-            "prune-lab: --experimental-rerun is not allowed: it loads a pickle, which may run any code; give the "
-            "overrides of the run instead, from its .hydra/overrides.yaml\n"
+        raise BadInput(
+            "--experimental-rerun is not allowed: it loads a pickle, which may run any code; give the overrides of the "
+            "run instead, from its .hydra/overrides.yaml"
         )
-        sys.exit(2)
     guard_hydra()
     hide_in_logs()
     trust_typed(given.overrides)
@@ -184,13 +187,40 @@ def _exit_if_expected(error: Exception) -> None:
         status = 1
     else:
         return
-    sys.stderr.write(f"prune-lab: {redacted(message_of(error))}\n")
+    message = str(error) if isinstance(error, Reported) else message_of(error, *_typed())
+    sys.stderr.write(f"prune-lab: {redacted(message)}\n")
     sys.exit(status)
 
 
-def _is_about_run_folder(error: OSError) -> bool:
-    """Whether Hydra failed to make the folder: no frame of a run is in the traceback."""
-    return not any(frame.name == "execute" for frame in traceback.extract_tb(error.__traceback__))
+def _arguments() -> Namespace:
+    """What was typed, as Hydra reads it.
+
+    Raises:
+        BadInput: Hydra cannot read it.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # it would print all options, and end the command
+    return parser.parse_args()
+
+
+def _typed() -> tuple[list[str], bool]:
+    """The overrides that were typed, and whether the command is a sweep."""
+    given = _arguments()
+    return given.overrides, given.multirun
+
+
+def _refuse(message: str) -> NoReturn:
+    words = [word.lstrip("-") for word in sys.argv[1:] if word.startswith("--") and "=" in word]
+    meant = f"; settings have no dashes: {' '.join(words)}" if words and "unrecognized" in message else ""
+    raise BadInput(f"{message}{meant}; prune-lab --help shows what there is")
+
+
+def _is_of_hydra(error: Exception) -> bool:
+    """Whether Hydra failed before a job began: no frame of a job is in the traceback."""
+    return not any(
+        frame.name == run_job.__name__ and frame.filename == __file__
+        for frame in traceback.extract_tb(error.__traceback__)
+    )
 
 
 if __name__ == "__main__":

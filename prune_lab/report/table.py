@@ -25,8 +25,8 @@ from prune_lab.run import artifacts
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
+from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.record import read_record
-from prune_lab.run.renamed import message_of
 from prune_lab.run.trust import VARIABLE, guard_variables, trust_typed, trusted_names
 from prune_lab.sweep.compose import composing
 from prune_lab.utils.files import write_json
@@ -82,8 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             findings = read_runs(parsed.results, parsed.name, tables_folder(), _reference_folder())
         else:
             findings = _run(parsed, options)
-    except (BadInput, HydraException, OmegaConfBaseException) as error:
-        sys.stderr.write(f"prune-lab-table: {redacted(message_of(error))}\n")
+    except Exception as error:
+        expected = isinstance(error, BadInput | HydraException | OmegaConfBaseException)
+        if not expected and not mistakes_in(parsed.overrides, sweep=False):
+            raise
+        sys.stderr.write(f"prune-lab-table: {redacted(message_of(error, parsed.overrides))}\n")
         sys.exit(2)
     if findings.records:
         sys.stdout.write(write_report(findings, parsed.results))

@@ -56,7 +56,12 @@ class RunConfig:
         """
         plain = plain_dict(cfg, resolve=True)
         refuse_renamed(plain)
-        problems = list(_problems(plain))
+        problems = [
+            f"{group} takes one choice, and not a list; give {group}=CHOICE, one of {_choices(group)}"
+            for group, choice in (choices or {}).items()
+            if choice is None and group in SECTIONS and group != "stages"  # Hydra takes a list anywhere
+        ]
+        problems += _problems(plain)
         if problems:
             raise BadInput("\n".join(problems))
         resolved = OmegaConf.create(plain)
@@ -118,13 +123,15 @@ def objectives_of(value: Any) -> list[str]:
 def _problems(plain: Mapping[str, Any]) -> list[str]:
     """The mistakes in what has no component of its own to check it."""
     problems = [f"{name} is unknown; allowed: {', '.join(SECTIONS)}" for name in plain if name not in SECTIONS]
-    stages = plain.get("stages")
+    missing = [name for name in SECTIONS if name not in plain]
+    if missing:  # what the others say would follow from it
+        return problems + [_missing(name) for name in missing]
+    stages = plain["stages"]
     if not isinstance(stages, dict) or not stages:
-        known = ", ".join(sorted(path.stem for path in (conf_folder() / "stages").glob("*.yaml")))
-        problems.append(f"stages={stages!r} is not a list of stages; allowed: {known}")
+        problems.append(f"stages={stages!r} is not a list of stages; allowed: {_choices('stages')}")
     elif plain.get("finetune") is None and "finetune" in list(stages)[: _place(stages, "prune")]:
         problems.append("stages lists finetune before pruning, and finetune=none trains nothing; use finetune=full")
-    seed, seconds = plain.get("seed"), plain.get("stage_cache_min_seconds")
+    seed, seconds = plain["seed"], plain["stage_cache_min_seconds"]
     if type(seed) is not int or not 0 <= seed <= MOST_SEED:
         problems.append(f"seed={shown(seed)} is not allowed; allowed: whole numbers from 0 to {MOST_SEED}")
     for name in ("save_model", "skip_finished"):
@@ -140,6 +147,15 @@ def _problems(plain: Mapping[str, Any]) -> list[str]:
     except BadInput as error:
         problems.append(str(error))
     return problems
+
+
+def _missing(name: str) -> str:
+    removed = f"{name} is missing: ~{name} or {name}=null has removed it"
+    return f"{removed}; give {name}=CHOICE, one of {_choices(name)}" if _choices(name) else f"{removed}; leave that out"
+
+
+def _choices(group: str) -> str:
+    return ", ".join(sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")))
 
 
 def _place(stages: Mapping[str, Any], name: str) -> int:

@@ -4,11 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from prune_lab.errors import BadInput
-from prune_lab.run.conf_folder import conf_folder
 
 _TRAINING = (
     "steps|batch_size|lr|weight_decay|warmup|decay|max_grad_norm|precision|distill|patience|save_every|seed|"
@@ -54,8 +50,6 @@ _MOVED = {  # of the targets that files of users may name
     "prune_lab.stages.": "prune_lab.run.stages.",
     "prune_lab.tracking.": "prune_lab.run.tracking.",
 }
-_NO_STAGE = re.compile(r"Could not load 'stages/(\w+)'")
-_QUOTED = re.compile(r"'\+*([a-z_]+(?:\.[a-z_0-9]+)*)'")
 
 
 def new_name(key: str) -> str | None:
@@ -86,34 +80,6 @@ def refuse_renamed(plain: Mapping[str, Any]) -> None:
         )
     if found:
         raise BadInput("\n".join(f"{key} is called {new} now" for key, new in found.items()))
-
-
-def message_of(error: Exception) -> str:
-    """Returns an error's message, with the cause if Hydra hides it, and with the new name of a key that has one."""
-    message, cause = str(error), error.__cause__
-    first = _first(error)
-    if isinstance(first, BadInput):  # of a resolver of ours, which OmegaConf wraps
-        return str(first)
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return message
-    if cause is not None and str(cause) not in message:
-        message += f"\n{cause}"
-    if unknown := _NO_STAGE.search(message):
-        known = ", ".join(sorted(path.stem for path in (conf_folder() / "stages").glob("*.yaml")))
-        return f"stages: {unknown[1]!r} is unknown; allowed: {known}"
-    hints = (f"{key} is called {new} now" for key in _QUOTED.findall(message) if (new := new_name(key)))
-    if "Cannot merge DictConfig with ListConfig" in message:
-        return (
-            f"stages in a file are written in its defaults list now: 'override /stages: [prune, evaluate]'\n{message}"
-        )
-    return next(hints, message)
-
-
-def _first(error: BaseException) -> BaseException:
-    """What an error came of; OmegaConf hides it."""
-    while (before := error.__cause__ or error.__context__) is not None:
-        error = before
-    return error
 
 
 def _paths(value: Any, where: str = "") -> Iterator[str]:
