@@ -211,7 +211,9 @@ def _typed() -> tuple[list[str], bool]:
 
 def _refuse(message: str) -> NoReturn:
     words = [word.lstrip("-") for word in sys.argv[1:] if word.startswith("--") and "=" in word]
-    meant = f"; settings have no dashes: {' '.join(words)}" if words and "unrecognized" in message else ""
+    meant = ""
+    if "unrecognized" in message:
+        meant = f"; settings have no dashes: {' '.join(words)}" if words else "; -m stands in front of all settings"
     raise BadInput(f"{message}{meant}; prune-lab --help shows what there is")
 
 

@@ -58,9 +58,9 @@ class RunConfig:
         refuse_renamed(plain)
         problems = [
             f"{group} takes one choice, and not a list; give {group}=CHOICE, one of {_choices(group)}"
-            for group, choice in (choices or {}).items()
-            if choice is None and group in SECTIONS and group != "stages"  # Hydra takes a list anywhere
-        ]
+            for group in SECTIONS
+            if choices and group in plain and group not in choices and group != "stages" and _choices(group)
+        ]  # Hydra takes a list anywhere, and notes no choice then
         problems += _problems(plain)
         if problems:
             raise BadInput("\n".join(problems))

@@ -28,10 +28,21 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("method=nope", ["method/nope", "wanda"]),
-        ("model=nope", ["model/nope", "opt_125m"]),
-        ("method.dampnig=1", ["dampnig"]),
-        ("nokey=1", ["nokey"]),
+        ("method=nope", ["method=nope is not a choice", "wanda"]),
+        ("model=nope", ["model=nope is not a choice", "opt_125m"]),
+        ("method.dampnig=1", ["did you mean method.damping?"]),
+        ("nokey=1", ["nokey is unknown"]),
+        ("~method", ["method is missing", "give method=CHOICE"]),
+        ("stages=[[prune]]", ["stages=[[prune]] is not allowed", "[prune,evaluate]"]),
+        ("sparsity=0.7", ["sparsity.level=0.7"]),
+        ("method=[wanda]", ["method takes one choice"]),
+        ("model.name=a=b", ["because of =", "'model.name=\"a=b\"'"]),
+        ("model.name=${sparsity}", ["model.name", "is not allowed; allowed: "]),
+        ("seed=${seed}", ["leads back to itself"]),
+        ("seed=1,2", ["one run takes one; prune-lab -m"]),
+        ("--seed=1", ["settings have no dashes: seed=1"]),
+        ("--multirun=x", ["--multirun"]),
+        ("model.trust_remote_code=5", ["model.trust_remote_code=5 is not allowed; allowed: true, false"]),
         ("model.dtype=int3", ["model.dtype='int3'", "bfloat16"]),
         ("sparsity.level=1.0", ["sparsity.level=1.0", "[0, 1)"]),
         ("sparsity.level=-0.1", ["sparsity.level=-0.1", "[0, 1)"]),
@@ -90,6 +101,28 @@ def test_a_failure_on_the_way_names_the_key_of_the_inner_method(command, local_o
 def test_a_pattern_that_does_not_divide(command, local_overrides, tmp_path):
     outcome = command(*local_overrides, "sparsity=nm_2of4", "sparsity.pattern='2:3'", f"hydra.run.dir={tmp_path}/run")
     assert_refused(outcome, tmp_path / "run", "'2:3'", "32 inputs", "sparsity=unstructured")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("method.dampnig=1", ["did you mean method.damping?"]),
+        ("sparsity=0.5,0.7", ["sparsity=0.5,0.7 is not allowed", "unstructured"]),
+        ("seed=interval(1,2)", ["hydra/sweeper=optuna"]),
+    ],
+)
+def test_a_sweep_that_cannot_be(command, local_overrides, tmp_path, override, words):
+    outcome = command("-m", *local_overrides, *override.split(), f"hydra.sweep.dir={tmp_path}/sweep")
+    assert_refused(outcome, tmp_path / "sweep", *words)
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "3"}, {"WORLD_SIZE": "two"}, {"RANK": "2", "WORLD_SIZE": "2"}])
+def test_a_process_that_cannot_know_which_one_it_is(command, local_overrides, tmp_path, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    outcome = command(*local_overrides, f"hydra.run.dir={tmp_path}/run")
+    assert_refused(outcome, tmp_path / "run", *variables, "accelerate launch")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
