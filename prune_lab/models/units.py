@@ -80,6 +80,11 @@ class Units:
         norm: Tensor = torch.linalg.vector_norm(self.norms(order, weight), order, dim=0)
         return norm
 
+    @property
+    def zero(self) -> Tensor:
+        """Which units are nothing but zeros already, of `shape`, bool on the host."""
+        return (self.norm(1) == 0).cpu()
+
     def norms(self, order: float, weight: Callable[[PrunableLinear], Tensor] = attrgetter("weight")) -> Tensor:
         """The norm of each unit's part of every member, ``(members, count)`` float32."""
         return torch.stack([self._norm(member, weight(member.linear).float(), order) for member in self.members])

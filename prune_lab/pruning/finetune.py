@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prune_lab.data.samples import Samples
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import removable
+from prune_lab.pruning.zeros import KeepZeros
 from prune_lab.training.hooks import Hooks
 from prune_lab.training.loop import fit, trainable_weights
 from prune_lab.training.lora import Lora, trained_beside
@@ -42,7 +42,7 @@ def tune(
         folder: where states are saved.
         report: is told the losses of held-out samples.
     """
-    keep = _KeepZeros(model, set(masks))
+    keep = KeepZeros(model, set(masks))
     teacher = make_teacher(model, training)
     if not isinstance(update, Lora):
         with trainable_weights(model.hf):
@@ -62,29 +62,3 @@ class _OfUpdate(Hooks):
     def settings(self) -> str:
         """The update, on which a saved state depends."""
         return str(self.update)
-
-
-class _KeepZeros(Hooks):
-    """Gives weights that were pruned no gradient, so that they stay zero, and what the optimizer knows of them too.
-
-    Attributes:
-        zero: by linear layer, ``(out, in)`` bool on the host.
-    """
-
-    def __init__(self, model: PrunableModel, pruned: set[str]):
-        touched = {member.linear for units in removable(model) if units.name in pruned for member in units.members}
-        linears = [linear for linear in model.linears if linear.name in pruned or linear in touched]
-        self.zero = {linear.name: linear.weight == 0 for linear in linears}
-        self._kept = [(linear.module.weight, linear.seen(self.zero[linear.name])) for linear in linears]
-        biases = [linear.module.bias for linear in linears if linear in touched and linear.module.bias is not None]
-        self._kept += [(bias, bias.detach() == 0) for bias in biases]
-
-    @torch.no_grad()
-    def after_backward(self) -> None:
-        """Before the optimizer sees them."""
-        for number, (parameter, zero) in enumerate(self._kept):
-            if parameter.grad is not None:
-                if zero.device != parameter.device:
-                    zero = zero.to(parameter.device)
-                    self._kept[number] = (parameter, zero)
-                parameter.grad.masked_fill_(zero, 0)

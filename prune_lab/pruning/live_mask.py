@@ -58,6 +58,7 @@ class UnitMask(nn.Module):
     """
 
     mask: Tensor
+    zero: Tensor  # units that were nothing but zeros before, and stay so
 
     def __init__(self, units: Units, scores: Tensor, *, learned: bool, part: str = ""):
         super().__init__()
@@ -65,6 +66,7 @@ class UnitMask(nn.Module):
         self.key = f"{units.name}/{part}" if part else units.name
         self.scores = nn.Parameter(scores, requires_grad=learned)
         self.register_buffer("mask", torch.ones_like(scores, dtype=torch.bool))
+        self.register_buffer("zero", torch.zeros_like(scores, dtype=torch.bool), persistent=False)
 
     @property
     def keep(self) -> Tensor:
@@ -73,8 +75,20 @@ class UnitMask(nn.Module):
 
     @torch.no_grad()
     def set(self, keep: Tensor) -> None:
-        """Changes the mask."""
+        """Changes the mask; units that were zero before stay masked."""
         self.mask.copy_(keep)
+        self.mask.logical_and_(~self.zero)
+
+    @torch.no_grad()
+    def keep_zeros(self) -> None:
+        """Notes which units are nothing but zeros, so that they are the first to go and never come back."""
+        self.zero.copy_(self.units.norm(1, weight_before_mask) == 0)
+        self.set(self.mask)
+
+    @property
+    def ranking(self) -> Tensor:
+        """The scores by which units are chosen, on the host: those that are zero already have the lowest."""
+        return self.scores.detach().masked_fill(self.zero, -torch.inf).cpu()
 
     def forward(self) -> Tensor:
         """What weights of units are multiplied by, with a gradient to the scores where they are learned."""

@@ -74,6 +74,14 @@ def keep_all_but(scores: Tensor, drop: int) -> Tensor:
     return keep
 
 
+def keep_all_but_counts(scores: Tensor, drop: Tensor) -> Tensor:
+    """Drops the lowest scores of each row of ``(rows, n)``, in number ``drop`` ``(rows,)`` int64."""
+    order = scores.argsort(dim=-1, stable=True)
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(-1, order, places)
+    return rank >= drop[:, None]
+
+
 def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
     """Keeps the ``n`` highest of every ``m`` consecutive scores of a row.
 
@@ -118,6 +126,12 @@ def keep_global(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
         masks[name] = (bits > cut) | (tied & (position > tied_to_drop))
         tied_to_drop = max(0, tied_to_drop - int(tied.count_nonzero()))
     return masks
+
+
+def zeros_in(weight: Tensor) -> Tensor | None:
+    """Where a weight is zero, bool of its shape; ``None`` if nowhere."""
+    zero = weight == 0
+    return zero if bool(zero.any()) else None
 
 
 def sparsity_of(masks: Mapping[str, Tensor]) -> float:

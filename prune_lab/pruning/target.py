@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
+from torch import Tensor
+
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units, heads_of, neurons_of, single_weights_of
 from prune_lab.models.view import Block, PrunableLinear
-from prune_lab.pruning.masks import count_dropped
-from prune_lab.utils.checks import check_number, is_number
+from prune_lab.pruning.masks import count_dropped, zeros_in
+from prune_lab.utils.checks import check_flag, check_number, is_number
 
 Pattern = Literal["unstructured", "neurons", "heads"]  # or N:M
 PatternKind = Pattern | Literal["N:M"]
@@ -29,6 +31,9 @@ class Target:
         level: fraction removed, in [0, 1); null for N:M, which sets it.
         layers: half-open range of blocks ``[first, end)``; null for all.
         budget: sparsities by layer name that replace ``level``.
+        keep_zeros: whether prunable weights that are zero in the loaded model count as pruned: they are part of the
+            level, and neither a method nor a training gives them a value. ``false``: methods that change the weights
+            they keep may do so, and so may training.
 
     Raises:
         BadInput: a value is out of its range, or contradicts another.
@@ -38,6 +43,7 @@ class Target:
     level: float | None = None
     layers: Sequence[int] | None = None
     budget: Mapping[str, float] = field(default_factory=dict)
+    keep_zeros: bool = True
 
     def __post_init__(self) -> None:
         if self.pattern not in get_args(Pattern) and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(self.pattern)):
@@ -46,6 +52,7 @@ class Target:
                 "pattern",
                 f"is unknown; allowed: {', '.join(get_args(Pattern))}, or N:M in quotes, such as '2:4'",
             )
+        check_flag(self, "keep_zeros")
         check_number(self, "level", least=0, below=1, optional=self.n_of_m is not None, hint=_FRACTION)
         if self.n_of_m:
             self._check_n_of_m(*self.n_of_m)
@@ -103,6 +110,17 @@ class Target:
     def dropped(self, name: str, entries: int) -> int:
         """How many of a linear layer's weights go: ``floor(sparsity * entries)``."""
         return count_dropped(self.of(name), entries)
+
+    def zeros_to_keep(self, weight: Tensor) -> Tensor | None:
+        """Where a weight that is still to be pruned is zero and must stay so; ``None`` if nowhere.
+
+        Args:
+            weight: ``(out, in)``, as it was before anything was done to it.
+
+        Returns:
+            Bool of its shape.
+        """
+        return zeros_in(weight) if self.keep_zeros else None
 
     def end(self, model: PrunableModel) -> int:
         """One past the last block to prune."""

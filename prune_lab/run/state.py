@@ -1,5 +1,6 @@
 """What flows from stage to stage of a run."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,10 @@ from prune_lab.evaluation.metric import Described
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import Origin
 from prune_lab.pruning.masks import Masks
+from prune_lab.pruning.target import Target
+from prune_lab.pruning.zeros import masks_of_zeros
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedTokenizerBase
@@ -67,6 +72,31 @@ def training_samples(run: RunState) -> Samples:
         return Samples(run.data.calibration)
     samples, run.protocol["training"] = run.data.training()
     return samples
+
+
+def note_zeros(run: RunState, target: Target) -> None:
+    """Counts the zeros that the loaded model has in its prunable weights as pruned, where the target says so.
+
+    Called by every stage that may change weights; does nothing once something was pruned or noted.
+    """
+    if run.masks or "zeros" in run.protocol:
+        return
+    found, total = masks_of_zeros(run.model), sum(linear.weight.numel() for linear in run.model.linears)
+    zeros = sum(mask.numel() - int(mask.count_nonzero()) for mask in found.values())
+    if not zeros:
+        return
+    run.protocol["zeros"] = {"found": zeros, "of": total, "kept": target.keep_zeros}
+    if target.keep_zeros:
+        run.masks.update(found)
+    logger.info(
+        "the model has %d zeros among its %d prunable weights (%.2f %%), which %s",
+        zeros,
+        total,
+        100 * zeros / total,
+        "count as pruned and stay zero; sparsity.keep_zeros=false lets them come back"
+        if target.keep_zeros
+        else "may come back; sparsity.keep_zeros=true keeps them",
+    )
 
 
 class Stage(Described, Protocol):

@@ -93,6 +93,7 @@ class LayerAllocation(Allocation):
             entries,
             self.caps(model, target),
             total_dropped(linears, target),
+            _zeros_of(linears, target),
         )
         return levels_of(counts, entries)
 
@@ -113,6 +114,12 @@ class LayerAllocation(Allocation):
 def entries_of(linears: Sequence[PrunableLinear]) -> dict[str, int]:
     """The number of weights of each linear layer."""
     return {linear.name: linear.shape[0] * linear.shape[1] for linear in linears}
+
+
+def _zeros_of(linears: Sequence[PrunableLinear], target: Target) -> dict[str, int]:
+    """How many weights of each linear layer are zero already and stay so."""
+    zeros = {linear.name: target.zeros_to_keep(linear.weight) for linear in linears}
+    return {name: 0 if zero is None else int(zero.count_nonzero()) for name, zero in zeros.items()}
 
 
 def total_dropped(linears: Sequence[PrunableLinear], target: Target) -> int:

@@ -9,7 +9,11 @@ _BISECTIONS = 100  # the interval is at most 2 wide and ends at the resolution o
 
 
 def exact_counts(
-    levels: Mapping[str, float], entries: Mapping[str, int], caps: Mapping[str, int], total: int
+    levels: Mapping[str, float],
+    entries: Mapping[str, int],
+    caps: Mapping[str, int],
+    total: int,
+    floors: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Shifts all levels by one number, clipped to what each part may lose, so that ``total`` weights go.
 
@@ -21,16 +25,20 @@ def exact_counts(
         entries: the weights in each part.
         caps: how many weights of each part may go at most, less than ``entries``.
         total: how many go of all parts together.
+        floors: how many weights of each part go at least, up to its cap: those that are gone already; 0 by default.
 
     Returns:
-        The weights that go of each part, 0 to its cap; their sum is ``total``.
+        The weights that go of each part, from its floor to its cap; their sum is ``total``, or that of the floors where
+        it is more.
 
     Raises:
         ValueError: the caps do not allow that many.
     """
     if not 0 <= total <= sum(caps[name] for name in levels):
         raise ValueError(f"{total} weights cannot go where at most {sum(caps[name] for name in levels)} may")
-    wanted = _shifted(levels, entries, caps, total)
+    least = {name: min((floors or {}).get(name, 0), caps[name]) for name in levels}
+    total = max(total, sum(least.values()))
+    wanted = _shifted(levels, entries, least, caps, total)
     counts = {name: math.floor(number) for name, number in wanted.items()}
     by_remainder = sorted(wanted, key=lambda name: counts[name] - wanted[name])
     left = total - sum(counts.values())
@@ -56,12 +64,16 @@ def level_of(count: int, entries: int) -> float:
 
 
 def _shifted(
-    levels: Mapping[str, float], entries: Mapping[str, int], caps: Mapping[str, int], total: int
+    levels: Mapping[str, float],
+    entries: Mapping[str, int],
+    least: Mapping[str, int],
+    caps: Mapping[str, int],
+    total: int,
 ) -> dict[str, float]:
     """The real-valued numbers of weights after the shift; their sum is ``total``, or less by rounding only."""
 
     def at(shift: float) -> dict[str, float]:
-        return {name: min(max((levels[name] + shift) * entries[name], 0.0), caps[name]) for name in levels}
+        return {name: min(max((levels[name] + shift) * entries[name], least[name]), caps[name]) for name in levels}
 
     low = -max(levels.values(), default=0.0)  # everything stays
     high = max((caps[name] / entries[name] - levels[name] for name in levels), default=0.0)  # all caps are reached

@@ -9,9 +9,9 @@ from torch import Tensor
 from prune_lab.errors import BadSetting
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import Hessian
-from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
+from prune_lab.pruning.masks import keep_all_but, keep_all_but_counts
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
-from prune_lab.pruning.methods.selection import SCOPES
+from prune_lab.pruning.methods.selection import SCOPES, counts_of_rows, keep_in_groups, keep_of_layer
 from prune_lab.pruning.solvers import admm
 from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_choice, check_number, check_whole
@@ -59,34 +59,41 @@ class ADMM(LayerwiseMethod):
     def solve(self, linear: PrunableLinear, prepared: tuple[admm.Scaled, Tensor], target: Target) -> Tensor:
         """Iterates."""
         scaled, shifted_inverse = prepared
+        zero = target.zeros_to_keep(linear.weight)
         return admm.admm(
             linear.weight.float(),
             scaled,
             shifted_inverse,
-            lambda scores, share: select_mask(scores, share, target, linear.name, self.scope),
+            lambda scores, share: select_mask(scores, share, target, linear.name, self.scope, zero),
             iterations=self.iterations,
             mask_iterations=self.mask_iterations,
             rho=self.rho,
         )
 
 
-def select_mask(scores: Tensor, share: float, target: Target, name: str, scope: str) -> Tensor:
+def select_mask(
+    scores: Tensor, share: float, target: Target, name: str, scope: str, zero: Tensor | None = None
+) -> Tensor:
     """Keeps the highest of ``scores`` ``(out, in)``, with ``share`` of the target's weights dropped.
 
     With an N:M target the N highest of each group are safe, and the lowest of all others in the scope go; with a share
-    of 1 these others are gone.
+    of 1 these others are gone. Weights that are ``zero`` and stay so, ``(out, in)`` bool, are dropped from the start,
+    as part of that number.
     """
     if target.n_of_m:
-        n, m = target.n_of_m
-        safe = keep_n_of_m(scores, n, m)
+        safe = keep_in_groups(scores, *target.n_of_m, zero)
         if share == 1:
             return safe
-        scores, total = scores.masked_fill(safe, torch.inf), scores.numel() // m * (m - n)
+        scores, total = scores.masked_fill(safe, torch.inf), safe.numel() - int(safe.count_nonzero())
     else:
         total = target.dropped(name, scores.numel())
     dropped = int(share * total + 1e-9)
     if scope == "layer":
-        return keep_all_but(scores.flatten(), dropped).view_as(scores)
+        return keep_of_layer(scores, dropped, zero)
+    if zero is not None:
+        counts, more = counts_of_rows(zero.sum(1), dropped)
+        counts[(counts == counts.min()).nonzero()[:more]] += 1
+        return keep_all_but_counts(scores.masked_fill(zero, -torch.inf), counts)
     base, more = divmod(dropped, len(scores))
     keep = keep_all_but(scores, base)
     keep[:more] &= keep_all_but(scores[:more], base + 1)

@@ -52,9 +52,10 @@ class ALPS(LayerwiseMethod):
 
     def solve(self, linear: PrunableLinear, prepared: admm.Spectrum, target: Target) -> Tensor:
         """Finds support and values."""
+        zero = target.zeros_to_keep(linear.weight)
 
         def best(scores: Tensor, share: float) -> Tensor:
-            return select_mask(scores, share, target, linear.name, "layer")
+            return select_mask(scores, share, target, linear.name, "layer", zero)
 
         weight, scaled = linear.weight.float(), prepared.scaled
         iterate = admm.alps_iterate(weight, prepared, best, iterations=self.iterations, rho=self.rho)

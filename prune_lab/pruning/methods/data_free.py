@@ -29,6 +29,7 @@ class DataFreeMethod(BlockMethod):
         units = target.units(model) if target.removes_units else []
         if units:
             masks = self.select_units(units, target, context.seed)
+            masks.update({each.name: masks[each.name] & ~each.zero for each in units})  # more than asked for, maybe
             seconds = (time.perf_counter() - start) / sum(len(each.members) for each in units)
         else:
             masks = self.select_mask(target.linears(model), target, context.seed)

@@ -3,13 +3,18 @@
 from dataclasses import dataclass
 
 from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.methods.method import Method, Reaches
 from prune_lab.pruning.result import PruningResult
 
 
 @dataclass
 class Dense(Method):
     """Leaves the model as it is, whatever the target says."""
+
+    @property
+    def reaches(self) -> Reaches:
+        """Returns that the target's level means nothing to it."""
+        return "nothing"
 
     def prune(self, context: PruningContext) -> PruningResult:
         """Prunes nothing."""

@@ -8,6 +8,7 @@ import torch
 from prune_lab.errors import BadSetting
 from prune_lab.models.units import Neurons, Units
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask, weight_before_mask
+from prune_lab.pruning.methods.method import Reaches
 from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_choice, check_flag
@@ -34,6 +35,11 @@ class GradualMagnitude(TrainedMethod):
         super().__post_init__()
         check_choice(self, "order", (1, 2))
         check_flag(self, "shared")
+
+    @property
+    def reaches(self) -> Reaches:
+        """Returns that parts that are cut apart take more neurons than were asked for."""
+        return "level" if self.shared else "at least"
 
     def check(self, target: Target) -> None:
         """Refuses ``shared=false`` where units have no parts that can be scored apart."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prune_lab.models.units import Units
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask
+from prune_lab.pruning.methods.method import Reaches
 from prune_lab.pruning.methods.movement import Movement
 from prune_lab.utils.checks import check_number
 
@@ -96,6 +97,11 @@ class HardConcrete(Movement):
         check_number(self, "weight", least=0)
         check_number(self, "init")
 
+    @property
+    def reaches(self) -> Reaches:
+        """Returns that ``weight`` decides how much goes."""
+        return "at most"
+
     def masks_of(self, units: Units, generator: torch.Generator) -> Sequence[UnitMask]:
         """Returns gates, nearly open."""
         return [GateMask(units, torch.full(units.shape, self.init), generator)]
@@ -111,7 +117,7 @@ class HardConcrete(Movement):
         for mask in live:
             assert isinstance(mask, GateMask)
             mask.settle()
-            scores = mask.scores.detach().cpu()
+            scores = mask.ranking
             least = self.select_mask({mask.key: scores}, final)[mask.key]
             mask.set((scores.sigmoid() * (HIGH - LOW) + LOW > 0) | least)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from prune_lab.errors import BadSetting, RunFailed
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global
+from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global, zeros_in
 from prune_lab.pruning.methods.data_free import DataFreeMethod
 from prune_lab.pruning.methods.selection import keep_in_layer, keep_in_rows
 from prune_lab.pruning.target import Target
@@ -63,7 +63,7 @@ class Magnitude(DataFreeMethod):
         keep = keep_in_layer if self.scope == "layer" else keep_in_rows
         masks = Masks()
         for linear in linears:
-            masks[linear.name] = keep(linear.weight.abs(), target, linear.name)
+            masks[linear.name] = keep(linear.weight.abs(), target, linear.name, zeros_in(linear.weight))
         return masks
 
     def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:

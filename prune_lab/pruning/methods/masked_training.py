@@ -14,6 +14,7 @@ from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.live_mask import LiveMasks
 from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.schedule import Schedule
+from prune_lab.pruning.zeros import KeepZeros, masks_of_zeros
 from prune_lab.training.hooks import Hooks
 from prune_lab.training.loop import fit, trainable_weights
 from prune_lab.training.progress import Progress
@@ -67,6 +68,7 @@ class PolicyHooks(Hooks):
     policy: MaskPolicy
     live: LiveMasks
     context: PruningContext
+    zeros: KeepZeros
     sparsity: float = field(default=0.0, init=False)
 
     @property
@@ -88,7 +90,8 @@ class PolicyHooks(Hooks):
         return self.policy.penalty(self.live, self.sparsity, self._final)
 
     def after_backward(self) -> None:
-        """Lets the policy look at the gradients."""
+        """Lets the policy look at the gradients; weights that were zero before the training get none."""
+        self.zeros.after_backward()
         self.policy.after_backward(self.live, self.sparsity)
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +136,11 @@ def train_with_masks(policy: MaskPolicy, units: Sequence[Units], context: Prunin
     """
     model, training = context.model, context.training
     samples, teacher = context.training_samples(), make_teacher(model, training)
+    zeros = KeepZeros(model, masks_of_zeros(model) if context.target.keep_zeros else ())
     live = policy.make_masks(units, context.seed)
+    if context.target.keep_zeros:
+        for mask in live:
+            mask.keep_zeros()
     live.masks.to(context.device)
     try:
         with trainable_weights(model.hf):
@@ -143,7 +150,7 @@ def train_with_masks(policy: MaskPolicy, units: Sequence[Units], context: Prunin
                 training,
                 context.device,
                 groups=policy.parameter_groups(live),
-                hooks=PolicyHooks(policy, live, context),
+                hooks=PolicyHooks(policy, live, context, zeros),
                 teacher=teacher,
                 folder=context.folder,
                 report=context.report,

@@ -1,7 +1,7 @@
 """The one interface of a pruning method."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.context import PruningContext
@@ -9,6 +9,8 @@ from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
 from prune_lab.training.settings import Training
 from prune_lab.training.updates import Update
+
+Reaches = Literal["level", "at most", "at least", "nothing"]
 
 
 class Method(ABC):
@@ -23,6 +25,16 @@ class Method(ABC):
 
     trains: ClassVar[bool] = False
     """Whether it trains the model while it prunes, and so uses the schedule, the training and the samples."""
+
+    @property
+    def reaches(self) -> Reaches:
+        """How the sparsity that it reaches relates to the target's level."""
+        return "level"
+
+    @property
+    def least_kept(self) -> int:
+        """How many units or weights of every layer stay, whatever the target says."""
+        return 1
 
     @abstractmethod
     def prune(self, context: PruningContext) -> PruningResult:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but
+from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, zeros_in
 from prune_lab.pruning.methods.data_free import DataFreeMethod
 from prune_lab.pruning.methods.selection import keep_in_layer
 from prune_lab.pruning.target import Target
@@ -25,7 +25,8 @@ class Random(DataFreeMethod):
         """Uniform scores, cut per layer."""
         masks = Masks()
         for linear in linears:
-            masks[linear.name] = keep_in_layer(_scores(linear.shape, linear.name, seed), target, linear.name)
+            scores = _scores(linear.shape, linear.name, seed)
+            masks[linear.name] = keep_in_layer(scores, target, linear.name, zeros_in(linear.weight))
         return masks
 
     def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
@@ -33,7 +34,8 @@ class Random(DataFreeMethod):
         masks = Masks()
         for each in units:
             dropped = count_dropped(target.sparsity, each.count)
-            masks[each.name] = keep_all_but(_scores((each.count,), each.name, seed), dropped)
+            scores = _scores((each.count,), each.name, seed).masked_fill(each.zero, -torch.inf)
+            masks[each.name] = keep_all_but(scores, dropped)
         return masks
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
+from prune_lab.pruning.masks import zeros_in
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.selection import SCOPES, keep_in_scope
 from prune_lab.pruning.solvers.channels import channel_order, keep_in_order
@@ -61,7 +62,8 @@ class RIA(LayerwiseMethod):
         """Cuts likewise, and returns the order with the weight."""
         scores = relative_importance(linear.weight) * prepared.value**self.power  # (out, in) * (in,)
         if not (self.permute and target.n_of_m):
-            return linear.weight * keep_in_scope(scores, target, linear.name, self.scope), None
+            zero = zeros_in(linear.weight)
+            return linear.weight * keep_in_scope(scores, target, linear.name, self.scope, zero), None
         order = channel_order(scores, *target.n_of_m)  # (in,)
         return linear.weight * keep_in_order(scores, order, *target.n_of_m), order
 

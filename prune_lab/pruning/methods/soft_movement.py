@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.pruning.live_mask import LiveMasks
+from prune_lab.pruning.methods.method import Reaches
 from prune_lab.pruning.methods.movement import Movement
 from prune_lab.utils.checks import check_number
 
@@ -35,10 +36,15 @@ class SoftMovement(Movement):
         check_number(self, "weight", least=0)
         check_number(self, "threshold", above=0, below=1)
 
+    @property
+    def reaches(self) -> Reaches:
+        """Returns that ``weight`` decides how much goes."""
+        return "at most"
+
     def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
         """Masks the units below the threshold, but never below what the target leaves."""
         for mask in live:
-            scores = mask.scores.detach().cpu()
+            scores = mask.ranking
             least = self.select_mask({mask.key: scores}, final)[mask.key]
             above = scores.sigmoid() > self.threshold * (sparsity / final if final else 1.0)
             mask.set(above | least)

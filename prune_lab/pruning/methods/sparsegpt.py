@@ -39,4 +39,11 @@ class SparseGPT(LayerwiseMethod):
 
     def solve(self, linear: PrunableLinear, prepared: obs.Factor, target: Target) -> Tensor:
         """Sweeps the columns."""
-        return obs.sparsegpt(linear.weight, prepared, target.of(linear.name), target.n_of_m, block_size=self.block_size)
+        return obs.sparsegpt(
+            linear.weight,
+            prepared,
+            target.of(linear.name),
+            target.n_of_m,
+            block_size=self.block_size,
+            zero=target.zeros_to_keep(linear.weight),
+        )

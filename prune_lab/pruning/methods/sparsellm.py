@@ -81,11 +81,15 @@ class SparseLLM(SparseGPT):
     def _prune_network(self, mlp: Mlp, network: FeedForward, target: Target, seed: int) -> FeedForwardWeights:
         settings = self._settings(gated=mlp.gate is not None)
         linears = {"up": mlp.up, "gate": mlp.gate, "down": mlp.down}
+        dense = {part: getattr(network.dense, part) for part, linear in linears.items() if linear is not None}
+        zeros = {part: target.zeros_to_keep(weight) for part, weight in dense.items()}
 
         def prune(part: str, weight: Tensor, factor: obs.Factor) -> Tensor:
             linear = linears[part]
             assert linear is not None
-            return obs.sparsegpt(weight, factor, target.of(linear.name), target.n_of_m, block_size=self.block_size)
+            return obs.sparsegpt(
+                weight, factor, target.of(linear.name), target.n_of_m, block_size=self.block_size, zero=zeros[part]
+            )
 
         if self.variant == "paper":
             return sparsellm_paper.prune_feed_forward_as_published(network.with_outputs(), prune, settings)

@@ -67,6 +67,11 @@ class TrainedMethod(MaskPolicy, Method):
         return PruningResult(masks, rows, progress=progress)
 
     @property
+    def least_kept(self) -> int:
+        """Returns ``min_units``."""
+        return self.min_units or 1
+
+    @property
     def allocation_conflict(self) -> str | None:
         """Returns that the scores decide."""
         return "shares out what goes by its own scores; use allocation=uniform, and {at}.scope=layer or global"
@@ -100,7 +105,7 @@ class TrainedMethod(MaskPolicy, Method):
     def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
         """Masks the units with the lowest scores."""
         self.refresh(live)
-        scores = {mask.key: mask.scores.detach().cpu() for mask in live}
+        scores = {mask.key: mask.ranking for mask in live}
         keep = self.select_mask(scores, sparsity)
         for mask in live:
             mask.set(keep[mask.key])

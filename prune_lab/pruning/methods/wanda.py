@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
+from prune_lab.pruning.masks import zeros_in
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.selection import keep_in_rows
 from prune_lab.pruning.target import Target
@@ -28,6 +29,9 @@ class Wanda(LayerwiseMethod):
     def solve(self, linear: PrunableLinear, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the scores within rows."""
         pruned = torch.empty(linear.shape, dtype=linear.weight.dtype, device=linear.weight.device)
+        zero = zeros_in(linear.weight)
+        if zero is not None:
+            return linear.weight * keep_in_rows(linear.weight.abs() * prepared.value, target, linear.name, zero)
         rows = len(pruned) if linear.name in target.budget else max(1, _SCORES_AT_ONCE // linear.shape[1])
         for part, result in zip(linear.weight.split(rows), pruned.split(rows), strict=True):
             torch.mul(part, keep_in_rows(part.abs() * prepared.value, target, linear.name), out=result)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
-from prune_lab.pruning.masks import keep_all_but, keep_n_of_m
+from prune_lab.pruning.masks import zeros_in
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
+from prune_lab.pruning.methods.selection import keep_in_groups, keep_of_layer
 from prune_lab.pruning.target import Target
 
 
@@ -31,10 +32,11 @@ class WandaVariant(LayerwiseMethod):
     def solve(self, linear: PrunableLinear, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the cumulative shares within the layer."""
         scores = linear.weight.abs() * prepared.value  # (out, in) * (in,)
+        zero = zeros_in(linear.weight)
         if target.n_of_m:
-            return linear.weight * keep_n_of_m(scores, *target.n_of_m)
-        shares = cumulative_shares(scores).flatten()
-        return linear.weight * keep_all_but(shares, target.dropped(linear.name, len(shares))).view_as(scores)
+            return linear.weight * keep_in_groups(scores, *target.n_of_m, zero)
+        shares = cumulative_shares(scores)
+        return linear.weight * keep_of_layer(shares, target.dropped(linear.name, shares.numel()), zero)
 
 
 def cumulative_shares(scores: Tensor) -> Tensor:

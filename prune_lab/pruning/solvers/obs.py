@@ -66,7 +66,13 @@ def _reverse(matrix: Tensor, chunk: int = 1 << 20) -> None:
 
 
 def sparsegpt(
-    weight: Tensor, factor: Factor, sparsity: float, n_of_m: tuple[int, int] | None = None, *, block_size: int = 128
+    weight: Tensor,
+    factor: Factor,
+    sparsity: float,
+    n_of_m: tuple[int, int] | None = None,
+    *,
+    block_size: int = 128,
+    zero: Tensor | None = None,
 ) -> Tensor:
     """Prunes a layer by SparseGPT: columns left to right, each error spread over the columns not yet reached.
 
@@ -83,6 +89,9 @@ def sparsegpt(
             the blocks of columns. Ignored with ``n_of_m``.
         n_of_m: ``(N, M)``: keep N of every M consecutive inputs.
         block_size: columns whose mask is chosen at once.
+        zero: ``(out, in)`` bool, weights that are zero and stay so: part of what is removed, and where there are more
+            of them than that, all of it. What errors would make of them is an error of its own, which later columns
+            make up for. ``None``: there are none.
 
     Returns:
         ``(out, in)`` float32, removed weights exactly zero.
@@ -96,20 +105,45 @@ def sparsegpt(
         block_size = max(1, block_size // n_of_m[1]) * n_of_m[1]
     current = torch.empty(in_features, out_features, device=weight.device).copy_(weight.T)  # columns are rows here
     change = torch.empty_like(current)  # W0 - W, for the columns that are done
+    goals = _Goals(sparsity, weight.shape, zero)
     dropped = 0
     for start in range(0, in_features, block_size):
         stop = min(start + block_size, in_features)
         block = slice(start, stop)
         part = factor.block(start, stop)
         pending = factor.upper[:start, block].T @ change[:start]  # (columns, out), zero for the first block
+        fixed = None if zero is None else zero[:, block].T  # (columns, out)
         keep = None
         if n_of_m is None:
-            goal = count_dropped(sparsity, out_features * stop)
-            saliency = _saliency(current[block], pending, part)
+            goal = goals.up_to(stop)
+            saliency = _zeros_lowest(_saliency(current[block], pending, part), fixed)
             keep = keep_all_but(saliency.flatten(), goal - dropped).view_as(saliency)
             dropped = goal
-        _sweep(current[block], pending, part, keep, n_of_m, change[block])
+        _sweep(current[block], pending, part, keep, n_of_m, change[block], fixed)
     return current.T
+
+
+class _Goals:
+    """How many weights go of the first columns, for an exact total: spread evenly over those that are not zero yet."""
+
+    def __init__(self, sparsity: float, shape: torch.Size, zero: Tensor | None):
+        self._sparsity, (self._rows, columns) = sparsity, shape
+        self._zeros = None if zero is None else zero.sum(0).cumsum(0).tolist()  # of the columns up to each
+        if self._zeros is not None:
+            self._alive = self._rows * columns - self._zeros[-1]
+            self._more = max(0, count_dropped(sparsity, self._rows * columns) - self._zeros[-1])
+
+    def up_to(self, stop: int) -> int:
+        if self._zeros is None:
+            return count_dropped(self._sparsity, self._rows * stop)
+        zeros: int = self._zeros[stop - 1]
+        alive = self._rows * stop - zeros
+        return zeros + int(self._more * alive // max(1, self._alive))
+
+
+def _zeros_lowest(saliency: Tensor, zero: Tensor | None) -> Tensor:
+    """The saliency, in place, with a value below all others where weights are zero already."""
+    return saliency if zero is None else saliency.masked_fill_(zero, -1)
 
 
 def _saliency(original: Tensor, pending: Tensor, factor: Factor) -> Tensor:
@@ -125,6 +159,7 @@ def _sweep(
     keep: Tensor | None,
     n_of_m: tuple[int, int] | None,
     change: Tensor,
+    zero: Tensor | None,
 ) -> None:
     """Prunes a block of columns: ``current`` goes from W0 to W, ``change`` becomes their difference.
 
@@ -139,7 +174,10 @@ def _sweep(
             pending[start:stop].addmm_(upper[:start, start:stop].T, change[:start])
         if n_of_m:
             saliency = _saliency(current[start:stop], pending[start:stop], factor.block(start, stop))
-            kept = keep_n_of_m(saliency.T, *n_of_m).T
+            fixed = None if zero is None else zero[start:stop]
+            kept = keep_n_of_m(_zeros_lowest(saliency, fixed).T, *n_of_m).T
+            if fixed is not None:
+                kept = kept & ~fixed
         else:
             assert keep is not None
             kept = keep[start:stop]

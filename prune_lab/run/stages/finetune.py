@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from prune_lab.errors import RunFailed
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.models.units import removable
 from prune_lab.pruning.finetune import tune
 from prune_lab.pruning.masks import sparsity_of
+from prune_lab.pruning.target import Target
+from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
-from prune_lab.run.state import RunState, Stage, Table, training_samples
+from prune_lab.run.state import RunState, Stage, Table, note_zeros, training_samples
 from prune_lab.training.lora import Lora
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
@@ -31,6 +32,7 @@ class Finetune(Stage):
 
     Args:
         training: how.
+        target: says whether zeros that the loaded model has stay zero; what was pruned in this run does in any case.
         update: what; null: the stage does nothing.
         again: trains after such a method too.
         score: measures the perplexity before the training, so that what it gives back can be seen.
@@ -52,8 +54,9 @@ class Finetune(Stage):
         "optimizer_bytes": MetricInfo("bytes of the optimizer's state", "bytes", better="lower"),
         "rank": MetricInfo("rank of the update", "count"),
     }
-    needs: ClassVar = {"training": "training", "update": "finetune"}
+    needs: ClassVar = {"training": "training", "update": "finetune", "target": "sparsity"}
     training: Training
+    target: Target = field(default_factory=lambda: Target(level=0.0))
     update: Update | None = field(default_factory=AllWeights)
     again: bool = False
     score: bool = True
@@ -68,7 +71,8 @@ class Finetune(Stage):
         check_teacher(run.model, self.training)
 
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
-        """All; a model with an adapter is not kept."""
+        """All, of the target only whether zeros stay; a model with an adapter is not kept."""
+        settings = settings | {"target": settings["target"].get("keep_zeros", True)}
         beside = isinstance(self.update, Lora) and not self.update.merge
         return None if beside or (reporting and self.reports) else settings
 
@@ -76,15 +80,16 @@ class Finetune(Stage):
         """Trains the run's model in place.
 
         Raises:
-            RunFailed: what was pruned did not stay zero.
+            RunFailed: what was pruned did not stay zero, or a weight is not finite.
         """
         if self.update is None:
             return {}
         if "trained" in run.protocol.get("prune", {}) and not self.again:  # type: ignore[operator]
             logger.info("finetune: the method has trained the model; stages.finetune.again=true trains it once more")
             return {}
+        note_zeros(run, self.target)
         samples = training_samples(run)
-        before = _sparsity(run)
+        before, zeros = _sparsity(run), masks_of_zeros(run.model)
         scored = {"perplexity_before": _perplexity(run)} if self.score else {}
         folder = run.folder / artifacts.TRAINING / self.folder
         report = run.report if self.reports else None
@@ -94,10 +99,8 @@ class Finetune(Stage):
         lora, metrics = self.update if isinstance(self.update, Lora) else None, {}
         if before is not None:
             metrics = {"sparsity_before": before, "sparsity_after": _sparsity(run) or 0.0}
-            if metrics["sparsity_after"] < before:
-                raise RunFailed(
-                    f"finetune: sparsity was {before:.6f} before and is {metrics['sparsity_after']:.6f} now"
-                )
+            check_zeros(run.model, {name: zeros[name] for name in _pruned(run) if name in zeros}, "fine-tuning")
+        check_finite(run.model, "fine-tuning")
         run.protocol["finetune"] = {
             "steps": self.training.steps,
             "batch_size": self.training.batch_size,
@@ -131,13 +134,15 @@ def _perplexity(run: RunState) -> float:
 
 def _sparsity(run: RunState) -> float | None:
     """The share of zeros in what was pruned; ``None`` before anything was."""
+    pruned = _pruned(run)
+    kept = {linear.name: linear.weight != 0 for linear in run.model.linears if linear.name in pruned}
+    return sparsity_of(kept) if kept else None
+
+
+def _pruned(run: RunState) -> set[str]:
+    """The names of linear layers that have lost weights, or units."""
     touched = {m.linear.name for units in removable(run.model) if units.name in run.masks for m in units.members}
-    pruned = {
-        linear.name: linear.weight != 0
-        for linear in run.model.linears
-        if linear.name in run.masks or linear.name in touched
-    }
-    return sparsity_of(pruned) if pruned else None
+    return touched | {linear.name for linear in run.model.linears if linear.name in run.masks}
 
 
 def _told(update: Update) -> str:

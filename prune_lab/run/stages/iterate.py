@@ -10,6 +10,7 @@ from torch import Tensor
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.perplexity import Perplexity
+from prune_lab.pruning.zeros import KeepZeros
 from prune_lab.run import artifacts
 from prune_lab.run.stages.finetune import Finetune
 from prune_lab.run.stages.prune import Prune
@@ -27,8 +28,8 @@ COLUMNS = ("round", "sparsity", "perplexity_pruned", "perplexity_tuned", "loss")
 class Iterate(Stage):
     """Takes the place of ``prune`` and ``finetune``: round k of n prunes to ``level (1 - (1 - k/n)^p)`` and trains.
 
-    Masks, ``layers.csv`` and the protocol are those of the last round; what was zero stays zero, as every method drops
-    zeros first. Each round's sparsity and perplexity are in ``rounds.csv``.
+    Masks, ``layers.csv`` and the protocol are those of the last round; what a round has pruned stays zero. Each round's
+    sparsity and perplexity are in ``rounds.csv``.
 
     Args:
         prune: the stage of a round; its target is the last round's.
@@ -145,8 +146,6 @@ def _rewind(run: RunState, first: dict[str, Tensor]) -> None:
     """Every weight that is left, and all that is never pruned, has its first value again."""
     if not first:
         return
-    zero = {linear.name: linear.weight == 0 for linear in run.model.linears}
+    zeros = KeepZeros(run.model, {*run.masks, *(linear.name for linear in run.model.linears)})
     run.model.hf.load_state_dict(first)
-    for linear in run.model.linears:
-        if linear.name in run.masks:
-            linear.weight.masked_fill_(zero[linear.name], 0)
+    zeros.restore()

@@ -22,12 +22,14 @@ from prune_lab.pruning.calibration.calibration import Calibration, check_order
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import Masks, sparsity_of
 from prune_lab.pruning.methods.method import Method
-from prune_lab.pruning.result import LayerRow
+from prune_lab.pruning.reached import check_reached
+from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.schedule import Cubic, Schedule
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
-from prune_lab.run.state import RunState, Stage, Table, training_samples
+from prune_lab.run.state import RunState, Stage, Table, note_zeros, training_samples
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
 from prune_lab.training.updates import Update
@@ -125,8 +127,14 @@ class Prune(Stage):
         return None if reporting else {name: value for name, value in settings.items() if name != "finetune"}
 
     def __call__(self, run: RunState) -> dict[str, float]:
-        """Prunes the run's model in place."""
+        """Prunes the run's model in place.
+
+        Raises:
+            RunFailed: a weight is not finite afterwards, a zero came back, or more or less went than was asked for.
+        """
+        note_zeros(run, self.target)
         target, allocated = self._allocate(run)
+        before = masks_of_zeros(run.model)
         samples = cache(partial(training_samples, run))  # read when the method asks, and once
         with self._finished_blocks(run, target) as finished_blocks:
             result = self.method.prune(
@@ -144,13 +152,17 @@ class Prune(Stage):
                     finished_blocks=finished_blocks,
                 )
             )
-        run.masks.update(result.masks)
+        check_finite(run.model, "pruning")
+        if target.keep_zeros:
+            check_zeros(run.model, before, "pruning")
+        check_reached(run.model, target, self.method, result, before)
+        _note_masks(run, result)
         _save_masks(run.masks, result.channel_orders, run.folder / artifacts.MASKS)
         rows = [_cells(row) for row in result.layers.values()]
         write_csv(run.folder / artifacts.LAYERS, COLUMNS, rows)
         run.tables["layers"] = Table(COLUMNS, rows)
         layers = {"layers": list(self.target.layers or (0, len(run.model.blocks)))}
-        metrics = {"sparsity": _sparsity_in_range(run, target), **allocated}
+        metrics = {"sparsity": _sparsity_in_range(run, target, result), **allocated}
         if result.progress is None:
             run.protocol["prune"] = layers | self._calibrated(run)
             return metrics
@@ -193,25 +205,33 @@ class Prune(Stage):
     def _allocate(self, run: RunState) -> tuple[Target, dict[str, float]]:
         """The target with the budget of each layer, and how long finding it took."""
         start = time.perf_counter()
-        budget = self.allocation.budget(run.model, _calibration(run), self.target)
+        target = replace(
+            self.target, keep_zeros=self.target.keep_zeros or bool(run.masks)
+        )  # what this run pruned stays
+        budget = self.allocation.budget(run.model, _calibration(run), target)
         if not budget:
-            return self.target, {}
-        return replace(self.target, budget=budget), {"allocation_seconds": round(time.perf_counter() - start, 3)}
+            return target, {}
+        return replace(target, budget=budget), {"allocation_seconds": round(time.perf_counter() - start, 3)}
 
 
 def _calibration(run: RunState, **order: str) -> Calibration:
     return Calibration(run.data.calibration, run.data.batch_size, run.device, **order)
 
 
-def _sparsity_in_range(run: RunState, target: Target) -> float:
+def _note_masks(run: RunState, result: PruningResult) -> None:
+    """Adds what was pruned to what was before."""
+    for linear in run.model.linears:
+        if linear.name in run.masks:
+            run.masks[linear.name] = linear.weight != 0
+    run.masks.update(result.masks)
+
+
+def _sparsity_in_range(run: RunState, target: Target, result: PruningResult) -> float:
     """The share of zeros among the weights that the target covers, or of the neurons or heads that went."""
     if target.removes_units:
-        return sparsity_of({each.name: run.masks[each.name] for each in target.units(run.model)})
-    if run.masks:
-        return sparsity_of(
-            {linear.name: run.masks[linear.name] for linear in target.linears(run.model) if linear.name in run.masks}
-        )
-    return sparsity_of({linear.name: linear.weight != 0 for linear in target.linears(run.model)})
+        return sparsity_of({each.name: result.masks[each.name] for each in target.units(run.model)})
+    linears, masks = target.linears(run.model), result.masks
+    return sparsity_of({each.name: masks.get(each.name, each.weight != 0) for each in linears})
 
 
 def _save_masks(masks: Masks, orders: Mapping[str, Tensor], path: Path) -> None:

@@ -67,6 +67,7 @@ class Shrink(Stage):
         after = self._measure(run, workload)
         for units in removable(run.model):
             run.masks.pop(units.name, None)
+        run.masks.update({each.name: each.weight != 0 for each in run.model.linears if each.name in run.masks})
         run.protocol["shrink"] = {
             **left,
             **workload.protocol(),

@@ -43,7 +43,7 @@ def test_the_norm_counts_by_its_power(power: float, kept: list[float]):
 
 def test_empty_rows_and_columns_have_scores():
     linear = layer([[0.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
-    pruned = RIA(scope="row").solve(linear, norms(1.0, 1.0, 0.0), Target(level=0.67))
+    pruned = RIA(scope="row").solve(linear, norms(1.0, 1.0, 0.0), Target(level=0.67, budget={"layer": 0.84}))
     assert pruned.tolist() == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
 
 

@@ -22,6 +22,7 @@ from prune_lab.pruning.methods.movement import Movement
 from prune_lab.pruning.methods.soft_movement import SoftMovement
 from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.zeros import KeepZeros
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.training.losses import Distillation
 from prune_lab.training.settings import Training
@@ -356,7 +357,7 @@ def test_the_soft_threshold_moves_with_the_schedule_and_the_level_limits_it():
 def test_a_state_of_an_earlier_version_is_refused(tiny_model, random_tokens, tmp_path):
     model, target = tiny_model("opt"), Target("neurons", 0.5)
     context = PruningContext(model, target, Calibration(random_tokens(4, 8)), folder=tmp_path)
-    hooks = PolicyHooks(GUM(), GUM().make_masks(target.units(model), 0), context)
+    hooks = PolicyHooks(GUM(), GUM().make_masks(target.units(model), 0), context, KeepZeros(model, ()))
     hooks.load_state_dict(hooks.state_dict())
     with pytest.raises(BadInput, match=r"earlier version of prune_lab; remove the folder"):
         hooks.load_state_dict({"live": {}, "method": {}})

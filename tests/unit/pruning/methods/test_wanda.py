@@ -66,8 +66,14 @@ def test_exactly_the_floor_of_each_row_goes(tiny_model, random_tokens):
 
 
 def test_a_budget_is_met_exactly_and_the_remainder_goes_where_the_next_score_is_relatively_least():
-    linear = layer([[1.0, 2.0, 3.0, 4.0], [10.0, 10.0, 30.0, 40.0], [0.0, 0.0, 0.0, 0.0]])  # next / mean: .8, .44, 0
+    linear = layer([[1.0, 2.0, 3.0, 4.0], [10.0, 10.0, 30.0, 40.0], [0.1, 1.0, 1.0, 1.0]])  # next / mean: .8, .44, 1.3
     asked = Target(level=0.9, budget={"layer": 0.42})  # 5 of 12: one a row, and two more
     pruned = Wanda().solve(linear, norms([1.0, 1.0, 1.0, 1.0]), asked)
-    assert pruned[:2].tolist() == [[0.0, 2.0, 3.0, 4.0], [0.0, 0.0, 30.0, 40.0]]
+    assert pruned.tolist() == [[0.0, 0.0, 3.0, 4.0], [0.0, 0.0, 30.0, 40.0], [0.0, 1.0, 1.0, 1.0]]
     assert asked.dropped("layer", 12) == 5
+
+
+def test_rows_that_are_empty_already_count():
+    linear = layer([[1.0, 2.0, 3.0, 4.0], [10.0, 12.0, 30.0, 40.0], [0.0, 0.0, 0.0, 0.0]])
+    pruned = Wanda().solve(linear, norms([1.0, 1.0, 1.0, 1.0]), Target(level=0.5))  # 6 of 12, of which 4 are gone
+    assert pruned.tolist() == [[0.0, 2.0, 3.0, 4.0], [0.0, 12.0, 30.0, 40.0], [0.0, 0.0, 0.0, 0.0]]

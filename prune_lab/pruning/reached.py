@@ -1,0 +1,121 @@
+"""Compares what a pruning removed with what it was asked to remove."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prune_lab.errors import RunFailed
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.view import PrunableLinear
+from prune_lab.pruning.masks import count_dropped
+from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.result import PruningResult
+from prune_lab.pruning.target import Target
+
+_BY_CHANCE = 0.01
+"""So large a share of a layer may be zero besides: a value that a method computes can be too small for float16."""
+
+
+@dataclass(frozen=True)
+class _Count:
+    """Of one layer, or of all together: how many weights, neurons or heads went, and how many were to go."""
+
+    name: str
+    entries: int
+    gone: int
+    least: int
+    most: int
+
+
+def check_reached(
+    model: PrunableModel, target: Target, method: Method, result: PruningResult, before: Mapping[str, Tensor]
+) -> None:
+    """Checks that as much went of every layer as the target asks for.
+
+    Zeros that were there before may exceed that, and come on top where they need not be those that go. A method that
+    compares weights within rows may fall short by less than one a row; one that chooses over the whole model is judged
+    by the total; one whose level follows from other settings, by what it says of itself (`Method.reaches`).
+
+    Args:
+        model: pruned.
+        target: with the budget of each layer.
+        method: that pruned it.
+        result: what it said.
+        before: keep-masks ``(out, in)`` of the linear layers that had zeros before, by name.
+
+    Raises:
+        RunFailed: less or more went; the message names the layer.
+    """
+    if method.reaches == "nothing":
+        return
+    counts = list(_units(model, target, result) if target.removes_units else _weights(model, target, result, before))
+    if method.allocation_conflict is not None:
+        counts = [_total(counts, target, method.least_kept)]
+    for count in counts:
+        short = count.gone < count.least and method.reaches != "at most"
+        if short or (count.gone > count.most and method.reaches != "at least"):
+            raise RunFailed(
+                f"{count.name}: {count.gone} of {count.entries} {_kind(target)} went "
+                f"({count.gone / count.entries:.4%}), where the target is {target.sparsity:.4%} "
+                f"({count.least} to {count.most}); the method's numbers are not to be trusted here: use "
+                "model.dtype=float32, or settings nearer to its defaults",
+                method,
+            )
+
+
+def _kind(target: Target) -> str:
+    return target.kind if target.removes_units else "weights"
+
+
+def _units(model: PrunableModel, target: Target, result: PruningResult) -> Iterator[_Count]:
+    for each in target.units(model):
+        gone, asked = (
+            each.count - int(result.masks[each.name].count_nonzero()),
+            count_dropped(target.sparsity, each.count),
+        )
+        yield _Count(each.name, each.count, gone, asked, max(asked, int(each.zero.count_nonzero())))
+
+
+def _weights(
+    model: PrunableModel, target: Target, result: PruningResult, before: Mapping[str, Tensor]
+) -> Iterator[_Count]:
+    for linear in target.linears(model):
+        kept = before.get(linear.name)
+        zero = None if kept is None else ~kept
+        order = result.channel_orders.get(linear.name)
+        least, most = _of_groups(linear, target, zero, order) if target.n_of_m else _of_level(linear, target, zero)
+        entries = linear.weight.numel()
+        gone = entries - int(linear.weight.count_nonzero())
+        by_chance = max(len(linear.weight), int(_BY_CHANCE * entries))
+        yield _Count(linear.name, entries, gone, least, most + by_chance)
+
+
+def _of_level(linear: PrunableLinear, target: Target, zero: Tensor | None) -> tuple[int, int]:
+    """The fewest and the most weights that may go of a layer."""
+    rows, columns = linear.shape
+    asked = target.dropped(linear.name, rows * columns)
+    least = asked if linear.name in target.budget else rows * count_dropped(target.of(linear.name), columns)
+    zeros = 0 if zero is None else int(zero.count_nonzero())
+    return least, max(asked, zeros) if target.keep_zeros else asked + zeros
+
+
+def _of_groups(linear: PrunableLinear, target: Target, zero: Tensor | None, order: Tensor | None) -> tuple[int, int]:
+    """The same for an N:M pattern, in an order of the channels; groups with more zeros than ``M - N`` keep them."""
+    assert target.n_of_m is not None
+    n, m = target.n_of_m
+    asked = linear.weight.numel() // m * (m - n)
+    if zero is None:
+        return asked, asked
+    if not target.keep_zeros:
+        return asked, asked + int(zero.count_nonzero())
+    ordered = zero if order is None else zero[:, order]
+    return asked, int(ordered.unflatten(1, (-1, m)).sum(-1).clamp_min(m - n).sum())
+
+
+def _total(counts: list[_Count], target: Target, least_kept: int) -> _Count:
+    """All layers together, of each of which some stays."""
+    entries, most = sum(each.entries for each in counts), sum(each.most for each in counts)
+    least = sum(min(each.least, each.entries - least_kept) for each in counts)
+    gone = sum(each.gone for each in counts)
+    return _Count("all layers together", entries, gone, least, max(most, count_dropped(target.sparsity, entries)))

@@ -1,0 +1,96 @@
+"""Zeros of a model's prunable weights: where they are, and what keeps them while the model is trained."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import RunFailed
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.units import removable
+from prune_lab.models.view import PrunableLinear
+from prune_lab.pruning.masks import Masks
+from prune_lab.training.hooks import Hooks
+
+
+def masks_of_zeros(model: PrunableModel) -> Masks:
+    """Returns the keep-masks ``(out, in)`` of the linear layers in which weights are zero, by name."""
+    found = {linear.name: linear.weight != 0 for linear in model.linears}
+    return Masks({name: keep for name, keep in found.items() if not bool(keep.all())})
+
+
+def check_zeros(model: PrunableModel, masks: Mapping[str, Tensor], what: str) -> None:
+    """Checks that no weight has come back.
+
+    Args:
+        model: as it is now.
+        masks: keep-masks ``(out, in)`` by linear layer, from before; other names are left alone.
+        what: was done since, for the message.
+
+    Raises:
+        RunFailed: a weight that was zero is not; the message names its layer.
+    """
+    for linear in model.linears:
+        if linear.name not in masks:
+            continue
+        zero = ~masks[linear.name].to(linear.weight.device)
+        back = int((linear.weight[zero] != 0).count_nonzero())
+        if back:
+            raise RunFailed(
+                f"{linear.name}: {back} of {int(zero.count_nonzero())} weights that were zero before {what} are not "
+                "zero after it; that is a fault of the method, not of the settings"
+            )
+
+
+def check_finite(model: PrunableModel, what: str) -> None:
+    """Checks that every weight is a finite number.
+
+    Raises:
+        RunFailed: one is not; the message names it.
+    """
+    for name, parameter in model.hf.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise RunFailed(
+                f"{name}: there are NaN or infinite values after {what}; use model.dtype=float32, or smaller steps "
+                "(training.lr) where the model was trained"
+            )
+
+
+class KeepZeros(Hooks):
+    """Gives weights that are zero no gradient, so that they stay zero, and what the optimizer knows of them too.
+
+    Args:
+        model: before it is trained, and before anything is put on its weights.
+        names: of the linear layers or units whose zeros stay; all their linear layers', and the biases' of units.
+
+    Attributes:
+        zero: by linear layer, ``(out, in)`` bool on the host.
+    """
+
+    def __init__(self, model: PrunableModel, names: Collection[str]):
+        touched = {member.linear for units in removable(model) if units.name in names for member in units.members}
+        linears = [linear for linear in model.linears if linear.name in names or linear in touched]
+        self.zero = {linear.name: linear.weight == 0 for linear in linears}
+        self._kept = [(linear.module.weight, linear.seen(self.zero[linear.name])) for linear in linears]
+        self._kept += [(bias, bias.detach() == 0) for bias in _biases(linears, touched)]
+
+    @torch.no_grad()
+    def after_backward(self) -> None:
+        """Before the optimizer sees them."""
+        for parameter, zero in self._on_device():
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(zero, 0)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Sets to zero again what was, whatever has been written since."""
+        for parameter, zero in self._on_device():
+            parameter.masked_fill_(zero, 0)
+
+    def _on_device(self) -> list[tuple[Tensor, Tensor]]:
+        self._kept = [(parameter, zero.to(parameter.device)) for parameter, zero in self._kept]
+        return self._kept
+
+
+def _biases(linears: Collection[PrunableLinear], touched: Collection[PrunableLinear]) -> list[Tensor]:
+    return [linear.module.bias for linear in linears if linear in touched and linear.module.bias is not None]
