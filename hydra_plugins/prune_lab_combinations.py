@@ -6,7 +6,7 @@ Hydra imports every plugin at every start, so nothing is imported here that is s
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,28 @@ class CombinationsSweeper(BasicSweeper):
             _ = result.return_value  # raises
         return results
 
+    def check(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            BadInput: one is not allowed.
+        """
+        from prune_lab.errors import BadInput
+        from prune_lab.run.annotations import mistake_of
+
+        for key, hint in (("max_batch_size", int | None), ("params", Mapping[str, Any] | None)):
+            if mistake := mistake_of(f"hydra.sweeper.{key}", getattr(self, key), hint):
+                raise BadInput(mistake)
+        if self.max_batch_size is not None and self.max_batch_size < 1:
+            raise BadInput(
+                f"hydra.sweeper.max_batch_size={self.max_batch_size} is not allowed; allowed: whole numbers of at "
+                "least 1, or null"
+            )
+
     def batches(self, arguments: list[str]) -> list[list[list[str]]]:
         """The overrides of the jobs, in portions for the launcher."""
         assert self.hydra_context is not None  # Hydra has called `setup`
+        self.check()
         overrides = OverridesParser.create(self.hydra_context.config_loader).parse_overrides(
             [*self._parse_config(), *arguments]
         )
@@ -78,5 +97,14 @@ class CellsSweeper(CombinationsSweeper):
 
     def batches(self, arguments: list[str]) -> list[list[list[str]]]:
         """Every job gets the command line's overrides, too."""
-        jobs = [[*job, *arguments] for job in json.loads(Path(self.cells).read_text(encoding="utf-8"))]
+        from prune_lab.errors import BadInput
+
+        self.check()
+        try:
+            jobs = [[*job, *arguments] for job in json.loads(Path(self.cells).read_text(encoding="utf-8"))]
+        except (OSError, TypeError, ValueError) as error:
+            raise BadInput(
+                f"hydra.sweeper.cells={self.cells} cannot be read; it is a JSON list with a list of overrides for each "
+                f"job ({error})"
+            ) from error
         return [list(batch) for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size)]

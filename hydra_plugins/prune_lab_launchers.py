@@ -4,7 +4,7 @@ Hydra imports every plugin at every start, so nothing is imported here that is s
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ class _Engine(Launcher):
 
     name: ClassVar[str]  # as in conf/hydra/launcher; the plugins' own names would bring their own settings
     extra: ClassVar[str]  # of the package
+    types: ClassVar[Mapping[str, Any]]  # of its settings
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -35,7 +36,11 @@ class _Engine(Launcher):
             BadInput: it is not installed, or its settings cannot be used.
         """
         from prune_lab.errors import BadInput
+        from prune_lab.run.annotations import mistake_of
 
+        for key, value in self.settings.items():
+            if mistake := mistake_of(f"hydra.launcher.{key}", value, self.types.get(key, Any)):
+                raise BadInput(mistake)
         try:
             self.engine = self.make()
         except ModuleNotFoundError as error:
@@ -63,6 +68,15 @@ class Slurm(_Engine):
     """hydra-submitit-launcher; waits for all jobs, also when one is lost."""
 
     name = extra = "slurm"
+    types: ClassVar = {
+        **dict.fromkeys(("submitit_folder", "name"), str),
+        **dict.fromkeys(("timeout_min", "max_num_timeout", "signal_delay_s", "array_parallelism", "nodes"), int),
+        **dict.fromkeys(("tasks_per_node", "cpus_per_task", "gpus_per_node"), int | None),
+        **dict.fromkeys(("cpus_per_gpu", "gpus_per_task"), int | None),
+        **dict.fromkeys(("partition", "account", "qos", "gres", "constraint", "exclude", "comment"), str | None),
+        **dict.fromkeys(("mem_gb", "mem_per_gpu", "mem_per_cpu"), float | str | None),
+        "stderr_to_stdout": bool, "setup": Sequence[str] | None, "additional_parameters": Mapping[str, Any],
+    }  # fmt: skip
 
     def make(self) -> Launcher:
         """Checks for Slurm, too."""
@@ -77,6 +91,10 @@ class Ray(_Engine):
     """hydra-ray-launcher; on a cluster that is there, or on this machine."""
 
     name, extra = "ray_tasks", "ray"
+    types: ClassVar = {
+        "address": str | None, "cpus": float, "gpus": float, "retries": int,
+        "init": Mapping[str, Any], "remote": Mapping[str, Any],
+    }  # fmt: skip
 
     def make(self) -> Launcher:
         """Puts our settings where Ray looks for them."""
@@ -93,6 +111,7 @@ class Joblib(_Engine):
     """hydra-joblib-launcher: processes of this machine, each with a GPU of its own if there are any."""
 
     name, extra = "processes", "joblib"
+    types: ClassVar = {"n_jobs": int | None}  # of `gpus`, see `gpus_of`
 
     def make(self) -> Launcher:
         """One process for each GPU, if the settings do not say how many."""

@@ -165,7 +165,7 @@ def _allowed(hint: Any, value: Any) -> str:
     plain = {int: "whole numbers", float: "numbers", bool: "true, false"}
     if origin in plain or hint is Any or not inspect.isclass(origin):
         return plain.get(origin, "finite numbers")
-    inside = _allowed_by(items[-1], []).replace("a text", "texts") if items else "values"
+    inside = "values" if not items or items[-1] is Any else _allowed_by(items[-1], []).replace("a text", "texts")
     if issubclass(origin, Mapping):
         return f"a mapping of names to {inside}, such as {{NAME: VALUE}}"
     return f"a list of {inside}" + (f", such as [{value}]" if isinstance(value, str) and value else "")

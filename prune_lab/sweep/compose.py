@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import get_overrides_dirname
@@ -31,11 +32,15 @@ class SweepConfigLoader(GuardedLoader):
 
     def __init__(self, loader: ConfigLoader):
         super().__init__(config_search_path=loader.get_search_path())
-        self._composed: dict[tuple[str, ...], bytes] = {}
+        self._composed: dict[tuple[str, ...], bytes] | None = {}
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the memory: jobs elsewhere are composed there."""
-        return self.__dict__ | {"_composed": {}}
+        """Without a memory: a process that gets the loader composes one job.
+
+        Hydra scans its plugins again there, so that settings which a launcher has declared as a class would not be
+        instances of the class that pickle finds.
+        """
+        return self.__dict__ | {"_composed": None}
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Composes a job.
@@ -47,22 +52,26 @@ class SweepConfigLoader(GuardedLoader):
         Raises:
             HydraException: an override cannot be used.
         """
+        if self._composed is None:
+            return super().load_sweep_config(master_config, sweep_overrides)
         overrides = OverridesParser.create().parse_overrides(sweep_overrides)
         values = [each for each in overrides if self._is_value(each)]
         changed = any(each.type != OverrideType.CHANGE for each in overrides)  # `+` and `~`: their order matters
         if changed or not values or master_config.hydra.searchpath:  # files from there, which `_is_value` cannot see
             return super().load_sweep_config(master_config, sweep_overrides)
         shape = [each for each in sweep_overrides if each not in {value.input_line for value in values}]
-        config = self._load(master_config, shape)
+        config = self._load(master_config, shape, self._composed)
         self._apply_overrides_to_config(values, config)
         _note(overrides, config)
         return config
 
-    def _load(self, master_config: DictConfig, shape: list[str]) -> DictConfig:
-        key = (*master_config.hydra.overrides.hydra, *shape)
-        if key not in self._composed:
-            self._composed[key] = pickle.dumps(super().load_sweep_config(master_config, shape))
-        config: DictConfig = pickle.loads(self._composed[key])
+    def _load(self, master_config: DictConfig, shape: list[str], composed: dict[tuple[str, ...], bytes]) -> DictConfig:
+        typed: Any = OmegaConf.to_container(master_config.hydra.overrides.hydra, resolve=False)
+        key = (*typed, *shape)  # not resolved: `${hydra:job.num}` means something in a job only
+        if key not in composed:
+            composed[key] = pickle.dumps(super().load_sweep_config(master_config, shape))
+        config: DictConfig = pickle.loads(composed[key])
+        _ = master_config.hydra.sweep.dir  # its ${now:...} is kept for the jobs from here on
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config
 

@@ -38,6 +38,22 @@ def test_jobs_elsewhere_give_what_jobs_here_give(start, local_overrides, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "plugin"),
+    [("joblib", "hydra_plugins.hydra_joblib_launcher"), ("submitit_local", "hydra_plugins.hydra_submitit_launcher")],
+)
+def test_launchers_of_the_plugins_themselves(start, local_overrides, tmp_path, launcher, plugin):
+    """Their settings are classes, which Hydra makes again in the process of a job."""
+    pytest.importorskip(plugin, reason="the extra is not installed")
+    job = (*local_overrides, "method=magnitude", "stages=[prune]", "save_model=false", f"hydra/launcher={launcher}")
+    folders = (f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.sweep.subdir=job_${hydra:job.num}")
+    process = start("cache", "-m", *job, "seed=0,1", *folders)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and "2 jobs: 2 finished" in said, said
+    assert {record(tmp_path / f"sweep/job_{number}")["config"]["seed"] for number in (0, 1)} == {0, 1}
+
+
+@pytest.mark.slow
 def test_each_process_has_a_gpu_of_its_own(start, local_overrides, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")
     job = (*local_overrides, "method=magnitude", "stages=[prune]", "save_model=false", "device=cpu")

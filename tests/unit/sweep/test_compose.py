@@ -95,6 +95,12 @@ def test_it_travels_to_other_processes(loader):
     assert outcome(pickle.loads(pickle.dumps(quick)), config, ["seed=3"]) == here
 
 
+def test_what_means_something_in_a_job_only_is_left_to_the_job(loader):
+    config = master(loader, "hydra.sweep.subdir=job_${hydra:job.num}")
+    job = SweepConfigLoader(loader).load_sweep_config(config, ["seed=1"])
+    assert OmegaConf.to_container(job.hydra.sweep, resolve=False)["subdir"] == "job_${hydra:job.num}"
+
+
 def test_a_search_path_of_the_users_is_looked_at(loader, tmp_path):
     (tmp_path / "method").mkdir()
     (tmp_path / "method/mine.yaml").write_text("_target_: prune_lab.pruning.methods.magnitude.Magnitude\n")
