@@ -1,5 +1,6 @@
 """SparseGPT against the paper's loop written plainly in float64, and against exact solutions by brute force."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from prune_lab.pruning.solvers.obs import factorize, sparsegpt
 
 DAMPING = 0.01
+Agree = Callable[["Problem", float, tuple[int, int] | None, int], None]
 
 
 @dataclass
@@ -48,85 +50,50 @@ def problem(out: int = 12, inputs: int = 48, seed: int = 0, dead: tuple[int, ...
     return Problem(torch.randn(out, inputs, generator=generator), x.T @ x / tokens)
 
 
-def plain_sparsegpt(
-    weight: np.ndarray,
-    hessian: np.ndarray,
-    dead: np.ndarray,
-    sparsity: float,
-    n_of_m: tuple[int, int] | None,
-    block_size: int,
-) -> tuple[np.ndarray, float]:
-    """Algorithm 1 of the paper with ``floor(s n)`` weights dropped; also the sum of its squared errors ``E``."""
-    w, (out, inputs) = weight.copy(), weight.shape
-    keep = np.ones_like(w, dtype=bool)
-    upper = np.linalg.cholesky(np.linalg.inv(hessian)).T  # H^-1 = U^T U
-    if n_of_m:
-        block_size = max(1, block_size // n_of_m[1]) * n_of_m[1]
-    squared_errors, dropped = 0.0, 0
-    for start in range(0, inputs, block_size):
-        stop = min(start + block_size, inputs)
-        if n_of_m is None:
-            saliency = (w[:, start:stop] / np.diag(upper)[start:stop]) ** 2
-            saliency[:, dead[start:stop]] = 0
-            goal = int(np.floor(sparsity * out * stop + 1e-9))
-            by_column = saliency.T.ravel()  # of equal ones the first in column order goes first
-            chosen = np.argsort(by_column, kind="stable")[: goal - dropped]
-            block = np.ones(by_column.size, dtype=bool)
-            block[chosen] = False
-            keep[:, start:stop] = block.reshape(stop - start, out).T
-            dropped = goal
-        for j in range(start, stop):
-            if n_of_m and j % n_of_m[1] == 0:
-                n, m = n_of_m
-                saliency = (w[:, j : j + m] / np.diag(upper)[j : j + m]) ** 2
-                saliency[:, dead[j : j + m]] = 0
-                worst = np.argsort(saliency, axis=1, kind="stable")[:, : m - n]
-                np.put_along_axis(keep[:, j : j + m], worst, False, axis=1)
-            error = np.where(keep[:, j], 0.0, w[:, j]) / upper[j, j]
-            w[:, j:] -= np.outer(error, upper[j, j:])
-            w[~keep[:, j], j] = 0.0
-            squared_errors += float(error @ error)
-    return w, squared_errors
+@pytest.fixture
+def agree(plain_sparsegpt) -> Agree:
+    """Compares the solver with the plain loop."""
 
+    def compare(case: Problem, sparsity: float, n_of_m: tuple[int, int] | None, block_size: int) -> None:
+        before = case.weight.clone()
+        pruned = case.solve(sparsity, n_of_m, block_size)
+        expected, squared_errors = plain_sparsegpt(
+            case.weight.double().numpy(), case.damped, case.dead, sparsity, n_of_m, block_size
+        )
+        assert torch.equal(case.weight, before)
+        assert pruned.dtype == torch.float32
+        assert np.array_equal(pruned.numpy() != 0, expected != 0)
+        np.testing.assert_allclose(pruned.numpy(), expected, rtol=1e-3, atol=1e-4)
+        # W0 - W = E U, so the error of the layer is the sum of the squared errors of the single steps
+        assert case.error(pruned) == pytest.approx(squared_errors, rel=1e-3)
 
-def agree(case: Problem, sparsity: float, n_of_m: tuple[int, int] | None, block_size: int) -> None:
-    before = case.weight.clone()
-    pruned = case.solve(sparsity, n_of_m, block_size)
-    expected, squared_errors = plain_sparsegpt(
-        case.weight.double().numpy(), case.damped, case.dead, sparsity, n_of_m, block_size
-    )
-    assert torch.equal(case.weight, before)
-    assert pruned.dtype == torch.float32
-    assert np.array_equal(pruned.numpy() != 0, expected != 0)
-    np.testing.assert_allclose(pruned.numpy(), expected, rtol=1e-3, atol=1e-4)
-    # W0 - W = E U, so the error of the layer is the sum of the squared errors of the single steps
-    assert case.error(pruned) == pytest.approx(squared_errors, rel=1e-3)
+    return compare
 
 
 @pytest.mark.parametrize("block_size", [1, 7, 16, 17, 32, 128])
 @pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.77])
-def test_unstructured_equals_the_plain_loop(sparsity, block_size):
+def test_unstructured_equals_the_plain_loop(agree, sparsity, block_size):
     agree(problem(), sparsity, None, block_size)
 
 
 @pytest.mark.parametrize("block_size", [1, 10, 16, 128])
 @pytest.mark.parametrize("n_of_m", [(2, 4), (4, 8), (1, 4), (3, 4), (1, 2), (5, 12), (10, 24)])
-def test_patterns_equal_the_plain_loop(n_of_m, block_size):
+def test_patterns_equal_the_plain_loop(agree, n_of_m, block_size):
     agree(problem(seed=1), 0.0, n_of_m, block_size)
 
 
 @pytest.mark.parametrize(("sparsity", "n_of_m"), [(0.5, None), (0.1, None), (0.0, (2, 4)), (0.0, (4, 8))])
 @pytest.mark.parametrize("dead", [(0,), (3, 4, 5, 6, 7), (47,), (0, 20, 47)])
-def test_dead_inputs_equal_the_plain_loop(dead, sparsity, n_of_m):
+def test_dead_inputs_equal_the_plain_loop(agree, dead, sparsity, n_of_m):
     agree(problem(seed=2, dead=dead), sparsity, n_of_m, 16)
 
 
 @pytest.mark.parametrize(("out", "inputs"), [(1, 48), (48, 8), (3, 130), (5, 1)])
-def test_other_shapes_equal_the_plain_loop(out, inputs):
+def test_other_shapes_equal_the_plain_loop(agree, out, inputs):
     agree(problem(out, inputs, seed=3), 0.5, None, 32)
 
 
-def test_a_layer_wider_than_a_block_of_columns_equals_the_plain_loop():
+def test_a_layer_wider_than_a_block_of_columns_equals_the_plain_loop(agree):
     agree(problem(out=20, inputs=300, seed=4, tokens=2000), 0.6, None, 128)
     agree(problem(out=20, inputs=300, seed=5, tokens=2000), 0.0, (2, 4), 128)
 
