@@ -58,7 +58,8 @@ class BlockInputs:
 
     def run_wide(self, batch: slice, call: Call) -> Any:
         """Makes one forward pass of the block in float32; to be called inside `widened`."""
-        return self.block.module(self.hidden[batch].float(), *widen(call.args), **widen(call.kwargs))
+        hidden = self.hidden[batch].to(self.calibration.device).float()
+        return self.block.module(hidden, *widen(call.args), **widen(call.kwargs))
 
     def first_output(self) -> Tensor:
         """Returns the block's output on the first batch, ``(samples, seqlen, hidden)``, on the device."""

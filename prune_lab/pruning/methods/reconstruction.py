@@ -14,6 +14,7 @@ from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.capture import Call
+from prune_lab.pruning.calibration.precision import widened
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.blockwise import BlockMethod, prune_once
 from prune_lab.pruning.methods.feed_forward import bias_of, feed_forward_weights, network_of, write_weights
@@ -38,8 +39,12 @@ class Reconstruction(Method):
         epochs: passes over the calibration set for each half.
         seed: of the order of the samples.
 
-    Memory: on the device, the block with its gradients and two moments, and the activations of one batch; on the host,
-    the hidden states of the dense and of the pruned model, and the targets of one block.
+    Both are trained in float32, whatever the type of the model: the gradient of a mean over tokens and width is below
+    what float16 can hold.
+
+    Memory: on the device, the block in float32 with the gradients and two moments of its attention or of its network,
+    and the activations of one batch; on the host, the hidden states of the dense and of the pruned model, and the
+    targets of one block.
 
     Source: the setting of "A free lunch in LLM compression" (2025, arXiv:2510.14444): the two halves of a block
     separately, against dense activations. Optimizer and step size are our own (see
@@ -97,7 +102,7 @@ class Reconstruction(Method):
         linears = (*block.shared_inputs[0], *block.shared_inputs[1])
         before = {linear: linear.weight.clone() for linear in linears}
         error = _attention_error(block, inputs, goal)
-        with trainable(linears) as (parameters, keep):
+        with widened(block.module), trainable(linears) as (parameters, keep):
             optimizer = torch.optim.Adam(
                 [{"params": [master], "lr": step_size(master, keep[index])} for index, master in enumerate(parameters)],
                 betas=ADAM_BETAS,
@@ -108,6 +113,8 @@ class Reconstruction(Method):
             for number in _shuffled(len(batches), self.epochs, self.seed):
                 _step_attention(block, inputs, goal, batches[number], linears, parameters, keep, optimizer)
                 decay.step()
+        for linear, master in zip(linears, parameters, strict=True):
+            linear.module.weight.data.copy_(master)  # in the type of the model, in which the error counts
         worse = not _attention_error(block, inputs, goal) < error
         seconds = (time.perf_counter() - start) / len(linears)
         for linear in linears:
@@ -131,8 +138,11 @@ class _ReachedError(Exception):
     """Ends a forward pass where its result is known."""
 
 
-def _output(inputs: BlockInputs, linear: PrunableLinear, batch: slice, call: Call) -> Tensor:
-    """What a linear layer gives in one forward pass of the block, which ends there: ``(samples, seqlen, out)``."""
+def _output(inputs: BlockInputs, linear: PrunableLinear, batch: slice, call: Call, *, wide: bool = False) -> Tensor:
+    """What a linear layer gives in one forward pass of the block, which ends there: ``(samples, seqlen, out)``.
+
+    ``wide`` makes the pass in float32, inside `widened`.
+    """
     reached: list[Tensor] = []
 
     def stop(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -141,7 +151,7 @@ def _output(inputs: BlockInputs, linear: PrunableLinear, batch: slice, call: Cal
 
     handle = linear.module.register_forward_hook(stop)
     try:
-        inputs.run(batch, call)
+        (inputs.run_wide if wide else inputs.run)(batch, call)
     except _ReachedError:
         return reached[0]
     finally:
@@ -164,7 +174,7 @@ def _attention_error(block: Block, inputs: BlockInputs, goal: Tensor) -> float:
 
 @contextmanager
 def trainable(linears: tuple[PrunableLinear, ...]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Float32 masters of the weights as they are stored, and their keep-masks; gradients are on inside."""
+    """Float32 copies of the weights as they are stored, and their keep-masks; gradients are on inside."""
     weights = [linear.module.weight for linear in linears]
     masters = [weight.detach().float().clone() for weight in weights]
     for weight in weights:
@@ -188,13 +198,13 @@ def _step_attention(
     optimizer: torch.optim.Optimizer,
 ) -> None:
     with torch.enable_grad():
-        output = _output(inputs, _attention_out(block), *batch)
-        loss = (output.float() - goal[batch[0]].to(output.device).float()).square().mean()
+        output = _output(inputs, _attention_out(block), *batch, wide=True)
+        loss = (output - goal[batch[0]].to(output.device, torch.float32)).square().mean()
         loss.backward()
     for linear, master, kept in zip(linears, masters, keep, strict=True):
         weight = linear.module.weight
         assert weight.grad is not None
-        master.grad = weight.grad.float() * kept  # a gradient of zero moves nothing, from the first step on
+        master.grad = weight.grad * kept  # a gradient of zero moves nothing, from the first step on
         weight.grad = None
     optimizer.step()
     for linear, master in zip(linears, masters, strict=True):

@@ -19,7 +19,8 @@ class WandaVariant(LayerwiseMethod):
     """Scores as Wanda does, and drops from each row its lowest scores as long as they sum to at most ``alpha`` of it.
 
     ``alpha`` is the same for all rows of a layer, and such that ``floor(s * out * in)`` weights of it go; rows lose
-    different numbers. A row that has a score at all keeps its highest. An N:M target is met as by Wanda.
+    different numbers. The highest score of a row, unless it is 0, goes only when no row has two left. An N:M target is
+    met as by Wanda.
 
     Source: Sun et al., 2023, arXiv:2306.11695, ``--use_variant`` of the authors' code. That bisects ``alpha`` in
     [0, 0.8] until the sparsity is within 0.001, so it falls short where more than 0.8 is needed. Here no number is

@@ -1,11 +1,13 @@
-"""The p-, z- and s-steps of SparseLLM: exact minimisers of its objective in one auxiliary variable at a time.
+"""The p-, z- and s-steps of SparseLLM: they minimise its objective in one auxiliary variable at a time.
 
 For a feed-forward network with inputs x, dense outputs y (without the last bias) and activation ``phi`` the objective
 is
 
     F = beta |y - W_down p|^2 + gamma |p - h|^2 + alpha |z - W_up x|^2 (+ alpha |s - W_gate x|^2)
 
-with ``h = phi(z)``, or ``h = phi(s) z`` with a gate. Everything is float32, ``(tokens, ...)``, and per token.
+with ``h = phi(z)``, or ``h = phi(s) z`` with a gate. The p-step, and the z-step of ReLU and of gated networks, are
+closed forms; the s-step, and the z-step of other activations, are a search that never raises the objective and need not
+end at its least value (`solve_through`). Everything is float32, ``(tokens, ...)``, and per token.
 
 Source: SparseLLM (Bai et al., 2024, arXiv:2402.17946), sections 3.3 and 3.4.
 """

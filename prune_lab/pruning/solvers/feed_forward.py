@@ -31,9 +31,10 @@ class HiddenMoments:
     outputs: float  # sum of |y|^2
 
     def error(self, down: Tensor) -> float:
-        """``sum |y - down h|^2 / sum |y|^2``."""
+        """``sum |y - down h|^2 / sum |y|^2``, or the numerator alone where y is zero."""
         explained = 2 * (self.cross * down).sum(dtype=torch.float64)
-        return float(self.outputs - explained + ((down @ self.hidden) * down).sum(dtype=torch.float64)) / self.outputs
+        error = float(self.outputs - explained + ((down @ self.hidden) * down).sum(dtype=torch.float64))
+        return error / (self.outputs or 1.0)
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ class FeedForward:
         return HiddenMoments(mirror_upper(hidden), cross, float(outputs))
 
     def error(self, weights: FeedForwardWeights) -> float:
-        """``sum |y - f(x)|^2 / sum |y|^2``."""
+        """``sum |y - f(x)|^2 / sum |y|^2``, or the numerator alone where y is zero."""
         error = outputs = 0.0
         for rows in self.chunks():
             y = self.y(rows)
             error += float((y - self.hidden(self.x(rows), weights) @ weights.down.T).square().sum(dtype=torch.float64))
             outputs += float(y.square().sum(dtype=torch.float64))
-        return error / outputs
+        return error / (outputs or 1.0)

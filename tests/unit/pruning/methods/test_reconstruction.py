@@ -1,9 +1,13 @@
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from prune_lab.errors import BadInput
+from prune_lab.models.model import PrunableModel
+from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.methods import reconstruction
 from prune_lab.pruning.methods.dsnot import DSnoT
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.reconstruction import Reconstruction
@@ -30,6 +34,46 @@ def test_the_mask_is_the_inner_methods_and_the_model_comes_closer_to_the_dense_o
     assert logits_error(model, dense, tokens) < 0.9 * logits_error(inner, dense, tokens)
 
 
+def wide_model(dtype: torch.dtype) -> PrunableModel:
+    """One block of the width of a model with seven billion weights, and few weights: narrow attention and network."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=4000,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    hf = AutoModelForCausalLM.from_config(config)
+    hf.model.embed_tokens.weight.data.mul_(50)
+    return PrunableModel(hf.to(dtype), name="wide")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_do_not_vanish_at_the_width_of_real_models(random_tokens, monkeypatch, dtype):
+    gradients, output = [], reconstruction._output
+
+    def watched(*args, **keys):
+        found = output(*args, **keys)
+        if found.requires_grad:
+            found.register_hook(gradients.append)
+        return found
+
+    monkeypatch.setattr(reconstruction, "_output", watched)
+    models = [wide_model(dtype), wide_model(dtype)]
+    for model, method in zip(models, (Wanda(), Reconstruction(Wanda())), strict=True):
+        method.prune(PruningContext(model, Target(level=0.5), Calibration(random_tokens(8, 64))))
+    assert max(float((gradient == 0).float().mean()) for gradient in gradients) < 0.01
+    for first, trained in zip(*(model.blocks[0].linears[:4] for model in models), strict=True):
+        kept = first.weight != 0
+        assert float((trained.weight != first.weight)[kept].float().mean()) > 0.9, trained.name
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models_are_trained_in_float32_and_stay_what_they_are(tiny_model, random_tokens, dtype):
     model = tiny_model("llama", dtype)
@@ -44,6 +88,24 @@ def test_half_precision_models_are_trained_in_float32_and_stay_what_they_are(tin
         assert not linear.module.weight.requires_grad
         assert linear.module.weight.grad is None
     assert torch.isfinite(model.hf(random_tokens(1, 8)).logits).all()
+
+
+def test_the_goals_are_the_dense_models_activations(tiny_model, random_tokens, monkeypatch):
+    """Not those that the pruned blocks before would give there."""
+    model, dense, tokens, goals = tiny_model("llama"), tiny_model("llama"), random_tokens(6, 16), []
+    monkeypatch.setattr(Reconstruction, "_prune_block", lambda self, pruning, goals: seen(self, pruning, goals))
+
+    def seen(method: Reconstruction, pruning: BlockPruning, found: list[torch.Tensor]) -> None:
+        goals.extend(found)
+        method.inner.prune_block(pruning)
+
+    Reconstruction(Magnitude()).prune(PruningContext(model, Target(level=0.9), Calibration(tokens)))
+    expected = []
+    for layer in dense.hf.model.layers:
+        for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            module.register_forward_hook(lambda _module, _args, output: expected.append(output.detach()))
+    dense.hf(tokens)
+    torch.testing.assert_close(goals, expected)
 
 
 def test_blocks_outside_the_range_are_left_alone(tiny_model, random_tokens):

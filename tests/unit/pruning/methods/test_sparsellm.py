@@ -6,6 +6,7 @@ from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.feed_forward import feed_forward_weights, network_of
+from prune_lab.pruning.methods.reconstruction import Reconstruction
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.sparsellm import SparseLLM
 from prune_lab.pruning.target import Target
@@ -100,6 +101,27 @@ def test_only_the_ratios_of_the_weights_matter(tiny_model, random_tokens):
         method.prune(PruningContext(model, Target(level=0.5, layers=[0, 1]), Calibration(random_tokens(4, 16))))
         found.append(model.blocks[0].mlp.up.weight)
     torch.testing.assert_close(*found, rtol=1e-2, atol=1e-3)
+
+
+def silence(model, part: str) -> None:
+    """Makes the feed-forward network of block 1 give zero: by its last weight, or by neurons that are never active."""
+    mlp = model.blocks[1].mlp
+    mlp.down.write(torch.zeros_like(mlp.down.weight)) if part == "down" else mlp.up.bias.data.fill_(-1e4)
+
+
+@pytest.mark.parametrize(("family", "part"), [("opt", "down"), ("llama", "down"), ("opt", "neurons")])
+@pytest.mark.parametrize(
+    "method",
+    [SparseLLM(), SparseLLM(variant="paper"), Reconstruction(SparseLLM(adam_refine=2))],
+    ids=["exact", "paper", "reconstruction"],
+)
+def test_a_network_that_gives_zero_is_pruned(tiny_model, random_tokens, family, part, method):
+    model, tokens = tiny_model(family), random_tokens(6, 16)
+    silence(model, part)
+    masks = method.prune(PruningContext(model, Target(level=0.5), Calibration(tokens))).masks
+    mlp = model.blocks[1].mlp
+    assert all(int((~masks[linear.name]).sum()) >= linear.weight.numel() // 2 for linear in mlp.linears)
+    assert torch.isfinite(model.hf(tokens).logits).all()
 
 
 def test_a_hessian_without_a_factor_names_the_layer_and_the_remedy(tiny_model, random_tokens):

@@ -75,6 +75,12 @@ def test_the_count_is_exact_and_rows_lose_their_lowest(out, inputs, level, seed)
             assert row[~keep].max() <= row[keep].min()
 
 
+def test_the_highest_scores_go_last_but_they_do_go():
+    linear, ones = layer([[1.0, 2.0, 97.0], [0.0, 0.0, 0.0], [5.0, 6.0, 7.0]]), norms(1.0, 1.0, 1.0)
+    left = [WandaVariant().solve(linear, ones, Target(level=level)).tolist() for level in (0.78, 0.89)]
+    assert left == [[[0.0, 0.0, 97.0], [0.0] * 3, [0.0, 0.0, 7.0]], [[0.0] * 3, [0.0] * 3, [0.0, 0.0, 7.0]]]
+
+
 def test_a_budget_is_met_by_name():
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     target = Target(level=0.9, budget={"layer": 0.4})
