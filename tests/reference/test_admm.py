@@ -39,7 +39,7 @@ def thinned(scores: np.ndarray, level: float | tuple[int, int], scope: str, shar
     return np.stack([lowest(row, count // len(scores) + (i < count % len(scores))) for i, row in enumerate(scores)])
 
 
-def plain_admm(weight, hessian, level, scope, iterations, growing, damping, rho) -> np.ndarray:
+def plain_admm(weight, hessian, level, scope, iterations, mask_iterations, damping, rho) -> np.ndarray:
     """ADMM-Grad as published: W, its sparse copy Z, and the scaled dual U, in coordinates of unit input norms."""
     norms = np.sqrt(np.diag(hessian))
     correlation = hessian / np.outer(norms, norms) + damping * np.eye(len(norms))
@@ -48,8 +48,8 @@ def plain_admm(weight, hessian, level, scope, iterations, growing, damping, rho)
     current, dual = dense.copy(), np.zeros_like(dense)
     gone = np.zeros(dense.shape, dtype=bool)
     for t in range(iterations):
-        if t < growing:
-            gone = thinned(np.abs(current + dual), level, scope, 1 - (1 - (t + 1) / growing) ** 3)
+        if t < mask_iterations:
+            gone = thinned(np.abs(current + dual), level, scope, 1 - (1 - (t + 1) / mask_iterations) ** 3)
         sparse = np.where(gone, 0, current + dual)
         dual = dual + current - sparse
         current = (dense @ correlation + rho * (sparse - dual)) @ inverse
@@ -115,30 +115,24 @@ def agree(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
+ADMM_DEFAULTS = {"iterations": 20, "mask_iterations": 15, "damping": 0.1, "rho": 1.0}
+ALPS_DEFAULTS = {"rho": 0.1, "damping": 0.01, "damping_of": "mean"}
+
+
 @pytest.mark.parametrize("keys", [{}, {"iterations": 6, "mask_iterations": 4, "rho": 0.3, "damping": 0.02}])
 @pytest.mark.parametrize(("level", "scope"), [(0.5, "layer"), (0.83, "layer"), (0.7, "row"), ((2, 4), "layer")])
 def test_admm_equals_the_plain_loop(layer, level, scope, keys):
     weight, x = layer()
-    method = ADMM(scope=scope, **keys)
     double = x.double().numpy()
-    expected = plain_admm(
-        weight.double().numpy(),
-        double.T @ double,
-        level,
-        scope,
-        method.iterations,
-        method.mask_iterations,
-        method.damping,
-        method.rho,
-    )
-    agree(solved(method, weight, x, level), expected, 1e-3)
+    expected = plain_admm(weight.double().numpy(), double.T @ double, level, scope, **ADMM_DEFAULTS | keys)
+    agree(solved(ADMM(**keys, **({} if scope == "layer" else {"scope": scope})), weight, x, level), expected, 1e-3)
 
 
 @pytest.mark.parametrize("pattern", [(1, 4), (4, 8), (3, 4), (1, 3), (5, 12)])
 def test_admm_thins_every_pattern_as_the_plain_loop_does(layer, pattern):
     weight, x = layer(seed=1)
     double = x.double().numpy()
-    expected = plain_admm(weight.double().numpy(), double.T @ double, pattern, "layer", 20, 15, 0.1, 1.0)
+    expected = plain_admm(weight.double().numpy(), double.T @ double, pattern, "layer", **ADMM_DEFAULTS)
     agree(solved(ADMM(), weight, x, pattern), expected, 1e-3)
 
 
@@ -146,9 +140,6 @@ def test_admm_thins_every_pattern_as_the_plain_loop_does(layer, pattern):
 @pytest.mark.parametrize("level", [0.5, 0.8, (2, 4)])
 def test_alps_equals_the_plain_loop(layer, level, keys):
     weight, x = layer(seed=2)
-    method = ALPS(**keys)
     double = x.double().numpy()
-    expected = plain_alps(
-        weight.double().numpy(), double.T @ double / len(x), level, method.rho, method.damping, method.damping_of
-    )
-    agree(solved(method, weight, x, level), expected, 5e-3)
+    expected = plain_alps(weight.double().numpy(), double.T @ double / len(x), level, **ALPS_DEFAULTS | keys)
+    agree(solved(ALPS(**keys), weight, x, level), expected, 5e-3)

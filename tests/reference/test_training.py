@@ -9,7 +9,6 @@ from prune_lab.data.samples import Samples
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.finetune import tune
-from prune_lab.pruning.live_mask import LiveMasks
 from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.methods.gum import GUM
 from prune_lab.pruning.methods.hard_concrete import HardConcrete
@@ -17,6 +16,7 @@ from prune_lab.pruning.methods.masked_training import PolicyHooks
 from prune_lab.pruning.methods.soft_movement import SoftMovement
 from prune_lab.pruning.schedule import Cubic
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.zeros import KeepZeros
 from prune_lab.training.lora import Lora
 from prune_lab.training.settings import Training
 
@@ -83,9 +83,8 @@ def test_a_penalty_follows_the_schedule(tiny_model, random_tokens, policy, share
     context = PruningContext(
         model, target, Calibration(random_tokens()), training=Training(steps=steps), schedule=Cubic(0.25, 0.25)
     )
-    generator = torch.Generator().manual_seed(0)
-    masks = [mask for units in target.units(model) for mask in policy.masks_of(units, generator)]
-    hooks = PolicyHooks(policy, LiveMasks(masks), context)
+    masks = policy.make_masks(target.units(model), 0)
+    hooks = PolicyHooks(policy, masks, context, KeepZeros(model, ()))
     found = []
     for step in range(steps):
         hooks.before_step(step)

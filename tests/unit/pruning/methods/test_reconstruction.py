@@ -74,9 +74,10 @@ def test_gradients_do_not_vanish_at_the_width_of_real_models(random_tokens, monk
         assert float((trained.weight != first.weight)[kept].float().mean()) > 0.9, trained.name
 
 
+@pytest.mark.parametrize("family", ["llama", "opt"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_models_are_trained_in_float32_and_stay_what_they_are(tiny_model, random_tokens, dtype):
-    model = tiny_model("llama", dtype)
+def test_half_precision_models_are_trained_in_float32_and_stay_what_they_are(tiny_model, random_tokens, dtype, family):
+    model = tiny_model(family, dtype)
     masks = (
         Reconstruction(Wanda())
         .prune(PruningContext(model, Target(level=0.95), Calibration(random_tokens(6, 16))))
