@@ -1,5 +1,6 @@
 """What an evaluation is given, what it returns, and what the rest of the lab may ask of it."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from prune_lab.data.tokens import Data
+from prune_lab.errors import RunFailed
 from prune_lab.evaluation.metric import Described
 from prune_lab.models.model import PrunableModel
 
@@ -88,3 +90,27 @@ class Evaluation(Described, Protocol):
     def __call__(self, subject: Subject) -> Scores:
         """Measures the model."""
         ...
+
+
+def measure(evaluation: Evaluation, subject: Subject) -> Scores:
+    """Measures, and looks at what came of it: evaluations may be anyone's.
+
+    Raises:
+        RunFailed: the evaluation returned something else than scores that a record can hold.
+    """
+    scores: object = evaluation(subject)
+    name = type(evaluation).__qualname__
+    if not isinstance(scores, Scores):
+        raise RunFailed(
+            f"the evaluation {name} returned a {type(scores).__name__}, not Scores; let it return "
+            "prune_lab.evaluation.evaluation.Scores(metrics, protocol)"
+        )
+    try:
+        metrics = {key: float(value) for key, value in scores.metrics.items()}
+        json.dumps(scores.protocol)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RunFailed(
+            f"the evaluation {name} returned scores that no record can hold ({error}); metrics are numbers by name, "
+            "the protocol is plain JSON"
+        ) from error
+    return Scores(metrics, scores.protocol)

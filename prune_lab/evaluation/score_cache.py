@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-import prune_lab
+from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import open_store
-from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject, measure
 from prune_lab.evaluation.suite import Suite, merge
-from prune_lab.utils.digests import json_digest
+from prune_lab.utils.digests import class_digest, json_digest
 from prune_lab.utils.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -29,18 +29,35 @@ def cached_scores(evaluation: Evaluation, subject: Subject, known_as: str | None
         subject: the model and its data.
         known_as: what stands for the model's configuration and weights; None: their fingerprint, not the model's name.
     """
-    model_key = _model_key(subject, known_as or subject.model.fingerprint())
+    known_as = known_as or subject.model.fingerprint()  # once for all parts
     if not isinstance(evaluation, Suite):
-        return _cached("evaluation", evaluation, subject, model_key)
-    return merge({name: _cached(name, part, subject, model_key) for name, part in evaluation.parts.items()})
+        return _cached("evaluation", evaluation, subject, known_as)
+    return merge({name: _cached(name, part, subject, known_as) for name, part in evaluation.parts.items()})
 
 
-def _cached(name: str, evaluation: Evaluation, subject: Subject, model_key: dict[str, object]) -> Scores:
-    own_key = evaluation.key(subject)
-    if own_key is None:
-        return evaluation(subject)
-    kind = f"{type(evaluation).__module__}.{type(evaluation).__qualname__}"
-    key = {**model_key, "evaluation": kind, "own": own_key}
+def score_key(evaluation: Evaluation, subject: Subject, known_as: str | None = None) -> dict[str, object] | None:
+    """All that decides the scores of an evaluation that is no suite, as plain JSON; None: it is measured every time.
+
+    Args:
+        evaluation: what to measure.
+        subject: the model and its data.
+        known_as: see `cached_scores`.
+    """
+    own = evaluation.key(subject)
+    if own is None:
+        return None
+    return {
+        **_model_key(subject, known_as),
+        **_place_key(subject),
+        "evaluation": class_digest(type(evaluation)),
+        "own": own,
+    }
+
+
+def _cached(name: str, evaluation: Evaluation, subject: Subject, known_as: str) -> Scores:
+    key = score_key(evaluation, subject, known_as)
+    if key is None:
+        return measure(evaluation, subject)
 
     def write(folder: Path, scores: Scores) -> None:
         write_json(folder / _SCORES, {"metrics": scores.metrics, "protocol": scores.protocol, "key": key})
@@ -53,18 +70,31 @@ def _cached(name: str, evaluation: Evaluation, subject: Subject, model_key: dict
         return scores
 
     return open_store().obtain(
-        json_digest(key), "evaluation of this model", read=read, make=lambda: evaluation(subject), write=write
+        json_digest(key), "evaluation of this model", read=read, make=lambda: measure(evaluation, subject), write=write
     )
 
 
-def _model_key(subject: Subject, known_as: str) -> dict[str, object]:
+def _model_key(subject: Subject, known_as: str | None) -> dict[str, object]:
+    """The model, and what its class and its configurations make of the weights."""
+    hf = subject.model.hf
+    generation = getattr(hf, "generation_config", None)
     return {
-        "model": known_as,
-        "dtype": str(subject.model.hf.dtype),
-        "device": subject.device.type,
-        "versions": {
-            "prune_lab": prune_lab.__version__,
-            "torch": torch.__version__,
-            "transformers": version("transformers"),
-        },
+        "model": known_as or subject.model.fingerprint(),
+        "class": [class_digest(type(hf)), class_digest(type(hf.config))],
+        "generation": generation.to_dict() if generation is not None else None,
+        "attention": hf.config._attn_implementation,
+        "dtype": str(hf.dtype),
+    }
+
+
+def _place_key(subject: Subject) -> dict[str, object]:
+    """What the arithmetic depends on: device, instruction set, threads, code, versions."""
+    cuda = subject.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(subject.device) if cuda else subject.device.type,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "float32_matmul": torch.get_float32_matmul_precision(),
+        "code": source_digest(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
     }

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prune_lab.errors import BadInput
-from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
+from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject, measure
 from prune_lab.evaluation.metric import MetricInfo
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -49,7 +49,7 @@ class Suite(Evaluation):
 
     def __call__(self, subject: Subject) -> Scores:
         """Runs each part."""
-        return merge({name: part(subject) for name, part in self.parts.items()})
+        return merge({name: measure(part, subject) for name, part in self.parts.items()})
 
 
 def merge(scores: Mapping[str, Scores]) -> Scores:

@@ -40,8 +40,11 @@ class TrainingLoss(Evaluation):
         check_whole(self, "samples", "batch_size")
 
     def key(self, subject: Subject) -> dict[str, object]:
-        """The samples themselves."""
-        return {**asdict(self), "tokens": tensor_digest(self._choose(subject)[0].tokens)}
+        """The samples themselves, and which of their tokens count."""
+        chosen, protocol = self._choose(subject)
+        parts = {"tokens": chosen.tokens, "lengths": chosen.lengths, "prompts": chosen.prompts}
+        digests = {name: None if part is None else tensor_digest(part) for name, part in parts.items()}
+        return {**asdict(self), **digests, "text": protocol}
 
     def __call__(self, subject: Subject) -> Scores:
         """Measures ``training_loss`` in nats a token, and its exponential, ``training_perplexity``."""

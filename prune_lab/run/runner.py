@@ -120,7 +120,7 @@ def _run_stages(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str
     failed = True
     try:
         run = _load(parts, info.folder, config.plain["seed"])
-        run.report, run.key = report, record["key"]
+        run.report, run.key, run.takes_kept = report, record["key"], config.plain["skip_finished"]
         run.origin = _origin(parts.model, record)
         idle = set()
         record["metrics"], record["protocol"] = run.metrics, run.protocol

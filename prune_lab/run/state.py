@@ -42,7 +42,8 @@ class RunState:
     ``metrics`` holds what stages measured, as ``stage/metric``; ``protocol`` how those numbers came about; ``tables``
     what a stage wants shown as a table, by name; ``report`` is told values on the way, in a search that stops trials;
     ``key`` stands for all settings that numbers depend on; ``kept_as`` for the model as it is, where the store has it;
-    ``origin`` says what the weights are, as far as they are done.
+    ``origin`` says what the weights are, as far as they are done; ``takes_kept`` whether results of other runs may be
+    taken.
     """
 
     model: PrunableModel
@@ -58,6 +59,7 @@ class RunState:
     key: str = ""
     kept_as: str | None = None
     origin: Origin = field(default_factory=lambda: Origin("model"))
+    takes_kept: bool = True
 
     @property
     def subject(self) -> Subject:

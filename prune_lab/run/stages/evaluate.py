@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from prune_lab.evaluation.evaluation import Evaluation, Scores
+from prune_lab.evaluation.evaluation import Evaluation, Scores, measure
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.run.state import RunState, Stage
@@ -42,7 +42,7 @@ class Evaluate(Stage):
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Measures; where the dense model was measured too, adds the ratios to it of metrics that are relative."""
-        metrics = self._note(run, "evaluate", self.evaluation(run.subject))
+        metrics = self._note(run, "evaluate", measure(self.evaluation, run.subject))
         relative = [name for name in sorted(metrics) if (info := self.info_of(name)) and info.relative]
         dense = {name: run.metrics.get(f"dense/{name}") for name in relative}
         return metrics | {f"{name}_ratio": metrics[name] / value for name, value in dense.items() if value}
@@ -57,5 +57,7 @@ class EvaluateDense(Evaluate):
     """Runs the same evaluation on the model as it was loaded, or takes the result from an earlier run of it."""
 
     def __call__(self, run: RunState) -> dict[str, float]:
-        """Measures, or remembers."""
-        return self._note(run, "dense", cached_scores(self.evaluation, replace(run.subject, stage="dense")))
+        """Measures, or remembers, which ``skip_finished=false`` forbids."""
+        subject = replace(run.subject, stage="dense")
+        scores = cached_scores(self.evaluation, subject) if run.takes_kept else measure(self.evaluation, subject)
+        return self._note(run, "dense", scores)

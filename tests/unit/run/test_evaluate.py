@@ -1,0 +1,60 @@
+"""The stages that measure: what they take from earlier runs, and what they accept of an evaluation."""
+
+import logging
+
+import pytest
+import torch
+
+from prune_lab.errors import RunFailed
+from prune_lab.evaluation.evaluation import Evaluation, Scores
+from prune_lab.evaluation.suite import Suite
+from prune_lab.run.runner import execute
+from prune_lab.run.stages.evaluate import Evaluate, EvaluateDense
+from prune_lab.run.state import RunState
+
+
+class Returning(Evaluation):
+    """Returns what it was given."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, subject):
+        return self.value
+
+
+@pytest.fixture
+def run(tiny_model, tmp_path):
+    return RunState(tiny_model("llama"), None, torch.device("cpu"), tmp_path, seed=0)
+
+
+@pytest.mark.parametrize(("setting", "kept"), [("skip_finished=true", True), ("skip_finished=false", False)])
+def test_kept_scores_are_taken_unless_everything_is_to_run_again(
+    configured, local_overrides, tmp_path, caplog, setting, kept
+):
+    config = configured(*local_overrides, "stages=[dense]", setting)
+    with caplog.at_level(logging.INFO):
+        first, second = (execute(config, tmp_path / name) for name in "ab")
+    assert ("kept from an earlier run" in caplog.text) == kept
+    assert first["metrics"]["dense/perplexity"] == second["metrics"]["dense/perplexity"]
+
+
+@pytest.mark.parametrize("stage", [Evaluate, EvaluateDense])
+@pytest.mark.parametrize("kind", [lambda part: part, lambda part: Suite(mine=part)])
+def test_an_evaluation_that_returns_no_scores_is_told_so(run, stage, kind):
+    with pytest.raises(RunFailed, match=r"the evaluation Returning returned a dict, not Scores"):
+        stage(kind(Returning({"perplexity": 3.0})))(run)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [Scores({"a": "many"}), Scores({"a": None}), Scores([1]), Scores({}, {"a": torch.ones(1)}), Scores({}, {1j: 2})],
+)
+def test_scores_that_no_record_can_hold_are_told_before_anything_is_written(run, scores):
+    with pytest.raises(RunFailed, match="the evaluation Returning returned scores that no record can hold"):
+        Evaluate(Returning(scores))(run)
+
+
+def test_numbers_of_other_libraries_become_pythons(run):
+    metrics = Evaluate(Returning(Scores({"a": torch.tensor(2.5), "b": 3})))(run)
+    assert metrics == {"a": 2.5, "b": 3.0} and all(type(value) is float for value in metrics.values())
