@@ -8,6 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.bos import BosMode
+from prune_lab.data.overlap import find_overlap
 from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokens import Data, check_vocabulary, host_tensor, token_digest
 from prune_lab.errors import BadInput, BadSetting, owned_by
@@ -82,7 +83,8 @@ class Tokens(DataSpec):
             calibration=host_tensor(arrays["calibration"]),
             evaluation=host_tensor(arrays["evaluation"]),
             batch_size=self.batch_size,
-            protocol=protocol | {"tokenizer": None},
+            protocol=protocol
+            | {"tokenizer": None, "overlap": find_overlap(arrays["calibration"], arrays["evaluation"])},
         )
 
     def _given(self, name: str) -> str:

@@ -17,6 +17,7 @@ from prune_lab.data.bos import Bos, BosMode, place_bos
 from prune_lab.data.documents import Row, shown_keys
 from prune_lab.data.forms import DoesNotFit, Form
 from prune_lab.data.limits import check_room
+from prune_lab.data.overlap import find_overlap
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import HubRows
 from prune_lab.data.spec import DataSpec
@@ -120,11 +121,10 @@ class PairData(DataSpec):
             raise BadInput("the model folder has no tokenizer, so prompts cannot be used; use a model that has one")
         seqlen = window_length(self.seqlen, seqlen_limit, TASK_SEQLEN)
         check_room(self.samples, seqlen)
-        bos = place_bos(self, tokenizer, default_bos)
-        code = _Code(tokenizer, bos)
+        code = _Code(tokenizer, place_bos(self, tokenizer, default_bos))
         trained, training = self._training_samples(code, seqlen, vocab_size)
         stream = np.concatenate(trained.sequences)
-        calibration = sample_stream(stream, seqlen, self.samples, self.seed, "data.training", bos)
+        calibration = sample_stream(stream, seqlen, self.samples, self.seed, "data.training", code.bos)
         windows, pairs, evaluation, asked = self._evaluation_split(code, seqlen, vocab_size, seqlen_limit)
         logger.info("data: %d training samples, %d prompts to evaluate", len(trained.sequences), len(pairs))
         origin = self.training.describe()
@@ -138,7 +138,8 @@ class PairData(DataSpec):
                 "evaluation": evaluation,
                 "pairs": asked,
                 "tokenizer": tokenizer_protocol(tokenizer),
-                "bos": bos.to_json(),
+                "bos": code.bos.to_json(),
+                "overlap": find_overlap(calibration, windows),
             },
             training=partial(_padded, trained, code.end, origin | training),
             pairs=pairs,
@@ -204,8 +205,7 @@ class PairData(DataSpec):
         left_out["no room to complete them"] = len(used) - len(pairs)
         _warn(what, left_out, f"{len(grouped)} prompts")
         stream = np.asarray([t for start, end in zip(starts, firsts, strict=True) for t in start + end], dtype=np.int64)
-        if code.bos.room and stream[:1].tolist() == code.start:  # every window begins with it anyway
-            stream = stream[1:]
+        stream = stream[int(code.bos.room and stream[:1].tolist() == code.start) :]  # all windows begin with it
         windows = evaluation_windows(stream, seqlen, self.limit_windows, what, code.bos)
         check_vocabulary(stream[None], vocab_size, what)
         if not pairs:

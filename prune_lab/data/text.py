@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.bos import Bos, BosMode, place_bos
 from prune_lab.data.limits import check_length, check_room
+from prune_lab.data.overlap import find_overlap
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import FileText, HubText, TextSource
 from prune_lab.data.spec import DataSpec
@@ -85,6 +86,8 @@ class TextData(DataSpec):
         check_vocabulary(samples, vocab_size, "data.calibration")
         windows, evaluation, text = _cut(self.evaluation, "data.evaluation", tokenizer, seqlen, self.limit_windows, bos)
         check_vocabulary(windows, vocab_size, "data.evaluation")
+        same_source = self.calibration.describe() == self.evaluation.describe()
+        same_text = same_source or text.sha256 == calibration.get("text_sha256")
         logger.info("data: %d samples and %d evaluation windows of %d tokens", len(samples), len(windows), seqlen)
         return Data(
             calibration=host_tensor(samples),
@@ -95,6 +98,7 @@ class TextData(DataSpec):
                 "evaluation": evaluation,
                 "tokenizer": tokenizer_protocol(tokenizer),
                 "bos": bos.to_json(),
+                "overlap": find_overlap(samples, windows, same_text=same_text),
             },
             evaluation_bytes=text.covered_bytes(windows.size - len(windows) * bos.room),
             evaluation_tokens=bos.count_text(windows),

@@ -11,6 +11,7 @@ from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import open_store
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject, measure
 from prune_lab.evaluation.suite import Suite, merge
+from prune_lab.utils.device import arithmetic
 from prune_lab.utils.digests import class_digest, json_digest
 from prune_lab.utils.files import write_json
 
@@ -92,8 +93,7 @@ def _place_key(subject: Subject) -> dict[str, object]:
     cuda = subject.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(subject.device) if cuda else subject.device.type,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
+        "arithmetic": arithmetic(),
         "float32_matmul": torch.get_float32_matmul_precision(),
         "code": source_digest(),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},

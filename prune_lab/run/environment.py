@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import prune_lab
+from prune_lab.utils.device import arithmetic
 
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "safetensors", "hydra-core",
@@ -35,7 +36,7 @@ def describe_environment(device: torch.device) -> dict[str, object]:
         "system": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        **arithmetic(),
         "cuda": torch.version.cuda,
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }

@@ -33,7 +33,7 @@ from prune_lab.run.title import label_of, title_of
 from prune_lab.run.tracking.tracker import RunInfo, Tracker
 from prune_lab.run.tracking.trackers import Trackers
 from prune_lab.run.vetting import vet
-from prune_lab.utils.device import watch_peak_memory
+from prune_lab.utils.device import arithmetic, watch_peak_memory
 from prune_lab.utils.files import write_json, write_text
 from prune_lab.utils.secrets import redacted, redacted_override, without_known_secrets
 
@@ -167,6 +167,7 @@ def _load(parts: Parts, folder: Path, seed: int) -> RunState:
         "data": data.protocol,
         "seed": seed,
         "device": str(parts.device),
+        "arithmetic": arithmetic(),
         "packages": package_versions(),
     }
     logger.info(

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from prune_lab.errors import BadInput
 from prune_lab.utils.processes import processes
 
+_INSTRUCTION_LIMITS = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -38,6 +40,19 @@ def resolve_device(name: str) -> torch.device:
     if int(index or own) >= torch.cuda.device_count():
         raise BadInput(f"device={name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
     return torch.device("cuda", int(index or own))
+
+
+def arithmetic() -> dict[str, object]:
+    """Returns what decides how sums on the CPU are rounded: the instructions that are used, and the threads.
+
+    Environment variables may name fewer instructions than the processor has; those that are set are in it.
+    """
+    found = {
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "amx": bool(torch.cpu._is_amx_tile_supported()),
+        "threads": torch.get_num_threads(),
+    }
+    return found | {name: os.environ[name] for name in _INSTRUCTION_LIMITS if name in os.environ}
 
 
 def release_free_memory(device: torch.device) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "training_seconds", "peak_memory_mb", "allocation_seconds", "forward_seconds")
@@ -132,7 +133,10 @@ def test_orders_of_channels_are_kept_with_the_masks(command, job, tmp_path):
     assert (tmp_path / "first/masks.safetensors").read_bytes() == (tmp_path / "second/masks.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("change", ["method", "seed", "data", "model", "code", "stage_cache_min_seconds", "damage"])
+CHANGES = ["method", "seed", "data", "model", "code", "threads", "stage_cache_min_seconds", "damage"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_would_give_something_else_is_not_taken(command, job, tmp_path, monkeypatch, token_files, change):
     assert run(command, tmp_path / "first", *job) == []
     again = [*job, *TUNED]
@@ -146,6 +150,8 @@ def test_what_would_give_something_else_is_not_taken(command, job, tmp_path, mon
         again += ["model.dtype=bfloat16"]
     elif change == "code":
         monkeypatch.setattr("prune_lab.run.stage_cache.source_digest", lambda: "other")
+    elif change == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
     elif change == "stage_cache_min_seconds":
         again.append("stage_cache_min_seconds=null")
     else:

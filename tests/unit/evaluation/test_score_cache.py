@@ -5,6 +5,7 @@ import logging
 import os
 
 import pytest
+import torch
 
 from prune_lab.cache.folder import cache_folder
 from prune_lab.evaluation.evaluation import Evaluation, Scores
@@ -30,6 +31,15 @@ class Counting(Evaluation):
 @pytest.fixture
 def subject(tiny_model, make_subject, random_tokens):
     return make_subject(tiny_model("llama"), random_tokens(2, 16))
+
+
+def test_other_instructions_or_threads_measure_again(subject, monkeypatch):
+    evaluation = Counting()
+    assert cached_scores(evaluation, subject).metrics["calls"] == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    assert cached_scores(evaluation, subject).metrics["calls"] == 2
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert cached_scores(evaluation, subject).metrics["calls"] == 3
 
 
 def kept():

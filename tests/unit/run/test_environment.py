@@ -22,4 +22,6 @@ def test_a_package_that_is_not_there_is_called_missing(monkeypatch):
 def test_the_description_is_plain_json_and_names_no_host():
     text = json.dumps(describe_environment(torch.device("cpu")))
     assert json.loads(text)["device"] == "cpu"
+    assert json.loads(text)["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert json.loads(text)["threads"] == torch.get_num_threads() and type(json.loads(text)["amx"]) is bool
     assert socket.gethostname() not in text
