@@ -9,6 +9,9 @@ logger = logging.getLogger(__name__)
 RUN = 32
 """So many tokens in a row that stand in both are no chance."""
 
+TELLING = 8
+"""Shorter windows than that are alike by chance, and warn of nothing."""
+
 NOTED = 0.05
 """A larger share of the calibration tokens gets a warning; phrases that texts repeat stay below it."""
 
@@ -30,7 +33,7 @@ def find_overlap(calibration: np.ndarray, evaluation: np.ndarray, *, same_text: 
     length = min(RUN, calibration.shape[1], evaluation.shape[1])
     ours = _runs(calibration, length)
     share = round(float(np.isin(ours, _runs(evaluation, length)).mean()), 4)
-    if same_text or share > NOTED:
+    if same_text or (share > NOTED and length >= TELLING):
         how = "are cut from the text of the evaluation" if same_text else "stand in the evaluation windows"
         logger.warning(
             "calibration and evaluation overlap: the calibration samples %s (%.0f %% of their tokens are evaluated); "

@@ -54,7 +54,7 @@ def test_arrays_are_taken_as_they_are_each_with_its_own_width(files):
             "sha256": token_digest(np.arange(10).reshape(5, 2)),
         },
         "tokenizer": None,
-        "overlap": {"same_text": False, "share": 0.6667},
+        "overlap": {"same_text": False, "share": 0.5556},
     }
 
 

@@ -20,9 +20,10 @@ def test_the_share_is_that_of_runs_that_stand_in_both(caplog, calibration, share
     assert ("calibration and evaluation overlap" in caplog.text) == (share > 0)
 
 
-def test_short_rows_are_compared_whole():
+def test_short_rows_are_compared_whole_and_warn_of_nothing(caplog):
     assert find_overlap(np.array([[1, 2], [2, 3]]), np.array([[1, 2, 3]]))["share"] == 1
     assert find_overlap(np.array([[1, 2], [3, 2]]), np.array([[1, 2, 3]]))["share"] == 0.5
+    assert not caplog.text
 
 
 def test_one_file_for_both_is_told_once_also_where_other_parts_of_it_are_used(tmp_path, words, caplog):
