@@ -31,6 +31,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         BadInput: it is damaged, its family is unknown, its weights are quantised, or a number cannot be.
     """
     raw = read_json(folder, "config.json")
+    if (folder / "generation_config.json").exists():
+        read_json(folder, "generation_config.json")  # which the library does without, when it is damaged
     try:
         family = family_of(family_name(raw))
     except BadInput as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_lab.errors import BadInput
+from prune_lab.utils.files import write_json
 from prune_lab.utils.paths import local_path, shown_path, why_missing
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -69,6 +70,17 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{at}: {file} holds no JSON object; copy the folder again")
     return value
+
+
+def name_base(adapter: Path, base: Path) -> None:
+    """Writes into the folder of a PEFT adapter which model it belongs to, where both have been copied.
+
+    Args:
+        adapter: the folder.
+        base: the model's folder, which peft finds by its absolute path only.
+    """
+    config = read_json(adapter, ADAPTER_CONFIG)
+    write_json(adapter / ADAPTER_CONFIG, config | {"base_model_name_or_path": str(base.resolve())})
 
 
 def shown_name(path: str) -> str:

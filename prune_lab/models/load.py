@@ -131,7 +131,7 @@ class Checkpoint:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **self._trusting)
             words = len(tokenizer)
         except Exception as error:  # the loaders raise a dozen kinds
-            raise self._no_tokenizer(found, _first_line(error)) from error
+            raise self._no_tokenizer(found, _in_short(error)) from error
         if words <= len(tokenizer.all_special_ids):
             raise self._no_tokenizer(found, f"its vocabulary has {words} tokens, and no file gives more")
         return tokenizer
@@ -215,7 +215,7 @@ class Checkpoint:
             )
         except Exception as error:  # from OSError to SafetensorError
             raise BadInput(
-                f"{{at}}.path={self.path}: cannot load the weights: {_first_line(error)}. Copy the folder again, with "
+                f"{{at}}.path={self.path}: cannot load the weights: {_in_short(error)}. Copy the folder again, with "
                 "complete weights as save_pretrained writes them."
             ) from error
         hf, report = loaded
@@ -236,5 +236,5 @@ class Checkpoint:
         )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def _in_short(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300].rstrip(".")

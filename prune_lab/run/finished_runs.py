@@ -19,6 +19,7 @@ from typing import Any
 
 from prune_lab.cache.folder import cache_folder
 from prune_lab.cache.source import source_digest
+from prune_lab.models.folder import ADAPTER_CONFIG, name_base
 from prune_lab.run import artifacts
 from prune_lab.run.config import RunConfig
 from prune_lab.run.input_files import files_of
@@ -124,6 +125,8 @@ def adopt(earlier: Path, folder: Path) -> dict[str, Any]:
             ignore=shutil.ignore_patterns(*_NOT_SHARED),
             dirs_exist_ok=True,
         )
+        if (folder / artifacts.ADAPTER / ADAPTER_CONFIG).is_file():
+            name_base(folder / artifacts.ADAPTER, folder / artifacts.MODEL)  # not the earlier run's, which may go
     return read_record(folder)
 
 

@@ -47,8 +47,12 @@ def test_a_run_on_a_saved_model_names_what_was_done_before_and_claims_nothing(co
 def test_an_adapter_that_is_kept_apart_is_opened_on_the_pruned_model(command, local_overrides, token_files, tmp_path):
     run = tmp_path / "run"
     tuning = ["finetune=lora", "finetune.merge=false", "training.steps=8", "training.lr=0.05"]
-    outcome = command(*local_overrides, "method=wanda", "sparsity.level=0.6", *tuning, f"hydra.run.dir={run}")
-    assert outcome.status == 0, outcome.err
+    job = [*local_overrides, "method=wanda", "sparsity.level=0.6", *tuning, "skip_finished=true"]
+    for folder in (run, tmp_path / "copy"):
+        outcome = command(*job, f"hydra.run.dir={folder}")
+        assert outcome.status == 0, outcome.err
+        base = json.loads((folder / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        assert base == str(folder / "model")  # the second was taken from the first, and needs it no more
     tokens = torch.from_numpy(np.load(token_files[1])).long()
     model = AutoPeftModelForCausalLM.from_pretrained(run / "adapter").eval()
     with torch.no_grad():

@@ -63,6 +63,13 @@ def test_a_value_that_the_library_refuses_is_told_with_its_key(model_folder, cha
     assert key in str(caught.value) or key in ("num_attention_heads", "pad_token_id", "id2label")
 
 
+def test_a_damaged_configuration_of_generation_is_refused(model_folder):
+    folder = model_folder("llama")
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(BadInput, match=r"generation_config\.json is not valid JSON"):
+        Checkpoint(str(folder))
+
+
 def test_a_value_that_only_a_pass_shows_is_refused_too(model_folder, change_config):
     folder = model_folder("llama")
     change_config(folder, return_dict=False)
