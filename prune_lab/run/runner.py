@@ -82,8 +82,8 @@ def execute(
         "protocol": {},
     }
     _open_folder(folder, config, parts.device)
-    record["title"] = title_of(config.plain, parts.model.name)
-    info = RunInfo(folder, config.redacted, name=redacted(record["title"]), group=group)
+    record["title"] = redacted(title_of(config.plain, parts.model.name))
+    info = RunInfo(folder, config.redacted, name=record["title"], group=group)
     try:
         with parts.addresses.naming():
             _run_stages(parts, info, config, record, report)
@@ -139,7 +139,7 @@ def _run_stages(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str
                     idle.add(result.name)
                 elif run.model.adapter is None:  # with one, the weights are still those before the training
                     run.origin = run.origin.after(label_of(config.plain, result.name))
-                record["title"] = title_of(config.plain, run.model.name, idle)
+                record["title"] = redacted(title_of(config.plain, run.model.name, idle))
             del names[: len(results)]
         failed = False
     except TrialStopped:
