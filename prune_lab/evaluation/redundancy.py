@@ -19,12 +19,22 @@ from prune_lab.utils.digests import tensor_digest
 
 @dataclass
 class Redundancy(Evaluation):
-    """Measures every block's neurons on evaluation windows; the metrics are means over blocks.
+    """Measures every block's neurons on evaluation windows.
 
-    *Uniqueness* of a block is the share of neurons without a later one whose activation has a cosine of ``threshold``
-    or more with theirs over all tokens: a cluster of k clones counts once, so k clones and m orthogonal neurons give
-    ``(m + 1) / (m + k)``. *Sensitivity* of a neuron is the first-order estimate of the change of the loss if it were
-    removed, ``|sum W G|`` over its weights and bias, a mean over samples. Neurons that are zero (masked) do not count.
+    Block ``b`` has ``n_b`` neurons that are not zero (masked). Neuron ``j`` is *similar* if a later one of its block
+    has an activation whose cosine with its own is ``threshold`` or more over all tokens, so that a cluster of k clones
+    counts once. ``I_j`` is the first-order estimate of the change of the loss if neuron ``j`` were removed: the mean
+    over samples of ``|sum W G|`` over its weights and bias, ``G`` the gradient of the sample's mean cross-entropy in
+    nats. With ``s_b`` similar neurons in block ``b`` of ``B`` blocks:
+
+    =====================  =============================================================
+    ``uniqueness_pooled``  ``1 - sum_b s_b / sum_b n_b``: of all neurons, as in the paper
+    ``uniqueness``         ``1/B sum_b (1 - s_b / n_b)``: mean over blocks
+    ``sensitivity_sum``    ``sum_b sum_j I_j``: of all that remain, as in the paper
+    ``sensitivity``        ``1/B sum_b (1/n_b sum_j I_j)``: mean over neurons, then over blocks
+    =====================  =============================================================
+
+    Pruning takes terms from the sum; the mean tells how much each neuron that remains does.
 
     Args:
         windows: at most so many windows of the evaluation text; null: all.
@@ -37,8 +47,10 @@ class Redundancy(Evaluation):
     """
 
     metric_info: ClassVar[Mapping[str, MetricInfo]] = {
-        "uniqueness": MetricInfo("uniqueness of neurons", format=".4f", relative=True, in_summary=True),
-        "sensitivity": MetricInfo("sensitivity of neurons", format=".3g", relative=True, in_summary=True),
+        "uniqueness": MetricInfo("uniqueness of neurons, mean over blocks", format=".4f", relative=True),
+        "uniqueness_pooled": MetricInfo("uniqueness of all neurons", format=".4f", relative=True, in_summary=True),
+        "sensitivity": MetricInfo("sensitivity of a neuron, mean", format=".3g", relative=True, in_summary=True),
+        "sensitivity_sum": MetricInfo("sensitivity of all neurons, sum", format=".3g", relative=True, in_summary=True),
         "*/block_*": MetricInfo("{} of the neurons of block {}"),
     }
     windows: int | None = 32
@@ -64,18 +76,23 @@ class Redundancy(Evaluation):
             raise RunFailed("redundancy: every neuron of the model is zero; lower sparsity.level")
         units = [each for each, _ in counted.values()]
         grams = self._grams(subject, units, windows)
-        found = {
-            "uniqueness": {i: uniqueness(grams[each.name], keep, self.threshold) for i, (each, keep) in counted.items()}
-        }
+        left = {index: int(keep.sum()) for index, (_, keep) in counted.items()}
+        similar = {i: similar_neurons(grams[each.name], keep, self.threshold) for i, (each, keep) in counted.items()}
+        found = {"uniqueness": {i: 1 - count / left[i] for i, count in similar.items()}}
+        metrics = {"uniqueness_pooled": 1 - sum(similar.values()) / sum(left.values())}
         if self.sensitivity:
             totals = self._sensitivities(subject, units, windows)
-            found["sensitivity"] = {i: float(totals[each.name][keep].mean()) for i, (each, keep) in counted.items()}
-        metrics = {name: sum(blocks.values()) / len(blocks) for name, blocks in found.items()}
+            sums = {i: float(totals[each.name][keep].sum()) for i, (each, keep) in counted.items()}
+            found["sensitivity"] = {i: value / left[i] for i, value in sums.items()}
+            metrics["sensitivity_sum"] = sum(sums.values())
+        metrics |= {name: sum(blocks.values()) / len(blocks) for name, blocks in found.items()}
         for name, blocks in found.items():
             metrics |= {f"{name}/block_{index}": value for index, value in blocks.items()}
         protocol = {
             "uniqueness": f"share of neurons without a later one of cosine >= {self.threshold}; mean over blocks",
+            "uniqueness_pooled": "the same share among the neurons of all blocks",
             "sensitivity": "mean over samples and neurons of |sum of weight times gradient|; mean over blocks",
+            "sensitivity_sum": "the same of each sample, summed over the neurons of all blocks; mean over samples",
             "windows": len(windows),
         }
         return Scores(metrics, protocol)
@@ -131,8 +148,8 @@ def alive(units: Neurons) -> Tensor:
     return (units.norms(1) > 0).all(0).cpu()
 
 
-def uniqueness(gram: Tensor, counted: Tensor, threshold: float) -> float:
-    """The share of the counted neurons without a later similar one.
+def similar_neurons(gram: Tensor, counted: Tensor, threshold: float) -> int:
+    """How many of the counted neurons have a later similar one.
 
     Args:
         gram: ``(count, count)`` float32, the sum over tokens of ``h h^T``.
@@ -142,8 +159,7 @@ def uniqueness(gram: Tensor, counted: Tensor, threshold: float) -> float:
     gram = gram[counted][:, counted]
     norm = gram.diagonal().clamp_min(0).sqrt()
     cosine = gram / (norm[:, None] * norm).clamp_min(torch.finfo(gram.dtype).tiny)
-    similar = (cosine.triu(1) >= threshold).any(1)
-    return 1 - float(similar.float().mean())
+    return int((cosine.triu(1) >= threshold).any(1).sum())
 
 
 def _first_order(units: Neurons) -> Tensor:
