@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.prune_lab_combinations import use_by_default
-from prune_lab.errors import BadInput, Reported, RunFailed, TrialStopped
+from prune_lab.errors import BadInput, Reported, RunFailed, TrialStopped, shown
 from prune_lab.run import artifacts
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig, objectives_of
@@ -135,8 +135,14 @@ def main() -> None:
         if not _is_of_hydra(error):
             raise
         reading = any("load_" in frame.name for frame in traceback.extract_tb(error.__traceback__))
-        what = "a file of the settings cannot be read" if reading else "the run folder cannot be written"
-        _exit_if_expected(BadInput(f"{what}: {error}" + ("" if reading else "; set hydra.run.dir=DIR")))
+        what = f"{error.strerror or error}: {shown(error.filename)}"
+        _exit_if_expected(
+            BadInput(
+                f"a file of the settings cannot be read: {what}"
+                if reading
+                else f"the run folder cannot be written: {what}; set hydra.run.dir=DIR"
+            )
+        )
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def groups() -> list[str]:
 
 def choices_of(group: str) -> list[str]:
     """The choices of a group that come with prune_lab."""
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")) if group in groups() else []
 
 
 def no_choice(key: str, given: str, known: Sequence[str]) -> str:
@@ -100,7 +101,7 @@ def _close(given: str, known: Sequence[str], cutoff: float = 0.6) -> list[str]:
 def _meant(group: str, given: str) -> list[str]:
     """Choices that take as a value what was given as a choice."""
     quoted = given if re.fullmatch(r"[\w/.:+-]+", given, re.ASCII) else f"'\"{given}\"'"
-    is_path = Path(given).expanduser().exists() or given.startswith(("/", "./", "../", "~"))
+    is_path = os.path.exists(os.path.expanduser(given)) or given.startswith(("/", "./", "../", "~"))
     if group == "model" and is_path:
         return [f"model=local model.path={quoted}"]
     if group == "model" and re.fullmatch(r"[\w.-]+/[\w.-]+", given):

@@ -61,7 +61,10 @@ def mistakes_in(overrides: Sequence[str], sweep: bool) -> str:
         overrides: what was typed.
         sweep: whether ``-m`` was.
     """
-    return "\n".join(filter(None, (_mistake_in(override, sweep) for override in _parsed(overrides))))
+    try:
+        return "\n".join(filter(None, (_mistake_in(override, sweep) for override in _parsed(overrides))))
+    except ValueError:  # Python reads numbers of some thousand digits only
+        return f"{_short(max(overrides, key=len))} cannot be read: a number has too many digits"
 
 
 def _mistake_in(override: Override, sweep: bool) -> str | None:
@@ -160,6 +163,8 @@ def _about_choice(error: MissingConfigException, typed: Sequence[Override]) -> s
         second, _, choice = choice.partition("/")
         group = f"{group}/{second}"
     choice = choice.removesuffix(".yaml")
+    if not choice:
+        return f"there is no configuration {_short(group)}; --config-name is mostly left out"
     known = sorted(error.options or choices_of(group))
     if group == "stages":
         return f"stages: {choice!r} is unknown; allowed: {', '.join(known)}"
