@@ -68,6 +68,22 @@ def read_runs(folder: Path, name: str, conf: Path, reference: Path) -> Findings:
     except OSError as error:
         known = ", ".join(sorted(path.stem for path in (folder / "protocols").glob("*.json"))) or "none"
         raise BadInput(f"{error.filename} cannot be read; tables with runs in {folder}: {known}") from error
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise BadInput(f"{_damaged(folder, name)}: {error}") from error
+    try:
+        return _findings(about, lines, name, conf, reference)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{_damaged(folder, name)}: {type(error).__name__} {error}") from error
+
+
+def _damaged(folder: Path, name: str) -> str:
+    return f"{name}.csv and protocols/{name}.json in {folder} are not as a table leaves them; make the table again"
+
+
+def _findings(about: dict[str, Any], lines: list[dict[str, str]], name: str, conf: Path, reference: Path) -> Findings:
+    """The runs of a table from what its two files hold."""
     spec = replace(read_table(conf, about["table"], about["asked"]), overrides=tuple(about["overrides"]))
     cells = {(cell.row, cell.column, cell.seed): cell for cell in spec.cells()}
     records: Records = []

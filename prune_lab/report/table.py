@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +24,7 @@ from prune_lab.report.records import Failures, Records, described_by
 from prune_lab.report.render import report_text, update_readme, write_report
 from prune_lab.report.spec import Cell, TableSpec, read_table
 from prune_lab.run import artifacts
+from prune_lab.run.choices import no_choice
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
@@ -76,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = [override for override in parsed.overrides if override.lstrip("+").startswith("hydra.launcher.")]
         if options and parsed.launcher is None:
             raise BadInput(f"{options[0]} needs a launcher; give -m slurm, say")
+        if parsed.launcher is not None:
+            _check_launcher(parsed.launcher)
         if parsed.redraw:
             if parsed.overrides or parsed.launcher:
                 raise BadInput("--redraw runs nothing, so it takes neither overrides nor a launcher")
@@ -212,6 +217,14 @@ class _Runner:
             if str(error).startswith("model.path="):
                 self.no_model[model] = str(error)
             raise
+
+
+def _check_launcher(name: str) -> None:
+    """Looks whether there is such a launcher, before the cells are composed, which takes seconds."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
+    if name not in known:
+        raise BadInput(f"-m {name}: {no_choice('hydra/launcher', name, known)}")
 
 
 def tables_folder() -> Path:

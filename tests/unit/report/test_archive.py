@@ -54,6 +54,24 @@ def test_the_table_is_the_same_after_reading(findings, tmp_path):
         assert (tmp_path / "other" / path).read_bytes() == (tmp_path / "results" / path).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("toy.csv", "model\nbig\n"),
+        ("toy.csv", "model,method,column,seed,evaluate/perplexity,protocol,key\nbig,wanda,50 %,0,many,x,k\n"),
+        ("protocols/toy.json", "{"),
+        ("protocols/toy.json", "[]"),
+        ("protocols/toy.json", "[" * 100_000),
+        ("protocols/toy.json", '{"table": "toy", "asked": [], "overrides": 3, "protocols": {}}'),
+    ],
+)
+def test_damaged_files_of_a_table_are_named(findings, tmp_path, file, content):
+    write_runs(findings, tmp_path / "results")
+    (tmp_path / "results" / file).write_text(content)
+    with pytest.raises(BadInput, match=r"toy\.csv and protocols/toy\.json in .* are not as a table leaves them"):
+        read(tmp_path)
+
+
 def test_runs_share_protocols_that_say_how_and_not_what_came_out(findings, tmp_path):
     write_runs(findings, tmp_path)
     about = json.loads((tmp_path / "protocols/toy.json").read_text())

@@ -138,6 +138,16 @@ def test_bad_input_exits_with_2(capsys):
     assert "there is no table" in capsys.readouterr().err
 
 
+def test_a_launcher_that_is_not_there_is_told_before_anything_is_composed(capsys, monkeypatch):
+    monkeypatch.setattr(table, "run_cells", None)
+    with pytest.raises(SystemExit) as ended:
+        table.main(["reference", "-m", "slrum"])
+    assert ended.value.code == 2
+    assert (
+        "-m slrum: hydra/launcher=slrum is not a choice; did you mean hydra/launcher=slurm" in capsys.readouterr().err
+    )
+
+
 def test_a_metric_may_name_its_stage(folder, tmp_path):
     text = (folder / "toy.yaml").read_text() + '  prune/seconds: {form: "{:.0f}", title: Seconds}\n'
     (folder / "toy.yaml").write_text(text)
