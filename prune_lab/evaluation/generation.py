@@ -73,23 +73,19 @@ class Generation(Evaluation):
         check_number(self, "length_penalty")
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
-        """Looks for a tokenizer that turns tokens into text, and knows where a text ends.
+        """Looks whether the tokenizer knows where a text ends.
 
         Raises:
-            BadInput: there is none.
+            BadInput: it does not.
         """
-        if tokenizer is None:
-            raise BadInput(
-                f"evaluate=generation needs a tokenizer, and {name} has none; put its files beside the model"
-            )
-        if tokenizer.eos_token_id is None:
+        if tokenizer is not None and tokenizer.eos_token_id is None:
             raise BadInput(
                 f"evaluate=generation has texts written, which the EOS token ends, and the tokenizer of {name} has "
                 "none; name one in its tokenizer_config.json (eos_token)"
             )
 
     def check(self, subject: Subject) -> None:
-        """Looks for prompts.
+        """Looks for prompts, and for a tokenizer that turns tokens into text.
 
         Raises:
             BadInput: there are none.
@@ -99,7 +95,10 @@ class Generation(Evaluation):
                 "evaluate=generation needs prompts with references, which this data has not; use data=e2e, data=samsum "
                 "or data=wikisql, or another evaluation"
             )
-        self.check_tokenizer(subject.model.tokenizer, subject.model.name)
+        name = subject.model.name
+        if subject.model.tokenizer is None:
+            raise BadInput(f"evaluate=generation needs a tokenizer, and {name} has none; put its files beside it")
+        self.check_tokenizer(subject.model.tokenizer, name)
 
     def key(self, subject: Subject) -> dict[str, object] | None:
         """Settings, prompts, references, and what turns tokens into numbers."""

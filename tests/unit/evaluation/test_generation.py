@@ -129,6 +129,12 @@ def test_the_dense_texts_have_a_file_of_their_own(subject):
     assert [path.name for path in subject.folder.glob("*.jsonl")] == ["generations_dense.jsonl"]
 
 
+def test_a_tokenizer_that_cannot_end_a_text_is_refused_before_the_weights_are_read(letters):
+    letters.eos_token = None
+    with pytest.raises(BadInput, match=r"tokenizer of tiny has none.*eos_token"):
+        Generation().check_tokenizer(letters, "tiny")
+
+
 def test_data_without_prompts_is_refused(tiny_model, make_subject, subject):
     with pytest.raises(BadInput, match=r"evaluate=generation needs prompts.*use data=e2e, data=samsum or data=wikisql"):
         Generation().check(make_subject(tiny_model("opt")))
