@@ -17,6 +17,7 @@ from prune_lab.errors import BadInput
 from prune_lab.training.accelerator import accelerator_for
 from prune_lab.training.held_out import HeldOut, split
 from prune_lab.training.hooks import Hooks
+from prune_lab.training.masters import check_types, widened
 from prune_lab.training.progress import Progress
 from prune_lab.training.settings import Training
 from prune_lab.training.states import SavedStates
@@ -40,7 +41,8 @@ def fit(
     """Trains a causal language model in place.
 
     Args:
-        model: in the type it is trained in; its parameters that require gradients are trained.
+        model: its parameters that require gradients are trained; those in half precision are in float32 meanwhile,
+            unless ``training.master_weights`` is false.
         samples: what to train on.
         training: how.
         device: where; the model comes back to the host.
@@ -53,18 +55,35 @@ def fit(
     Raises:
         RunFailed: the loss is not finite.
         TrialStopped: ``report`` said so.
-        BadInput: there are no samples, or the folder has states of a training with other settings.
+        BadInput: there are no samples, the type of the weights cannot be trained so, or the folder has states of a
+            training with other settings.
     """
+    check_types(next(model.parameters()).dtype, training, device)
+    with widened(model, wanted=training.master_weights):
+        return _fit(model, samples, training, device, groups, hooks or Hooks(), teacher, folder, report)
+
+
+def _fit(
+    model: nn.Module,
+    samples: Samples,
+    training: Training,
+    device: torch.device,
+    groups: Sequence[dict[str, Any]],
+    hooks: Hooks,
+    teacher: nn.Module | None,
+    folder: Path | None,
+    report: Callable[[int, float], None] | None,
+) -> Progress:
     samples, held_out = _held_out(samples, training, report)
-    hooks = hooks or Hooks()
     torch.manual_seed(training.seed)  # of dropout
     accelerator = accelerator_for(training, device)
     optimizer, scheduler = _optimizer(model, training, groups)
     prepared, optimizer = accelerator.prepare(model.to(device), optimizer)
     make_step = Stepper(accelerator, prepared, optimizer, hooks, teacher, samples, training)
     progress = Progress(trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad))
-    accelerator.register_for_checkpointing(scheduler, hooks, held_out, progress)
-    states = SavedStates(accelerator, folder, training.save_every, f"{training} {hooks.settings}".strip())
+    parts = {"optimizer": optimizer, "scheduler": scheduler, "hooks": hooks, "held_out": held_out, "progress": progress}
+    settings = f"{training} {hooks.settings}".strip()
+    states = SavedStates(accelerator, prepared, parts, folder, training.save_every, settings)
     first = progress.resumed_at = states.resume()
     start = time.perf_counter() - progress.seconds
     with _training_mode(model, training, accelerator):
@@ -91,7 +110,7 @@ def _optimizer(
     model: nn.Module, training: Training, groups: Sequence[dict[str, Any]]
 ) -> tuple[torch.optim.Optimizer, LRScheduler]:
     """AdamW on the model's trained parameters and further groups, with the learning rates of its steps."""
-    optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr)
+    optimizer = torch.optim.AdamW([*_weight_groups(model, training), *groups], lr=training.lr, eps=training.eps)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
 
 

@@ -8,6 +8,7 @@ from prune_lab.training.losses import Distillation
 from prune_lab.utils.checks import check_choice, check_flag, check_number, check_seed, check_whole
 
 PRECISIONS = ("no", "bf16", "fp16")
+_EPSILON = 1e-8  # AdamW's in torch
 DECAYS = ("linear", "cosine", "constant")
 
 
@@ -20,10 +21,15 @@ class Training:
         batch_size: samples a step, all told.
         gradient_accumulation_steps: micro-batches of a step; they divide ``batch_size``.
         lr: the highest learning rate of the weights (AdamW).
+        epsilon: added to the root of AdamW's second moment; null: that of the method's authors where a method trains
+            (1e-4 for those of `prune_lab.pruning.methods.trained`), else 1e-8.
         weight_decay: of matrices; biases, norms and scores have none.
         warmup: share of the steps in which learning rates rise from 0.
         decay: ``linear`` to 0, ``cosine`` to 0, or ``constant``.
-        max_grad_norm: of all gradients together; null: no limit.
+        max_grad_norm: of all gradients together, those of scores among them; null: no limit.
+        master_weights: whether weights in half precision are float32 while they are trained, which takes 8 bytes a
+            weight more than bfloat16; ``false``: bfloat16 weights are trained as they are, and a step of less than
+            1/512 of a weight is lost.
         precision: ``no`` (that of the weights), ``bf16`` or ``fp16``: mixed precision.
         distill: mixes in the divergence from the model as it was before training; null: none.
         gradient_checkpointing: computes activations again in the backward pass instead of keeping them.
@@ -41,10 +47,12 @@ class Training:
     batch_size: int = 8
     gradient_accumulation_steps: int = 1
     lr: float = 5e-4
+    epsilon: float | None = None
     weight_decay: float = 0.1
     warmup: float = 0.1
     decay: str = "linear"
     max_grad_norm: float | None = 1.0
+    master_weights: bool = True
     precision: str = "no"
     distill: Distillation | None = None
     gradient_checkpointing: bool = False
@@ -65,7 +73,8 @@ class Training:
         check_number(self, "lr", "weight_decay", least=0)
         check_number(self, "warmup", least=0, most=1, hint="a share of the steps")
         check_number(self, "max_grad_norm", above=0, optional=True, hint="null: no limit")
-        check_flag(self, "gradient_checkpointing")
+        check_number(self, "epsilon", above=0, optional=True, hint="null: the method's, or 1e-8")
+        check_flag(self, "gradient_checkpointing", "master_weights")
         check_whole(self, "patience", optional=True, hint="null: never")
         if self.patience is not None and not self.eval_samples:
             raise BadSetting(
@@ -79,6 +88,11 @@ class Training:
         check_choice(self, "decay", DECAYS)
         check_choice(self, "precision", PRECISIONS)
         check_seed(self)
+
+    @property
+    def eps(self) -> float:
+        """AdamW's epsilon."""
+        return _EPSILON if self.epsilon is None else self.epsilon
 
     def rate(self, step: int) -> float:
         """The share of the highest learning rate at a step, from 0."""

@@ -1,20 +1,45 @@
-"""Saved states of a training, from which an interrupted one goes on."""
+"""Saved states of a training, from which an interrupted one goes on: safetensors and JSON, so that none runs code.
+
+A state is a folder: the model's weights, and what everything else remembers (optimizer, scaler of losses, and the parts
+that the training names), by `save_values`; each process adds where its random numbers are.
+"""
 
 import json
 import logging
+import random
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_model, save_model
+from torch import nn
 
 from prune_lab.errors import BadInput
+from prune_lab.training.packing import load_values, save_values
 from prune_lab.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 
 _LATEST = "latest.json"
+_WEIGHTS, _REST = "model.safetensors", "rest"
+
+
+class Stateful(Protocol):
+    """What a training that goes on has to know of one of its parts: plain values and tensors."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> object:
+        """Restores it."""
+        ...
 
 
 @dataclass
@@ -22,13 +47,17 @@ class SavedStates:
     """The states of one training in a folder; a state counts once ``latest.json`` names it.
 
     Args:
-        accelerator: that has everything registered which belongs to a state.
+        accelerator: of the training.
+        model: whose weights are saved, as the accelerator has prepared it.
+        parts: what else belongs to a state, by name.
         folder: of the states; ``None``: nothing is saved.
         every: steps between two states.
         settings: that a state depends on, in words.
     """
 
     accelerator: Accelerator
+    model: nn.Module
+    parts: Mapping[str, Stateful]
     folder: Path | None
     every: int
     settings: str
@@ -38,23 +67,34 @@ class SavedStates:
             self.folder = None
         elif self.accelerator.num_processes > 1:  # all use the first process' folder
             self.folder = broadcast_object_list([self.folder])[0]
+        self.model = self.accelerator.unwrap_model(self.model)
+        if self.accelerator.scaler is not None:
+            self.parts = {**self.parts, "scaler": self.accelerator.scaler}
 
     def resume(self) -> int:
         """Loads the latest state and returns the step at which training goes on; 0 where there is none.
 
         Raises:
-            BadInput: the folder has states of a training with other settings.
+            BadInput: the folder has states of a training with other settings, or one that cannot be read.
         """
         if self.folder is None or not (self.folder / _LATEST).is_file():
             return 0
-        latest = json.loads((self.folder / _LATEST).read_text(encoding="utf-8"))
-        if latest["settings"] != self.settings:
+        try:
+            latest = json.loads((self.folder / _LATEST).read_text(encoding="utf-8"))
+            settings, step = latest["settings"], int(latest["step"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._unreadable(error) from error
+        if settings != self.settings:
             raise BadInput(
-                f"{self.folder} holds the state of a training with other settings ({latest['settings']}); remove it to "
-                "start anew, or use the same settings to go on"
+                f"{self.folder} holds the state of a training with other settings ({settings}); remove it to start "
+                "anew, or use the same settings to go on"
             )
-        step = int(latest["step"])
-        self.accelerator.load_state(str(self.folder / f"step-{step}"))
+        try:
+            self._load(self.folder / f"step-{step}")
+        except BadInput:
+            raise
+        except Exception as error:  # torch and safetensors have kinds of their own for shapes and names that do not fit
+            raise self._unreadable(error) from error
         logger.info("training goes on at step %d", step)
         return step
 
@@ -66,7 +106,11 @@ class SavedStates:
         """Saves the state after so many steps, and removes the one before."""
         assert self.folder is not None
         state = self.folder / f"step-{step}"
-        self.accelerator.save_state(str(state))
+        state.mkdir(parents=True, exist_ok=True)
+        save_values(_random_state(), state / self._random)
+        if self.accelerator.is_main_process:
+            save_model(self.model, str(state / _WEIGHTS))
+            save_values({name: part.state_dict() for name, part in self.parts.items()}, state / _REST)
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
@@ -80,3 +124,40 @@ class SavedStates:
         self.accelerator.wait_for_everyone()
         if self.folder is not None and self.accelerator.is_main_process:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _random(self) -> str:
+        return f"random_{self.accelerator.process_index}"
+
+    def _load(self, state: Path) -> None:
+        rest, numbers = load_values(state / _REST), load_values(state / self._random)
+        load_model(self.model, state / _WEIGHTS)
+        for name, part in self.parts.items():
+            part.load_state_dict(rest[name])
+        _set_random_state(numbers)
+
+    def _unreadable(self, error: Exception) -> BadInput:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return BadInput(
+            f"{self.folder} holds the state of an interrupted training that cannot be read ({reason}); remove it to "
+            "start anew"
+        )
+
+
+def _random_state() -> dict[str, Any]:
+    """Where the random numbers of this process are, as plain values."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():  # a training may go on where there is another number of them
+        torch.cuda.set_rng_state_all(state["cuda"])

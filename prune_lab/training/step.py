@@ -40,6 +40,10 @@ class Stepper:
     def __post_init__(self) -> None:
         if self.teacher is not None:
             self.teacher.to(self.accelerator.device)
+        weights = list(self.model.parameters())
+        own = {id(parameter) for parameter in weights}
+        others = [each for group in self.optimizer.param_groups for each in group["params"] if id(each) not in own]
+        self._trained = [*weights, *others]  # of the model, and scores beside it
 
     def __call__(self, step: int) -> float:
         """Makes a step, from 0, and returns its loss: the mean over all targets of the step, and the hooks' penalty.
@@ -68,10 +72,7 @@ class Stepper:
         if accelerator.num_processes > 1:
             total = average(accelerator, self.optimizer, self.model, total)
         if not math.isfinite(total):
-            raise RunFailed(
-                f"the loss of training step {step} is not finite; lower {{at}}.lr, or use {{at}}.precision=no",
-                training,
-            )
+            raise RunFailed(f"the loss of training step {step} is not finite; {self._remedy()}", training)
         self._update()
         return total
 
@@ -85,11 +86,21 @@ class Stepper:
             goal = outputs(self.teacher, batch, hidden=hidden)
         return distill(outputs(self.model, batch, hidden=hidden), goal, batch.tokens, batch.targets)
 
+    def _remedy(self) -> str:
+        """What may help, of what is not set already."""
+        training = self.training
+        changes = {
+            "{at}.precision=no": training.precision != "no",
+            "{at}.master_weights=true": not training.master_weights,
+            "a {at}.max_grad_norm such as 1": training.max_grad_norm is None,
+        }
+        return ", or use ".join([f"lower {{at}}.lr={training.lr:g}", *(name for name, new in changes.items() if new)])
+
     def _update(self) -> None:
         """Moves the weights along the gradients."""
         self.hooks.after_backward()
         if self.training.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+            self.accelerator.clip_grad_norm_(self._trained, self.training.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -18,6 +18,7 @@ from prune_lab.pruning.zeros import KeepZeros, masks_of_zeros
 from prune_lab.training.hooks import Hooks
 from prune_lab.training.loop import fit, trainable_weights
 from prune_lab.training.progress import Progress
+from prune_lab.training.settings import Training
 from prune_lab.training.teacher import make_teacher
 
 
@@ -27,6 +28,10 @@ class MaskPolicy(ABC):
     A policy holds settings only. Whatever it remembers of one training lives in the masks, as parameters, buffers or
     extra state of theirs, so that it is saved and restored with them.
     """
+
+    def settled(self, training: Training) -> Training:
+        """Returns how it is trained, with the method's own values for what the settings leave to it."""
+        return training
 
     @abstractmethod
     def make_masks(self, units: Sequence[Units], seed: int) -> LiveMasks:
@@ -134,7 +139,7 @@ def train_with_masks(policy: MaskPolicy, units: Sequence[Units], context: Prunin
     Raises:
         RunFailed: the loss is not finite, or a layer would lose all its units.
     """
-    model, training = context.model, context.training
+    model, training = context.model, policy.settled(context.training)
     samples, teacher = context.training_samples(), make_teacher(model, training)
     zeros = KeepZeros(model, masks_of_zeros(model) if context.target.keep_zeros else ())
     live = policy.make_masks(units, context.seed)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -25,6 +25,8 @@ from prune_lab.utils.checks import check_choice, check_whole
 
 logger = logging.getLogger(__name__)
 SCOPES = ("layer", "global")
+EPSILON = 1e-4
+"""AdamW's, of weights and scores, in the code of Santacroce et al., 2023, arXiv:2302.03773, for all of its methods."""
 _NEARLY = 0.02  # floors cost a fraction of that
 
 
@@ -88,6 +90,10 @@ class TrainedMethod(MaskPolicy, Method):
     def check_model(self, model: PrunableModel, target: Target) -> None:
         """Checks that every layer can keep its units."""
         self.check_counts(target.units(model), target.sparsity)
+
+    def settled(self, training: Training) -> Training:
+        """Sets AdamW's epsilon to that of the authors' code where the settings have none."""
+        return training if training.epsilon is not None else replace(training, epsilon=EPSILON)
 
     def make_masks(self, units: Sequence[Units], seed: int) -> LiveMasks:
         """Puts masks on the model that keep everything yet, with the first scores."""

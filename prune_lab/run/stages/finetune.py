@@ -16,6 +16,7 @@ from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage, Table, note_zeros, training_samples
 from prune_lab.training.lora import Lora
+from prune_lab.training.masters import check_types, told_types
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
 from prune_lab.training.updates import AllWeights, Update
@@ -67,7 +68,9 @@ class Finetune(Stage):
         check_flag(self, "again", "score", "reports")
 
     def check(self, run: RunState) -> None:
-        """Whether a teacher fits the model."""
+        """Whether a teacher fits the model, and the type of the weights the training."""
+        if self.update is not None:
+            check_types(run.model.dtype, self.training, run.device)
         check_teacher(run.model, self.training)
 
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
@@ -106,6 +109,7 @@ class Finetune(Stage):
             "batch_size": self.training.batch_size,
             "held_out": {str(step): loss for step, loss in progress.held_out.items()},
             "update": _told(self.update),
+            "weights": told_types(run.model.dtype, self.training),
         }
         if progress.held_out:
             rows = list(progress.held_out.items())

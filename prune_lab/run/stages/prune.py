@@ -30,6 +30,7 @@ from prune_lab.pruning.target import Target
 from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage, Table, note_zeros, training_samples
+from prune_lab.training.masters import check_types
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
 from prune_lab.training.updates import Update
@@ -117,6 +118,7 @@ class Prune(Stage):
         self.allocation.check_model(run.model, self.target)
         self.method.check_model(run.model, self.target)
         if self.method.trains:
+            check_types(run.model.dtype, self.training, run.device)
             check_teacher(run.model, self.training)
 
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:

@@ -369,3 +369,21 @@ def test_a_method_leaves_no_hook_and_no_mask_on_the_model(tiny_model, random_tok
     for module in model.hf.modules():
         assert not module._forward_pre_hooks
         assert not hasattr(module, "parametrizations")
+
+
+def test_scores_are_clipped_with_the_weights_and_have_the_authors_epsilon(tiny_model, random_tokens, monkeypatch):
+    """As in the authors' code, where scores are parameters of the model."""
+    seen: list[tuple[float, float]] = []
+    step = torch.optim.AdamW.step
+
+    def watched(optimizer, *args, **kwargs):
+        gradients = [each.grad for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
+        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
+        seen.append((norm, optimizer.defaults["eps"]))
+        return step(optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    train(tiny_model("opt"), GUM(weight=1e3), random_tokens(8, 16), steps=2, max_grad_norm=0.5)
+    assert [norm for norm, _ in seen] == pytest.approx([0.5, 0.5], rel=1e-3)
+    train(tiny_model("opt"), GUM(), random_tokens(8, 16), steps=1, epsilon=1e-6)
+    assert [eps for _, eps in seen] == [1e-4, 1e-4, 1e-6]
