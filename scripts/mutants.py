@@ -45,7 +45,7 @@ class Mutant:
     """One fault.
 
     Attributes:
-        name: the file, the line and column, the kind of fault, and its number among those of this place.
+        name: the file, lines and columns, the kind of fault, and its number among those of this place.
         line: from 1.
         function: the first line of the function around it, decorators included; 0 outside of functions.
         before: the expression or statement as it was.
@@ -70,7 +70,8 @@ def mutants_of(source: str, file: str) -> Iterator[Mutant]:
         site.change()
         ast.fix_missing_locations(tree)
         node = site.node
-        name = f"{file}:{node.lineno}:{node.col_offset}:{site.kind}:{site.number}"
+        place = f"{node.lineno}:{node.col_offset}-{node.end_lineno}:{node.end_col_offset}"
+        name = f"{file}:{place}:{site.kind}:{site.number}"
         yield Mutant(name, node.lineno, site.function, before, _short(site.shown or node), tree)
 
 

@@ -8,6 +8,7 @@ import pytest
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.admm import ADMM
 from prune_lab.pruning.methods.alps import ALPS
+from prune_lab.pruning.solvers.admm import _Penalty
 from prune_lab.pruning.target import Target
 
 
@@ -42,6 +43,7 @@ def thinned(scores: np.ndarray, level: float | tuple[int, int], scope: str, shar
 def plain_admm(weight, hessian, level, scope, iterations, mask_iterations, damping, rho) -> np.ndarray:
     """ADMM-Grad as published: W, its sparse copy Z, and the scaled dual U, in coordinates of unit input norms."""
     norms = np.sqrt(np.diag(hessian))
+    dead, norms = norms == 0, np.where(norms == 0, 1.0, norms)
     correlation = hessian / np.outer(norms, norms) + damping * np.eye(len(norms))
     inverse = np.linalg.inv(correlation + rho * np.eye(len(norms)))
     dense = weight * norms
@@ -49,28 +51,33 @@ def plain_admm(weight, hessian, level, scope, iterations, mask_iterations, dampi
     gone = np.zeros(dense.shape, dtype=bool)
     for t in range(iterations):
         if t < mask_iterations:
-            gone = thinned(np.abs(current + dual), level, scope, 1 - (1 - (t + 1) / mask_iterations) ** 3)
+            gone = thinned(
+                np.where(dead, -1.0, np.abs(current + dual)), level, scope, 1 - (1 - (t + 1) / mask_iterations) ** 3
+            )
         sparse = np.where(gone, 0, current + dual)
         dual = dual + current - sparse
         current = (dense @ correlation + rho * (sparse - dual)) @ inverse
     return np.where(gone, 0, current + dual) / norms
 
 
-def plain_alps(weight, hessian, level, rho, damping, damping_of) -> np.ndarray:
+def plain_alps(weight, hessian, level, iterations, rho, damping, damping_of) -> np.ndarray:
     """ALPS: the iterate of ADMM with a growing penalty gives the support, least squares the values on it."""
     size = len(hessian)
     diagonal = np.diag(hessian)
     damped = hessian + np.diag(damping * (np.full(size, diagonal.mean()) if damping_of == "mean" else diagonal))
     norms = np.sqrt(np.diag(damped))
+    if damping_of == "input":
+        norms[diagonal == 0] = np.sqrt(1 + damping)
+        damped = damped + np.diag(np.where(diagonal == 0, damping, 0.0))
     matrix, dense = damped / np.outer(norms, norms), weight * norms
     if damping_of == "input":  # there the coordinates are those of the Hessian before damping
         scale = np.sqrt(1 + damping)
         norms, matrix, dense = norms / scale, matrix * scale**2, dense / scale
-    gone_of = lambda iterate: thinned(np.abs(iterate), level, "layer", 1.0)  # noqa: E731
+    gone_of = lambda iterate: thinned(np.where(diagonal == 0, -1.0, np.abs(iterate)), level, "layer", 1.0)  # noqa: E731
     start = np.where(gone_of(dense), 0, dense)
     sparse, dual, support, raised = start, np.zeros_like(dense), ~gone_of(dense), False
     iterate = dense
-    for t in range(1, 301):
+    for t in range(1, iterations + 1):
         iterate = (dense @ matrix - dual + rho * sparse) @ np.linalg.inv(matrix + rho * np.eye(size))
         gone = gone_of(iterate + dual / rho)
         sparse = np.where(gone, 0, iterate + dual / rho)
@@ -116,7 +123,7 @@ def agree(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
 
 
 ADMM_DEFAULTS = {"iterations": 20, "mask_iterations": 15, "damping": 0.1, "rho": 1.0}
-ALPS_DEFAULTS = {"rho": 0.1, "damping": 0.01, "damping_of": "mean"}
+ALPS_DEFAULTS = {"iterations": 300, "rho": 0.1, "damping": 0.01, "damping_of": "mean"}
 
 
 @pytest.mark.parametrize("keys", [{}, {"iterations": 6, "mask_iterations": 4, "rho": 0.3, "damping": 0.02}])
@@ -136,10 +143,50 @@ def test_admm_thins_every_pattern_as_the_plain_loop_does(layer, pattern):
     agree(solved(ADMM(), weight, x, pattern), expected, 1e-3)
 
 
-@pytest.mark.parametrize("keys", [{}, {"damping_of": "input"}, {"rho": 3.0}, {"damping": 0.1}])
+@pytest.mark.parametrize("keys", [{}, {"damping_of": "input"}, {"rho": 3.0}, {"damping": 0.1}, {"iterations": 4}])
 @pytest.mark.parametrize("level", [0.5, 0.8, (2, 4)])
 def test_alps_equals_the_plain_loop(layer, level, keys):
     weight, x = layer(seed=2)
     double = x.double().numpy()
     expected = plain_alps(weight.double().numpy(), double.T @ double / len(x), level, **ALPS_DEFAULTS | keys)
     agree(solved(ALPS(**keys), weight, x, level), expected, 5e-3)
+
+
+@pytest.mark.parametrize("level", [0.3, (2, 4)])
+@pytest.mark.parametrize("method", [ADMM(), ALPS(), ALPS(damping_of="input")], ids=["admm", "mean", "input"])
+def test_inputs_that_were_never_active_lose_their_weights_first(layer, method, level):
+    weight, x = layer(seed=3)
+    x[:, [2, 9, 10]] = 0
+    weight[:, [2, 9, 10]] *= 100
+    double = x.double().numpy()
+    hessian = double.T @ double
+    if isinstance(method, ADMM):
+        expected = plain_admm(weight.double().numpy(), hessian, level, "layer", **ADMM_DEFAULTS)
+    else:
+        keys = ALPS_DEFAULTS | {"damping_of": method.damping_of}
+        expected = plain_alps(weight.double().numpy(), hessian / len(x), level, **keys)
+    found = solved(method, weight, x, level)
+    agree(found, expected, 5e-3)
+    assert not found[:, [2, 9, 10]].any()
+
+
+@pytest.mark.parametrize(
+    ("raised", "changed", "decision", "rho"),
+    [
+        (False, 0.2, "go", 1.3),
+        (False, 0.1, "go", 1.2),  # the shares are bounds that must be passed
+        (True, 0.005, "go", 1.1),
+        (True, 1e-4, "go", 1.1),
+        (True, 0.0, "stop", 1.0),
+        (False, 0.005, "restart", 0.2),
+        (False, 0.0, "go", 0.2),
+    ],
+)
+def test_the_penalty_of_alps_grows_by_the_published_table(raised, changed, decision, rho):
+    penalty = _Penalty(1.0, raised)
+    assert penalty.adapt(changed) == decision
+    assert penalty.rho == pytest.approx(rho)
+    assert penalty.raised is (raised or changed > 0.005)
+    large = _Penalty(9e5, raised=True)
+    large.adapt(0.2)
+    assert large.rho == 1e6

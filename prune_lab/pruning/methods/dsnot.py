@@ -71,7 +71,7 @@ class DSnoT(RefiningMethod):
     ``skip_mlp=true``, but for two things: there ``var_j`` is the mean variance within sequences, here that over all
     tokens; and kept weights have their dense values whatever the inner method made of them, here they keep the inner
     method's, and ``eps_r`` counts that. It is not the default, as its swaps only end at ``max_cycles``: few for rows of
-    4,096 weights, and most of those that are kept in rows of 256 (docs/methods/post_training.md).
+    4,096 weights, and as many as are kept at 70 % in rows of 160 (docs/methods/post_training.md).
     """
 
     inner: BlockMethod
