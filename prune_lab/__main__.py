@@ -147,6 +147,8 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         _exit_if_expected(error)
+        if _is_of_hydra(error) and isinstance(error.__cause__, OSError):  # the log file
+            _exit_if_expected(BadInput(f"the run folder cannot be written: {error.__cause__}; set hydra.run.dir=DIR"))
         if _is_of_hydra(error) and (mistakes := mistakes_in(*_typed())):
             _exit_if_expected(BadInput(mistakes))
         raise

@@ -130,6 +130,7 @@ class Checkpoint:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **self._trusting)
             words = len(tokenizer)
+            tokenizer("a")  # it looks at settings that loading does not, such as the length of the model
         except Exception as error:  # the loaders raise a dozen kinds
             raise self._no_tokenizer(found, _in_short(error)) from error
         if words <= len(tokenizer.all_special_ids):

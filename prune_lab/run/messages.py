@@ -82,6 +82,8 @@ def _mistake_in(override: Override, sweep: bool) -> str | None:
             return f"{said}; a list has brackets: {key}=[{text}]; a text with a comma has quotes: {_quoted(key, text)}"
         if override.is_hydra_override():
             return f"{line}: settings of Hydra are those of the whole sweep; give one value"
+    if key == "hydra" and not isinstance(value, str):
+        return f"{line} is not allowed: Hydra's settings are given one by one, such as hydra.run.dir=DIR"
     if override.is_delete() or not of_group(override):
         return None
     if (override.is_add() and override.key_or_group != "experiment") or override.is_force_add():

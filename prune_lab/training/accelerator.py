@@ -1,5 +1,7 @@
 """Accelerate as the training loop needs it: one accelerator for each training, whole weights in every process."""
 
+import os
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -15,10 +17,22 @@ def accelerator_for(training: Training, device: torch.device) -> Accelerator:
     """Makes the accelerator of a training.
 
     Raises:
-        BadInput: accelerate is configured to split weights among processes, or a process would have no sample.
+        BadInput: accelerate cannot read its environment or is configured to split weights among processes, or a process
+            would have no sample.
     """
     AcceleratorState._reset_state()  # a second training in one process may have another precision
-    accelerator = Accelerator(mixed_precision=training.precision, cpu=device.type == "cpu")
+    try:
+        accelerator = Accelerator(mixed_precision=training.precision, cpu=device.type == "cpu")
+    except ValueError as error:
+        if "invalid truth value" not in str(error):
+            raise
+        names = ", ".join(
+            f"{name}={value[:80]}" for name, value in os.environ.items() if name.startswith("ACCELERATE_")
+        )
+        raise BadInput(
+            f"accelerate cannot read its variables of the environment ({names}): {error}; allowed for a switch: true, "
+            "false; unset the others"
+        ) from error
     if accelerator.distributed_type.value not in _WHOLE_WEIGHTS:
         raise BadInput(
             f"accelerate is configured for {accelerator.distributed_type.value}, which splits weights among processes, "

@@ -32,6 +32,7 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
         ("model=nope", ["model=nope is not a choice", "opt_125m"]),
         ("method.dampnig=1", ["did you mean method.damping?"]),
         ("nokey=1", ["nokey is unknown"]),
+        ("hydra=null", ["hydra=null is not allowed", "hydra.run.dir=DIR"]),
         ("~method", ["method is missing", "give method=CHOICE"]),
         ("stages=[[prune]]", ["stages=[[prune]] is not allowed", "[prune,evaluate]"]),
         ("sparsity=0.7", ["sparsity.level=0.7"]),
@@ -130,6 +131,19 @@ def test_a_process_that_cannot_know_which_one_it_is(command, local_overrides, tm
     outcome = command(*local_overrides, f"hydra.run.dir={tmp_path}/run")
     assert_refused(outcome, tmp_path / "run", *variables, "accelerate launch")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_switch_of_accelerate_that_is_none(command, local_overrides, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "offline")
+    training = ["finetune=full", "training.steps=1", "training.batch_size=1", f"hydra.run.dir={tmp_path}/run"]
+    outcome = command(*local_overrides, *training)
+    assert_refused(outcome, tmp_path / "run", "ACCELERATE_USE_CPU=offline", "allowed for a switch: true, false")
+
+
+def test_a_log_file_that_cannot_be_written(command, local_overrides, tmp_path):
+    (tmp_path / "run" / "prune_lab.log").mkdir(parents=True)
+    outcome = command(*local_overrides, f"hydra.run.dir={tmp_path}/run")
+    assert_refused(outcome, tmp_path / "run", "the run folder cannot be written", "prune_lab.log", "hydra.run.dir=DIR")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

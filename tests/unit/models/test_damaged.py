@@ -84,7 +84,7 @@ def test_bytes_of_the_weights(whole, tmp_path, data):
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("content", [b"", b"{}", b"[", b"\0", b"[1]", b'{"model": 5}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[", b"\0", b"[1]", b'{"model": 5}', b'{"model_max_length": {}}'])
 def test_files_of_a_tokenizer(tmp_path, file, content):
     """Damage there is told as such, and never as that of weights."""
     folder = tmp_path / "model"
