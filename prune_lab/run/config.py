@@ -129,6 +129,12 @@ def _problems(plain: Mapping[str, Any]) -> list[str]:
     stages = plain["stages"]
     if not isinstance(stages, dict) or not stages:
         problems.append(f"stages={stages!r} is not a list of stages; allowed: {_choices('stages')}")
+    elif odd := [name for name, own in stages.items() if not isinstance(own, dict)]:
+        problems += [
+            f"stages.{name}={shown(stages[name])} is not allowed: the settings of a stage are given one by one, such "
+            f"as stages.prune.save_every=0, and stages=[prune,evaluate] chooses stages; allowed: {_choices('stages')}"
+            for name in odd
+        ]
     elif plain.get("finetune") is None and "finetune" in list(stages)[: _place(stages, "prune")]:
         problems.append("stages lists finetune before pruning, and finetune=none trains nothing; use finetune=full")
     seed, seconds = plain["seed"], plain["stage_cache_min_seconds"]

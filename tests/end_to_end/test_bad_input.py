@@ -32,6 +32,7 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
         ("model=nope", ["model=nope is not a choice", "opt_125m"]),
         ("method.dampnig=1", ["did you mean method.damping?"]),
         ("nokey=1", ["nokey is unknown"]),
+        ("stages.dense=-0.5", ["stages.dense=-0.5 is not allowed", "one by one"]),
         ("hydra=null", ["hydra=null is not allowed", "hydra.run.dir=DIR"]),
         ("~method", ["method is missing", "give method=CHOICE"]),
         ("stages=[[prune]]", ["stages=[[prune]] is not allowed", "[prune,evaluate]"]),
