@@ -32,6 +32,7 @@ GIVEN = {  # values that a user has to give
     "data=tokens": ["data.calibration=a.npy", "data.evaluation=a.npy"],
     "allocation=from_file": ["allocation.path=a.csv"],
 }
+OPTIONAL_FLAGS = ("fewshot_as_multiturn", "add_bos_token")  # null by default, and take true
 NESTED = {  # the same keys one level deeper, and two
     "method.inner": ["method=dsnot", "method@method.inner=sparsellm"],
     "method.inner.inner": ["method=least_squares", "method@method.inner=dsnot", "method@method.inner.inner=ria"],
@@ -86,7 +87,8 @@ def accepted(cfg: DictConfig, section: str) -> list[str]:
     wrong, selected = [], OmegaConf.select(cfg, section)
     plain = OmegaConf.to_container(selected, resolve=True) if OmegaConf.is_config(selected) else selected
     for key, value in leaves(plain, section):
-        messages = {shown(bad): message_of(cfg, key, bad) for bad in bad_values(value)}
+        flag = key.rpartition(".")[2] in OPTIONAL_FLAGS
+        messages = {shown(bad): message_of(cfg, key, bad) for bad in bad_values(True if flag else value)}
         if isinstance(value, str) and "a text" not in messages["true"]:
             messages["'nosuch'"] = message_of(cfg, key, "nosuch")
         for given, said in messages.items():

@@ -63,7 +63,7 @@ def test_uniform_says_so_and_takes_no_time(command, local_overrides, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["allocation=nope"], ["allocation/nope", "owl"]),
+        (["allocation=nope"], ["allocation=nope is not a choice", "owl"]),
         (["allocation=from_file"], ["allocation.path is missing"]),
         (["allocation=from_file", "allocation.path=no.csv"], ["allocation.path=no.csv", "no such file"]),
         (["allocation=owl", "sparsity=nm_2of4"], ["'2:4'", "allocation=uniform"]),

@@ -30,7 +30,7 @@ def test_prune_while_training_shrink_and_open_again(
         job += ("method.lr=1",)
     outcome = command(*job, f"hydra.run.dir={folder}")
     assert outcome.status == 0, outcome.err
-    assert "uniqueness of neurons" in outcome.out
+    assert "uniqueness of all neurons" in outcome.out
     record = json.loads((folder / "record.json").read_text())
     metrics, widths = record["metrics"], record["protocol"]["shrink"]["neurons_per_block"]
     assert sum(widths) == 96

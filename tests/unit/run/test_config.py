@@ -146,8 +146,21 @@ def test_settings_are_frozen_and_redacted(composed):
 
 
 def test_choices_are_those_of_hydra_without_its_own_and_with_all_stages(composed):
-    config = RunConfig.of(composed("stages=[prune,evaluate]"), {"method": "wanda", "hydra/launcher": "basic"}, ["a=1"])
-    assert config.choices == {"method": "wanda", "stages": ["prune", "evaluate"]}
+    groups = (
+        "model",
+        "data",
+        "sparsity",
+        "method",
+        "allocation",
+        "schedule",
+        "training",
+        "finetune",
+        "evaluate",
+        "tracker",
+    )
+    chosen = dict.fromkeys(groups, "some")
+    config = RunConfig.of(composed("stages=[prune,evaluate]"), {**chosen, "hydra/launcher": "basic"}, ["a=1"])
+    assert config.choices == {**chosen, "stages": ["prune", "evaluate"]}
     assert config.overrides == ("a=1",)
 
 
