@@ -2,36 +2,23 @@
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from prune_lab.errors import BadInput, Reported, located, shown
-from prune_lab.models.load import REFERENCE
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig
 from prune_lab.run.parts import make_parts
 from prune_lab.run.vetting import vet
 from prune_lab.sweep.search.settings import SearchSettings
+from tests.conf.conftest import CHOICES, GIVEN
+
+pytestmark = pytest.mark.usefixtures("given_files")
 
 CONF = conf_folder()
-NOT_PARTS = ("experiment", "debug", "hydra", "stages")
-CHOICES = [
-    f"{path.parent.name}={path.stem}"
-    for path in sorted(CONF.glob("*/*.yaml"))
-    if path.parent.name not in NOT_PARTS and (path.parent.name != "model" or path.stem in ("local", "hub", "reference"))
-]
-GIVEN = {  # values that a user has to give
-    "model=local": [f"model.path={REFERENCE / 'opt'}"],
-    "model=hub": ["model.path=owner/name"],
-    "data=files": ["data.calibration=a.txt", "data.evaluation=a.txt"],
-    "data=tokens": ["data.calibration=a.npy", "data.evaluation=a.npy"],
-    "allocation=from_file": ["allocation.path=a.csv"],
-}
 OPTIONAL_FLAGS = ("fewshot_as_multiturn", "add_bos_token")  # null by default, and take true
 NESTED = {  # the same keys one level deeper, and two
     "method.inner": ["method=dsnot", "method@method.inner=sparsellm"],
@@ -40,14 +27,6 @@ NESTED = {  # the same keys one level deeper, and two
     "evaluate": ["evaluate=study"],
     "training.distill": ["finetune=distill"],
 }
-
-
-@pytest.fixture(autouse=True)
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that `GIVEN` names."""
-    monkeypatch.chdir(tmp_path)
-    Path("a.txt").write_text("A text.")
-    np.save("a.npy", np.zeros((2, 8), dtype=np.int64))
 
 
 def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -5,35 +5,20 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from prune_lab.errors import Reported, shown
-from prune_lab.models.load import REFERENCE
 from prune_lab.run.addresses import Addresses
-from prune_lab.run.conf_folder import conf_folder
 from prune_lab.utils.plain import plain_dict
+from tests.conf.conftest import CHOICES, GIVEN
 
-NOT_SECTIONS = ("experiment", "debug", "hydra", "stages")  # they set keys of others, or are made by the runner
-ALIKE = ("local", "hub", "reference")  # the other models differ in values only
-CHOICES = [
-    f"{path.parent.name}={path.stem}"
-    for path in sorted(conf_folder().glob("*/*.yaml"))
-    if path.parent.name not in NOT_SECTIONS and (path.parent.name != "model" or path.stem in ALIKE)
-]
-GIVEN = {  # values that a user has to give
-    "model=local": [f"model.path={REFERENCE / 'opt'}"],
-    "model=hub": ["model.path=owner/name"],
-    "data=files": ["data.calibration=a.txt", "data.evaluation=a.txt"],
-    "data=tokens": ["data.calibration=a.npy", "data.evaluation=a.npy"],
-    "allocation=from_file": ["allocation.path=a.csv"],
-}
+pytestmark = pytest.mark.usefixtures("given_files")
+
 EMPTY = ("data.forms",)  # a part says of null that there is nothing
 NUMBERS = [math.nan, math.inf, -math.inf]
 LONG = "x" * 5000
@@ -46,15 +31,6 @@ WRONG: dict[Any, list[Any]] = {
     list: [5, True, math.nan, [[math.nan]], {"a": 1}],
     dict: [5, True, math.nan, "nosuch", ["a"]],
 }
-
-
-@pytest.fixture(autouse=True)
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that `GIVEN` names."""
-    monkeypatch.chdir(tmp_path)
-    Path("a.txt").write_text("A text.")
-    Path("a.csv").write_text("layer,level\n")
-    np.save("a.npy", np.zeros((2, 8), dtype=np.int64))
 
 
 def nodes(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:

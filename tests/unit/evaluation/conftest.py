@@ -15,6 +15,13 @@ from prune_lab.evaluation.evaluation import Subject
 from prune_lab.models.model import PrunableModel
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,\n"
+QUESTIONS = [
+    ("The quick brown fox", ["jumps", "over the lazy dog", "x"], 0),
+    ("A stitch in time", ["saves nine", "waits"], 1),
+    ("Still waters", ["run deep", "run", "deep"], 2),
+    ("All that glitters", ["is not gold", "b", "c", "d"], 3),
+    ("Time", ["flies", "stands still"], 0),
+]
 
 
 @pytest.fixture

@@ -11,14 +11,7 @@ from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation import harness_context, harness_model
 from prune_lab.evaluation.harness import ZeroShot
 from prune_lab.evaluation.stdlib_tasks import TASKS
-
-QUESTIONS = [
-    ("The quick brown fox", ["jumps", "over the lazy dog", "x"], 0),
-    ("A stitch in time", ["saves nine", "waits"], 1),
-    ("Still waters", ["run deep", "run", "deep"], 2),
-    ("All that glitters", ["is not gold", "b", "c", "d"], 3),
-    ("Time", ["flies", "stands still"], 0),
-]
+from tests.unit.evaluation.conftest import QUESTIONS
 
 
 @pytest.fixture

@@ -13,18 +13,12 @@ from transformers import AutoTokenizer
 
 from prune_lab.evaluation.harness import ZeroShot
 from prune_lab.evaluation.harness_model import HarnessModel
+from tests.unit.evaluation.conftest import QUESTIONS
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message.role }} says {{ message.content }}.\n{% endfor %}"
     "{% if add_generation_prompt %}assistant says {% endif %}{% if shout %}LOUD {% endif %}"
 )
-QUESTIONS = [
-    ("The quick brown fox", ["jumps", "over the lazy dog", "x"], 0),
-    ("A stitch in time", ["saves nine", "waits"], 1),
-    ("Still waters", ["run deep", "run", "deep"], 2),
-    ("All that glitters", ["is not gold", "b", "c", "d"], 3),
-    ("Time", ["flies", "stands still"], 0),
-]
 SHOTS, CHAT, MULTITURN = (0, 2), (False, True), (None, True, False)
 SYSTEM, BOS = (None, "Be brief"), (None, True, False)
 OTHER = list(itertools.product(SYSTEM, (False, True), BOS))  # between them: whether the tokenizer adds BOS by itself
