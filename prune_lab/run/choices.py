@@ -65,11 +65,10 @@ def no_key(key: str, line: str, others: Sequence[str]) -> str:
         line: as it was typed.
         others: the other overrides, which decide what keys there are.
     """
-    cfg = _composed(others)
+    of_hydra = key.startswith("hydra.")
+    cfg = _composed_hydra(others) if of_hydra else _composed(others)
     if cfg is None:
-        return f"{key} is unknown; prune-lab --cfg job shows all keys"
-    if key.startswith("hydra."):
-        return f"{key} is unknown; prune-lab --cfg hydra shows all keys"
+        return f"{key} is unknown; prune-lab --cfg {'hydra' if of_hydra else 'job'} shows all keys"
     path, node, parent = key.split("."), cfg, ""
     while len(path) > 1 and isinstance(node.get(path[0]), dict):
         parent, node = f"{parent}{path[0]}.", node[path.pop(0)]
@@ -114,11 +113,18 @@ def _meant(group: str, given: str) -> list[str]:
     return []
 
 
-def _composed(overrides: Sequence[str]) -> dict[str, Any] | None:
+def _composed_hydra(overrides: Sequence[str]) -> dict[str, Any] | None:
+    """Hydra's own section, which only choices of its groups decide."""
+    choices = [each for each in overrides if each.startswith("hydra/")]
+    cfg = _composed(choices, return_hydra_config=True)
+    return cfg and {"hydra": cfg["hydra"]}
+
+
+def _composed(overrides: Sequence[str], **how: Any) -> dict[str, Any] | None:
     GlobalHydra.instance().clear()  # the command is about to end
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            return plain_dict(compose("config", overrides=list(overrides)))
+            return plain_dict(compose("config", overrides=list(overrides), **how))
     except Exception:  # another override cannot be used either, or there is no such file
         return None
 

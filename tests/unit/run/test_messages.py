@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from prune_lab.run.choices import no_key
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.trust import guard_variables, trust_typed
@@ -75,6 +76,7 @@ def said(*overrides: str) -> str:
         ("seed=${nosuch}", ["seed=${nosuch}: there is no key nosuch"]),
         ("data.samples=${oc.env:NOSUCH}", ["data.samples=${oc.env:NOSUCH}: ", "NOSUCH"]),
         ("seed=${nosuch:1}", ["${nosuch:...} is unknown"]),
+        ("hydra.run.dirr=x", ["hydra.run.dirr is unknown; did you mean hydra.run.dir", "allowed: hydra.run.dir"]),
         ("seed='???'", ["seed is missing; give seed=VALUE"]),
     ],
 )
@@ -82,6 +84,12 @@ def test_a_mistake_is_named_with_its_remedy(override, words):
     message = said(override)
     for word in words:
         assert word in message, message
+
+
+def test_a_setting_of_a_sweeper_beside_others_that_only_a_sweep_has():
+    others = ["hydra/sweeper=optuna", "method=wanda,ria", "sparsity.level=interval(0.1,0.5)"]
+    message = no_key("hydra.sweeper.trial", "hydra.sweeper.trial=3", others)
+    assert "did you mean hydra.sweeper.trials" in message and "hydra.sweeper.sampler" in message
 
 
 def test_the_choice_of_a_part_inside_another():
