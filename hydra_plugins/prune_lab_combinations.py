@@ -44,13 +44,17 @@ class CombinationsSweeper(BasicSweeper):
 
         Raises:
             HydraException: a job cannot be composed; then none has run.
+            BadInput: two jobs would write into one folder, or one may not write into its own; likewise.
         """
         from prune_lab.run.loader import save_config
+        from prune_lab.sweep.compose import job_folders
+        from prune_lab.sweep.summary import expect
 
         assert self.config is not None and self.launcher is not None  # Hydra has called `setup`
+        assert self.hydra_context is not None
         batches = self.batches(arguments)
-        for batch in batches:
-            self.validate_batch_is_legal(batch)
+        jobs = [job for batch in batches for job in batch]
+        expect(job_folders(self.hydra_context.config_loader, self.config, jobs), jobs)
         save_config(self.config, "multirun.yaml", Path(self.config.hydra.sweep.dir))
         results: list[Sequence[JobReturn]] = []
         for batch in batches:

@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ from prune_lab.run.config import RunConfig, objectives_of
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.loader import guard_hydra
 from prune_lab.run.messages import message_of, mistakes_in
+from prune_lab.run.run_folder import leave_failure
 from prune_lab.run.trust import trust_typed
 from prune_lab.utils.processes import processes
 from prune_lab.utils.secrets import hide_in_logs, redacted, redacted_override
@@ -85,16 +87,14 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 def _note_failure(error: Exception, folder: Path) -> None:
     """Leaves a record of a job that failed before its run could: of bad input, say."""
-    from prune_lab.utils.files import write_json
-
-    if not (folder / artifacts.RECORD).exists():
-        record = {
-            "status": artifacts.FAILED,
-            "metrics": {},
-            "protocol": {},
-            "error": redacted(f"{type(error).__name__}: {error}"),
-        }
-        write_json(folder / artifacts.RECORD, record)
+    record = {
+        "status": artifacts.FAILED,
+        "metrics": {},
+        "protocol": {},
+        "error": redacted(f"{type(error).__name__}: {error}"),
+    }
+    with suppress(BadInput, OSError):  # the folder is in use, say; the error itself is reported all the same
+        leave_failure(folder, record)
 
 
 def _report_to_trial(hydra_config: HydraConf) -> Callable[[int, float], None] | None:
@@ -120,6 +120,7 @@ def _objective(record: dict[str, Any], asked: Any, *, needed: bool) -> float | t
 def main() -> None:
     """Runs the command and exits with its status: 0 done, 1 a run failed, 2 bad input."""
     use_by_default()
+    logging.raiseExceptions = False  # no traceback for each line that a full disk keeps out of the log
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
     try:
         _guard(_arguments())

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from torch import Tensor
 from prune_lab.models.view import Block
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.result import LayerRow, PruningResult
+from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,15 @@ class FinishedBlocks:
         if not self._waiting or time.monotonic() - self._written < self.every:
             return
         for block in self._waiting:
-            self._write(block, result)
+            try:
+                self._write(block, result)
+            except Exception as error:
+                failure = disk_failure(error)
+                if failure is None:
+                    raise
+                logger.warning("finished blocks are not kept any more, the pruning goes on: %s", failure)
+                self.every = math.inf
+                break
         self._waiting.clear()
         self._written = time.monotonic()
 

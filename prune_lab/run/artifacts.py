@@ -1,6 +1,6 @@
 """What a run leaves: the names of the files in its folder, and the statuses in its record."""
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 RECORD: Final = "record.json"
 """Settings, status, metrics and protocol; written last."""
@@ -10,6 +10,7 @@ METRICS: Final = "metrics.jsonl"
 LAYERS: Final = "layers.csv"
 ROUNDS: Final = "rounds.csv"
 MASKS: Final = "masks.safetensors"
+GENERATIONS: Final = ("generations.jsonl", "generations_dense.jsonl")
 MODEL: Final = "model"
 """The folder of the pruned model, in the Hugging Face format."""
 ADAPTER: Final = "adapter"
@@ -18,9 +19,16 @@ BLOCKS: Final = "blocks"
 """The folder of blocks that are done, from which an interrupted pruning goes on."""
 TRAINING: Final = "training"
 """The folder of states from which an interrupted training goes on."""
+WANDB_ID: Final = "wandb_id"
+"""The file with the name under which an interrupted run goes on at W&B; gone once the run is done."""
+PROGRESS: Final = (BLOCKS, TRAINING, WANDB_ID)
+"""What an interrupted run can go on with."""
+OUTPUTS: Final = (CONFIG, ENVIRONMENT, METRICS, LAYERS, ROUNDS, MASKS, *GENERATIONS, MODEL, ADAPTER)
+"""What a run leaves beside its record."""
 
 Status = Literal["finished", "failed", "stopped"]
 FINISHED: Final = "finished"
 FAILED: Final = "failed"
 STOPPED: Final = "stopped"
 """A search found the run not worth going on with."""
+STATUSES: Final[tuple[str, ...]] = get_args(Status)

@@ -7,6 +7,7 @@ from typing import Any
 
 from prune_lab.run import finished_runs
 from prune_lab.run.config import RunConfig
+from prune_lab.run.run_folder import claimed, disk_failures, refuse_inputs_inside
 from prune_lab.utils.processes import processes
 
 logger = logging.getLogger(__name__)
@@ -23,20 +24,26 @@ def run_unless_finished(config: RunConfig, folder: Path, **how: Any) -> dict[str
         config: the settings of the run.
         folder: the run folder.
         **how: see `prune_lab.run.runner.execute`.
+
+    Raises:
+        BadInput: the folder is in use, holds somebody's files, or has an input of the run in it; nothing is written.
+        RunFailed: the disk is full or fails.
     """
-    # Several processes of one run would have to agree on what they find.
-    if not config.plain["skip_finished"] or processes().count > 1:
-        return _run(config, folder, **how)
-    identity = finished_runs.identity_of(config)
-    with finished_runs.claimed(identity):
-        earlier = finished_runs.find(identity, model=config.saves_model())
-        if earlier is not None:
-            logger.info("finished before, in %s; skip_finished=false runs it again", earlier)
-            return finished_runs.adopt(earlier, folder)
-        finished_runs.begin(identity, folder)
-        record = _run(config, folder, identity=identity, **how)
-        finished_runs.add(identity, folder)
-    return record
+    refuse_inputs_inside(folder, config.plain)
+    with claimed(folder):
+        # Several processes of one run would have to agree on what they find.
+        if not config.plain["skip_finished"] or processes().count > 1:
+            return _run(config, folder, **how)
+        identity, model = finished_runs.identity_of(config), config.saves_model()
+        with finished_runs.claimed(identity):
+            earlier = finished_runs.find(identity, folder, model=model)
+            if earlier is not None:
+                logger.info("finished before, in %s; skip_finished=false runs it again", earlier)
+                with disk_failures(folder):
+                    return finished_runs.adopt(earlier, folder, config.key, model=model)
+            record = _run(config, folder, identity=identity, **how)
+            finished_runs.add(identity, folder)
+        return record
 
 
 def _run(config: RunConfig, folder: Path, **how: Any) -> dict[str, Any]:

@@ -38,6 +38,15 @@ def files_of(settings: Any) -> dict[str, list[Stamp]]:
     return {text: found for text, key in sorted(named.items()) if (found := _stamps(text, key))}
 
 
+def named_inputs(settings: Any) -> Iterator[tuple[str, str]]:
+    """Returns the keys whose values name files, each with what it names; several for a list.
+
+    Args:
+        settings: plain settings, or some sections of them.
+    """
+    return _named(settings, "")
+
+
 def declared(target: str) -> Mapping[str, str | None]:
     """Returns the parameters of a class that name files, each with the condition under which it does.
 

@@ -7,6 +7,7 @@ that says finished holds no result.
 import logging
 import random
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from omegaconf import OmegaConf
 
 from prune_lab.cache.store import open_store
-from prune_lab.errors import BadInput, TrialStopped
+from prune_lab.errors import RunFailed, TrialStopped
 from prune_lab.models.families import family_of
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import seqlen_limit_of
@@ -25,8 +26,12 @@ from prune_lab.models.origin import Origin
 from prune_lab.run import artifacts
 from prune_lab.run.config import RunConfig
 from prune_lab.run.environment import describe_environment, package_versions
+from prune_lab.run.finished_runs import begin
 from prune_lab.run.metric_info import describe
+from prune_lab.run.own_files import RunFolder, take
 from prune_lab.run.parts import Parts, make_parts
+from prune_lab.run.room import check_room, rescued
+from prune_lab.run.run_folder import claimed, disk_failures, writing
 from prune_lab.run.stage_cache import Result, SharedStages
 from prune_lab.run.state import Report, RunState, Stage
 from prune_lab.run.title import label_of, title_of
@@ -34,6 +39,7 @@ from prune_lab.run.tracking.tracker import RunInfo, Tracker
 from prune_lab.run.tracking.trackers import Trackers
 from prune_lab.run.vetting import vet
 from prune_lab.utils.device import arithmetic, watch_peak_memory
+from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_json, write_text
 from prune_lab.utils.secrets import redacted, redacted_override, without_known_secrets
 
@@ -81,43 +87,65 @@ def execute(
         "metric_info": {},
         "protocol": {},
     }
-    _open_folder(folder, config, parts.device)
-    record["title"] = redacted(title_of(config.plain, parts.model.name))
-    info = RunInfo(folder, config.redacted, name=record["title"], group=group)
-    try:
-        with parts.addresses.naming():
-            _run_stages(parts, info, config, record, report)
-        record["status"] = artifacts.FINISHED
-    except TrialStopped as stopped:
-        record |= {"status": artifacts.STOPPED, "reason": str(stopped)}
-        raise
-    except BaseException as error:
-        record["error"] = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        record = without_known_secrets(record)
-        write_json(folder / artifacts.RECORD, record)
+    with claimed(folder):
+        taken = _open_folder(folder, config, parts.device, identity)
+        record["title"] = redacted(title_of(config.plain, parts.model.name))
+        info = RunInfo(folder, config.redacted, name=record["title"], group=group)
+        try:
+            with parts.addresses.naming(), disk_failures(folder):
+                _run_stages(parts, info, config, record, report, taken)
+                record["files"] = taken.manifest()
+            record["status"] = artifacts.FINISHED
+        except TrialStopped as stopped:
+            record |= {"status": artifacts.STOPPED, "reason": str(stopped)}
+            raise
+        except BaseException as error:
+            record["error"] = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            record = without_known_secrets(record)
+            _leave_record(taken, record)
     return record
 
 
-def _open_folder(folder: Path, config: RunConfig, device: torch.device) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / artifacts.RECORD).unlink(missing_ok=True)  # of an earlier run in the same folder
+def _open_folder(folder: Path, config: RunConfig, device: torch.device, identity: str | None) -> RunFolder:
+    with writing(folder):
+        taken = take(folder, config.key, identity)
+        if identity is not None:
+            begin(identity, folder)
         write_text(folder / artifacts.CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.redacted)))
         write_json(folder / artifacts.ENVIRONMENT, describe_environment(device))
+        taken.note()
+        return taken
+
+
+def _leave_record(taken: RunFolder, record: dict[str, Any]) -> None:
+    """Writes the record; on a full disk into the room that was kept for it."""
+    path = taken.path / artifacts.RECORD
+    try:
+        taken.give_way()
+        with suppress(OSError):  # what is not noted is set aside later
+            taken.note()
+        write_json(path, record)
     except OSError as error:
-        raise BadInput(
-            f"the run folder {folder} cannot be written ({error.strerror}); set hydra.run.dir=DIR"
-        ) from error
+        if record["status"] == artifacts.FINISHED:
+            raise RunFailed(
+                f"{path} cannot be written ({error.strerror}), so that the run does not count as finished; make room "
+                "there, and give the same command again"
+            ) from error
+        logger.error("%s cannot be written: %s", path, error.strerror)
 
 
-def _run_stages(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str, Any], report: Report | None) -> None:
+def _run_stages(
+    parts: Parts, info: RunInfo, config: RunConfig, record: dict[str, Any], report: Report | None, taken: RunFolder
+) -> None:
     """Loads, runs every stage, and tells the tracker; fills the record as it goes."""
     _seed(config.plain["seed"])
     tracker = Trackers(parts.tracker)
     tracker.start(info)
-    failed = True
+    taken.note()
+    failed, changed = True, False
+    run: RunState | None = None
     try:
         run = _load(parts, info.folder, config.plain["seed"])
         run.report, run.key, run.takes_kept = report, record["key"], config.plain["skip_finished"]
@@ -128,7 +156,9 @@ def _run_stages(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str
             stage.check(run)
         shared = SharedStages(run, config, parts.stages, open_store())
         names = list(parts.stages)
+        check_room(run, parts.stages)
         while names:
+            changed = changed or not parts.stages[names[0]].measures
             results = shared.results(names[0], partial(_do, names[0], parts.stages[names[0]], run))
             for result in results:
                 infos = describe(result.name, parts.stages[result.name], result.metrics)
@@ -140,10 +170,15 @@ def _run_stages(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str
                 elif run.model.adapter is None:  # with one, the weights are still those before the training
                     run.origin = run.origin.after(label_of(config.plain, result.name))
                 record["title"] = redacted(title_of(config.plain, run.model.name, idle))
+            taken.note()
             del names[: len(results)]
         failed = False
     except TrialStopped:
         failed = False
+        raise
+    except Exception as error:
+        if run is not None and changed and config.saves_model() and disk_failure(error):
+            raise rescued(run, config, error) from error
         raise
     finally:
         tracker.finish(record["metrics"], failed=failed)

@@ -111,9 +111,7 @@ class SharedStages:
             return result
         self.run.kept_as = None
         if seconds >= self.least_seconds:
-            weights = self.run.model.hf.state_dict().values()
-            expected = sum(each.numel() * each.element_size() for each in weights)
-            self.store.keep(self.keys[name], self._write, expected=expected)
+            self.store.keep(self.keys[name], self._write, expected=self.run.weight_bytes)
             self.run.kept_as = self.keys[name]
         return result
 

@@ -62,6 +62,12 @@ class RunState:
     takes_kept: bool = True
 
     @property
+    def weight_bytes(self) -> int:
+        """Of the model's parameters and buffers; those that are tied count once."""
+        tensors = {tensor.data_ptr(): tensor for tensor in self.model.hf.state_dict().values()}
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+    @property
     def subject(self) -> Subject:
         """What an evaluation may look at."""
         return Subject(self.model, self.data, self.device, self.folder)
@@ -123,6 +129,10 @@ class Stage(Described, Protocol):
 
     def check(self, run: RunState) -> None:
         """Checks what only the loaded model can tell, before the first stage runs; raises `BadInput`."""
+
+    def room(self, run: RunState) -> int:
+        """Returns the bytes that the stage leaves in the run folder, roughly."""
+        return 0
 
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """What of its settings decides what the stage makes of a model, so that another run's result can be taken.

@@ -14,6 +14,7 @@ from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
@@ -80,6 +81,32 @@ class SweepConfigLoader(GuardedLoader):
         if override.package is not None or override.is_hydra_override():
             return False
         return isinstance(override.value(), dict) or not self.repository.group_exists(override.key_or_group)
+
+
+def job_folders(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Path]:
+    """Composes the jobs of a sweep, and returns the folder of each, as Hydra will have it.
+
+    Args:
+        loader: of the sweep.
+        master: the configuration of the sweep.
+        jobs: the overrides of each job, in order.
+
+    Raises:
+        HydraException: a job cannot be composed.
+    """
+    hydra_config, folders = HydraConfig.instance(), []
+    before = hydra_config.cfg
+    try:
+        for number, overrides in enumerate(jobs):
+            config = loader.load_sweep_config(master, list(overrides))
+            with open_dict(config.hydra.job):
+                config.hydra.job.id, config.hydra.job.num = f"job_id_for_{number}", number
+            hydra_config.set_config(config)
+            sweep = config.hydra.sweep
+            folders.append(Path(str(sweep.dir), str(sweep.subdir)))
+    finally:
+        hydra_config.cfg = before
+    return folders
 
 
 @contextmanager

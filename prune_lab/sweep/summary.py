@@ -1,23 +1,31 @@
 """What a sweep ends with: a line for each job, on the terminal and in ``sweep.csv``."""
 
+import sys
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hydra.core.utils import JobReturn
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, filter_overrides
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from prune_lab.errors import BadInput
 from prune_lab.run import artifacts
 from prune_lab.run.config import objectives_of
+from prune_lab.run.own_files import is_stale, mark_stale
 from prune_lab.run.record import read_record
+from prune_lab.run.run_folder import check_free, refuse_inputs_inside, writing
 from prune_lab.utils.files import write_csv
 from prune_lab.utils.plain import plain_dict
 from prune_lab.utils.secrets import redacted_override
 
 _MOST_ROWS = 40  # on the terminal; more are in the file
-_COMBINATIONS = ("hydra_plugins.prune_lab_combinations.", "hydra._internal.")  # ours and Hydra's own
+_COMBINATIONS = "hydra_plugins.prune_lab_combinations."
 COLUMNS = ("job", "overrides", "status", "objective", "error", "folder")
 
 
@@ -42,50 +50,118 @@ class Job:
     folder: Path
 
 
-class SweepSummary(Callback):
-    """Remembers that a sweep began; a search has a summary of its own.
+@dataclass
+class _Begun:
+    """A sweep that began: its folder, the metrics that it looks at, and folder and overrides of each job."""
 
-    Hydra calls ``on_multirun_end`` only where no job failed, so that the command itself calls `summarise`.
+    folder: Path
+    objectives: list[str]
+    jobs: list[tuple[Path, list[str]]] = field(default_factory=list)
+
+
+class SweepSummary(Callback):
+    """Looks at the folder before Hydra writes there, and remembers that a sweep began.
+
+    Hydra calls ``on_multirun_end`` only where no job failed, so that the command itself calls `summarise`. A search has
+    a summary of its own.
     """
 
-    begun: ClassVar[list[tuple[Path, list[str]]]] = []  # folder and objectives
+    begun: ClassVar[list[_Begun]] = []
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Ends the command where it may not write into the run folder; Hydra turns exceptions into warnings."""
+        HydraConfig.instance().set_config(config)
+        folder = Path(config.hydra.run.dir)
+        try:
+            check_free(folder)
+            with suppress(OmegaConfBaseException):  # is told by the run
+                refuse_inputs_inside(folder, plain_dict(OmegaConf.masked_copy(config, _settings(config)), resolve=True))
+        except BadInput as error:
+            sys.stderr.write(f"prune-lab: {error}\n")
+            sys.exit(2)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Takes what the configuration says."""
         if str(config.hydra.sweeper._target_).startswith(_COMBINATIONS):
-            self.begun.append((Path(config.hydra.sweep.dir), objectives_of(plain_dict(config)["objective"])))
+            objectives = objectives_of(plain_dict(config)["objective"])
+            self.begun.append(_Begun(Path(config.hydra.sweep.dir), objectives))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Hides secrets among the overrides, which Hydra prints where a job has failed."""
         job_return.overrides = [redacted_override(each) for each in job_return.overrides or ()]
 
 
+def _settings(config: DictConfig) -> list[str]:
+    return [str(name) for name in config if name != "hydra"]
+
+
+def expect(folders: Sequence[Path], overrides: Sequence[Sequence[str]]) -> None:
+    """Checks the folders of all jobs of the sweep that began last, and prepares them.
+
+    Args:
+        folders: of the jobs, in order.
+        overrides: of each.
+
+    Raises:
+        BadInput: two jobs would write into one folder, or one of the folders is in use or holds somebody's files.
+    """
+    for path, times in Counter(folder.resolve() for folder in folders).items():
+        if times > 1:
+            raise BadInput(
+                f"{times} jobs of this sweep would write into {path}; give each a folder of its own with "
+                "hydra.sweep.subdir='${hydra:job.num}', which is the default"
+            )
+    for folder in folders:
+        check_free(folder)
+    if SweepSummary.begun:
+        _check_tables(SweepSummary.begun[-1].folder)
+    for folder in folders:
+        with writing(folder):
+            mark_stale(folder)
+    if SweepSummary.begun:
+        SweepSummary.begun[-1].jobs += zip(folders, map(list, overrides), strict=True)
+
+
+def _check_tables(folder: Path) -> None:
+    """Makes sure that what a sweep writes beside its jobs replaces files of earlier sweeps only."""
+    for name, line in (("sweep.csv", ",".join(COLUMNS)), ("multirun.yaml", "hydra:")):
+        with suppress(FileNotFoundError), (folder / name).open(encoding="utf-8", errors="replace") as file:
+            if line not in (each.rstrip() for each in file):
+                raise BadInput(
+                    f"the folder {folder} holds {name}, which no sweep has left there and this one would replace; set "
+                    "hydra.sweep.dir=DIR to another folder, or move it away"
+                )
+
+
 def summarise() -> None:
     """Prints and writes what became of the jobs of a sweep that has ended; reads the folders, as jobs run anywhere."""
     while SweepSummary.begun:
-        folder, objectives = SweepSummary.begun.pop()
-        jobs = jobs_of(folder, objectives)
+        begun = SweepSummary.begun.pop()
+        jobs = jobs_of(begun.jobs, begun.objectives)
         if jobs:
             rows = [(job.name, job.overrides, job.status, job.objective, job.error, job.folder) for job in jobs]
-            write_csv(folder / "sweep.csv", COLUMNS, rows)
-            _print(jobs, folder)
+            write_csv(begun.folder / "sweep.csv", COLUMNS, rows)
+            _print(jobs, begun.folder)
 
 
-def jobs_of(folder: Path, objectives: list[str]) -> list[Job]:
-    """The jobs of a sweep folder in their order, each with the settings that not all of them have."""
-    paths = [path for path in folder.iterdir() if (path / ".hydra").is_dir()] if folder.is_dir() else []
-    paths.sort(key=lambda path: (len(path.name), path.name))
-    overrides = [[str(each) for each in OmegaConf.load(path / ".hydra" / "overrides.yaml")] for path in paths]
+def jobs_of(jobs: Sequence[tuple[Path, list[str]]], objectives: list[str]) -> list[Job]:
+    """Returns the jobs of a sweep, each with the settings that not all of them have.
+
+    Args:
+        jobs: folder and overrides of each.
+        objectives: the metrics that the sweep looks at.
+    """
+    overrides = [[redacted_override(one) for one in filter_overrides(each)] for _, each in jobs]
     common = set(overrides[0]).intersection(*overrides) if len(overrides) > 1 else set()
     own = [" ".join(each for each in some if each not in common) for some in overrides]
-    return [_job(path, mine, objectives) for path, mine in zip(paths, own, strict=True)]
+    return [_job(path, mine, objectives) for (path, _), mine in zip(jobs, own, strict=True)]
 
 
 def _job(folder: Path, overrides: str, objectives: list[str]) -> Job:
-    try:
-        record = read_record(folder)
-    except (OSError, ValueError):
-        record = {"status": "no record", "metrics": {}}
+    record: dict[str, Any] = {"status": "no record", "metrics": {}}
+    if not is_stale(folder):
+        with suppress(OSError, ValueError):
+            record = read_record(folder)
     metrics = record["metrics"]
     found = [f"{metrics[name]:.6g}" for name in objectives if name in metrics]
     error = str(record.get("error", "")).partition("\n")[0]

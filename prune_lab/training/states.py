@@ -22,6 +22,7 @@ from torch import nn
 
 from prune_lab.errors import BadInput
 from prune_lab.training.packing import load_values, save_values
+from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -106,15 +107,29 @@ class SavedStates:
         """Saves the state after so many steps, and removes the one before."""
         assert self.folder is not None
         state = self.folder / f"step-{step}"
-        state.mkdir(parents=True, exist_ok=True)
-        save_values(_random_state(), state / self._random)
-        if self.accelerator.is_main_process:
-            save_model(self.model, str(state / _WEIGHTS))
-            save_values({name: part.state_dict() for name, part in self.parts.items()}, state / _REST)
+        failure: str | None = None
+        try:
+            state.mkdir(parents=True, exist_ok=True)
+            save_values(_random_state(), state / self._random)
+            if self.accelerator.is_main_process:
+                save_model(self.model, str(state / _WEIGHTS))
+                save_values({name: part.state_dict() for name, part in self.parts.items()}, state / _REST)
+        except Exception as error:
+            failure = disk_failure(error)
+            if failure is None:
+                raise
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
-        write_json(self.folder / _LATEST, {"step": step, "settings": self.settings})
+        try:
+            if failure is None:
+                write_json(self.folder / _LATEST, {"step": step, "settings": self.settings})
+        except OSError as error:
+            failure = str(error.strerror)
+        if failure is not None:
+            logger.warning("the state after step %d cannot be saved, the training goes on: %s", step, failure)
+            shutil.rmtree(state, ignore_errors=True)
+            return
         for other in self.folder.glob("step-*"):
             if other != state:
                 shutil.rmtree(other, ignore_errors=True)

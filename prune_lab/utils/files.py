@@ -8,7 +8,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 _FICLONE = 0x40049409  # Linux' request for a copy that shares blocks until either file is written to
@@ -91,6 +92,25 @@ def clone(source: Path, target: Path) -> None:
                 shutil.copyfileobj(read, written, 2**20)
 
     write_atomically(target, copy)
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write into, which takes its place when it is complete and on the disk, or vanishes.
+
+    Args:
+        folder: the place; what is there is replaced.
+    """
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield temporary
+        share(temporary)
+        for each in (*temporary.rglob("*"), temporary):
+            flush(each)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

@@ -42,7 +42,7 @@ def test_a_local_model_is_pruned_measured_and_saved(spawn, local_overrides, toke
         "model",
         "record.json",
     }
-    assert {path.name for path in folder.iterdir()} == expected | {".hydra", "prune_lab.log"}
+    assert {path.name for path in folder.iterdir()} == expected | {".hydra", ".prune_lab", "prune_lab.log"}
 
     record = json.loads((folder / "record.json").read_text())
     assert record["status"] == "finished"

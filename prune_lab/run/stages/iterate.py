@@ -68,6 +68,10 @@ class Iterate(Stage):
         check_choice(self, "rewind", _REWINDS)
         check_flag(self, "rewind_lr", "score")
 
+    def room(self, run: RunState) -> int:
+        """Those of its stages."""
+        return self.prune.room(run)
+
     def prepare(self) -> None:
         """Whether the method can be asked again and again for more."""
         self.prune.prepare()

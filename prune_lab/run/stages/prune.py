@@ -6,11 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, ClassVar
-
-from safetensors.torch import save_file
-from torch import Tensor
 
 from prune_lab.cache.source import source_digest
 from prune_lab.data.samples import Samples
@@ -20,7 +16,7 @@ from prune_lab.pruning.allocation.allocation import Allocation
 from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.calibration.calibration import Calibration, check_order
 from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.masks import Masks, sparsity_of
+from prune_lab.pruning.masks import sparsity_of
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.reached import check_reached
 from prune_lab.pruning.result import LayerRow, PruningResult
@@ -29,6 +25,7 @@ from prune_lab.pruning.schedule import Cubic, Schedule
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
+from prune_lab.run.masks_file import save_masks
 from prune_lab.run.state import RunState, Stage, Table, note_zeros, training_samples
 from prune_lab.training.masters import check_types
 from prune_lab.training.settings import Training
@@ -36,7 +33,7 @@ from prune_lab.training.teacher import check_teacher
 from prune_lab.training.updates import Update
 from prune_lab.utils.checks import check_number
 from prune_lab.utils.digests import json_digest
-from prune_lab.utils.files import write_atomically, write_csv
+from prune_lab.utils.files import write_csv
 
 _GROUPS = {  # what to write for each kind of pattern
     "unstructured": "sparsity=unstructured",
@@ -121,6 +118,10 @@ class Prune(Stage):
             check_types(run.model.dtype, self.training, run.device)
             check_teacher(run.model, self.training)
 
+    def room(self, run: RunState) -> int:
+        """Masks: a byte for each weight."""
+        return sum(linear.weight.numel() for linear in self.target.linears(run.model))
+
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """All, but those of a training only where the method trains."""
         if not self.method.trains:
@@ -159,7 +160,7 @@ class Prune(Stage):
             check_zeros(run.model, before, "pruning")
         check_reached(run.model, target, self.method, result, before)
         _note_masks(run, result)
-        _save_masks(run.masks, result.channel_orders, run.folder / artifacts.MASKS)
+        save_masks(run.masks, result.channel_orders, run.folder / artifacts.MASKS)
         rows = [_cells(row) for row in result.layers.values()]
         write_csv(run.folder / artifacts.LAYERS, COLUMNS, rows)
         run.tables["layers"] = Table(COLUMNS, rows)
@@ -234,15 +235,6 @@ def _sparsity_in_range(run: RunState, target: Target, result: PruningResult) -> 
         return sparsity_of({each.name: result.masks[each.name] for each in target.units(run.model)})
     linears, masks = target.linears(run.model), result.masks
     return sparsity_of({each.name: masks.get(each.name, each.weight != 0) for each in linears})
-
-
-def _save_masks(masks: Masks, orders: Mapping[str, Tensor], path: Path) -> None:
-    def write(temporary: Path) -> None:
-        tensors = {name: mask.contiguous() for name, mask in masks.items()}
-        tensors |= {f"{name}.order": order for name, order in orders.items()}
-        save_file(tensors, temporary, metadata={"meaning": "True = kept"})
-
-    write_atomically(path, write)
 
 
 def _cells(row: LayerRow) -> Sequence[object]:

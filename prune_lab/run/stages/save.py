@@ -1,22 +1,19 @@
 """Saves the pruned model as a Hugging Face folder, and low-rank updates that were kept apart beside it."""
 
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from prune_lab.evaluation.metric import MetricInfo
-from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import write_origin
 from prune_lab.models.shrink import finish_folder
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_flag
+from prune_lab.utils.files import appearing
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +39,10 @@ class Save(Stage):
     def __post_init__(self) -> None:
         check_flag(self, "enabled")
 
+    def room(self, run: RunState) -> int:
+        """The weights."""
+        return run.weight_bytes if self.enabled else 0
+
     def __call__(self, run: RunState) -> dict[str, float]:
         """Saves."""
         adapter, model = run.model.adapter, run.folder / artifacts.MODEL
@@ -49,41 +50,23 @@ class Save(Stage):
             if adapter is not None:
                 logger.info("save: save_model=false keeps neither the model nor its adapter")
             return {}
-        with _appearing(model) as folder, adapter.off() if adapter else nullcontext():
-            _write(run.model, folder)
-            write_origin(folder, run.origin)
+        save_model(run, model)
         if adapter is not None:
-            with _appearing(run.folder / artifacts.ADAPTER) as folder:
+            with appearing(run.folder / artifacts.ADAPTER) as folder:
                 adapter.save(folder, base=model)
         return {"bytes": float(sum(file.stat().st_size for file in model.glob("*.safetensors")))}
 
 
-def _write(model: PrunableModel, folder: Path) -> None:
-    model.hf.config.use_cache = True  # switched off for calibration only; users generate from what is saved
-    try:
-        model.hf.save_pretrained(folder)
-    finally:
-        model.hf.config.use_cache = False
-    finish_folder(folder, model.hf.config)
-    if model.tokenizer is not None:
-        model.tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write into, which takes its place when it is complete and on the disk, or vanishes."""
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        _flush(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    for file in folder.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
+def save_model(run: RunState, target: Path) -> None:
+    """Writes the run's model into a folder, without an adapter that is kept apart."""
+    model = run.model
+    with appearing(target) as folder, model.adapter.off() if model.adapter else nullcontext():
+        model.hf.config.use_cache = True  # switched off for calibration only; users generate from what is saved
+        try:
+            model.hf.save_pretrained(folder)
+        finally:
+            model.hf.config.use_cache = False
+        finish_folder(folder, model.hf.config)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(folder)
+        write_origin(folder, run.origin)

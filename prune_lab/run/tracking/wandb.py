@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from prune_lab.cache.folder import cache_folder
 from prune_lab.errors import BadSetting, owned_by
 from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.run import artifacts
 from prune_lab.run.tracking.aside import Aside
 from prune_lab.run.tracking.tracker import RunInfo
 from prune_lab.utils.checks import check_choice, check_text, check_texts
@@ -19,7 +20,6 @@ from prune_lab.utils.files import write_text
 from prune_lab.utils.secrets import without_secrets
 
 Mode = Literal["offline", "online", "disabled"]
-_ID = "wandb_id"  # a file of the run folder until the run is done: an interrupted run goes on under its name
 
 
 @dataclass
@@ -106,7 +106,7 @@ class WandbTracker:
             wandb.call("finish", dict(summary), failed)
             wandb.wait()
             if not failed:
-                (self._folder / _ID).unlink(missing_ok=True)
+                (self._folder / artifacts.WANDB_ID).unlink(missing_ok=True)
 
     def _call(self, method: str, *arguments: object) -> None:
         if self._wandb is not None:
@@ -129,7 +129,7 @@ def _process() -> Aside:
 
 def _id_of(folder: Path) -> str:
     """The id that an interrupted run of that folder had, or a new one."""
-    path = folder / _ID
+    path = folder / artifacts.WANDB_ID
     if not path.is_file():
         write_text(path, secrets.token_hex(4))
     return path.read_text(encoding="utf-8").strip()

@@ -190,7 +190,7 @@ def test_secrets_are_not_written_down(configured, local_overrides, tmp_path, mon
     monkeypatch.setenv("HF_TOKEN", "very-secret")
     execute(configured(*local_overrides, "method=magnitude", "save_model=false"), tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
-    for path in (tmp_path / "run").iterdir():
+    for path in filter(Path.is_file, (tmp_path / "run").rglob("*")):
         assert b"very-secret" not in path.read_bytes(), path.name
 
 

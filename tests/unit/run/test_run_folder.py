@@ -1,0 +1,107 @@
+"""Whose files a run folder holds, and who is at work there."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from prune_lab.errors import BadInput, RunFailed
+from prune_lab.run import artifacts
+from prune_lab.run.own_files import take
+from prune_lab.run.run_folder import check_free, claimed, disk_failures
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_text() for name, path in found.items() if not name.startswith(".prune_lab")}
+
+
+def _run(folder: Path, key: str, *, status: str | None) -> None:
+    """Leaves what a run leaves that ended so, or was killed."""
+    with claimed(folder):
+        taken = take(folder, key, None)
+        (folder / "model").mkdir(exist_ok=True)
+        (folder / "model/weights").write_text(key)
+        (folder / "blocks").mkdir(exist_ok=True)
+        (folder / "blocks/block_0").write_text(key)
+        taken.note()
+        if status:
+            (folder / "record.json").write_text(json.dumps({"status": status, "key": key}))
+
+
+@pytest.mark.parametrize("name", [artifacts.RECORD, *artifacts.OUTPUTS, *artifacts.PROGRESS, ".hydra"])
+@pytest.mark.parametrize("kind", ["file", "folder", "dead link"])
+def test_names_that_runs_use_are_refused_where_no_run_was(tmp_path, name, kind):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    if kind == "file":
+        (folder / name).write_text('{"status": "done"}')
+    elif kind == "folder":
+        (folder / name).mkdir()
+    else:
+        (folder / name).symlink_to("nowhere")
+    with pytest.raises(BadInput, match=f"holds {name}, which no run") as told, claimed(folder):
+        pass
+    assert "hydra.run.dir" in str(told.value)
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_other_files_are_in_nobodys_way(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    _run(tmp_path, "one", status="finished")
+    _run(tmp_path, "two", status="finished")
+    assert _contents(tmp_path)["notes.txt"] == "mine"
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "stopped", None])
+@pytest.mark.parametrize("key", ["same", "other"])
+def test_only_a_run_that_did_not_finish_goes_on(tmp_path, status, key):
+    _run(tmp_path, "same", status=status)
+    with claimed(tmp_path):
+        take(tmp_path, key, None)
+    goes_on = key == "same" and status != "finished"
+    assert not (tmp_path / "record.json").exists()
+    assert (tmp_path / "blocks/block_0").exists() == (tmp_path / "model").exists() == goes_on
+    earlier = list(tmp_path.glob("earlier-*"))
+    assert len(earlier) == (0 if goes_on else 1)
+    if earlier:
+        assert _contents(earlier[0]).items() >= {"model/weights": "same", "blocks/block_0": "same"}.items()
+
+
+@pytest.mark.parametrize("change", ["changed", "added"])
+def test_a_model_that_somebody_changed_after_an_interruption_is_set_aside(tmp_path, change):
+    _run(tmp_path, "same", status=None)
+    (tmp_path / "model" / ("weights" if change == "changed" else "more")).write_text("trained further")
+    with claimed(tmp_path):
+        take(tmp_path, "same", None)
+    [earlier] = tmp_path.glob("earlier-*")
+    assert "trained further" in _contents(earlier).values()
+    assert (tmp_path / "blocks/block_0").exists() and not (tmp_path / "model").exists()
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_next_run(tmp_path):
+    _run(tmp_path, "one", status=None)
+    for name in (".model.abcd1234", ".masks.safetensors.abcd1234", ".mine.abcd1234"):
+        (tmp_path / name).write_text("")
+    with claimed(tmp_path):
+        take(tmp_path, "one", None)
+    assert [name for name in os.listdir(tmp_path) if name.endswith("1234")] == [".mine.abcd1234"]
+
+
+def test_who_is_in_may_enter_again(tmp_path):
+    with claimed(tmp_path / "run"), claimed(tmp_path / "run"):
+        check_free(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_fails_is_told_with_the_way_out(tmp_path, kind):
+    with pytest.raises(RunFailed, match=r"hydra\.run\.dir=DIR") as told, disk_failures(tmp_path):
+        raise OSError(kind, os.strerror(kind), "some/file")
+    assert f"some/file: {os.strerror(kind)}" in str(told.value)
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError), disk_failures(tmp_path):
+        (tmp_path / "nothing").read_text()
