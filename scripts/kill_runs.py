@@ -5,8 +5,12 @@ rename a file: a record, a block, a training state, an entry of the store, the m
 has finished; then its numbers and its files must be those of a run that nobody disturbed, and the next start must take
 them as they are.
 
+With --pairs two processes of the same run are at work at once, in one folder or in two, with one store, and one of
+them is killed. In one folder the later one is refused, unless the first has ended by then.
+
 Example:
     python scripts/kill_runs.py --kills 100 --seed 0
+    python scripts/kill_runs.py --kills 50 --pairs --seed 1
 """
 
 import argparse
@@ -114,10 +118,40 @@ def kill(lab: Lab, run: str, chance: random.Random, seconds: float, writes: int)
         return "at a time"
 
 
+def kill_one_of_two(lab: Lab, runs: tuple[str, str], chance: random.Random, seconds: float, writes: int) -> list[str]:
+    """Starts two processes, kills one, and waits for the other; returns how each ended: its status, and what it said.
+
+    Args:
+        lab: starts them.
+        runs: their folders; one, or two.
+        chance: decides which one is killed, and when.
+        seconds: of an undisturbed run.
+        writes: of an undisturbed run.
+    """
+    first = lab.start(runs[0], write=chance.randint(1, writes) if chance.random() < 0.5 else 0)
+    time.sleep(chance.uniform(0, seconds / 2))
+    second = lab.start(runs[1])
+    said = {}
+    doomed, other = (first, second) if chance.random() < 0.7 else (second, first)
+    try:
+        said[doomed] = doomed.communicate(timeout=chance.uniform(0, seconds))[1]
+    except subprocess.TimeoutExpired:
+        doomed.kill()
+        said[doomed] = doomed.communicate()[1]
+    said[other] = other.communicate()[1]
+    ends = {0: "finished", 2: "refused", -signal.SIGKILL: "killed"}
+    told = [ends.get(process.returncode, f"status {process.returncode}: {said[process]}") for process in said]
+    for process, end in zip(said, told, strict=True):
+        if end == "refused" and not (runs[0] == runs[1] and "is in use" in said[process]):
+            told.append(f"refused for no reason: {said[process]}")
+    return told
+
+
 def main() -> None:
     """Ends with 1 if anything was torn, wrong or lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--pairs", action="store_true", help="two processes at once, of which one is killed")
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args()
     chance = random.Random(parsed.seed)
@@ -133,19 +167,13 @@ def main() -> None:
         kinds: Counter[str] = Counter()
         wrong: list[str] = []
         finished = told = 0
-        while kinds["at a write"] + kinds["at a time"] < parsed.kills:
+        while kinds["at a write"] + kinds["at a time"] + kinds["killed"] < parsed.kills:
             _forget(lab)
             run = f"run{finished}"
-            for number in range(chance.randint(1, 4)):  # kills before it may end
-                how = kill(lab, f"{run}/{number}", chance, seconds, writes)
-                kinds[how] += 1
-                wrong += [
-                    f"{run}/{number}, killed {how}: {found}" for found in [lab.damage(f"{run}/{number}")] if found
-                ]
-                if how == "ended before":
-                    break
-            lab.finish(f"{run}/last")
-            wrong += _compare(lab, f"{run}/last", wanted, files)
+            last = _disturb_pair if parsed.pairs else _disturb
+            folder = last(lab, run, chance, (seconds, writes), kinds, wrong)
+            lab.finish(folder)
+            wrong += _compare(lab, folder, wanted, files)
             if "finished before" not in lab.finish(f"{run}/again"):
                 wrong.append(f"{run}: ran again after it had finished")
             wrong += _compare(lab, f"{run}/again", wanted, files)
@@ -156,6 +184,35 @@ def main() -> None:
             print(f"{sum(kinds.values())} starts, {dict(kinds)}, {finished} finished, {len(wrong)} wrong", flush=True)
     print("no torn record, no wrong result, no lost work" if not wrong else f"{len(wrong)} wrong")
     sys.exit(1 if wrong else 0)
+
+
+def _disturb(
+    lab: Lab, run: str, chance: random.Random, undisturbed: tuple[float, int], kinds: "Counter[str]", wrong: list[str]
+) -> str:
+    """Kills a run some times, in folders of their own; returns the folder in which it may end."""
+    for number in range(chance.randint(1, 4)):
+        folder = f"{run}/{number}"
+        how = kill(lab, folder, chance, *undisturbed)
+        kinds[how] += 1
+        wrong += [f"{folder}, killed {how}: {found}" for found in [lab.damage(folder)] if found]
+        if how == "ended before":
+            break
+    return f"{run}/last"
+
+
+def _disturb_pair(
+    lab: Lab, run: str, chance: random.Random, undisturbed: tuple[float, int], kinds: "Counter[str]", wrong: list[str]
+) -> str:
+    """Kills one of two, some times; returns the folder in which the run may end."""
+    for _ in range(chance.randint(1, 3)):
+        runs = (f"{run}/one", chance.choice([f"{run}/one", f"{run}/one", f"{run}/two"]))
+        for how in kill_one_of_two(lab, runs, chance, *undisturbed):
+            if how in ("finished", "refused", "killed"):
+                kinds[how] += 1
+            else:
+                wrong.append(f"{run}: {how}")
+        wrong += [f"{folder}: {found}" for folder in runs for found in [lab.damage(folder)] if found]
+    return f"{run}/one"
 
 
 def _compare(lab: Lab, run: str, wanted: Mapping[str, float], files: Mapping[str, bytes]) -> list[str]:
