@@ -80,7 +80,7 @@ def test_finished_runs_are_not_run_again_and_failures_do_not_stop_the_rest(tmp_p
         calls.append((config.plain["method"]["_target_"], config.plain["seed"]))
         if config.plain["seed"] == 1:
             raise RuntimeError("boom")
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         result = {"status": "finished", **record(5.0), "key": config.key}
         (folder / "record.json").write_text(json.dumps(result))
         return result
