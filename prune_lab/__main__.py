@@ -136,7 +136,7 @@ def main() -> None:
         if not _is_of_hydra(error):
             raise
         reading = any("load_" in frame.name for frame in traceback.extract_tb(error.__traceback__))
-        what = f"{error.strerror or error}: {shown(error.filename)}"
+        what = f"{error.strerror or error}" + (f": {shown(error.filename)}" if error.filename else "")
         _exit_if_expected(
             BadInput(
                 f"a file of the settings cannot be read: {what}"

@@ -26,6 +26,7 @@ LIMIT = "PRUNE_LAB_CACHE_GB"
 """The environment variable that says how large the store may become, in 10^9 bytes."""
 _DEFAULT_GB = 20.0
 _MANIFEST = "entry.json"
+_TOO_LARGE = "not kept for other runs: %.3g GB are more than the store may hold (%s)"
 _UNFINISHED = (".new-", ".old-")
 _LEFT_BEHIND = 24 * 3600  # seconds after which an unfinished entry is that of a process that died
 
@@ -110,8 +111,15 @@ class Store:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if max(expected, 1) > self.limit or 2 * expected > shutil.disk_usage(self.folder).free:
-                logger.info("not kept for other runs: %.1f GB do not fit into the store (%s)", expected / 1e9, LIMIT)
+            free = shutil.disk_usage(self.folder).free
+            if 2 * expected > free:
+                logger.info(
+                    "not kept for other runs: %.3g GB would fill the disk of %s, which has %.3g GB left",
+                    *(expected / 1e9, self.folder, free / 1e9),
+                )
+                return
+            if max(expected, 1) > self.limit:
+                logger.info(_TOO_LARGE, expected / 1e9, LIMIT)
                 return
             new = Path(tempfile.mkdtemp(dir=self.folder, prefix=_UNFINISHED[0]))
             try:
@@ -141,7 +149,7 @@ class Store:
     def _move_in(self, new: Path, entry: Path, size: int) -> None:
         """Makes room, and lets the entry appear, with nobody else doing the same."""
         if size > self.limit:
-            logger.info("not kept for other runs: %.1f GB do not fit into the store (%s)", size / 1e9, LIMIT)
+            logger.info(_TOO_LARGE, size / 1e9, LIMIT)
             return
         with self._arranging():
             if entry.exists():  # another process was as quick

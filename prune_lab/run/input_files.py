@@ -10,7 +10,9 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+from omegaconf import MISSING
 
 from prune_lab.errors import BadInput
 from prune_lab.utils.paths import TooManyFiles, named_paths, regular_files, shown_path
@@ -70,7 +72,7 @@ def _named(value: Any, key: str) -> Iterator[tuple[str, str]]:
             if not condition or other not in value or value[other] in wanted.split("|"):
                 found = value.get(name)
                 texts = found if isinstance(found, list) else [found]
-                yield from ((f"{key}.{name}", text) for text in texts if isinstance(text, str) and text)
+                yield from ((f"{key}.{name}", text) for text in texts if _is_given(text))
 
 
 def _stamps(text: str, key: str) -> list[Stamp]:
@@ -123,3 +125,7 @@ def _tree(module: str) -> ast.Module:
     spec = importlib.util.find_spec(module)
     source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
     return ast.parse(source)
+
+
+def _is_given(text: Any) -> TypeGuard[str]:
+    return isinstance(text, str) and text not in ("", MISSING)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydra.utils import get_object
+from omegaconf import MISSING
 
 from prune_lab.errors import BadInput, shown
 from prune_lab.run.config import RunConfig
@@ -42,7 +43,7 @@ def _problems(value: Any, where: str, kinds: Kinds | None) -> Iterator[str]:
         where: its key.
         kinds: of the parts that may stand there; None where that cannot be known, below a part that is refused.
     """
-    if value == "???":
+    if value == MISSING:
         yield f"{where} is missing; give {where}=VALUE"
     elif isinstance(value, list):
         for index, item in enumerate(value):

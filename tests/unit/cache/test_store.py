@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_not_kept(store, caplog):
     with caplog.at_level("INFO"):
         store.keep(key(2), filled(b"x" * 1001))
         store.keep(key(3), lambda folder: pytest.fail("written for nothing"), expected=5000)
-    assert caplog.text.count("do not fit") == 2
+    assert caplog.text.count("more than the store may hold") == 2
     assert store.load(key(1), read) and store.load(key(2), read) is None
 
 
