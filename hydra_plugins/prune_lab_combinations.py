@@ -48,17 +48,20 @@ class CombinationsSweeper(BasicSweeper):
         """
         from prune_lab.run.loader import save_config
         from prune_lab.sweep.compose import job_folders
+        from prune_lab.sweep.launch.engine import check_launcher, launching
         from prune_lab.sweep.summary import expect
 
         assert self.config is not None and self.launcher is not None  # Hydra has called `setup`
         assert self.hydra_context is not None
+        check_launcher(self.config)
         batches = self.batches(arguments)
         jobs = [job for batch in batches for job in batch]
         expect(job_folders(self.hydra_context.config_loader, self.config, jobs), jobs)
         save_config(self.config, "multirun.yaml", Path(self.config.hydra.sweep.dir))
         results: list[Sequence[JobReturn]] = []
         for batch in batches:
-            results.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, results))))
+            with launching(self.config):
+                results.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, results))))
         for result in (each for some in results for each in some):
             _ = result.return_value  # raises
         return results

@@ -6,6 +6,7 @@ Hydra imports every plugin at every start, so nothing is imported here that is s
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from hydra.core.utils import JobReturn
@@ -24,10 +25,16 @@ class _Engine(Launcher):
     name: ClassVar[str]  # as in conf/hydra/launcher; the plugins' own names would bring their own settings
     extra: ClassVar[str]  # of the package
     types: ClassVar[Mapping[str, Any]]  # of its settings
+    least: ClassVar[Mapping[str, int]]  # of those that are numbers, the smallest one
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
         self.engine: Launcher | None = None
+
+    @classmethod
+    def takes(cls) -> list[str]:
+        """The names of its settings."""
+        return list(cls.types)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Makes the engine.
@@ -35,12 +42,18 @@ class _Engine(Launcher):
         Raises:
             BadInput: it is not installed, or its settings cannot be used.
         """
-        from prune_lab.errors import BadInput
-        from prune_lab.run.annotations import mistake_of
+        from prune_lab.errors import BadInput, located
+        from prune_lab.run.annotations import fits, mistake_of
+        from prune_lab.utils.checks import check_number, check_whole
 
         for key, value in self.settings.items():
-            if mistake := mistake_of(f"hydra.launcher.{key}", value, self.types.get(key, Any)):
+            if mistake := mistake_of(f"hydra.launcher.{key}", value, self.types[key]):
                 raise BadInput(mistake)
+        given = SimpleNamespace(**self.settings)
+        with located("hydra.launcher"):
+            for key in self.least.keys() & self.settings.keys():
+                check = check_number if self.types[key] is float else check_whole
+                check(given, key, least=self.least[key], optional=fits(None, self.types[key]))
         try:
             self.engine = self.make()
         except ModuleNotFoundError as error:
@@ -77,12 +90,18 @@ class Slurm(_Engine):
         **dict.fromkeys(("mem_gb", "mem_per_gpu", "mem_per_cpu"), float | str | None),
         "stderr_to_stdout": bool, "setup": Sequence[str] | None, "additional_parameters": Mapping[str, Any],
     }  # fmt: skip
+    least: ClassVar = {
+        **dict.fromkeys(("max_num_timeout", "signal_delay_s", "gpus_per_node"), 0),
+        **dict.fromkeys(("timeout_min", "array_parallelism", "nodes", "tasks_per_node"), 1),
+        **dict.fromkeys(("cpus_per_task", "cpus_per_gpu", "gpus_per_task"), 1),
+    }
 
     def make(self) -> Launcher:
         """Checks for Slurm, too."""
-        from prune_lab.sweep.launch.slurm import PatientSlurmLauncher, check_cluster
+        from prune_lab.sweep.launch.engine import check_cluster
+        from prune_lab.sweep.launch.slurm import PatientSlurmLauncher
 
-        check_cluster()
+        check_cluster(self.name)
         launcher: Launcher = PatientSlurmLauncher(**self.settings)
         return launcher
 
@@ -95,6 +114,7 @@ class Ray(_Engine):
         "address": str | None, "cpus": float, "gpus": float, "retries": int,
         "init": Mapping[str, Any], "remote": Mapping[str, Any],
     }  # fmt: skip
+    least: ClassVar = {"cpus": 0, "gpus": 0, "retries": -1}  # -1 of Ray: as often as it takes
 
     def make(self) -> Launcher:
         """Puts our settings where Ray looks for them."""
@@ -111,7 +131,8 @@ class Joblib(_Engine):
     """hydra-joblib-launcher: processes of this machine, each with a GPU of its own if there are any."""
 
     name, extra = "processes", "joblib"
-    types: ClassVar = {"n_jobs": int | None}  # of `gpus`, see `gpus_of`
+    types: ClassVar = {"n_jobs": int | None, "gpus": Any}  # of which `gpus_of` says what is allowed
+    least: ClassVar = {"n_jobs": 1}
 
     def make(self) -> Launcher:
         """One process for each GPU, if the settings do not say how many."""

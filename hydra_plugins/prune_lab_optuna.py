@@ -19,6 +19,15 @@ class OptunaSweeper(Sweeper):
         self.settings = settings  # checked in `sweep`, where a message reaches the user as it is
         self.launcher: Launcher | None = None
 
+    @classmethod
+    def takes(cls) -> list[str]:
+        """The names of its settings."""
+        from dataclasses import fields
+
+        from prune_lab.sweep.search.settings import SearchSettings
+
+        return [field.name for field in fields(SearchSettings)]
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Takes what Hydra knows of the command."""
         from hydra.core.plugins import Plugins

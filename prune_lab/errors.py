@@ -115,11 +115,11 @@ def owned_by(owner: object, place: str = "", *, renamed: Mapping[str, str] | Non
 
 @contextmanager
 def located(place: str) -> Iterator[None]:
-    """Fills in where the component stands that raises an error: ``hydra.sweeper``."""
+    """Fills in where the component stands that raises an error: ``hydra.sweeper``; empty: at the top."""
     try:
         yield
     except Reported as error:
-        error.locate(lambda rest: f"{place}{rest}")
+        error.locate(lambda rest: f"{place}{rest}".removeprefix("."))
         raise
 
 

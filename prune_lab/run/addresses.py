@@ -1,7 +1,7 @@
 """Makes the parts of a configuration, and knows at which key each of them stands."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -55,26 +55,6 @@ class Addresses:
     def section(self, name: str) -> Any:
         """Makes a section, which may also be a plain value, or nothing."""
         return self._make(self._plain[name], (name,))
-
-    def check_unmade(self) -> None:
-        """Checks the types of what no stage needs, and what was therefore not made.
-
-        Raises:
-            BadInput: a value does not fit the annotation of its parameter.
-        """
-        made = {path[0] for _, path in self._made.values()}
-        for name, value in self._plain.items():
-            if name not in made:
-                self._check_unmade(value, (name,))
-
-    def _check_unmade(self, value: Any, path: Path) -> None:
-        hints, rest = hints_of(get_object(value["_target_"])) if _is_node(value) else ({}, Any)
-        items: Iterable[tuple[str | int, Any]] = enumerate(value) if isinstance(value, list) else ()
-        for name, item in value.items() if isinstance(value, dict) else items:
-            mistake = mistake_of(self._key((*path, name)), item, hints.get(str(name), rest))
-            if mistake and not str(name).startswith("_"):
-                raise BadInput(mistake)
-            self._check_unmade(item, (*path, name))
 
     @contextmanager
     def naming(self) -> Iterator[None]:

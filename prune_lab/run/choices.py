@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
@@ -44,6 +45,21 @@ def no_choice(key: str, given: str, known: Sequence[str]) -> str:
     meant = [f"{key}={close}" for close in _close(given, known)] + _meant(group, given)
     asked = f"; did you mean {' or '.join(meant)}?" if meant else ";"
     return f"{key}={given} is not a choice{asked} choices: {', '.join(known)}"
+
+
+def no_place(key: str, line: str) -> str:
+    """Says that nothing that is chosen has a place for a choice.
+
+    Args:
+        key: as it was typed: ``method@method.inner``.
+        line: the whole of what was typed.
+    """
+    group, _, place = key.partition("@")
+    there = [f"{taken} (of {', '.join(by)})" for taken, by in sorted(_places(group).items())]
+    return (
+        f"{line}: nothing that is chosen here takes a choice of {group}{f' at {place}' if place else ''}; allowed: "
+        f"{', '.join([f'{group}=CHOICE', *there])}"
+    )
 
 
 def no_text(key: str, given: str, known: Sequence[str]) -> str:
@@ -89,6 +105,18 @@ def choice_named(word: str) -> list[str]:
 def of_group(override: Override) -> bool:
     """Whether an override makes a choice, and does not set a value."""
     return override.package is not None or override.key_or_group in groups() or override.key_or_group == "experiment"
+
+
+def _places(group: str) -> dict[str, list[str]]:
+    """By places of a group below choices, the choices: ``method@method.inner`` is one of ``method=dsnot``."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(conf_folder().glob("*/*.yaml")):
+        own = path.parent.name
+        for entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", []):
+            named, at, place = (next(iter(entry)) if isinstance(entry, dict) else f"/{own}/{entry}").partition("@")
+            if at and f"{named}/".startswith(f"/{group}/"):
+                found.setdefault(f"{group}@{own}.{place}", []).append(f"{own}={path.stem}")
+    return found
 
 
 def _close(given: str, known: Sequence[str], cutoff: float = 0.6) -> list[str]:

@@ -123,13 +123,13 @@ def objectives_of(value: Any) -> list[str]:
 def _problems(plain: Mapping[str, Any]) -> list[str]:
     """The mistakes in what has no component of its own to check it."""
     problems = [f"{name} is unknown; allowed: {', '.join(SECTIONS)}" for name in plain if name not in SECTIONS]
-    missing = [name for name in SECTIONS if name not in plain]
+    missing = [name for name in SECTIONS if plain.get(name) is None and (name not in plain or _needs_choice(name))]
     if missing:  # what the others say would follow from it
         return problems + [_missing(name) for name in missing]
     stages = plain["stages"]
     if not isinstance(stages, dict) or not stages:
         problems.append(f"stages={stages!r} is not a list of stages; allowed: {_choices('stages')}")
-    elif odd := [name for name, own in stages.items() if not isinstance(own, dict)]:
+    elif odd := [name for name, own in stages.items() if not isinstance(own, dict) or name[:1] == "_"]:
         problems += [
             f"stages.{name}={shown(stages[name])} is not allowed: the settings of a stage are given one by one, such "
             f"as stages.prune.save_every=0, and stages=[prune,evaluate] chooses stages; allowed: {_choices('stages')}"
@@ -158,6 +158,11 @@ def _problems(plain: Mapping[str, Any]) -> list[str]:
 def _missing(name: str) -> str:
     removed = f"{name} is missing: ~{name} or {name}=null has removed it"
     return f"{removed}; give {name}=CHOICE, one of {_choices(name)}" if _choices(name) else f"{removed}; leave that out"
+
+
+def _needs_choice(name: str) -> bool:
+    """Whether a section is of a group, of which a run has one choice; without ``finetune`` nothing is trained."""
+    return name not in ("finetune", "stages") and bool(_choices(name))
 
 
 def _choices(group: str) -> str:

@@ -4,6 +4,7 @@ Hydra makes callbacks, sweepers, launchers and log handlers from its own section
 lines of shell on a cluster. Files may choose among what is there; all else is typed, or named as trusted.
 """
 
+import inspect
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prune_lab.errors import BadInput, shown
+from prune_lab.run.choices import choices_of
 from prune_lab.run.trust import OURS, how_to_trust, is_trusted, is_trusted_target
 
 SUMMARY = "prune_lab.sweep.summary.SweepSummary"
@@ -81,12 +83,17 @@ def _plugins(cfg: DictConfig, written: Mapping[str, Any]) -> Iterator[str]:
     known = Plugins.instance().class_name_to_class
     for name, kind in (("sweeper", Sweeper), ("launcher", Launcher)):
         key, node = f"hydra.{name}", written[name]
+        allowed = f"allowed: hydra/{name}=NAME, one of {', '.join(['basic', *choices_of(f'hydra/{name}')])}"
         if not isinstance(node, Mapping):
-            yield _refusal(key, node, "makes an object")
+            given = f"there is no {key}" if node == "???" else f"{key}={shown(node)} is not allowed"
+            yield f"{given}; {allowed}"
             continue
-        target = str(node.get("_target_"))
-        if not issubclass(known.get(target, object), kind) and not is_trusted(f"{key}._target_"):
-            yield f"{key}._target_={target} is not allowed; allowed: a {name} that is installed, hydra/{name}=NAME"
+        target = node.get("_target_")
+        made = known.get(str(target), object)
+        if not issubclass(made, kind):  # Hydra makes no others, also where they are typed
+            yield f"{key}._target_={target} is not allowed; {allowed}, or another {name} that is installed"
+        else:
+            yield from _unknown(key, node, made)
         for place, value in _settings(cfg.hydra[name], key):
             path = ".".join(place)
             if is_trusted(path):
@@ -98,6 +105,21 @@ def _plugins(cfg: DictConfig, written: Mapping[str, Any]) -> Iterator[str]:
     storage = (written["sweeper"] or {}).get("storage") if isinstance(written["sweeper"], Mapping) else None
     if isinstance(storage, str) and "://" in storage and not is_trusted("hydra.sweeper.storage"):
         yield _refusal("hydra.sweeper.storage", "URL", "connects to a database")
+
+
+def _unknown(key: str, node: Mapping[str, Any], made: Any) -> Iterator[str]:
+    """Settings that a sweeper or launcher does not take."""
+    parameters = inspect.signature(made).parameters.values()
+    if hasattr(made, "takes"):
+        takes = made.takes()
+    elif any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    else:
+        takes = [parameter.name for parameter in parameters]
+    for name in node:
+        if not str(name).startswith("_") and name not in takes:
+            allowed = ", ".join(f"{key}.{each}" for each in takes) or f"none below {key}"
+            yield f"{key}.{name} is unknown; allowed: {allowed}"
 
 
 def _settings(node: Any, *place: str) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from prune_lab.errors import Reported
-from prune_lab.run.choices import choice_named, choices_of, no_choice, no_key, no_text, of_group
+from prune_lab.run.choices import choice_named, choices_of, no_choice, no_key, no_place, no_text, of_group
 from prune_lab.run.renamed import new_name
 
 _NOISE = re.compile(
@@ -193,8 +193,9 @@ def _key_in(text: str, typed: Sequence[Override]) -> str:
 def _unknown(found: re.Match[str], _: str, typed: Sequence[Override]) -> str:
     key = found[1].lstrip("+~")
     others = [str(each.input_line) for each in typed if each.key_or_group != key]
-    if "@" in key or key in map(str, (each.get_key_element() for each in typed if of_group(each))):
-        return f"{_line_of(key.partition('@')[0], typed)}: no such choice is made here; prune-lab --help lists all"
+    choices = {each.get_key_element().lstrip("+~"): _short(each.input_line or "") for each in typed if of_group(each)}
+    if "@" in key or key in choices:
+        return no_place(key, choices.get(key, key))
     return no_key(key, _line_of(key, typed), others)
 
 

@@ -5,13 +5,16 @@ This is the only place where objects are made from a configuration; below, every
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from hydra.utils import get_class
 
 from prune_lab.data.spec import DataSpec
+from prune_lab.errors import located
 from prune_lab.models.load import Checkpoint
+from prune_lab.pruning.calibration.calibration import check_order
 from prune_lab.run.addresses import Addresses
 from prune_lab.run.config import RunConfig
 from prune_lab.run.state import Stage
@@ -32,7 +35,7 @@ class Parts:
 
 
 def make_parts(config: RunConfig) -> Parts:
-    """Makes all that the stages of a run need; of sections that none of them needs only the types are checked.
+    """Makes all that the stages of a run need, and the other sections, too, so that every setting is checked.
 
     Args:
         config: `prune_lab.run.vetting.vet` has vetted every target.
@@ -50,7 +53,11 @@ def make_parts(config: RunConfig) -> Parts:
             device=resolve_device(config.plain["device"]),
             addresses=addresses,
         )
-        addresses.check_unmade()
+        for name in config.plain:
+            if name not in ("model", "data", "stages", "tracker"):
+                sections.section(name, addresses)
+    with located(""):
+        check_order(SimpleNamespace(**config.plain))
     return parts
 
 
@@ -72,13 +79,14 @@ class _Sections:
         found: dict[str, tuple[Any, str]] = {}
         for parameter, need in kind.needs.items():
             if isinstance(need, str):
-                found[parameter] = self._section(need, addresses), need
+                found[parameter] = self.section(need, addresses), need
             else:
                 own = {name: made for name, (made, _) in self._needed(need, addresses).items()}
                 found[parameter] = need(**own), ""
         return found
 
-    def _section(self, name: str, addresses: Addresses) -> Any:
+    def section(self, name: str, addresses: Addresses) -> Any:
+        """Returns a section; makes it, if nobody has needed it yet."""
         if name not in self._made:
             self._made[name] = addresses.section(name)
         return self._made[name]

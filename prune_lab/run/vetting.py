@@ -29,10 +29,20 @@ def vet(config: RunConfig) -> None:
     problems = [
         problem
         for section, value in config.plain.items()
-        for problem in _problems(value, section, SECTIONS.get(section, ()))
+        for problem in _without_target(section, value) or _problems(value, section, SECTIONS.get(section, ()))
     ]
     if problems:
         raise BadInput("\n".join(dict.fromkeys(problems)))
+
+
+def _without_target(section: str, value: Any) -> list[str]:
+    """The mistakes in a section that is to be made, or in a stage, where it does not say of which class."""
+    parts = {f"stages.{name}": own for name, own in value.items()} if section == "stages" else {section: value}
+    return [
+        f"{where}._target_ is missing; give {where}._target_=CLASS, of the kind {names_of(SECTIONS[section])}"
+        for where, part in parts.items()
+        if section in SECTIONS and isinstance(part, dict) and "_target_" not in part
+    ]
 
 
 def _problems(value: Any, where: str, kinds: Kinds | None) -> Iterator[str]:
@@ -61,7 +71,9 @@ def _problems(value: Any, where: str, kinds: Kinds | None) -> Iterator[str]:
 
 def _class_of(node: Mapping[str, Any], where: str, kinds: Kinds | None) -> type | str:
     """The class of a part, or why it is not made."""
-    target, key = str(node["_target_"]), f"{where}._target_"
+    target, key = node["_target_"], f"{where}._target_"
+    if not isinstance(target, str):
+        return f"{key}={shown(target)} is not allowed; allowed: the name of a class"
     if not is_trusted_target(target) and not is_trusted(key):
         return (
             f"{key}={target} is not trusted; only targets under {OURS} are made from a configuration; "

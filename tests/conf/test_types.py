@@ -85,7 +85,6 @@ def message_of(plain: dict[str, Any], path: tuple[str | int, ...], value: Any) -
     try:
         with addresses.naming():
             addresses.section(section)
-        addresses.check_unmade()
     except Reported as error:
         return str(error)
     return ""

@@ -1,7 +1,6 @@
 """Waiting for the jobs of a Slurm array: for all of them, also where some are lost."""
 
 import logging
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,25 +13,12 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import RunFailed
 
 logger = logging.getLogger(__name__)
 
 _PAUSE = 5.0  # seconds between two looks at a job
 _GRACE = 30.0  # seconds that a result may take to appear after its job has ended: file systems lag behind
-
-
-def check_cluster() -> None:
-    """Whether jobs can be submitted from here.
-
-    Raises:
-        BadInput: there is no ``sbatch``.
-    """
-    if shutil.which("sbatch") is None:
-        raise BadInput(
-            "hydra/launcher=slurm: there is no sbatch here; start the sweep where jobs are submitted, or use another "
-            "launcher (processes, ray_tasks)"
-        )
 
 
 class PatientSlurmLauncher(SlurmLauncher):  # type: ignore[misc]  # the plugin has no types

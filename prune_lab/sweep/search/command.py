@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +14,7 @@ from optuna.distributions import CategoricalDistribution
 
 from prune_lab.errors import BadInput, BadSetting, located
 from prune_lab.run.config import is_beside_numbers, objectives_of
+from prune_lab.sweep.launch.engine import check_launcher, launching
 from prune_lab.sweep.search.loop import Jobs, run_trials
 from prune_lab.sweep.search.settings import SearchSettings
 from prune_lab.sweep.search.space import Space, parse_space
@@ -44,11 +46,16 @@ def search(
             "hydra/sweeper=optuna does not run in several processes (accelerate launch, torchrun); start one, which "
             "launches its trials with hydra.sweeper.jobs=N and hydra/launcher=..."
         )
+    check_launcher(config)
     settings = SearchSettings(**{key: _plain(value) for key, value in given.items()})
     space = parse_space(settings.params, arguments, OverridesParser.create(config_loader=loader))
 
     def compose(overrides: Sequence[str]) -> DictConfig:
         return loader.load_sweep_config(config, list(overrides))
+
+    def launch(jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        with launching(config):
+            return launcher.launch(jobs, first)
 
     base, complete = _without_searched(space, compose)
     objectives = objectives_of(base.objective)
@@ -68,7 +75,7 @@ def search(
             study.enqueue_defaults(defaults)
         if not settings.on_url or settings.repeat_running:
             study.repeat_running()
-        run_trials(study, Jobs(compose, launcher.launch), folder)
+        run_trials(study, Jobs(compose, launch), folder)
 
 
 def _without_searched(space: Space, compose: Callable[[Sequence[str]], DictConfig]) -> tuple[DictConfig, bool]:

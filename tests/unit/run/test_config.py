@@ -4,6 +4,7 @@ from omegaconf.errors import ReadonlyConfigError
 
 from prune_lab.errors import BadInput
 from prune_lab.run.config import RunConfig
+from prune_lab.run.parts import make_parts
 from prune_lab.run.vetting import vet
 
 
@@ -189,3 +190,33 @@ def test_the_key_of_a_run_tells_settings_apart_that_change_its_numbers(composed)
         key("model.dtype=auto"),
     ]
     assert len({default, *others}) == 6
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"propagate": "abc"}, "propagate='abc' is not allowed; allowed: pruned, dense"),
+        ({"sequential": 3}, "sequential=3 is not allowed; allowed: block, layer"),
+        ({"sparsity.level": 5}, "sparsity.level=5 is not allowed"),
+        ({"method.damping": -5}, "method.damping=-5 is not allowed"),
+        ({"training.steps": 0}, "training.steps=0 is not allowed"),
+        ({"allocation._target_": None}, "allocation._target_=null is not allowed; allowed: the name of a class"),
+        ({"method": None}, "method is missing"),
+        ({"stages.dense._target_": {"a": 1}}, "stages.dense._target_={'a': 1} is not allowed"),
+        ({"stages.x": {}}, "stages.x._target_ is missing"),
+        ({"stages._target_": {"a": 1}}, "stages._target_={'a': 1} is not allowed"),
+    ],
+)
+def test_settings_are_checked_whether_or_not_a_stage_reads_them(changed, values, said):
+    with pytest.raises(BadInput) as raised:
+        make_parts(check(changed(values, "stages=[dense]", "tracker=jsonl")))
+    assert str(raised.value).startswith(said)
+
+
+@pytest.mark.parametrize("section", ["method", "sparsity", "data", "model", "training", "schedule", "allocation"])
+def test_a_section_says_of_which_class_it_is(changed, section):
+    cfg = changed({}, "stages=[dense]")
+    with open_dict(cfg):
+        del cfg[section]["_target_"]
+    with pytest.raises(BadInput, match=rf"{section}\._target_ is missing; give {section}\._target_=CLASS, of the kind"):
+        check(cfg)

@@ -67,6 +67,11 @@ def said(*overrides: str) -> str:
         ("model.trust_remote_code=true", ["takes a plus sign: write +model.trust_remote_code=true"]),
         ("+seed=1", ["there is seed already; leave out the plus sign"]),
         ("finetune.steps=3", ["finetune.steps is called training.steps now"]),
+        (
+            "method@method.inner=ria",
+            ["method@method.inner=ria: nothing that is chosen", "method@method.inner (of method=d"],
+        ),
+        ("evaluate@evaluate.x=size", ["evaluate@evaluate.x=size: nothing", "evaluate@evaluate.size (of evaluate=all"]),
         ("hydra.job.chdir=abc", ["hydra.job.chdir=abc is not allowed: Value 'abc' is not a valid bool"]),
         ("~method.nosuch", ["~method.nosuch: there is no method.nosuch"]),
         ("seed=1,2", ["seed=1,2 is several values", "prune-lab -m", "seed=[1,2]", "'seed=\"1,2\"'"]),
