@@ -21,6 +21,16 @@ _POSITIVE = re.compile(r".*(_eps|_epsilon|_theta|_softcapping|factor)|query_pre_
 _DROPOUT = re.compile(r".*(dropout|_pdrop|layerdrop)")
 _MOST_LAYERS, _MOST, _MOST_POSITIONS = 10_000, 2**24, 2**40
 _ELSEWHERE = ("transformers_weights", "fusion_config", "kernel_config", "distributed_config")
+_OBJECTS = ("auto_map", "id2label", "label2id", "rope_parameters", "rope_scaling")
+_LISTS = ("layer_types",)
+_NAMES = ("dtype", "torch_dtype")
+_FIELD = re.compile(r"Validation error for field '(\w+)'")  # how the library's own classes begin
+_CHECK = re.compile(r"^Class validation error for validator '\w+': \w+: ")
+_EXPECTED = re.compile(r"expected an? (\w+)|expected (\w+)|<class '(?:\w+\.)*(\w+)'>|\b(list|dict)\[")
+_JSON = {
+    "bool": "true, false", "int": "whole numbers", "float": "numbers", "str": "texts",
+    "list": "lists", "dict": "objects", "NoneType": "null",
+}  # fmt: skip
 _ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
@@ -77,7 +87,10 @@ def check_sizes(raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], f
 
 def reason_of(error: Exception, raw: Mapping[str, Any]) -> str:
     """What a library said about a configuration, with the key that it is about where that can be told."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _CHECK.sub("", " ".join(str(error).split())) or type(error).__name__
+    if (field := _FIELD.search(text)) and (allowed := _expected_in(text)):
+        key = field[1]
+        return f"{f'{key}={shown(raw[key])}' if key in raw else key} is not allowed; allowed: {allowed}"
     if isinstance(error, KeyError | AttributeError | AssertionError | TypeError):
         text = f"{type(error).__name__}: {text}"
     text = text.rstrip(".") if len(text) <= 300 else f"{text[:297]}..."
@@ -85,6 +98,13 @@ def reason_of(error: Exception, raw: Mapping[str, Any]) -> str:
     named = [f"{key}={shown(value)}" for key, value in raw.items() if re.search(rf"\b{re.escape(key)}\b", text)]
     found = named or values
     return f"{found[0]}: {text}" if found else text
+
+
+def _expected_in(text: str) -> str:
+    """The types that the library names, as they are written in JSON."""
+    names = ["".join(found) for found in _EXPECTED.findall(text)]
+    names = [name for name in names if name != "int" or "float" not in names]
+    return ", or ".join(dict.fromkeys(_JSON[name] for name in names if name in _JSON))
 
 
 def _problems(raw: Mapping[str, Any], family: Family) -> Iterator[str]:
@@ -98,10 +118,18 @@ def _problems(raw: Mapping[str, Any], family: Family) -> Iterator[str]:
     for key in _ATTENTION:
         if raw.get(key) not in (None, "eager", "sdpa"):
             yield f"config.json has {key}={shown(raw[key])}; allowed: eager, sdpa. Correct or delete the key"
+    for keys, kind in ((_OBJECTS, dict), (_LISTS, list), (_NAMES, str)):
+        for key in keys:
+            if not isinstance(raw.get(key), kind | None):
+                yield _wrong(key, raw[key], _JSON[kind.__name__])
     for key, value in _flat(raw):
         allowed = _allowed(key, value, family)
         if allowed:
-            yield f"config.json has {key}={shown(value)}; allowed: {allowed}. Correct the key, or copy the file again"
+            yield _wrong(key, value, allowed)
+
+
+def _wrong(key: str, value: Any, allowed: str) -> str:
+    return f"config.json has {key}={shown(value)}; allowed: {allowed}. Correct the key, or copy the file again"
 
 
 def _allowed(key: str, value: Any, family: Family) -> str | None:
