@@ -14,6 +14,7 @@ from prune_lab.report.metric import key_of
 from prune_lab.report.published import read_published
 from prune_lab.report.records import Records, described_by
 from prune_lab.report.spec import Cell, TableSpec, read_table
+from prune_lab.run.record import section_of
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_csv, write_json
 
@@ -114,8 +115,9 @@ def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
     for part, names in _PROTOCOL.items():
         value = record["protocol"].get(part)
         if value is not None:
-            found[part] = {name: value[name] for name in names if name in value} if names else value
-    layers = record.get("config", {}).get("sparsity", {}).get("layers")
+            section = section_of(record, "protocol", part)
+            found[part] = {name: section[name] for name in names if name in section} if names else value
+    layers = section_of(record, "config", "sparsity").get("layers")
     return {"protocol": found} | ({"config": {"sparsity": {"layers": layers}}} if layers else {})
 
 

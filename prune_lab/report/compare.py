@@ -10,8 +10,9 @@ from typing import Any
 from prune_lab.report.grid import Grid
 from prune_lab.report.metric import Metric
 from prune_lab.report.published import Published, find
-from prune_lab.report.records import Failure, Records, mean_and_spread, values
+from prune_lab.report.records import UNKNOWN, Failure, Records, mean_and_spread, values
 from prune_lab.report.spec import TableSpec
+from prune_lab.run.record import section_of
 
 _OTHER_MODELS = (
     "Published numbers with a name in brackets are of that model and its paper's text: "
@@ -183,10 +184,10 @@ def _why(reasons: Sequence[str]) -> str:
 def _protocol(records: Records, *, dense: bool = False) -> str:
     """What the runs of a cell did, in a few words."""
     record = records[0][1]
-    data = record["protocol"]["data"]
-    calibration, evaluation = data.get("calibration", {}), data.get("evaluation", {})
-    seqlen = evaluation.get("seqlen", calibration.get("seqlen"))
-    parts = [f"{_text(evaluation)}, windows of {seqlen}", record["protocol"]["model"]["dtype"]]
+    calibration, evaluation = (section_of(record, "protocol", "data", part) for part in ("calibration", "evaluation"))
+    seqlen = evaluation.get("seqlen", calibration.get("seqlen", UNKNOWN))
+    dtype = section_of(record, "protocol", "model").get("dtype", UNKNOWN)
+    parts = [f"{_text(evaluation)}, windows of {seqlen}", str(dtype)]
     if not dense:
         seeds = [str(cell.seed) for cell, _ in records]
         parts = [
@@ -200,22 +201,24 @@ def _protocol(records: Records, *, dense: bool = False) -> str:
 
 def _chosen_on(record: dict[str, Any]) -> str:
     """The text that decided what to prune: of the training, or of the calibration."""
-    protocol = record["protocol"]
-    pruned = protocol.get("prune", {})
+    pruned, calibration = section_of(record, "protocol", "prune"), section_of(record, "protocol", "data", "calibration")
     if "steps" in pruned:
-        steps = f"{pruned['steps']} steps of {pruned['batch_size']} x {pruned['seqlen']}"
-        return f"trained on {_text(protocol.get('training', {}))}, {steps}"
-    calibration = protocol["data"].get("calibration", {})
-    return f"calibrated on {_text(calibration)}, {calibration.get('samples')} x {calibration.get('seqlen')}"
+        steps, samples, seqlen = (pruned.get(name, UNKNOWN) for name in ("steps", "batch_size", "seqlen"))
+        return f"trained on {_text(section_of(record, 'protocol', 'training'))}, {steps} steps of {samples} x {seqlen}"
+    samples, seqlen = (calibration.get(name, UNKNOWN) for name in ("samples", "seqlen"))
+    return f"calibrated on {_text(calibration)}, {samples} x {seqlen}"
 
 
 def _layers(record: dict[str, Any]) -> str:
-    layers = record.get("config", {}).get("sparsity", {}).get("layers")
-    return f"blocks {layers[0]} to {layers[1] - 1}" if layers else "all blocks"
+    layers = section_of(record, "config", "sparsity").get("layers")
+    if not layers:
+        return "all blocks"
+    is_range = isinstance(layers, list) and len(layers) == 2 and all(type(each) is int for each in layers)
+    return f"blocks {layers[0]} to {layers[1] - 1}" if is_range else f"blocks {UNKNOWN}"
 
 
 def _text(part: dict[str, Any]) -> str:
-    return " ".join(str(part[name]) for name in ("source", "split") if part.get(name) is not None)
+    return " ".join(str(part[name]) for name in ("source", "split") if part.get(name) is not None) or UNKNOWN
 
 
 def _published(line: Comparison, origins: list[str]) -> str:

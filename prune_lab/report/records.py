@@ -11,6 +11,8 @@ from prune_lab.run.metric_info import info_in, known_info
 Records = list[tuple[Cell, dict[str, Any]]]  # finished runs, with their record.json
 Failure = tuple[Cell, str]  # one of the others, with what went wrong
 Failures = list[Failure]
+UNKNOWN = "?"
+"""Stands for what a record does not say, as it is damaged."""
 
 
 def measured(spec: TableSpec, records: Records) -> list[Metric]:

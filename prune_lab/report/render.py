@@ -13,9 +13,10 @@ from prune_lab.report.compare import Comparison, Findings, compare, comparison_c
 from prune_lab.report.grid import Grid, latex, markdown
 from prune_lab.report.metric import Metric, key_of
 from prune_lab.report.pareto import front_grid
-from prune_lab.report.records import Records, mean_and_spread, measured, values
+from prune_lab.report.records import UNKNOWN, Records, mean_and_spread, measured, values
 from prune_lab.report.recovery import explanation, recovery_grid
 from prune_lab.report.spec import CONTROL, Choices, Front, TableSpec
+from prune_lab.run.record import section_of
 from prune_lab.utils.files import write_atomically, write_text
 
 
@@ -165,7 +166,7 @@ def _protocol(spec: TableSpec, records: Records) -> list[str]:
     ]
     seen: dict[str, set[str]] = {}
     for _, record in records:
-        for name, value in _facts(record["protocol"]).items():
+        for name, value in _facts(record).items():
             seen.setdefault(name, set()).add(value)
     return lines + [f"- {name}: {'; '.join(sorted(found))}" for name, found in seen.items()]
 
@@ -184,36 +185,41 @@ def _of_models(spec: TableSpec, found: Mapping[str, str]) -> str:
     return ", ".join(f"{found[model]} ({model})" for model in spec.rows["model"] if model in found)
 
 
-def _facts(protocol: dict[str, Any]) -> dict[str, str]:
-    data, packages = protocol["data"], protocol["packages"]
-    calibration, evaluation = data.get("calibration", {}), data.get("evaluation", {})
+def _facts(record: Mapping[str, Any]) -> dict[str, str]:
+    packages = section_of(record, "protocol", "packages")
+    calibration, evaluation = (section_of(record, "protocol", "data", part) for part in ("calibration", "evaluation"))
+    training, tuned = section_of(record, "protocol", "training"), section_of(record, "protocol", "finetune")
     versions = ", ".join(
-        f"{name} {packages[name]}" for name in ("prune_lab", "python", "torch", "transformers", "lm-eval")
+        f"{name} {packages.get(name, UNKNOWN)}" for name in ("prune_lab", "python", "torch", "transformers", "lm-eval")
     )
-    pruned = protocol.get("prune", {})
+    pruned = section_of(record, "protocol", "prune")
     facts = {}
     if "steps" in pruned:  # the method trains the model, and does not look at calibration samples
-        text = _brief(protocol.get("training", {}), "source", "split", "seqlen", "windows", "samples")
-        schedule = pruned["schedule"]["name"].lower()
-        facts["training"] = f"{text}; {pruned['steps']} steps of {pruned['batch_size']} samples, schedule {schedule}"
+        text = _brief(training, "source", "split", "seqlen", "windows", "samples")
+        schedule = str(section_of(pruned, "schedule").get("name", UNKNOWN)).lower()
+        facts["training"] = f"{text}; {_steps(pruned)}, schedule {schedule}"
     else:
         facts["calibration"] = _brief(calibration, "source", "split", "sampling", "samples", "seqlen")
-    tuned = protocol.get("finetune", {})
     if "steps" in tuned:
-        text = _brief(protocol.get("training", {}), "source", "split", "seqlen", "windows", "samples")
-        facts["fine-tuning"] = f"{text}; {tuned['steps']} steps of {tuned['batch_size']} samples"
+        text = _brief(training, "source", "split", "seqlen", "windows", "samples")
+        facts["fine-tuning"] = f"{text}; {_steps(tuned)}"
+    dtype = section_of(record, "protocol", "model").get("dtype", UNKNOWN)
     return facts | {
         "perplexity": "exp of the mean over windows of the mean next-token cross-entropy; "
         + _brief(evaluation, "source", "split", "join", "seqlen", "windows", "dropped_tokens")
-        + _bos(data),
-        "weights": f"{protocol['model']['dtype']} on {protocol['device']}",
+        + _bos(section_of(record, "protocol", "data", "bos")),
+        "weights": f"{dtype} on {section_of(record, 'protocol').get('device', UNKNOWN)}",
         "packages": versions,
     }
 
 
-def _bos(data: dict[str, Any]) -> str:
+def _steps(part: Mapping[str, Any]) -> str:
+    return f"{part['steps']} steps of {part.get('batch_size', UNKNOWN)} samples"
+
+
+def _bos(bos: Mapping[str, Any]) -> str:
     """Where the token that begins a text stands, if not once before the text."""
-    place = {"window": "before every window", "none": "nowhere"}.get(data.get("bos", {}).get("mode"))
+    place = {"window": "before every window", "none": "nowhere"}.get(str(bos.get("mode")))
     return f"; the token that begins a text stands {place}" if place else ""
 
 

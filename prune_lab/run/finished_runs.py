@@ -187,10 +187,8 @@ def _begun(identity: str) -> Path:
 
 def _named(note: Path) -> Path | None:
     """The folder that a note names."""
-    try:
-        return Path(json.loads(note.read_text(encoding="utf-8"))["folder"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    named = own_files.read_note(note).get("folder")
+    return Path(named) if isinstance(named, str) else None
 
 
 @cache

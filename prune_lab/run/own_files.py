@@ -18,7 +18,7 @@ from typing import Any
 
 from prune_lab.run import artifacts
 from prune_lab.run.record import read_record
-from prune_lab.utils.files import write_json, write_text
+from prune_lab.utils.files import read_regular, write_json, write_text
 from prune_lab.utils.manifest import Manifest, first_wrong, manifest_of
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,16 @@ NOTES = ".prune_lab"
 EARLIER = "earlier-"
 _STATE, _STALE, _ROOM = "run.json", "stale", "room"
 _RECORD_BYTES = 2**18
+_NOTE_BYTES = 2**25  # of a run with ten thousand files
 _RESERVED = (artifacts.RECORD, *artifacts.OUTPUTS, *artifacts.PROGRESS)
-_BESIDE = (*artifacts.PROGRESS, artifacts.RECORD, "wandb", "prune_lab.log")  # neither outputs nor anybody else's
+_FOLDERS = (artifacts.MODEL, artifacts.ADAPTER, artifacts.BLOCKS, artifacts.TRAINING)
+_LOG, _HYDRA = "prune_lab.log", ".hydra"
+_WRITTEN_INTO = {  # names that stay from run to run, and whether a folder has that name
+    _LOG: False, NOTES: True, _HYDRA: True,
+    **{f"{NOTES}/{name}": False for name in (_STATE, _STALE, _ROOM, "lock", "holder.json")},
+    **{f"{_HYDRA}/{name}.yaml": False for name in ("config", "hydra", "overrides")},
+}  # fmt: skip
+_BESIDE = (*artifacts.PROGRESS, artifacts.RECORD, "wandb", _LOG)  # neither outputs nor anybody else's
 _TEMPORARY = re.compile(r"\.({})\.[a-z0-9_]{{8}}".format("|".join(map(re.escape, _RESERVED))))
 _LARGE = 2**30  # bytes from which a file's digest is left out where the system says that nobody has touched it
 
@@ -108,11 +116,12 @@ def take(folder: Path, key: str, identity: str | None) -> RunFolder:
 
 
 def foreign_in(folder: Path) -> list[str]:
-    """Returns the names of what a run would replace, in a folder that is no run's."""
-    if _state(folder) or _is_earlier_versions(folder):
-        return []
+    """Returns the names of what a run would replace in a folder that is no run's, or could not write into in any."""
+    odd = [name for name, is_folder in _WRITTEN_INTO.items() if not _is_kind(folder / name, is_folder)]
+    if odd or _state(folder) or _is_earlier_versions(folder):
+        return odd
     found = [name for name in _RESERVED if os.path.lexists(folder / name)]
-    settings = folder / ".hydra" / "hydra.yaml"
+    settings = folder / _HYDRA / "hydra.yaml"
     if os.path.lexists(settings.parent) and not (
         settings.is_file() and "prune_lab" in settings.read_text(errors="replace")
     ):
@@ -197,7 +206,13 @@ def _own(folder: Path, state: Mapping[str, Any]) -> list[str]:
 def _changed(folder: Path, noted: Stamps) -> list[str]:
     """The outputs that are not as the run noted them, by the names at the top."""
     there = {name: _stamp(folder / name) for name in _below(folder, artifacts.OUTPUTS)}
-    return sorted(_tops(name for name, stamp in there.items() if noted.get(name, [])[:2] != stamp[:2]))
+    found = _tops(name for name, stamp in there.items() if noted.get(name, [])[:2] != stamp[:2])
+    return sorted(found.union(name for name in _RESERVED if not _is_kind(folder / name, name in _FOLDERS)))
+
+
+def _is_kind(path: Path, is_folder: bool) -> bool:
+    """Whether what is in a place, if anything, is a folder, or else a regular file: to open a FIFO is to wait."""
+    return (path.is_dir() if is_folder else path.is_file()) or not os.path.lexists(path)
 
 
 def _set_aside(folder: Path, names: Iterable[str]) -> None:
@@ -251,7 +266,7 @@ def _record(folder: Path) -> dict[str, Any]:
 def read_note(path: Path) -> dict[str, Any]:
     """Returns what a file of the lab's holds; nothing where it cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path, _NOTE_BYTES))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -5,7 +5,7 @@ is no regular file is not read, nor is what is too large, and what is read has t
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,19 @@ def read_record(folder: Path) -> dict[str, Any]:
     if "\\ud" in text.lower():  # the only way in which JSON holds a surrogate
         record = _mended(record)
     return _checked(record)
+
+
+def section_of(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Returns a section of a record, or of a section; empty where there is none, or something else in its place.
+
+    Args:
+        record: as `read_record` gives it.
+        names: of the section, from the outside in: ``"protocol", "data", "calibration"``.
+    """
+    found: Any = record
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:

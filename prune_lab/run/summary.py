@@ -10,6 +10,7 @@ from rich.text import Text
 
 from prune_lab.evaluation.metric import MEASURED, MetricInfo
 from prune_lab.run.metric_info import infos_of
+from prune_lab.run.record import section_of
 from prune_lab.run.title import prunes, title_of
 
 
@@ -23,15 +24,23 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
     for info, dense, pruned in _rows(metrics, infos_of(record)):
         values = (metrics.get(name) for name in (dense, pruned))
         table.add_row(info.title, *("" if value is None else info.written(value) for value in values))
-    title = str(record.get("title") or title_of(record["config"]))
+    title = str(record.get("title") or _title(record) or folder.name)
     console.print(Text(title, "italic"), soft_wrap=True)  # above the table, which may be narrower
     console.print(table)
     console.print(f"everything about this run: {folder}", soft_wrap=True, highlight=False)
 
 
+def _title(record: dict[str, Any]) -> str | None:
+    """What a record of an earlier version, which has no title, says by its settings; nothing where they are damaged."""
+    try:
+        return title_of(record["config"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
 def _columns(record: dict[str, Any]) -> tuple[str, str]:
     """What the model is before the stages and after them."""
-    stages = record["config"].get("stages", ("prune",))
+    stages = section_of(record, "config", "stages") or ("prune",)
     before = "as loaded" if record["protocol"].get("parent") else "dense"
     if prunes(record["config"], stages):
         return before, "pruned"

@@ -70,4 +70,4 @@ def _tuning(plain: Mapping[str, Any]) -> str:
 
 def _class(section: Any) -> str:
     """The name of the class that a section makes."""
-    return str((section or {}).get("_target_", "")).rpartition(".")[2]
+    return str(section.get("_target_", "")).rpartition(".")[2] if isinstance(section, Mapping) else ""
