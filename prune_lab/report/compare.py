@@ -10,7 +10,7 @@ from typing import Any
 from prune_lab.report.grid import Grid
 from prune_lab.report.metric import Metric
 from prune_lab.report.published import Published, find
-from prune_lab.report.records import UNKNOWN, Failure, Records, mean_and_spread, values
+from prune_lab.report.records import UNKNOWN, Failure, Records, mean_and_spread, said, values
 from prune_lab.report.spec import TableSpec
 from prune_lab.run.record import section_of
 
@@ -185,8 +185,8 @@ def _protocol(records: Records, *, dense: bool = False) -> str:
     """What the runs of a cell did, in a few words."""
     record = records[0][1]
     calibration, evaluation = (section_of(record, "protocol", "data", part) for part in ("calibration", "evaluation"))
-    seqlen = evaluation.get("seqlen", calibration.get("seqlen", UNKNOWN))
-    dtype = section_of(record, "protocol", "model").get("dtype", UNKNOWN)
+    seqlen = evaluation.get("seqlen") or said(calibration, "seqlen")
+    dtype = said(section_of(record, "protocol", "model"), "dtype")
     parts = [f"{_text(evaluation)}, windows of {seqlen}", str(dtype)]
     if not dense:
         seeds = [str(cell.seed) for cell, _ in records]
@@ -203,9 +203,9 @@ def _chosen_on(record: dict[str, Any]) -> str:
     """The text that decided what to prune: of the training, or of the calibration."""
     pruned, calibration = section_of(record, "protocol", "prune"), section_of(record, "protocol", "data", "calibration")
     if "steps" in pruned:
-        steps, samples, seqlen = (pruned.get(name, UNKNOWN) for name in ("steps", "batch_size", "seqlen"))
+        steps, samples, seqlen = (said(pruned, name) for name in ("steps", "batch_size", "seqlen"))
         return f"trained on {_text(section_of(record, 'protocol', 'training'))}, {steps} steps of {samples} x {seqlen}"
-    samples, seqlen = (calibration.get(name, UNKNOWN) for name in ("samples", "seqlen"))
+    samples, seqlen = (said(calibration, name) for name in ("samples", "seqlen"))
     return f"calibrated on {_text(calibration)}, {samples} x {seqlen}"
 
 

@@ -1,6 +1,7 @@
 """The runs of a table, and the numbers in them."""
 
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 from prune_lab.evaluation.metric import MetricInfo
@@ -47,3 +48,9 @@ def mean_and_spread(found: list[float], form: str) -> str:
         return "-"
     spread = f" ± {form.format(statistics.stdev(found))}" if len(found) > 1 else ""
     return form.format(statistics.fmean(found)) + spread
+
+
+def said(part: Mapping[str, Any], name: str) -> Any:
+    """Returns what a part of a record says under a name; `UNKNOWN` where it says nothing."""
+    value = part.get(name)
+    return UNKNOWN if value is None else value

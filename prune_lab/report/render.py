@@ -13,7 +13,7 @@ from prune_lab.report.compare import Comparison, Findings, compare, comparison_c
 from prune_lab.report.grid import Grid, latex, markdown
 from prune_lab.report.metric import Metric, key_of
 from prune_lab.report.pareto import front_grid
-from prune_lab.report.records import UNKNOWN, Records, mean_and_spread, measured, values
+from prune_lab.report.records import Records, mean_and_spread, measured, said, values
 from prune_lab.report.recovery import explanation, recovery_grid
 from prune_lab.report.spec import CONTROL, Choices, Front, TableSpec
 from prune_lab.run.record import section_of
@@ -46,6 +46,19 @@ def write_report(findings: Findings, folder: Path) -> str:
     for name, figure in figures.items():
         write_atomically(folder / "plots" / f"{spec.name}_{name.replace('/', '_')}.svg", figure)
     return text
+
+
+def marks_of(spec: TableSpec) -> dict[str, str]:
+    """Returns what `write_report` writes, with what is in each file; see `prune_lab.utils.outputs`."""
+    figures = [metric.name for metric in spec.metrics] + [f"{front.y}_over_{front.x}" for front in spec.fronts]
+    return {
+        f"{spec.name}.csv": ",column,seed,",
+        f"protocols/{spec.name}.json": '"protocols"',
+        f"tables/{spec.name}.md": "## Protocol",
+        f"tables/{spec.name}.tex": "\\usepackage{booktabs}; the protocol of these numbers is in",
+        f"comparisons/{spec.name}.csv": "not_run,protocol,table,source,evidence",
+        **{f"plots/{spec.name}_{name.replace('/', '_')}.svg": "Matplotlib" for name in figures},
+    }
 
 
 @dataclass(frozen=True)
@@ -190,31 +203,31 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     calibration, evaluation = (section_of(record, "protocol", "data", part) for part in ("calibration", "evaluation"))
     training, tuned = section_of(record, "protocol", "training"), section_of(record, "protocol", "finetune")
     versions = ", ".join(
-        f"{name} {packages.get(name, UNKNOWN)}" for name in ("prune_lab", "python", "torch", "transformers", "lm-eval")
+        f"{name} {said(packages, name)}" for name in ("prune_lab", "python", "torch", "transformers", "lm-eval")
     )
     pruned = section_of(record, "protocol", "prune")
     facts = {}
     if "steps" in pruned:  # the method trains the model, and does not look at calibration samples
         text = _brief(training, "source", "split", "seqlen", "windows", "samples")
-        schedule = str(section_of(pruned, "schedule").get("name", UNKNOWN)).lower()
+        schedule = str(said(section_of(pruned, "schedule"), "name")).lower()
         facts["training"] = f"{text}; {_steps(pruned)}, schedule {schedule}"
     else:
         facts["calibration"] = _brief(calibration, "source", "split", "sampling", "samples", "seqlen")
     if "steps" in tuned:
         text = _brief(training, "source", "split", "seqlen", "windows", "samples")
         facts["fine-tuning"] = f"{text}; {_steps(tuned)}"
-    dtype = section_of(record, "protocol", "model").get("dtype", UNKNOWN)
+    dtype = said(section_of(record, "protocol", "model"), "dtype")
     return facts | {
         "perplexity": "exp of the mean over windows of the mean next-token cross-entropy; "
         + _brief(evaluation, "source", "split", "join", "seqlen", "windows", "dropped_tokens")
         + _bos(section_of(record, "protocol", "data", "bos")),
-        "weights": f"{dtype} on {section_of(record, 'protocol').get('device', UNKNOWN)}",
+        "weights": f"{dtype} on {said(section_of(record, 'protocol'), 'device')}",
         "packages": versions,
     }
 
 
 def _steps(part: Mapping[str, Any]) -> str:
-    return f"{part['steps']} steps of {part.get('batch_size', UNKNOWN)} samples"
+    return f"{part['steps']} steps of {said(part, 'batch_size')} samples"
 
 
 def _bos(bos: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from prune_lab.report.archive import read_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
 from prune_lab.report.records import Failures, Records, described_by
-from prune_lab.report.render import report_text, update_readme, write_report
+from prune_lab.report.render import marks_of, report_text, update_readme, write_report
 from prune_lab.report.spec import Cell, TableSpec, read_table
 from prune_lab.run import artifacts
 from prune_lab.run.choices import no_choice
@@ -33,9 +33,12 @@ from prune_lab.run.record import read_record
 from prune_lab.run.trust import VARIABLE, guard_variables, trust_typed, trusted_names
 from prune_lab.sweep.compose import composing
 from prune_lab.utils.files import write_json
+from prune_lab.utils.outputs import refuse_foreign
 from prune_lab.utils.secrets import redacted
 
 logger = logging.getLogger(__name__)
+
+_REMEDY = "give --results DIR"
 
 _EXAMPLES = """examples:
   prune-lab-table reference                                   run what is missing, write results/
@@ -85,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if parsed.overrides or parsed.launcher:
                 raise BadInput("--redraw runs nothing, so it takes neither overrides nor a launcher")
             findings = read_runs(parsed.results, parsed.name, tables_folder(), _reference_folder())
+            refuse_foreign(parsed.results, marks_of(findings.spec), _REMEDY)
         else:
             findings = _run(parsed, options)
     except Exception as error:
@@ -106,6 +110,7 @@ def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
     """Runs what is missing."""
     overrides = [each for each in parsed.overrides if each not in options]
     spec = read_table(tables_folder(), parsed.name, overrides)
+    refuse_foreign(parsed.results, marks_of(spec), _REMEDY)
     published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
     records, failures = run_cells(spec, parsed.runs, launcher=parsed.launcher, options=options)
     return Findings(described_by(spec, records), records, failures, published)

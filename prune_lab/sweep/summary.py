@@ -21,12 +21,14 @@ from prune_lab.run.own_files import is_stale, mark_stale
 from prune_lab.run.record import read_record
 from prune_lab.run.run_folder import check_free, refuse_inputs_inside, writing
 from prune_lab.utils.files import write_csv
+from prune_lab.utils.outputs import refuse_foreign
 from prune_lab.utils.plain import plain_dict
 from prune_lab.utils.secrets import redacted_override
 
 _MOST_ROWS = 40  # on the terminal; more are in the file
 _COMBINATIONS = "hydra_plugins.prune_lab_combinations."
 COLUMNS = ("job", "overrides", "status", "objective", "error", "folder")
+_MARKS = {"sweep.csv": ",".join(COLUMNS), "multirun.yaml": "prune_lab"}
 
 
 @dataclass(frozen=True)
@@ -114,23 +116,13 @@ def expect(folders: Sequence[Path], overrides: Sequence[Sequence[str]]) -> None:
     for folder in folders:
         check_free(folder)
     if SweepSummary.begun:
-        _check_tables(SweepSummary.begun[-1].folder)
+        remedy = "set hydra.sweep.dir=DIR to another folder"
+        refuse_foreign(SweepSummary.begun[-1].folder, _MARKS, remedy)
     for folder in folders:
         with writing(folder):
             mark_stale(folder)
     if SweepSummary.begun:
         SweepSummary.begun[-1].jobs += zip(folders, map(list, overrides), strict=True)
-
-
-def _check_tables(folder: Path) -> None:
-    """Makes sure that what a sweep writes beside its jobs replaces files of earlier sweeps only."""
-    for name, line in (("sweep.csv", ",".join(COLUMNS)), ("multirun.yaml", "hydra:")):
-        with suppress(FileNotFoundError), (folder / name).open(encoding="utf-8", errors="replace") as file:
-            if line not in (each.rstrip() for each in file):
-                raise BadInput(
-                    f"the folder {folder} holds {name}, which no sweep has left there and this one would replace; set "
-                    "hydra.sweep.dir=DIR to another folder, or move it away"
-                )
 
 
 def summarise() -> None:

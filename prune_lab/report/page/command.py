@@ -16,6 +16,7 @@ from prune_lab.report.page.html import page_of
 from prune_lab.run.tracking.tracker import RunInfo
 from prune_lab.run.tracking.wandb import Mode, WandbTracker
 from prune_lab.utils.files import write_text
+from prune_lab.utils.outputs import refuse_foreign
 
 _EXAMPLES = """examples:
   prune-lab-report outputs                         all runs below outputs, to outputs/report
@@ -27,6 +28,7 @@ _EXAMPLES = """examples:
 exit status: 0 done, 2 bad input; runs that failed are in the report.
 """
 _MOST_NAMED = 10
+_MARKS = {"report.html": "prune_lab</title>", "runs.csv": "model,data,method,", "runs.parquet": "finetune"}
 _SECONDS = 5.0
 
 
@@ -58,12 +60,13 @@ def report(folder: Path, out: Path, watch: float | None = None) -> None:
     """Writes the report, and with ``watch`` again whenever a run has changed, until it is interrupted.
 
     Raises:
-        BadInput: there is no such folder, no record in it, or ``out`` cannot be written.
+        BadInput: there is no such folder, no record in it, or ``out`` cannot be written, or holds files of others.
     """
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}; give one with run folders in it, such as outputs")
     if watch is not None and not (math.isfinite(watch) and watch > 0):
         raise BadInput(f"--watch {watch:g} is not allowed; it is a number of seconds above 0")
+    refuse_foreign(out, _MARKS, "give --out DIR")
     collection = Collection(folder)
     collection.refresh()
     if watch is None and not collection.runs and not collection.unreadable:

@@ -16,10 +16,12 @@ from prune_lab.errors import BadInput, BadSetting, located
 from prune_lab.run.config import is_beside_numbers, objectives_of
 from prune_lab.sweep.launch.engine import check_launcher, launching
 from prune_lab.sweep.search.loop import Jobs, run_trials
+from prune_lab.sweep.search.report import MARKS
 from prune_lab.sweep.search.settings import SearchSettings
 from prune_lab.sweep.search.space import Space, parse_space
 from prune_lab.sweep.search.storage import opened
 from prune_lab.sweep.search.study import open_study
+from prune_lab.utils.outputs import refuse_foreign
 from prune_lab.utils.processes import processes
 from prune_lab.utils.secrets import without_secrets
 
@@ -38,7 +40,7 @@ def search(
         launcher: runs jobs.
 
     Raises:
-        BadInput: the settings, the space or the study cannot be used.
+        BadInput: the settings, the space or the study cannot be used, or the folder holds files of others.
         RunFailed: a trial failed.
     """
     if processes().count > 1:
@@ -68,6 +70,7 @@ def search(
         )
     defaults = space.defaults(base) if complete and settings.first == "defaults" else None
     cwd, folder = Path(config.hydra.runtime.cwd), Path(config.hydra.sweep.dir).absolute()
+    refuse_foreign(folder, MARKS, "set hydra.sweeper.folder=DIR")
     folder.mkdir(parents=True, exist_ok=True)
     with opened(settings.storage, cwd) as storage:
         study = open_study(storage, settings, space, _fixed_settings(base, space), objectives)

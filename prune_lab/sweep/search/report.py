@@ -12,6 +12,15 @@ from prune_lab.sweep.search.study import DEFAULTS, FOLDER, INTERRUPTED, MESSAGE,
 from prune_lab.utils.files import write_atomically, write_csv, write_text
 from prune_lab.utils.secrets import redacted_override
 
+MARKS = {
+    "trials.csv": "number,state,",
+    "pareto.csv": "number,state,",
+    "study.md": "# Study ",
+    "history.svg": "Matplotlib",
+    "pareto.svg": "Matplotlib",
+}
+"""What a search writes into its folder, with what is in each file; see `prune_lab.utils.outputs`."""
+
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",

@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from prune_lab.errors import BadInput
 from prune_lab.report.page.asked import Asked, read_asked
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.command import main, report
@@ -353,3 +354,17 @@ def test_a_run_that_was_taken_from_another_is_counted_but_not_shown_again(write,
     found = collect()
     assert [run.folder for run in found.runs] == ["a/0", "a/1", "b/1", "b/2", "c/0"]
     assert found.counts["taken from these"] == 1 and found.counts["finished"] == 4
+
+
+@pytest.mark.parametrize("name", ["report.html", "runs.csv", "runs.parquet"])
+def test_a_report_replaces_reports_only(tmp_path, name):
+    (tmp_path / "runs/0").mkdir(parents=True)
+    (tmp_path / "runs/0/record.json").write_text('{"status": "finished", "metrics": {"evaluate/perplexity": 2.5}}')
+    out = tmp_path / "out"
+    for _ in range(2):
+        report(tmp_path / "runs", out)
+    assert {path.name for path in out.iterdir()} == {"report.html", "runs.csv", "runs.parquet"}
+    (out / name).write_text("mine")
+    with pytest.raises(BadInput, match=rf"{name}, which the lab has not written.*give --out DIR"):
+        report(tmp_path / "runs", out)
+    assert (out / name).read_text() == "mine"

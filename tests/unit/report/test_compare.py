@@ -3,7 +3,8 @@ import csv
 import pytest
 
 from prune_lab.report import table
-from prune_lab.report.render import report_text, write_report
+from prune_lab.report.render import marks_of, report_text, write_report
+from prune_lab.utils.outputs import refuse_foreign
 
 PACKAGES = {"prune_lab": "0", "python": "3", "torch": "2", "transformers": "5", "lm-eval": "0.4"}
 
@@ -88,7 +89,12 @@ def test_files_of_a_table_with_published_numbers(findings, tmp_path):
 
 
 def test_the_miniature_leaves_the_table_alone(findings, tmp_path):
-    write_report(findings("model=reference"), tmp_path / "results")
+    written = findings("model=reference")
+    write_report(written, tmp_path / "results")
+    marks = marks_of(written.spec)
+    refuse_foreign(tmp_path / "results", marks, "")  # which are its own
+    paths = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert {path.relative_to(tmp_path / "results").as_posix() for path in paths} <= set(marks)
     assert {path.name for path in (tmp_path / "results").rglob("*.*")} >= {"toy_reference.csv", "toy_reference.md"}
     assert not list((tmp_path / "results").rglob("toy.*"))
 

@@ -74,7 +74,7 @@ def damaged(draw: Any) -> dict[str, Any]:
     return record
 
 
-@settings(max_examples=150, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=some.data())
 def test_all_readers(tmp_path: Path, toy_findings: Any, capsys: pytest.CaptureFixture[str], data: some.DataObject):
     run = tmp_path / "runs" / "0"

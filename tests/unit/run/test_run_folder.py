@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,12 @@ def _run(folder: Path, key: str, *, status: str | None) -> None:
             (folder / "record.json").write_text(json.dumps({"status": status, "key": key}))
 
 
+def _clear(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("name", [artifacts.RECORD, *artifacts.OUTPUTS, *artifacts.PROGRESS, ".hydra"])
-@pytest.mark.parametrize("kind", ["file", "folder", "dead link"])
+@pytest.mark.parametrize("kind", ["file", "folder", "dead link", "FIFO", "device"])
 def test_names_that_runs_use_are_refused_where_no_run_was(tmp_path, name, kind):
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -40,12 +45,53 @@ def test_names_that_runs_use_are_refused_where_no_run_was(tmp_path, name, kind):
         (folder / name).write_text('{"status": "done"}')
     elif kind == "folder":
         (folder / name).mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(folder / name)
     else:
-        (folder / name).symlink_to("nowhere")
+        (folder / name).symlink_to("nowhere" if kind == "dead link" else "/dev/zero")
     with pytest.raises(BadInput, match=f"holds {name}, which no run") as told, claimed(folder):
         pass
     assert "hydra.run.dir" in str(told.value)
     assert [path.name for path in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("name", ["prune_lab.log", ".hydra", ".hydra/config.yaml", ".prune_lab", ".prune_lab/run.json"])
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "device"])
+def test_what_no_run_can_write_into_is_refused(tmp_path, used, name, kind):
+    folder, is_folder = tmp_path / "run", name in (".hydra", ".prune_lab")
+    if used:
+        _run(folder, "one", status="finished")
+    _clear(folder / name)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    if kind == "folder":
+        (folder / name).write_text("mine") if is_folder else (folder / name).mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(BadInput, match=rf"holds {name}, which no run.*move it away"), claimed(folder):
+        pass
+
+
+@pytest.mark.parametrize("status", ["failed", None])
+@pytest.mark.parametrize("name", [artifacts.RECORD, *artifacts.OUTPUTS, *artifacts.PROGRESS])
+@pytest.mark.parametrize("kind", ["FIFO", "other", "device"])
+def test_what_a_run_that_goes_on_cannot_use_is_set_aside(tmp_path, status, name, kind):
+    folders = (artifacts.MODEL, artifacts.ADAPTER, artifacts.BLOCKS, artifacts.TRAINING)
+    _run(tmp_path, "same", status=status)
+    path = tmp_path / name
+    _clear(path)
+    if kind == "other":
+        path.write_text("mine") if name in folders else path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with claimed(tmp_path):
+        take(tmp_path, "same", None)
+    [earlier] = tmp_path.glob("earlier-*")
+    assert os.path.lexists(earlier / name) and not os.path.lexists(path)
 
 
 def test_other_files_are_in_nobodys_way(tmp_path):

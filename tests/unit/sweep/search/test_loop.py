@@ -15,7 +15,9 @@ from omegaconf import OmegaConf
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.sweep.search.loop import Jobs, run_trials
+from prune_lab.sweep.search.report import MARKS
 from prune_lab.sweep.search.study import STOPPED
+from prune_lab.utils.outputs import refuse_foreign
 
 SPACE = ("x=interval(-2,2)", "k=range(1,9)", "c=choice(a,b)")
 KILLED = """
@@ -390,3 +392,9 @@ def test_a_database_may_be_shared_and_running_trials_are_left_alone(search, tmp_
         states = [trial.state.name for trial in study.trials]
         study.optuna._storage.remove_session()
     assert states == ["COMPLETE"] * 3
+
+
+def test_its_tables_are_known_as_its_own(search):
+    (it := search()).run(trials=2)
+    refuse_foreign(it.folder, MARKS, "")
+    assert {path.name for path in it.folder.iterdir() if path.suffix in (".csv", ".md", ".svg")} <= set(MARKS)
