@@ -30,7 +30,13 @@ _TOO_LARGE = "not kept for other runs: %.3g GB are more than the store may hold 
 _UNFINISHED = (".new-", ".old-")
 _LEFT_BEHIND = 24 * 3600  # seconds after which an unfinished entry is that of a process that died
 
+_ELSEWHERE = "make room there, or set PRUNE_LAB_CACHE to a folder on another disk"
+
 T = TypeVar("T")
+
+
+class NoRoom(Exception):
+    """A result that has to be kept cannot be; the message, which begins with "it", says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,39 @@ class Store:
             if found is None:
                 found = made = make()
                 self.keep(key, lambda folder: write(folder, made))
+        return found
+
+    def obtain_folder(self, key: str, what: str, fill: Callable[[Path], object], *, expected: int) -> Path:
+        """The folder of an entry, filled where there is none yet; for results that others read as files.
+
+        It is meant to be read soon: it goes as any other entry does.
+
+        Args:
+            key: see `obtain`.
+            what: see `obtain`.
+            fill: writes the entry's files into a folder; called with no other process at the same one.
+            expected: its bytes, those that are needed on the way included, roughly.
+
+        Raises:
+            NoRoom: there is not enough of it; where that can be told beforehand nothing is written.
+        """
+        found = self.load(key, _itself)
+        if found is not None:
+            return found
+        with self.claimed(key, what):
+            found = self.load(key, _itself)
+            if found is None:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    self._check_room(expected)
+                    self._make(key, fill)
+                except Exception as error:
+                    if failure := disk_failure(error):
+                        raise NoRoom(f"it cannot be written to {self.folder}: {failure}; {_ELSEWHERE}") from error
+                    raise
+                found = self.load(key, _itself)
+        if found is None:
+            raise NoRoom(f"it is not to be found in {self.folder} after it was written; {_ELSEWHERE}")
         return found
 
     def load(self, key: str, read: Callable[[Path], T]) -> T | None:
@@ -121,12 +160,7 @@ class Store:
             if max(expected, 1) > self.limit:
                 logger.info(_TOO_LARGE, expected / 1e9, LIMIT)
                 return
-            new = Path(tempfile.mkdtemp(dir=self.folder, prefix=_UNFINISHED[0]))
-            try:
-                fill(new)
-                self._move_in(new, self._entry(key), _manifest(new))
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
+            self._make(key, fill)
         except Exception as error:  # libraries have kinds of their own for a full disk
             reason = disk_failure(error) or (str(error) if isinstance(error, OSError) else None)
             if reason is None:
@@ -145,6 +179,21 @@ class Store:
 
     def _entry(self, key: str) -> Path:
         return self.folder / key[:2] / key
+
+    def _make(self, key: str, fill: Callable[[Path], object]) -> None:
+        new = Path(tempfile.mkdtemp(dir=self.folder, prefix=_UNFINISHED[0]))
+        try:
+            fill(new)
+            self._move_in(new, self._entry(key), _manifest(new))
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _check_room(self, expected: int) -> None:
+        free, needed = shutil.disk_usage(self.folder).free, f"it takes {expected / 1e9:.3g} GB, and"
+        if expected > self.limit:
+            raise NoRoom(f"{needed} the store may hold {self.limit / 1e9:.3g}; set {LIMIT} to more")
+        if expected > free:
+            raise NoRoom(f"{needed} there is room for {free / 1e9:.3g} at {self.folder}; {_ELSEWHERE}")
 
     def _move_in(self, new: Path, entry: Path, size: int) -> None:
         """Makes room, and lets the entry appear, with nobody else doing the same."""
@@ -233,6 +282,10 @@ def _manifest(folder: Path) -> int:
     write_json(folder / _MANIFEST, {"bytes": size, "files": files})
     flush(folder)
     return size
+
+
+def _itself(entry: Path) -> Path:
+    return entry
 
 
 def _bytes(folder: Path) -> int:

@@ -13,12 +13,13 @@ from prune_lab.utils.files import write_json
 from prune_lab.utils.paths import local_path, shown_path, why_missing
 
 ADAPTER_CONFIG = "adapter_config.json"
+GGUF = ".gguf"
+"""How the name of a model in the format of llama.cpp ends."""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED_REPOSITORY = re.compile(r"models--([^/]+?)--([^/]+)")
 _QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of AutoGPTQ, AutoAWQ, ModelOpt
 _DATA_SET = ("dataset_dict.json", "dataset_info.json", "state.json")  # of datasets.save_to_disk
 _OTHER_FORMATS = {
-    "*.gguf": "GGUF files",
     "tf_model.h5": "TensorFlow's weights",
     "flax_model.msgpack": "Flax's weights",
     "*.onnx": "an ONNX graph",
@@ -86,8 +87,8 @@ def name_base(adapter: Path, base: Path) -> None:
 def shown_name(path: str) -> str:
     """What to call a model whose folder says nothing of itself: the end of its path that tells models apart.
 
-    >>> shown_name("runs/wanda/model"), shown_name("facebook/opt-125m")
-    ('wanda/model', 'opt-125m')
+    >>> shown_name("runs/wanda/model"), shown_name("facebook/opt-125m"), shown_name("files/small.Q8_0.gguf")
+    ('wanda/model', 'opt-125m', 'small.Q8_0')
     """
     parts = [part for part in local_path(path).parts if part != os.sep]
     cached = next((found for part in parts if (found := _CACHED_REPOSITORY.fullmatch(part))), None)
@@ -95,7 +96,7 @@ def shown_name(path: str) -> str:
         return cached[2]
     if len(parts) > 1 and re.fullmatch(r"model|checkpoint|final|best|output|merged|checkpoint-\d+", parts[-1]):
         return "/".join(parts[-2:])
-    return parts[-1] if parts else path
+    return parts[-1].removesuffix(GGUF) if parts else path
 
 
 def model_name(settings: Mapping[str, Any]) -> str:
@@ -113,8 +114,8 @@ def _why_not(path: str, folder: Path, error: Exception) -> str:
         hub = _REPOSITORY.fullmatch(path) and f"; model=hub model.path={path} takes that model from the hub"
         return f"there is no such folder{hub or '; give one in the Hugging Face format'}"
     if isinstance(error, NotADirectoryError):
-        if folder.suffix == ".gguf":
-            return f"is a GGUF file, which is not read yet; {_CONVERTED}, with from_pretrained(DIR, gguf_file=FILE)"
+        if folder.suffix == GGUF:
+            return f"is a GGUF file; use model=gguf model.path={shown_path(path)}"
         return "is a file, or lies below one; give the folder that holds config.json and the weights"
     return f"the folder cannot be read ({error.strerror}); give one that exists and that you may read"
 
@@ -135,6 +136,8 @@ def _other_content(folder: Path, names: set[str]) -> str | None:
         return f"is the folder of a run, not of a model; use model.path={folder / 'model'}"
     if names & set(_DATA_SET):
         return "is a data set of datasets.save_to_disk, not a model; give the folder of a model (data sets: data=files)"
+    if files := sorted(name for name in names if name.endswith(GGUF)):
+        return f"holds a GGUF file; use model=gguf model.path={shown_path(str(folder / files[0]))}"
     other = [text for pattern, text in _OTHER_FORMATS.items() if next(folder.glob(pattern), None)]
     return f"holds {other[0]}, which are not read yet; {_CONVERTED}" if other else None
 

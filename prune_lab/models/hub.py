@@ -7,6 +7,7 @@ has the repository's name.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from prune_lab.errors import BadInput
 from prune_lab.models.folder import read_json
@@ -21,16 +22,18 @@ class Repository:
     """A repository at a revision; offline, what the cache has of it.
 
     Args:
-        name: ``organisation/model``.
+        path: ``organisation/model``.
         revision: a branch, tag or commit; ``None`` is the main branch.
         code: whether its Python files may come along.
     """
 
-    name: str
+    path: str
     revision: str | None = None
     code: bool = False
 
-    def check_name(self) -> None:
+    complete = False
+
+    def check(self) -> None:
         """Refuses what cannot be a repository, such as the path of a folder.
 
         Raises:
@@ -40,10 +43,10 @@ class Repository:
         from huggingface_hub.utils._validators import validate_repo_id
 
         try:
-            validate_repo_id(self.name)
+            validate_repo_id(self.path)
         except HFValidationError as error:
             raise BadInput(
-                f"{{at}}.path={self.name[:200]} is not a name on the hub, such as facebook/opt-125m; for a folder use "
+                f"{{at}}.path={self.path[:200]} is not a name on the hub, such as facebook/opt-125m; for a folder use "
                 "model=local model.path=DIR"
             ) from error
 
@@ -58,7 +61,7 @@ class Repository:
 
         patterns = [*_SMALL, _CODE] if self.code else list(_SMALL)
         try:
-            found = Path(snapshot_download(self.name, revision=self.revision, allow_patterns=patterns))
+            found = Path(snapshot_download(self.path, revision=self.revision, allow_patterns=patterns))
         except Exception as error:  # of the network, of access, of the cache's files
             raise self._cannot_have("configuration", error) from error
         if not (found / "config.json").is_file():
@@ -85,9 +88,9 @@ class Repository:
             try:
                 if index.is_file():
                     files = set(read_json(self.folder, index.name).get("weight_map", {}).values())
-                    snapshot_download(self.name, revision=self.commit, allow_patterns=sorted(map(str, files)))
+                    snapshot_download(self.path, revision=self.commit, allow_patterns=sorted(map(str, files)))
                 else:
-                    hf_hub_download(self.name, single, revision=self.commit)
+                    hf_hub_download(self.path, single, revision=self.commit)
                 return
             except EntryNotFoundError as error:  # offline too: the cache has no such file
                 problem = error
@@ -97,10 +100,14 @@ class Repository:
                 raise self._cannot_have("weights", error) from error
         raise self._cannot_have("weights", problem)
 
+    def told(self) -> dict[str, Any]:
+        """The repository, and the commit that was loaded."""
+        return {"repository": self.path, "revision": self.commit}
+
     def _cannot_have(self, what: str, error: Exception) -> BadInput:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]
-        here = "; there is a folder of this name: model=local takes it" if Path(self.name).is_dir() else ""
+        here = "; there is a folder of this name: model=local takes it" if Path(self.path).is_dir() else ""
         return BadInput(
-            f"{{at}}.path={self.name}: cannot have the {what} from the hub or its cache: {reason}. Check the name, the "
+            f"{{at}}.path={self.path}: cannot have the {what} from the hub or its cache: {reason}. Check the name, the "
             f"revision, the network and the access; or download the folder and use model=local model.path=DIR{here}"
         )

@@ -14,26 +14,27 @@ from prune_lab.errors import BadInput, Reported, owned_by
 from prune_lab.models.config_file import check_sizes, read_config
 from prune_lab.models.families import family_of
 from prune_lab.models.fit import bad_config, check_finite, check_fit, check_pass, model_class_of, refuse_misfit
-from prune_lab.models.folder import check_folder, model_name
+from prune_lab.models.folder import model_name
+from prune_lab.models.gguf import GgufFile
 from prune_lab.models.hub import Repository
+from prune_lab.models.local import REFERENCE, LocalFolder, Shipped
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import ORIGIN, Origin, is_changed, read_origin
 from prune_lab.models.shrink import is_unequal, unequal_config
+from prune_lab.models.source import Source
 from prune_lab.models.weight_files import WeightFiles, find_weights
 from prune_lab.utils.checks import check_choice, check_flag, check_text
-from prune_lab.utils.paths import local_path
 
 logger = logging.getLogger(__name__)
 
 DTypeName = Literal["float32", "bfloat16", "float16", "auto"]
-Kind = Literal["local", "reference", "hub"]
+Kind = Literal["local", "reference", "hub", "gguf"]
 DTYPES: dict[DTypeName, "torch.dtype | Literal['auto']"] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "auto": "auto",
 }
-REFERENCE = Path(__file__).parents[1] / "reference"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -42,11 +43,12 @@ class Checkpoint:
     """A model to load.
 
     Args:
-        path: a folder in the Hugging Face format, or with ``kind=hub`` the name of a repository on the hub.
-        kind: ``local`` (a folder, checked before anything is loaded), ``reference`` (a folder shipped with prune_lab)
-            or ``hub`` (downloaded, or taken from the hub's local cache when offline).
+        path: a folder in the Hugging Face format, or what ``kind`` says.
+        kind: ``local`` (a folder, checked before anything is loaded), ``reference`` (a folder shipped with prune_lab),
+            ``hub`` (the name of a repository, which is downloaded, or taken from the hub's local cache when offline)
+            or ``gguf`` (a file, which is converted once).
         revision: a branch, tag or commit on the hub.
-        dtype: type of the weights in memory; ``auto`` is that of the checkpoint.
+        dtype: type of the weights in memory; ``auto`` is that of the checkpoint, and bfloat16 for a GGUF file.
         trust_remote_code: whether code that comes with the checkpoint may run.
         name: what tables call the model; by default what its folder says that it is, or the end of the path.
 
@@ -55,7 +57,7 @@ class Checkpoint:
         origin: what an earlier run did to the model, where its folder says so.
     """
 
-    input_files: ClassVar = {"path": "kind=local"}
+    input_files: ClassVar = {"path": "kind=local|gguf"}
     path: str
     kind: Kind = "local"
     revision: str | None = None
@@ -73,17 +75,13 @@ class Checkpoint:
             shipped = sorted(folder.name for folder in REFERENCE.iterdir() if folder.is_dir())
             hint = "models that are shipped; any other: model=local model.path=DIR, or model=hub model.path=ORG/NAME"
             check_choice(self, "path", shipped, hint=hint)
-        self._hub = Repository(self.path, self.revision, self.trust_remote_code) if self.kind == "hub" else None
+        self._source = self._source_of_kind()
         with self._about_itself():
-            if self._hub:
-                self._hub.check_name()
-            else:
-                self._check_local()
-        self.origin = None if self._hub or self.kind == "reference" else self._read_origin()
+            self._source.check()
+        self.origin = self._read_origin() if self.kind == "local" else None
         self._is_named = self.name is not None
         if not self._is_named:
-            own = {"path": self.path, "kind": self.kind}
-            self.name = self.origin.name if self.origin else model_name(own)
+            self.name = self.origin.name if self.origin else model_name({"path": self.path, "kind": self.kind})
 
     @classmethod
     def needs_trust(cls, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -93,15 +91,18 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path:
-        """Where the checkpoint is: its own folder, or its snapshot in the hub's cache.
+        """Where the checkpoint is: its own folder, its snapshot in the hub's cache, or what it was converted to.
 
         Raises:
-            BadInput: the hub does not give it.
+            BadInput: it cannot be had.
         """
-        if self._hub:
-            with self._about_itself():
-                return self._hub.folder
-        return REFERENCE / self.path if self.kind == "reference" else local_path(self.path)
+        with self._about_itself():
+            return self._source.folder
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Which weights they are, where the name does not say it; for the protocol, once there is a folder."""
+        return self._source.told()
 
     def load_config(self) -> "transformers.PretrainedConfig":
         """Loads the configuration, which tells vocabulary and positions, and checks it against the weights' headers.
@@ -114,7 +115,7 @@ class Checkpoint:
         with self._about_itself():
             raw = read_config(self.folder)
             config = self._config(raw)
-            if not self._hub:
+            if self._source.complete:
                 check_fit(config, find_weights(self.folder).headers(), self.folder, raw)
         return config
 
@@ -145,8 +146,7 @@ class Checkpoint:
             RunFailed: a weight is not finite.
         """
         with self._about_itself():
-            if self._hub:
-                self._hub.fetch_weights()
+            self._source.fetch_weights()
             raw, weights = read_config(self.folder), find_weights(self.folder)
             headers = weights.headers()
             check_sizes(raw, {name: tuple(tensor.shape) for name, tensor in headers.items()}, self.folder)
@@ -168,8 +168,9 @@ class Checkpoint:
             try:
                 yield
             except Reported as error:
-                if self._hub and "folder" in vars(self._hub):
-                    error.args = (error.args[0].replace(f"path={self._hub.folder}:", f"path={self.path}:"),)
+                made = vars(self._source).get("folder")  # of a cached property
+                if made is not None:
+                    error.args = (error.args[0].replace(f"path={made}:", f"path={self.path}:"),)
                 raise
 
     def _note_change(self, origin: Origin) -> None:
@@ -182,11 +183,13 @@ class Checkpoint:
         if not self._is_named:
             self.name = self.origin.name
 
-    def _check_local(self) -> None:
-        """What can be told of a folder without importing model code, or reading a weight."""
-        folder = check_folder(str(self.folder))
-        raw, headers = read_config(folder), find_weights(folder).headers()
-        check_sizes(raw, {name: tuple(tensor.shape) for name, tensor in headers.items()}, folder)
+    def _source_of_kind(self) -> Source:
+        if self.kind == "hub":
+            return Repository(self.path, self.revision, self.trust_remote_code)
+        if self.kind == "gguf":
+            dtype = DTYPES[self.dtype]
+            return GgufFile(self.path, dtype if isinstance(dtype, torch.dtype) else torch.bfloat16)
+        return Shipped(self.path) if self.kind == "reference" else LocalFolder(self.path)
 
     def _read_origin(self) -> Origin | None:
         with owned_by(self):

@@ -198,7 +198,12 @@ def _load(parts: Parts, folder: Path, seed: int) -> RunState:
     if parts.model.origin:
         run.protocol["parent"] = parts.model.origin.told()
     run.protocol |= {
-        "model": {"name": model.name, "dtype": str(model.dtype).removeprefix("torch."), "sha256": model.fingerprint()},
+        "model": {
+            "name": model.name,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "sha256": model.fingerprint(),
+            **({"weights": weights} if (weights := parts.model.weights) else {}),
+        },
         "data": data.protocol,
         "seed": seed,
         "device": str(parts.device),

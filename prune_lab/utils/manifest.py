@@ -26,7 +26,7 @@ def manifest_of(folder: Path, names: Iterable[str]) -> Manifest:
         names: their paths below it.
     """
     return {
-        name: {"bytes": (folder / name).stat().st_size, "xxh3": _checksum(folder / name, "xxh3")}
+        name: {"bytes": (folder / name).stat().st_size, "xxh3": checksum(folder / name, "xxh3")}
         for name in sorted(names)
     }
 
@@ -54,12 +54,18 @@ def first_wrong(folder: Path, manifest: Mapping[str, Mapping[str, Any]], trusted
         if size != said["bytes"]:
             return f"{name} has another size"
         kind = "xxh3" if "xxh3" in said else "sha256"  # the latter in entries of earlier versions
-        if name not in trusted and _checksum(path, kind) != said[kind]:
+        if name not in trusted and checksum(path, kind) != said[kind]:
             return f"{name} has another checksum"
     return None
 
 
-def _checksum(path: Path, kind: str) -> str:
+def checksum(path: Path, kind: str) -> str:
+    """The checksum of a file's content.
+
+    Args:
+        path: of the file.
+        kind: ``xxh3``, or ``sha256`` where others are to recognise it.
+    """
     digest = _CHECKSUMS[kind]()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

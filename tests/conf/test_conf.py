@@ -30,6 +30,7 @@ YAMLS = sorted(CONF.rglob("*.yaml"))
 GIVEN = {  # values that a user has to give
     "model=local": ["model.path=DIR"],
     "model=hub": ["model.path=owner/name"],
+    "model=gguf": ["model.path=FILE.gguf"],
     "data=files": ["data.calibration=a.txt", "data.evaluation=b.txt"],
     "data=tokens": ["data.calibration=a.npy", "data.evaluation=b.npy"],
     "allocation=from_file": ["allocation.path=a.csv"],

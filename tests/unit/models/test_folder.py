@@ -36,7 +36,7 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     assert "give the folder that holds config.json" in refusal(tmp_path / "model.safetensors")
-    assert "is a GGUF file" in refusal(tmp_path / "m.gguf")
+    assert "is a GGUF file; use model=gguf model.path=" in refusal(tmp_path / "m.gguf")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
@@ -51,7 +51,7 @@ def test_a_folder_without_permission_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("model.gguf", "GGUF files, which are not read yet"),
+        ("model.gguf", "holds a GGUF file; use model=gguf model.path="),
         ("tf_model.h5", "TensorFlow's weights"),
         ("consolidated.00.pth", "Meta's own format"),
         ("quantize_config.json", "quantised (quantize_config.json says so)"),
