@@ -1,5 +1,6 @@
 """Tiny models with random weights, one of every family, and what tests do with them."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,11 +30,14 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from prune_lab.models import smollm2
+from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import PrunableModel
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig
 
 VOCAB, SEQLEN = 64, 64
+_CACHE = os.environ.get("PRUNE_LAB_CACHE")  # the user's
 _SIZE = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -168,6 +172,18 @@ def no_stream_is_kept() -> Iterator[None]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that a test keeps is seen by another, or by the user."""
     monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def smollm2_folder(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the real model, where this machine has it: tests fetch nothing. They are marked ``smollm2``."""
+    with monkeypatch.context() as patched:
+        patched.delenv("PRUNE_LAB_CACHE")
+        if _CACHE is not None:
+            patched.setenv("PRUNE_LAB_CACHE", _CACHE)
+        if smollm2.found() is None:
+            pytest.skip("SmolLM2-135M-Instruct is not on this machine; a run with model=smollm2 brings it here")
+        return Checkpoint(None, kind="smollm2").folder
 
 
 @pytest.fixture

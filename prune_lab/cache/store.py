@@ -138,6 +138,10 @@ class Store:
             self._set_aside(entry, wrong)
         return None
 
+    def has(self, key: str) -> bool:
+        """Whether there is an entry, whole or damaged."""
+        return (self._entry(key) / _MANIFEST).is_file()
+
     def keep(self, key: str, fill: Callable[[Path], None], *, expected: int = 0) -> None:
         """Makes an entry; what goes wrong is a warning, as the result can be made again.
 

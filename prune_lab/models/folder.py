@@ -15,6 +15,9 @@ from prune_lab.utils.paths import local_path, shown_path, why_missing
 ADAPTER_CONFIG = "adapter_config.json"
 GGUF = ".gguf"
 """How the name of a model in the format of llama.cpp ends."""
+SMOLLM2 = "SmolLM2-135M-Instruct"
+"""What the model without a path is called before it is known which of its weights are there."""
+
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED_REPOSITORY = re.compile(r"models--([^/]+?)--([^/]+)")
 _QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of AutoGPTQ, AutoAWQ, ModelOpt
@@ -103,6 +106,8 @@ def model_name(settings: Mapping[str, Any]) -> str:
     """What the section ``model`` alone tells of the model's name: the one that was typed, or the end of the path."""
     if settings.get("name"):
         return str(settings["name"])
+    if settings["path"] is None:
+        return SMOLLM2
     path = str(settings["path"])
     return f"reference_{path}" if settings.get("kind") == "reference" else shown_name(path)
 

@@ -20,7 +20,7 @@ import torch
 from prune_lab.cache.store import NoRoom, open_store
 from prune_lab.errors import BadInput
 from prune_lab.models.fit import model_class_of
-from prune_lab.models.gguf_header import ROPE_FACTORS, GgufHeader, gguf_file, read_header
+from prune_lab.models.gguf_header import ABOUT, FORM, ROPE_FACTORS, GgufHeader, gguf_file, read_header
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.manifest import checksum
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ABOUT = "gguf.json"
-_FORM = 1  # goes up with each change of what the folder holds
 _TOKENIZER_BYTES = 50_000_000  # at most, roughly
 
 _NOT_READ: dict[str, dict[str, str]] = {  # keys of the metadata by those of the configuration
@@ -55,6 +53,7 @@ class GgufFile:
     dtype: torch.dtype = torch.bfloat16
 
     complete = True
+    name = None
 
     def check(self) -> None:
         """Looks at all but the weights; see `prune_lab.models.gguf_header.read_header`."""
@@ -64,7 +63,7 @@ class GgufFile:
     def folder(self) -> Path:
         """The converted model, in the store under the checksum of the file."""
         file = gguf_file(self.path)
-        key = json_digest(["gguf", _FORM, str(self.dtype), checksum(file, "xxh3")])
+        key = json_digest(["gguf", FORM, str(self.dtype), checksum(file, "xxh3")])
         what = f"conversion of {file.name}"
         expected = self._header.parameters * self.dtype.itemsize + _TOKENIZER_BYTES
         try:
@@ -213,11 +212,12 @@ def _dequantised(file: Path, config: "PretrainedConfig", dtype: torch.dtype) -> 
 def _tokenizer(file: Path, header: GgufHeader) -> "PreTrainedTokenizerBase | None":
     """The tokenizer that is rebuilt from the metadata; ``None`` where there is none."""
     from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     if "tokenizer.ggml.model" not in header.metadata:
         return None
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    # The library's AutoTokenizer would read all metadata once more, to find this class.
+    tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
     if header.metadata.get("tokenizer.ggml.pre") in _DIGITS_APART:
         rule = tokenizer.backend_tokenizer
         rule.pre_tokenizer = pre_tokenizers.Sequence(

@@ -20,6 +20,12 @@ from prune_lab.utils.paths import local_path, shown_path, why_missing
 ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gpt2": "gpt2", "gemma3": "gemma3_text"}
 """By the name in a GGUF file, the ``model_type`` of families that transformers makes of it and that the lab knows."""
 
+FORM = 1
+"""Goes up with each change of what a converted folder holds."""
+
+ABOUT = "gguf.json"
+"""A file of that folder: what it was made of."""
+
 ROPE_FACTORS = "rope_freqs.weight"
 """A tensor that is no weight: what each frequency of the positions is divided by, as in Llama 3.1."""
 

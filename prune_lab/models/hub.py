@@ -25,13 +25,16 @@ class Repository:
         path: ``organisation/model``.
         revision: a branch, tag or commit; ``None`` is the main branch.
         code: whether its Python files may come along.
+        cached: whether it is taken as the cache has it, without asking the hub.
     """
 
     path: str
     revision: str | None = None
     code: bool = False
+    cached: bool = False
 
     complete = False
+    name = None
 
     def check(self) -> None:
         """Refuses what cannot be a repository, such as the path of a folder.
@@ -61,7 +64,11 @@ class Repository:
 
         patterns = [*_SMALL, _CODE] if self.code else list(_SMALL)
         try:
-            found = Path(snapshot_download(self.path, revision=self.revision, allow_patterns=patterns))
+            found = Path(
+                snapshot_download(
+                    self.path, revision=self.revision, allow_patterns=patterns, local_files_only=self.cached
+                )
+            )
         except Exception as error:  # of the network, of access, of the cache's files
             raise self._cannot_have("configuration", error) from error
         if not (found / "config.json").is_file():

@@ -14,13 +14,14 @@ from prune_lab.errors import BadInput, Reported, owned_by
 from prune_lab.models.config_file import check_sizes, read_config
 from prune_lab.models.families import family_of
 from prune_lab.models.fit import bad_config, check_finite, check_fit, check_pass, model_class_of, refuse_misfit
-from prune_lab.models.folder import model_name
+from prune_lab.models.folder import GGUF, model_name
 from prune_lab.models.gguf import GgufFile
 from prune_lab.models.hub import Repository
 from prune_lab.models.local import REFERENCE, LocalFolder, Shipped
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import ORIGIN, Origin, is_changed, read_origin
 from prune_lab.models.shrink import is_unequal, unequal_config
+from prune_lab.models.smollm2 import SmolLM2
 from prune_lab.models.source import Source
 from prune_lab.models.weight_files import WeightFiles, find_weights
 from prune_lab.utils.checks import check_choice, check_flag, check_text
@@ -28,7 +29,7 @@ from prune_lab.utils.checks import check_choice, check_flag, check_text
 logger = logging.getLogger(__name__)
 
 DTypeName = Literal["float32", "bfloat16", "float16", "auto"]
-Kind = Literal["local", "reference", "hub", "gguf"]
+Kind = Literal["local", "reference", "hub", "gguf", "smollm2"]
 DTYPES: dict[DTypeName, "torch.dtype | Literal['auto']"] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -45,8 +46,8 @@ class Checkpoint:
     Args:
         path: a folder in the Hugging Face format, or what ``kind`` says.
         kind: ``local`` (a folder, checked before anything is loaded), ``reference`` (a folder shipped with prune_lab),
-            ``hub`` (the name of a repository, which is downloaded, or taken from the hub's local cache when offline)
-            or ``gguf`` (a file, which is converted once).
+            ``hub`` (the name of a repository, which is downloaded, or taken from the hub's local cache when offline),
+            ``gguf`` (a file, which is converted once) or ``smollm2`` (that model: without a path it is looked for).
         revision: a branch, tag or commit on the hub.
         dtype: type of the weights in memory; ``auto`` is that of the checkpoint, and bfloat16 for a GGUF file.
         trust_remote_code: whether code that comes with the checkpoint may run.
@@ -57,8 +58,8 @@ class Checkpoint:
         origin: what an earlier run did to the model, where its folder says so.
     """
 
-    input_files: ClassVar = {"path": "kind=local|gguf"}
-    path: str
+    input_files: ClassVar = {"path": "kind=local|gguf|smollm2"}
+    path: str | None
     kind: Kind = "local"
     revision: str | None = None
     dtype: DTypeName = "auto"
@@ -68,7 +69,7 @@ class Checkpoint:
     def __post_init__(self) -> None:
         check_choice(self, "dtype", DTYPES)
         check_choice(self, "kind", get_args(Kind))
-        check_text(self, "path")
+        check_text(self, "path", optional=self.kind == "smollm2")
         check_text(self, "revision", "name", optional=True)
         check_flag(self, "trust_remote_code")
         if self.kind == "reference":
@@ -78,7 +79,7 @@ class Checkpoint:
         self._source = self._source_of_kind()
         with self._about_itself():
             self._source.check()
-        self.origin = self._read_origin() if self.kind == "local" else None
+        self.origin = self._read_origin() if type(self._source) is LocalFolder else None
         self._is_named = self.name is not None
         if not self._is_named:
             self.name = self.origin.name if self.origin else model_name({"path": self.path, "kind": self.kind})
@@ -114,6 +115,8 @@ class Checkpoint:
         """
         with self._about_itself():
             raw = read_config(self.folder)
+            if not self._is_named:
+                self.name = self._source.name or self.name
             config = self._config(raw)
             if self._source.complete:
                 check_fit(config, find_weights(self.folder).headers(), self.folder, raw)
@@ -184,9 +187,11 @@ class Checkpoint:
             self.name = self.origin.name
 
     def _source_of_kind(self) -> Source:
+        if self.path is None:
+            return SmolLM2()
         if self.kind == "hub":
             return Repository(self.path, self.revision, self.trust_remote_code)
-        if self.kind == "gguf":
+        if self.kind == "gguf" or (self.kind == "smollm2" and self.path.endswith(GGUF)):
             dtype = DTYPES[self.dtype]
             return GgufFile(self.path, dtype if isinstance(dtype, torch.dtype) else torch.bfloat16)
         return Shipped(self.path) if self.kind == "reference" else LocalFolder(self.path)

@@ -23,6 +23,7 @@ class LocalFolder:
     path: str
 
     complete = True
+    name = None
 
     @property
     def folder(self) -> Path:

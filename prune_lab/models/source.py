@@ -14,6 +14,10 @@ class Source(Protocol):
     complete: bool
 
     @property
+    def name(self) -> str | None:
+        """What to call the model where that turns out with the folder; ``None`` where the settings tell."""
+
+    @property
     def folder(self) -> Path:
         """The folder, made or fetched if need be.
 

@@ -34,7 +34,7 @@ def run_unless_finished(config: RunConfig, folder: Path, **how: Any) -> dict[str
         # Several processes of one run would have to agree on what they find.
         if not config.plain["skip_finished"] or processes().count > 1:
             return _run(config, folder, **how)
-        identity, model = finished_runs.identity_of(config), config.saves_model()
+        identity, model = finished_runs.identity_of(config, _weights(config)), config.saves_model()
         with finished_runs.claimed(identity):
             earlier = finished_runs.find(identity, folder, model=model)
             if earlier is not None:
@@ -44,6 +44,26 @@ def run_unless_finished(config: RunConfig, folder: Path, **how: Any) -> dict[str
             record = _run(config, folder, identity=identity, **how)
             finished_runs.add(identity, folder)
         return record
+
+
+def _weights(config: RunConfig) -> str | None:
+    """Which weights a run loads, where its settings leave it to what there is.
+
+    Weights that are not here yet are fetched now, since the run is known by them, but not before its settings were
+    checked.
+    """
+    if config.plain["model"].get("kind") != "smollm2" or config.plain["model"].get("path") is not None:
+        return None
+    from prune_lab.models import smollm2
+
+    if smollm2.found() is None:
+        from prune_lab.run.runner import check_settings  # imports torch
+
+        quiet_libraries()
+        parts = check_settings(config)
+        with parts.addresses.naming():
+            _ = parts.model.folder
+    return smollm2.found()
 
 
 def _run(config: RunConfig, folder: Path, **how: Any) -> dict[str, Any]:

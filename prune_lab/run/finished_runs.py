@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "peft", "numpy")
 
 
-def identity_of(config: RunConfig) -> str:
+def identity_of(config: RunConfig, weights: str | None = None) -> str:
     """Returns a SHA-256 of all that decides a run's numbers: settings, files, code, packages, kind of device.
 
     Imports nothing that is slow to import. Files are known by size and time of change, so that a large model need not
@@ -43,9 +43,11 @@ def identity_of(config: RunConfig) -> str:
 
     Args:
         config: the settings of the run.
+        weights: which ones are loaded, where the settings do not say it.
     """
     parts = {
         "key": config.key,
+        "weights": weights,
         "files": files_of(config.plain),
         "code": source_digest(),
         "packages": packages(),

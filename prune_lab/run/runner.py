@@ -71,11 +71,7 @@ def execute(
         RunFailed: a stage could not go on.
         TrialStopped: ``report`` said so; the record's status is ``stopped``, with the reason.
     """
-    vet(config)
-    parts = make_parts(config)
-    with parts.addresses.naming():
-        for stage in parts.stages.values():
-            stage.prepare()
+    parts = check_settings(config)
     record: dict[str, Any] = {
         "status": artifacts.FAILED,
         "key": config.key,
@@ -106,6 +102,20 @@ def execute(
             record = without_known_secrets(record)
             _leave_record(taken, record)
     return record
+
+
+def check_settings(config: RunConfig) -> Parts:
+    """Makes the parts of a run, which checks all that can be checked before a model is looked for.
+
+    Raises:
+        BadInput: a setting cannot be used.
+    """
+    vet(config)
+    parts = make_parts(config)
+    with parts.addresses.naming():
+        for stage in parts.stages.values():
+            stage.prepare()
+    return parts
 
 
 def _open_folder(folder: Path, config: RunConfig, device: torch.device, identity: str | None) -> RunFolder:

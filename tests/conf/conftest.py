@@ -10,7 +10,7 @@ from prune_lab.models.load import REFERENCE
 from prune_lab.run.conf_folder import conf_folder
 
 _NOT_PARTS = ("experiment", "debug", "hydra", "stages")  # they set keys of others, or are made by the runner
-_ALIKE = ("local", "hub", "reference", "gguf")  # the other models differ in values only
+_ALIKE = ("local", "hub", "reference", "gguf", "smollm2")  # the other models differ in values only
 CHOICES = [
     f"{path.parent.name}={path.stem}"
     for path in sorted(conf_folder().glob("*/*.yaml"))
