@@ -129,10 +129,8 @@ def _meant(group: str, given: str) -> list[str]:
     """Choices that take as a value what was given as a choice."""
     quoted = given if re.fullmatch(r"[\w/.:+-]+", given, re.ASCII) else f"'\"{given}\"'"
     is_path = os.path.exists(os.path.expanduser(given)) or given.startswith(("/", "./", "../", "~"))
-    if group == "model" and is_path:
+    if group == "model" and is_path:  # one without a slash; others are spelled out, see `run.model_ids`
         return [f"model=local model.path={quoted}"]
-    if group == "model" and re.fullmatch(r"[\w.-]+/[\w.-]+", given):
-        return [f"model=hub model.path={quoted}", f"model=local model.path={quoted}"]
     if group == "data" and (is_path or "/" in given or Path(given).suffix):
         choice = "tokens" if given.endswith(".npy") else "files"
         return [f"data={choice} data.calibration={quoted} data.evaluation=..."]

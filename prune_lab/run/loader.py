@@ -11,10 +11,12 @@ import hydra._internal.hydra
 import hydra.core.utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from prune_lab.run.hydra_vetting import vet_hydra, vet_search_path
+from prune_lab.run.model_ids import readable, spelled_out
 from prune_lab.run.trust import guard_variables
 from prune_lab.utils.files import write_text
 from prune_lab.utils.secrets import redacted_override, without_secrets
@@ -34,6 +36,15 @@ class GuardedLoader(ConfigLoaderImpl):
         vet_hydra(cfg)
         return cfg
 
+    def _parse_overrides_and_create_caching_repo(
+        self, config_name: str | None, overrides: list[str]
+    ) -> tuple[list[Override], CachingConfigRepository]:
+        """Spells out models that are named directly, for whatever is composed, jobs of sweeps and tables included."""
+        overrides = [readable(line) for line in overrides]
+        parsed, repo = super()._parse_overrides_and_create_caching_repo(config_name, overrides)
+        lines = [line for each in parsed for line in spelled_out(each, lambda name: _is_choice(repo, name))]
+        return (parsed if lines == overrides else OverridesParser.create().parse_overrides(lines)), repo
+
     def _process_config_searchpath(
         self, config_name: str | None, parsed_overrides: list[Override], repo: CachingConfigRepository
     ) -> None:
@@ -48,6 +59,10 @@ class GuardedLoader(ConfigLoaderImpl):
         """A job's process gets its loader from the sweep's; the guards are put up with it."""
         self.__dict__.update(state)
         guard_hydra()
+
+
+def _is_choice(repo: CachingConfigRepository, name: str) -> bool:
+    return repo.config_exists(f"model/{name}")
 
 
 def guard_hydra() -> None:

@@ -42,8 +42,8 @@ def said(*overrides: str) -> str:
     [
         ("method=wnada", ["method=wnada is not a choice; did you mean method=wanda?", "sparsegpt"]),
         ("method=../../etc/passwd", ["method=../../etc/passwd is not a choice", "wanda"]),
-        ("model=facebook/opt-125m", ["model=opt_125m", "model=hub model.path=facebook/opt-125m"]),
-        ("model=./model", ["did you mean model=local model.path=./model?"]),
+        ("model=opt-125m", ["did you mean model=opt_125m"]),
+        ("model=.", ["did you mean model=local model.path=.?"]),
         ("data=calib.txt", ["did you mean data=files data.calibration=calib.txt data.evaluation=...?"]),
         ("data=calib.npy", ["did you mean data=tokens data.calibration=calib.npy data.evaluation=...?"]),
         ("evaluate=mmlu", ["did you mean evaluate=zero_shot evaluate.tasks=[mmlu]?"]),
