@@ -19,6 +19,7 @@ import torch
 
 from prune_lab.cache.store import NoRoom, open_store
 from prune_lab.errors import BadInput
+from prune_lab.models.config_file import read_config
 from prune_lab.models.fit import model_class_of
 from prune_lab.models.gguf_header import ABOUT, FORM, ROPE_FACTORS, GgufHeader, gguf_file, read_header
 from prune_lab.utils.digests import json_digest
@@ -102,6 +103,12 @@ class GgufFile:
                 f"{{at}}.path={file}: no model can be made of this file: {reason}; try another one"
             ) from error
         hf.save_pretrained(folder)
+        try:
+            read_config(folder)
+        except BadInput as error:
+            raise BadInput(
+                error.args[0].replace(f"path={folder}: config.json", f"path={file}: its metadata")
+            ) from error
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         about = {

@@ -30,6 +30,10 @@ ROPE_FACTORS = "rope_freqs.weight"
 """A tensor that is no weight: what each frequency of the positions is divided by, as in Llama 3.1."""
 
 _VERSIONS = (2, 3)
+_SIZES = (
+    "embedding_length", "feed_forward_length", "vocab_size", "attention.head_count", "attention.head_count_kv",
+    "attention.key_length", "rope.dimension_count",
+)  # fmt: skip
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _MOST_DIMENSIONS = 4
@@ -201,6 +205,7 @@ def _read(content: mmap.mmap) -> GgufHeader:
     end = max((tensor.start + tensor.size for tensor in tensors.values()), default=0)
     if not tensors:
         raise _Wrong("holds no weights; give the file of a model")
+    _check_sizes(metadata, tensors)
     if end > len(content):
         raise _Wrong(f"is cut short: it has {len(content)} bytes, and its header says {end}; copy the file again")
     return GgufHeader(metadata, tensors)
@@ -223,6 +228,23 @@ def _check_family(metadata: Mapping[str, Any]) -> None:
         raise _Wrong(f"holds no language model but {kind!r} (general.type); give the file of a model")
     if metadata.get(f"{family}.expert_count"):
         raise _Wrong("is a mixture of experts, which are not supported; give a dense model")
+
+
+def _check_sizes(metadata: Mapping[str, Any], tensors: Mapping[str, GgufTensor]) -> None:
+    """Compares the sizes that are declared with the tensors, so that nothing is built in vain."""
+    family = metadata["general.architecture"]
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blk.")}
+    said = metadata.get(f"{family}.block_count")
+    if said != len(blocks):
+        raise _Wrong(f"its metadata says {family}.block_count={said}, and it has {len(blocks)} blocks; copy it again")
+    largest = max(max(tensor.shape, default=0) for tensor in tensors.values())
+    for key in _SIZES:
+        size = metadata.get(f"{family}.{key}", 1)
+        if type(size) is not int or not 1 <= size <= largest:
+            raise _Wrong(
+                f"its metadata says {family}.{key}={size!r}, and the largest dimension of a tensor is {largest}; copy "
+                "the file again"
+            )
 
 
 def _entry(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:

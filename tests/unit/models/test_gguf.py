@@ -147,6 +147,10 @@ def test_a_file_that_is_cut_short_anywhere_is_told_before_anything_is_written(wr
         ({"general.type": "adapter"}, {}, "no language model but 'adapter'"),
         ({"split.count": 3}, {}, "one of 3 parts"),
         ({}, {"expert_count": 8}, "a mixture of experts"),
+        ({}, {"block_count": 2**31}, "says llama.block_count=2147483648, and it has 2 blocks"),
+        ({}, {"feed_forward_length": 2**31}, "says llama.feed_forward_length=2147483648, and the largest dimension"),
+        ({}, {"attention.head_count": 0}, "says llama.attention.head_count=0"),
+        ({}, {"attention.head_count": "four"}, "says llama.attention.head_count='four'"),
     ],
 )
 def test_what_is_no_model_that_can_be_read_is_told(write_gguf, general, metadata, words):
@@ -170,6 +174,13 @@ def test_tensors_that_the_model_has_no_place_for_are_told(write_gguf):
     with pytest.raises(BadInput, match=r"its tensors hold \d+ numbers, and the model of its metadata \d+"):
         checkpoint(file).load_config()
     assert not list(open_store().folder.glob(".*"))
+
+
+def test_values_of_the_metadata_that_cannot_be_are_told_and_nothing_is_kept(write_gguf):
+    file, _ = write_gguf(**{"attention.layer_norm_rms_epsilon": -1.0})
+    with pytest.raises(BadInput, match=r"tiny\.gguf: its metadata has rms_norm_eps=-1\.0; allowed: numbers above 0"):
+        checkpoint(file).load_config()
+    assert entries() == []
 
 
 def test_without_the_package_the_file_is_not_read(write_gguf, monkeypatch):
