@@ -4,11 +4,12 @@ import os
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 
 from prune_lab.errors import BadInput
 from prune_lab.training.settings import Training
+from prune_lab.utils.processes import processes
 
 _WHOLE_WEIGHTS = ("NO", "MULTI_CPU", "MULTI_GPU")  # accelerate's names of what leaves every process all weights
 
@@ -16,13 +17,20 @@ _WHOLE_WEIGHTS = ("NO", "MULTI_CPU", "MULTI_GPU")  # accelerate's names of what 
 def accelerator_for(training: Training, device: torch.device) -> Accelerator:
     """Makes the accelerator of a training.
 
+    Args:
+        training: how.
+        device: where a process that is alone trains; one of several trains on its own.
+
     Raises:
         BadInput: accelerate cannot read its environment or is configured to split weights among processes, or a process
             would have no sample.
     """
-    AcceleratorState._reset_state()  # a second training in one process may have another precision
+    alone, cpu = processes().count == 1, device.type == "cpu"
+    AcceleratorState._reset_state(alone)  # a second training in one process may have another precision or device
     try:
-        accelerator = Accelerator(mixed_precision=training.precision, cpu=device.type == "cpu")
+        if alone:
+            PartialState(cpu=cpu).device = device  # left to itself, accelerate takes the first GPU
+        accelerator = Accelerator(mixed_precision=training.precision, cpu=cpu)
     except ValueError as error:
         if "invalid truth value" not in str(error):
             raise

@@ -60,7 +60,10 @@ def fit(
     """
     check_types(next(model.parameters()).dtype, training, device)
     with widened(model, wanted=training.master_weights):
-        return _fit(model, samples, training, device, groups, hooks or Hooks(), teacher, folder, report)
+        try:
+            return _fit(model, samples, training, device, groups, hooks or Hooks(), teacher, folder, report)
+        finally:
+            model.to("cpu")
 
 
 def _fit(
@@ -130,7 +133,7 @@ def _held_out(
 
 @contextmanager
 def _training_mode(model: nn.Module, training: Training, accelerator: Accelerator) -> Iterator[None]:
-    """Trains inside, with activations recomputed if that is asked for; evaluates afterwards, back on the host."""
+    """Trains inside, with activations recomputed if that is asked for; evaluates afterwards."""
     _checkpoint_activations(model, training.gradient_checkpointing)
     model.train()
     try:
@@ -138,7 +141,6 @@ def _training_mode(model: nn.Module, training: Training, accelerator: Accelerato
     finally:
         _checkpoint_activations(model, False)
         model.eval()
-        model.to("cpu")
         accelerator.free_memory()
 
 

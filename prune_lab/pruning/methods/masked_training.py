@@ -163,6 +163,7 @@ def train_with_masks(policy: MaskPolicy, units: Sequence[Units], context: Prunin
         live.masks.to("cpu")
         policy.finish(live, context.target.sparsity)
     finally:
+        live.masks.to("cpu")  # as the model is, also after an error, which must not be hidden by one of devices
         live.bake()
     masks = live.kept
     for each in units:
