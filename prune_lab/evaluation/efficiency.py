@@ -18,7 +18,7 @@ from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.sparse_kernels import on_sparse_kernels, why_not
 from prune_lab.models.model import PrunableModel
-from prune_lab.utils.device import release_free_memory, watch_peak_memory
+from prune_lab.utils.device import device_name, release_free_memory, watch_peak_memory
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Efficiency(Evaluation):
         parts = (size, macs, Scores(times, workload.protocol()), sparse, energy, self._co2(energy))
         metrics: dict[str, float] = {}
         protocol: dict[str, object] = {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "device": device_name(device),
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": hf.config._attn_implementation,
             "torch": torch.__version__,

@@ -41,13 +41,16 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(python_seed: int, numpy_seed: int, torch_seed: int) -> Iterator[None]:
-    """Seeds the random numbers of Python, numpy and torch, which tasks draw from, and puts them back afterwards."""
+    """Seeds the random numbers of Python, numpy and torch, which tasks draw from, and puts them back afterwards.
+
+    Tasks draw on the host, and GPUs are left alone: asking each for its numbers would start every one of the machine.
+    """
     python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         try:
             random.seed(python_seed)
             np.random.seed(numpy_seed)
-            torch.manual_seed(torch_seed)
+            torch.default_generator.manual_seed(torch_seed)
             yield
         finally:
             random.setstate(python)

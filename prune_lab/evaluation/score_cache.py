@@ -11,7 +11,7 @@ from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import open_store
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject, measure
 from prune_lab.evaluation.suite import Suite, merge
-from prune_lab.utils.device import arithmetic
+from prune_lab.utils.device import arithmetic, device_name
 from prune_lab.utils.digests import class_digest, json_digest
 from prune_lab.utils.files import write_json
 
@@ -90,9 +90,8 @@ def _model_key(subject: Subject, known_as: str | None) -> dict[str, object]:
 
 def _place_key(subject: Subject) -> dict[str, object]:
     """What the arithmetic depends on: device, instruction set, threads, code, versions."""
-    cuda = subject.device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(subject.device) if cuda else subject.device.type,
+        "device": device_name(subject.device),
         "arithmetic": arithmetic(),
         "float32_matmul": torch.get_float32_matmul_precision(),
         "code": source_digest(),

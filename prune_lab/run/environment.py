@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import prune_lab
-from prune_lab.utils.device import arithmetic
+from prune_lab.utils.device import arithmetic, device_name
 
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "safetensors", "hydra-core",
@@ -34,7 +34,7 @@ def describe_environment(device: torch.device) -> dict[str, object]:
         "packages": package_versions(),
         "git": _git(),
         "system": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "cores": os.cpu_count(),
         **arithmetic(),
         "cuda": torch.version.cuda,

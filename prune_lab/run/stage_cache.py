@@ -26,7 +26,7 @@ from prune_lab.run.finished_runs import packages
 from prune_lab.run.input_files import files_of
 from prune_lab.run.parts import stage_settings
 from prune_lab.run.state import RunState, Stage, Table
-from prune_lab.utils.device import arithmetic
+from prune_lab.utils.device import arithmetic, device_name
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_atomically, write_json
 from prune_lab.utils.processes import processes
@@ -159,7 +159,7 @@ def _keys(run: RunState, config: RunConfig, stages: Mapping[str, Stage]) -> dict
         "data": [plain["data"], run.protocol["data"]],
         "files": files_of(plain["data"]),
         "seed": run.seed,
-        "device": run.device.type,
+        "device": device_name(run.device),
         "arithmetic": arithmetic() if run.device.type == "cpu" else None,
         "code": source_digest(),
         "packages": packages(),

@@ -110,7 +110,7 @@ class SavedStates:
         failure: str | None = None
         try:
             state.mkdir(parents=True, exist_ok=True)
-            save_values(_random_state(), state / self._random)
+            save_values(_random_state(self.accelerator.device), state / self._random)
             if self.accelerator.is_main_process:
                 save_model(self.model, str(state / _WEIGHTS))
                 save_values({name: part.state_dict() for name, part in self.parts.items()}, state / _REST)
@@ -149,7 +149,7 @@ class SavedStates:
         load_model(self.model, state / _WEIGHTS)
         for name, part in self.parts.items():
             part.load_state_dict(rest[name])
-        _set_random_state(numbers)
+        _set_random_state(numbers, self.accelerator.device)
 
     def _unreadable(self, error: Exception) -> BadInput:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -159,20 +159,20 @@ class SavedStates:
         )
 
 
-def _random_state() -> dict[str, Any]:
-    """Where the random numbers of this process are, as plain values."""
+def _random_state(device: torch.device) -> dict[str, Any]:
+    """Where the random numbers of this process are, on the host and on its own device, as plain values."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
         "numpy": [name, np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
     }
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
     random.setstate(state["python"])
     np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():  # a training may go on where there is another number of them
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and len(state["cuda"]) == 1:  # none: the training goes on elsewhere than it began
+        torch.cuda.set_rng_state(state["cuda"][0], device)

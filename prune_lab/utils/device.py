@@ -42,6 +42,11 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", int(index or own))
 
 
+def device_name(device: torch.device) -> str:
+    """Returns what a device is called: ``cpu``, or the model of the card, which decides how its sums are rounded."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def arithmetic() -> dict[str, object]:
     """Returns what decides how sums on the CPU are rounded: the instructions that are used, and the threads.
 

@@ -98,8 +98,8 @@ def simulate(library: Path) -> None:
         "reset_peak_memory_stats": lambda device=None: None,
         "max_memory_allocated": lambda device=None: 0,
         "memory_allocated": lambda device=None: 0,
-        "get_rng_state_all": lambda: [torch.get_rng_state()] * DEVICES,
-        "set_rng_state_all": lambda states: None,
+        "get_rng_state": lambda device=None: torch.get_rng_state(),
+        "set_rng_state": lambda state, device=None: None,
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,
     }

@@ -38,9 +38,7 @@ def prune(model, method, target, tokens, device, **context):
 def test_a_method_agrees_with_the_cpu(cuda, tiny_model, random_tokens, composed, alike, path: Path, target: Target):
     method, tokens = instantiate(composed(f"method={path.stem}").method), random_tokens(8, 24)
     models = [tiny_model("llama"), tiny_model("llama")]
-    results = [
-        prune(model, method, target, tokens, device) for model, device in zip(models, (CPU, cuda), strict=True)
-    ]
+    results = [prune(model, method, target, tokens, device) for model, device in zip(models, (CPU, cuda), strict=True)]
     least = 1.0 if path.stem in LOCAL else 0.9  # ties and rounding may swap neighbours
     assert alike(*[result.masks for result in results]) >= least
     assert {parameter.device.type for parameter in models[1].hf.parameters()} == {"cpu"}

@@ -120,7 +120,12 @@ def test_states_of_another_training_leave_the_model_on_the_host(cuda, tiny_model
     (tmp_path / "latest.json").write_text('{"settings": "other ones", "step": 2}', encoding="utf-8")
     model, training = tiny_model("llama"), Training(steps=6, batch_size=4, save_every=2)
     context = PruningContext(
-        model, Target("neurons", 0.5), Calibration(random_tokens(8, 24)), training=training, device=cuda, folder=tmp_path
+        model,
+        Target("neurons", 0.5),
+        Calibration(random_tokens(8, 24)),
+        training=training,
+        device=cuda,
+        folder=tmp_path,
     )
     with pytest.raises(BadInput, match="with other settings"):
         GUM().prune(context)
