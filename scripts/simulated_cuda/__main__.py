@@ -26,6 +26,7 @@ from typing import Any
 
 SOURCE = Path(__file__).with_name("device.cpp")
 DEVICES = 2
+OPTIONS = ("-std=c++20", "-O1", "-w", "-fPIC", "-shared")
 NAME = "simulated CUDA device"
 
 
@@ -49,11 +50,11 @@ def build() -> Path:
         return library
     folder.mkdir(parents=True, exist_ok=True)
     includes = [f"-isystem{torch / 'include'}", f"-isystem{torch / 'include/torch/csrc/api/include'}"]
+    libraries = [f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch / 'lib'}"]
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
         made = Path(unfinished) / library.name
         subprocess.run(
-            [compiler, "-std=c++20", "-O1", "-w", "-fPIC", "-shared", *includes, str(SOURCE), "-o", str(made)]
-            + [f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch / 'lib'}"],
+            [compiler, *OPTIONS, *includes, str(SOURCE), "-o", str(made), *libraries],
             check=True,
         )
         made.replace(library)

@@ -17,8 +17,8 @@ def two_gpus(monkeypatch):
         raise AssertionError("a GPU was started")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for module in (torch.cuda, torch.cuda.random):
+        monkeypatch.setattr(module, "device_count", lambda: 2)
         monkeypatch.setattr(module, "_lazy_init", refuse)
 
 
