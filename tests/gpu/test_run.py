@@ -6,13 +6,7 @@ from prune_lab.run.runner import execute
 
 pytestmark = pytest.mark.gpu
 
-SMALL = [
-    "tracker=jsonl",
-    "save_model=true",
-    "stage_cache_min_seconds=null",
-    "training.steps=4",
-    "training.batch_size=2",
-]
+SMALL = ["tracker=jsonl", "stage_cache_min_seconds=null", "training.steps=4", "training.batch_size=2"]
 
 
 @pytest.fixture

@@ -119,14 +119,8 @@ def test_an_error_in_a_training_is_the_one_that_is_told(cuda, tiny_model, random
 def test_states_of_another_training_leave_the_model_on_the_host(cuda, tiny_model, random_tokens, tmp_path):
     (tmp_path / "latest.json").write_text('{"settings": "other ones", "step": 2}', encoding="utf-8")
     model, training = tiny_model("llama"), Training(steps=6, batch_size=4, save_every=2)
-    context = PruningContext(
-        model,
-        Target("neurons", 0.5),
-        Calibration(random_tokens(8, 24)),
-        training=training,
-        device=cuda,
-        folder=tmp_path,
-    )
+    calibration, where = Calibration(random_tokens(8, 24)), {"device": cuda, "folder": tmp_path}
+    context = PruningContext(model, Target("neurons", 0.5), calibration, training=training, **where)
     with pytest.raises(BadInput, match="with other settings"):
         GUM().prune(context)
     assert {parameter.device.type for parameter in model.hf.parameters()} == {"cpu"}
