@@ -1,13 +1,14 @@
 """Puts small faults into sources, one at a time, and looks whether a test fails.
 
 Third-party packages are imported once; every fault is tried in a fork, which gets the faulty module by an import hook,
-so that nothing is written into the tree. A first run without faults notes the time of each test and the functions that
-it calls; a fault in a function is shown to the tests that call it, the quickest first, one outside of functions to all
-tests of the file, up to the first failure. Tests of a file are those of the same place in `tests/unit`, and all of
-`tests/unit` and `tests/reference` that name its module, or a module that imports it.
+so that nothing is written into the tree. One run without faults notes the time of each test and the functions that it
+calls; a fault in a function is shown to the tests that call it, the quickest first, one outside of functions to all
+tests of its file, up to the first failure or a number of seconds. Tests of a file are those of the same place in
+`tests/unit`, and all of `tests/unit` and `tests/reference` that name its module, or a module that imports it.
 
-Results are lines of JSON in a file outside of the tree; what stands there for the same source and tests is not tried
-again. Mutation testers on PyPI copy the tree or start a process for every fault, which costs seconds of imports here.
+Results are lines of JSON in a file outside of the tree. What was found before in the same source is not tried again;
+what survived is, when its tests have changed. Mutation testers on PyPI copy the tree or start a process for every
+fault, which costs seconds of imports here.
 
 Example:
     python scripts/mutate.py prune_lab/pruning/solvers/*.py --results /tmp/mutants.jsonl --sample 40 --seed 0
@@ -29,8 +30,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
+from itertools import accumulate
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -70,24 +73,24 @@ class FaultyModule(importlib.abc.MetaPathFinder):
 
 
 class Watch:
-    """What one run of tests tells: how each ended, how long it took, what it called of a file."""
+    """What one run of tests tells: how each ended, how long it took, which functions of some files it called."""
 
-    def __init__(self, file: str | None = None):
+    def __init__(self, files: Sequence[str] = ()):
         self.failed: str | None = None
         self.tests: dict[str, dict[str, Any]] = {}
-        self._file = file
+        self._files = frozenset(files)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
         """Times a test and notes the functions that it calls."""
-        called: set[int] = set()
+        called: set[str] = set()
 
         def note(frame: FrameType, event: str, _argument: object) -> None:
-            if event == "call" and frame.f_code.co_filename == self._file:
-                called.add(frame.f_code.co_firstlineno)
+            if event == "call" and frame.f_code.co_filename in self._files:
+                called.add(_place(frame.f_code.co_filename, frame.f_code.co_firstlineno))
 
         start = time.perf_counter()
-        if self._file is not None:
+        if self._files:
             sys.setprofile(note)
         try:
             return (yield)
@@ -104,6 +107,10 @@ class Watch:
         """A module that cannot be imported fails, too."""
         if report.failed and self.failed is None:
             self.failed = report.nodeid
+
+
+def _place(file: str, line: int) -> str:
+    return f"{file}:{line}"
 
 
 def in_fork(work: Callable[[], Any], seconds: float) -> Any:
@@ -171,29 +178,36 @@ def _names(text: str, module: str) -> bool:
     return f"{module} " in text or (f"from {package} import" in text and name in text)
 
 
-def undisturbed(file: Path, tests: Sequence[Path], seconds: float) -> dict[str, Any]:
+def undisturbed(files: Sequence[Path], tests: Sequence[Path], seconds: float) -> dict[str, Any]:
     """Runs the tests without a fault: how long each takes, what it calls, and which packages they import."""
 
     def work() -> dict[str, Any]:
-        watch = Watch(str(file))
+        watch = Watch([str(file) for file in files])
         status = pytest.main([*PYTEST, *map(str, tests)], plugins=[watch])
         packages = [name for name in sys.modules if name.partition(".")[0] in PRELOADED]
         return {"status": int(status), "failed": watch.failed, "tests": watch.tests, "packages": packages}
 
     found = in_fork(work, seconds)
     if found["status"]:
-        sys.exit(f"{file}: the tests do not pass without a fault: {found['failed']}")
-    return dict(found)
+        sys.exit(f"the tests do not pass without a fault: {found['failed']}")
+    for package in sorted(found["packages"]):
+        with contextlib.suppress(Exception):
+            importlib.import_module(package)
+    return dict(found["tests"])
 
 
-def concerned(mutant: Mutant, tests: dict[str, dict[str, Any]], longest: float) -> list[str]:
-    """Returns the tests that are shown a fault, the quickest first."""
-    chosen = [
+def concerned(
+    mutant: Mutant, file: Path, own: Sequence[Path], tests: dict[str, dict[str, Any]], seconds: float
+) -> list[str]:
+    """Returns the tests that are shown a fault, the quickest first, as many as take so many seconds together."""
+    names = {str(test.relative_to(ROOT)) for test in own}
+    chosen = sorted(
         (test["seconds"], name)
         for name, test in tests.items()
-        if test["seconds"] <= longest and (not mutant.function or mutant.function in test["called"])
-    ]
-    return [name for _, name in sorted(chosen)]
+        if (_place(str(file), mutant.function) in test["called"] if mutant.function else name.split("::")[0] in names)
+    )
+    ends = accumulate(each for each, _ in chosen)
+    return [name for (_, name), end in zip(chosen, ends, strict=True) if end <= seconds]
 
 
 def try_mutant(mutant: Mutant, file: Path, tests: list[str], seconds: float) -> dict[str, Any]:
@@ -216,34 +230,47 @@ def try_mutant(mutant: Mutant, file: Path, tests: list[str], seconds: float) -> 
     return {**found, "tests": len(tests), "seconds": round(time.perf_counter() - start, 1)}
 
 
-def mutate(file: Path, options: argparse.Namespace, known: dict[str, dict[str, Any]]) -> None:
-    """Tries the faults of one source, and appends what came of them to the results."""
-    source = file.read_text()
-    mutants = list(mutants_of(source, str(file.relative_to(ROOT))))
-    if options.sample and options.sample < len(mutants):
-        chosen = random.Random(f"{options.seed} {file.name}").sample(range(len(mutants)), options.sample)
-        mutants = [mutants[index] for index in sorted(chosen)]
-    tests = tests_of(file)
-    digest = hashlib.sha256("".join([source, *(test.read_text() for test in tests)]).encode()).hexdigest()[:16]
-    left = [each for each in mutants if known.get(each.name, {}).get("digest") != digest]
-    print(
-        f"{file.relative_to(ROOT)}: {len(mutants)} faults, {len(left)} to try, {len(tests)} files of tests", flush=True
-    )
-    if not left:
-        return
-    plain = undisturbed(file, tests, options.most_seconds * 10)
-    for package in sorted(plain["packages"]):
-        with contextlib.suppress(Exception):
-            importlib.import_module(package)
-    for mutant in left:
-        chosen = concerned(mutant, plain["tests"], options.longest_test)
-        limit = min(options.most_seconds, 30 + 5 * sum(plain["tests"][name]["seconds"] for name in chosen))
-        found = try_mutant(mutant, file, chosen, limit)
-        line = {"name": mutant.name, "before": mutant.before, "after": mutant.after, "digest": digest, **found}
-        known[mutant.name] = line
-        with options.results.open("a") as results:
-            results.write(json.dumps(line) + "\n")
-        print(f"  {line['outcome']:9}{mutant.name}  {mutant.before}  ->  {mutant.after}", flush=True)
+@dataclass(frozen=True)
+class Source:
+    """A source with the faults that are to be tried in it."""
+
+    file: Path
+    mutants: list[Mutant]
+    tests: list[Path]
+    digests: dict[str, str]  # of the source, and of its tests
+
+    @classmethod
+    def of(cls, file: Path, options: argparse.Namespace, known: dict[str, dict[str, Any]]) -> "Source":
+        """Draws the sample, and leaves out what is known."""
+        text = file.read_text()
+        mutants = list(mutants_of(text, str(file.relative_to(ROOT))))
+        if options.sample and options.sample < len(mutants):
+            order = random.Random(f"{options.seed} {file.name}").sample(range(len(mutants)), len(mutants))
+            mutants = [mutants[index] for index in sorted(order[: options.sample])]  # a larger sample contains it
+        tests = tests_of(file)
+        digests = {"source": _digest(text), "shown": _digest(*(test.read_text() for test in tests))}
+        left = [each for each in mutants if not _is_known(known.get(each.name, {}), digests)]
+        print(f"{file.relative_to(ROOT)}: {len(mutants)} faults, {len(left)} to try, {len(tests)} files of tests")
+        return cls(file, left, tests, digests)
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+
+
+def _is_known(line: dict[str, Any], digests: dict[str, str]) -> bool:
+    same = {key for key, digest in digests.items() if line.get(key) == digest}
+    return "source" in same and ("shown" in same or line["outcome"] != "survived")
+
+
+def mutate(source: Source, plain: dict[str, Any], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Tries the faults of one source, and tells what came of them."""
+    for mutant in source.mutants:
+        chosen = concerned(mutant, source.file, source.tests, plain, options.test_seconds)
+        limit = min(options.most_seconds, 30 + 5 * sum(plain[name]["seconds"] for name in chosen))
+        found = try_mutant(mutant, source.file, chosen, limit)
+        print(f"  {found['outcome']:9}{mutant.name}  {mutant.before}  ->  {mutant.after}", flush=True)
+        yield {"name": mutant.name, "before": mutant.before, "after": mutant.after, **source.digests, **found}
 
 
 def summary(known: dict[str, dict[str, Any]], survivors: bool) -> str:
@@ -271,8 +298,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="lines of JSON, outside of the tree")
     parser.add_argument("--sample", type=int, default=0, help="so many faults of each file, drawn at random; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--longest-test", type=float, default=15.0, help="tests that take longer (s) are left out")
-    parser.add_argument("--most-seconds", type=float, default=180.0, help="for the tests of one fault")
+    parser.add_argument("--test-seconds", type=float, default=60.0, help="of tests that a fault is shown")
+    parser.add_argument("--most-seconds", type=float, default=180.0, help="after which a fault counts as killed")
     parser.add_argument("--survivors", action="store_true", help="lists them in the end")
     options = parser.parse_args()
     if options.results.resolve().is_relative_to(ROOT):
@@ -282,8 +309,17 @@ def main() -> None:
     known = {}
     if options.results.exists():
         known = {line["name"]: line for line in map(json.loads, options.results.read_text().splitlines())}
-    for file in options.files:
-        mutate(file.resolve(), options, known)
+    sources = [Source.of(file.resolve(), options, known) for file in options.files]
+    sources = [source for source in sources if source.mutants]
+    if sources:
+        tests = sorted({test for source in sources for test in source.tests})
+        plain = undisturbed([source.file for source in sources], tests, options.most_seconds * 10)
+        print(f"{len(plain)} tests, {sum(test['seconds'] for test in plain.values()):.0f} s undisturbed", flush=True)
+        for source in sources:
+            for line in mutate(source, plain, options):
+                known[line["name"]] = line
+                with options.results.open("a") as results:
+                    results.write(json.dumps(line) + "\n")
     print(summary(known, options.survivors))
 
 

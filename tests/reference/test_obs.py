@@ -11,7 +11,7 @@ from torch import Tensor
 from prune_lab.pruning.solvers.obs import factorize, sparsegpt
 
 DAMPING = 0.01
-Agree = Callable[["Problem", float, tuple[int, int] | None, int], None]
+Agree = Callable[..., None]
 
 
 @dataclass
@@ -37,8 +37,15 @@ class Problem:
         change = self.weight.double().numpy() - np.asarray(pruned, dtype=np.float64)
         return float(np.einsum("ij,jk,ik->", change, self.damped, change))
 
-    def solve(self, sparsity: float, n_of_m: tuple[int, int] | None = None, block_size: int = 128) -> Tensor:
-        return sparsegpt(self.weight, factorize(self.hessian, DAMPING), sparsity, n_of_m, block_size=block_size)
+    def solve(
+        self,
+        sparsity: float,
+        n_of_m: tuple[int, int] | None = None,
+        block_size: int = 128,
+        zero: Tensor | None = None,
+    ) -> Tensor:
+        factor = factorize(self.hessian, DAMPING)
+        return sparsegpt(self.weight, factor, sparsity, n_of_m, block_size=block_size, zero=zero)
 
 
 def problem(out: int = 12, inputs: int = 48, seed: int = 0, dead: tuple[int, ...] = (), tokens: int = 400) -> Problem:
@@ -54,11 +61,23 @@ def problem(out: int = 12, inputs: int = 48, seed: int = 0, dead: tuple[int, ...
 def agree(plain_sparsegpt) -> Agree:
     """Compares the solver with the plain loop."""
 
-    def compare(case: Problem, sparsity: float, n_of_m: tuple[int, int] | None, block_size: int) -> None:
+    def compare(
+        case: Problem,
+        sparsity: float,
+        n_of_m: tuple[int, int] | None,
+        block_size: int,
+        zero: Tensor | None = None,
+    ) -> None:
         before = case.weight.clone()
-        pruned = case.solve(sparsity, n_of_m, block_size)
+        pruned = case.solve(sparsity, n_of_m, block_size, zero)
         expected, squared_errors = plain_sparsegpt(
-            case.weight.double().numpy(), case.damped, case.dead, sparsity, n_of_m, block_size
+            case.weight.double().numpy(),
+            case.damped,
+            case.dead,
+            sparsity,
+            n_of_m,
+            block_size,
+            None if zero is None else zero.numpy(),
         )
         assert torch.equal(case.weight, before)
         assert pruned.dtype == torch.float32
@@ -96,6 +115,34 @@ def test_other_shapes_equal_the_plain_loop(agree, out, inputs):
 def test_a_layer_wider_than_a_block_of_columns_equals_the_plain_loop(agree):
     agree(problem(out=20, inputs=300, seed=4, tokens=2000), 0.6, None, 128)
     agree(problem(out=20, inputs=300, seed=5, tokens=2000), 0.0, (2, 4), 128)
+
+
+def with_zeros(case: Problem, most: float) -> Tensor:
+    """Makes weights of a problem zero, from none of the first column to the share ``most`` of the last; where."""
+    out, inputs = case.weight.shape
+    shares = torch.linspace(0, most, inputs)
+    zero = torch.rand(out, inputs, generator=torch.Generator().manual_seed(9)) < shares
+    case.weight[zero] = 0
+    return zero
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 16, 128])
+@pytest.mark.parametrize(("sparsity", "n_of_m"), [(0.2, None), (0.5, None), (0.77, None), (0, (2, 4)), (0, (10, 24))])
+@pytest.mark.parametrize("most", [0.1, 0.9])
+def test_zeros_that_stay_equal_the_plain_loop(agree, most, sparsity, n_of_m, block_size):
+    case = problem(seed=6, dead=(5, 30))
+    zero = with_zeros(case, most)
+    agree(case, sparsity, n_of_m, block_size, zero)
+    gone = case.solve(sparsity, n_of_m, block_size, zero) == 0
+    assert bool(gone[zero].all())
+    if n_of_m is None:
+        assert int(gone.sum()) == max(int(sparsity * 12 * 48), int(zero.sum()))
+
+
+def test_a_layer_of_zeros_stays_one():
+    case = problem()
+    case.weight.zero_()
+    assert not case.solve(0.5, zero=case.weight == 0).any()
 
 
 def constrained_change(hessian: np.ndarray, column: int, value: float) -> np.ndarray:
