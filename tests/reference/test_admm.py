@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.admm import ADMM
 from prune_lab.pruning.methods.alps import ALPS
-from prune_lab.pruning.solvers.admm import _Penalty
+from prune_lab.pruning.solvers.admm import Scaled, Spectrum, _Penalty, alps_iterate
 from prune_lab.pruning.target import Target
 
 
@@ -190,3 +191,22 @@ def test_the_penalty_of_alps_grows_by_the_published_table(raised, changed, decis
     large = _Penalty(9e5, raised=True)
     large.adapt(0.2)
     assert large.rho == 1e6
+
+
+@pytest.mark.parametrize(("flips", "iterations"), [(0, 30), (4, 30), (6, 60)])
+def test_alps_ends_from_the_thirtieth_iteration_on_where_fewer_than_three_in_ten_thousand_flip(flips, iterations):
+    """A support of 20,000 weights; between two looks at it, every third iteration, so many of its places change."""
+    shown = []
+
+    def select(scores: torch.Tensor, share: float) -> torch.Tensor:
+        assert share == 1.0
+        keep = torch.zeros(scores.numel(), dtype=torch.bool)
+        keep[:20_000] = True
+        if len(shown) // 3 % 2:
+            keep[: flips // 2], keep[20_000 : 20_000 + flips // 2] = False, True
+        shown.append(keep)
+        return keep.view_as(scores)
+
+    scaled = Scaled.of(torch.eye(150), 0.01)
+    alps_iterate(torch.ones(150, 150), Spectrum.of(scaled), select, iterations=60)
+    assert len(shown) == 1 + iterations

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from prune_lab.errors import NotPositiveDefinite
 from prune_lab.pruning.masks import count_dropped
-from prune_lab.pruning.solvers.obs import factorize, sparsegpt
+from prune_lab.pruning.solvers.obs import _reverse, factorize, sparsegpt
 
 
 def hessian_of(inputs: int, tokens: int = 200) -> torch.Tensor:
@@ -90,3 +90,12 @@ def test_a_transposed_weight_is_not_changed():
     pruned = sparsegpt(stored.T, factorize(hessian_of(20), 0.01), 0.5)
     assert torch.equal(stored, before)
     assert torch.equal(pruned, sparsegpt(stored.T.contiguous(), factorize(hessian_of(20), 0.01), 0.5))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 100])
+@pytest.mark.parametrize("size", range(6))
+def test_a_matrix_is_reversed_in_place_chunk_by_chunk(size, chunk):
+    matrix = torch.arange(size**2, dtype=torch.float32).view(size, size)
+    expected = matrix.flip(0, 1)
+    _reverse(matrix, chunk)
+    assert torch.equal(matrix, expected)
