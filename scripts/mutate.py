@@ -4,7 +4,8 @@ Third-party packages are imported once; every fault is tried in a fork, which ge
 so that nothing is written into the tree. One run without faults notes the time of each test and the functions that it
 calls; a fault in a function is shown to the tests that call it, the quickest first, one outside of functions to all
 tests of its file, up to the first failure or a number of seconds. Tests of a file are those of the same place in
-`tests/unit`, and all of `tests/unit` and `tests/reference` that name its module, or a module that imports it.
+`tests/unit`, all of `tests/unit` and `tests/reference` that name its module, or a module that imports it, and those of
+defaults.
 
 Results are lines of JSON in a file outside of the tree. What was found before in the same source is not tried again;
 what survived is, when its tests have changed. Mutation testers on PyPI copy the tree or start a process for every
@@ -50,6 +51,7 @@ PYTEST = (
     "-q", "-x", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist",
     "-W", "ignore::pytest.PytestAssertRewriteWarning",  # packages were imported before pytest began
 )  # fmt: skip
+OF_ALL = ("tests/conf/test_defaults.py",)  # looks at every class that has a YAML
 MEMORY = 12 << 30  # bytes of addresses a fork may take
 
 
@@ -170,7 +172,7 @@ def tests_of(file: Path) -> list[Path]:
     for test in sorted([*(ROOT / "tests/reference").rglob("test_*.py"), *(ROOT / "tests/unit").rglob("test_*.py")]):
         if test != own and any(_names(test.read_text(), name) for name in (module, *importers)):
             found.append(test)
-    return found
+    return [*found, *(ROOT / name for name in OF_ALL)]
 
 
 def _names(text: str, module: str) -> bool:
@@ -178,8 +180,12 @@ def _names(text: str, module: str) -> bool:
     return f"{module} " in text or (f"from {package} import" in text and name in text)
 
 
-def undisturbed(files: Sequence[Path], tests: Sequence[Path], seconds: float) -> dict[str, Any]:
-    """Runs the tests without a fault: how long each takes, what it calls, and which packages they import."""
+def undisturbed(files: Sequence[Path], tests: Sequence[Path], seconds: float, kept: Path | None) -> dict[str, Any]:
+    """Runs the tests without a fault, and imports the packages that they need.
+
+    Returns:
+        By test, how long it takes and what it calls; taken from ``kept``, if that is there, or kept there.
+    """
 
     def work() -> dict[str, Any]:
         watch = Watch([str(file) for file in files])
@@ -187,9 +193,11 @@ def undisturbed(files: Sequence[Path], tests: Sequence[Path], seconds: float) ->
         packages = [name for name in sys.modules if name.partition(".")[0] in PRELOADED]
         return {"status": int(status), "failed": watch.failed, "tests": watch.tests, "packages": packages}
 
-    found = in_fork(work, seconds)
+    found = json.loads(kept.read_text()) if kept and kept.exists() else in_fork(work, seconds)
     if found["status"]:
         sys.exit(f"the tests do not pass without a fault: {found['failed']}")
+    if kept:
+        kept.write_text(json.dumps(found))
     for package in sorted(found["packages"]):
         with contextlib.suppress(Exception):
             importlib.import_module(package)
@@ -298,6 +306,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="lines of JSON, outside of the tree")
     parser.add_argument("--sample", type=int, default=0, help="so many faults of each file, drawn at random; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument(
+        "--timings", type=Path, help="file in which the run without faults is kept; outside of the tree"
+    )
     parser.add_argument("--test-seconds", type=float, default=60.0, help="of tests that a fault is shown")
     parser.add_argument("--most-seconds", type=float, default=180.0, help="after which a fault counts as killed")
     parser.add_argument("--survivors", action="store_true", help="lists them in the end")
@@ -313,7 +324,7 @@ def main() -> None:
     sources = [source for source in sources if source.mutants]
     if sources:
         tests = sorted({test for source in sources for test in source.tests})
-        plain = undisturbed([source.file for source in sources], tests, options.most_seconds * 10)
+        plain = undisturbed([source.file for source in sources], tests, options.most_seconds * 20, options.timings)
         print(f"{len(plain)} tests, {sum(test['seconds'] for test in plain.values()):.0f} s undisturbed", flush=True)
         for source in sources:
             for line in mutate(source, plain, options):

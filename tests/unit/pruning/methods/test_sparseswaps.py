@@ -9,7 +9,8 @@ from torch import Tensor
 from prune_lab.errors import BadInput
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.methods.sparseswaps import SparseSwaps
+from prune_lab.pruning.methods import sparseswaps
+from prune_lab.pruning.methods.sparseswaps import SparseSwaps, swap
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
 
@@ -102,3 +103,57 @@ def test_half_precision_at_a_high_level(tiny_model, random_tokens, dtype):
 def test_a_negative_number_of_swaps_is_refused():
     with pytest.raises(BadInput, match=r"SparseSwaps\.max_swaps=-1"):
         SparseSwaps(Wanda(), max_swaps=-1)
+
+
+def plain_swaps(dense: Tensor, keep: Tensor, hessian: Tensor, most: int, group: int) -> list[list[bool]]:
+    """The best exchange within a group, row by row, while one lowers the row's error by a millionth of the first."""
+    rows = []
+    for weight, row in zip(dense.double(), keep.clone(), strict=True):
+        first = error = loss(weight, row, hessian)
+        for _ in range(most):
+            flipped = []
+            for j, k in itertools.permutations(range(len(row)), 2):
+                if row[j] and not row[k] and weight[k] != 0 and j // group == k // group:
+                    other = row.clone()
+                    other[j], other[k] = False, True
+                    flipped.append((float(loss(weight, other, hessian)), other))
+            if not flipped or min(flipped, key=lambda each: each[0])[0] >= error - 1e-6 * first:
+                break
+            error, row = min(flipped, key=lambda each: each[0])
+        rows.append(row.tolist())
+    return rows
+
+
+def loss(weight: Tensor, keep: Tensor, hessian: Tensor) -> Tensor:
+    gone = weight * ~keep
+    return gone @ hessian.double() @ gone
+
+
+@pytest.mark.parametrize("most", [1, 3, 50])
+@pytest.mark.parametrize("pattern", ["2:4", "unstructured"])
+def test_swaps_are_those_of_the_plain_loop(pattern: str, most: int):
+    dense, keep, hessian = problem(8, 12, 3)
+    dense[:, 7] = 0
+    dense[1] = 0
+    if pattern == "unstructured":
+        keep &= torch.arange(12) > 3  # fewer kept than pruned
+        keep[3, 4:8] = True
+    keep &= dense != 0
+    target = ROW if pattern == "unstructured" else Target(pattern)
+    swapped = keep.clone()
+    swap(dense, swapped, hessian, most, target.n_of_m and target.n_of_m[1])
+    assert swapped.tolist() == plain_swaps(dense, keep, hessian, most, 4 if target.n_of_m else 12)
+    assert not torch.equal(swapped, keep)
+    refined = SparseSwaps(Wanda(), max_swaps=most).refine(dense, dense * keep, hessian, target)
+    assert torch.equal(refined, dense * swapped)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "unstructured"])
+def test_rows_that_are_taken_in_parts_end_as_all_at_once(pattern: str, monkeypatch: pytest.MonkeyPatch):
+    dense, keep, hessian = problem(9, 12, 4)
+    target, found = ROW if pattern == "unstructured" else Target(pattern), []
+    for rows in (1, 4, 100):
+        monkeypatch.setattr(sparseswaps, "_rows_at_once", lambda *_, rows=rows: rows)
+        found.append(SparseSwaps(Wanda()).refine(dense, dense * keep, hessian, target))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

@@ -123,3 +123,31 @@ def test_large_inputs_are_searched_in_parts_with_the_same_result():
     whole = solve_through(ACT2FN["silu"], m, p, scale, start, 1.0, 1.0)
     rows = [solve_through(ACT2FN["silu"], *some, 1.0, 1.0) for some in zip(m, p, scale, start, strict=True)]
     torch.testing.assert_close(whole, torch.stack(rows), rtol=1e-2, atol=1e-3)
+
+
+def plain_search(activation, m, p, scale, start, alpha, gamma) -> float:
+    """The best of three points, and three Gauss-Newton steps, each a quarter as long after one that did not help."""
+
+    def cost(s: Tensor) -> Tensor:
+        return alpha * (s - m) ** 2 + gamma * (p - scale * activation(s)) ** 2
+
+    far = (p / scale).clamp(-1e4, 1e4) if scale else torch.zeros_like(p)
+    best, reach = min((start, m, far), key=cost), 1.0
+    for _ in range(3):
+        s = best.clone().requires_grad_()
+        slope = scale * torch.autograd.grad(activation(s), s)[0]
+        gradient = alpha * (best - m) - gamma * slope * (p - scale * activation(best))
+        other = best - reach * gradient / (alpha + gamma * slope**2)
+        best, reach = (other, reach) if cost(other) < cost(best) else (best, reach / 4)
+    return float(best)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "relu"])
+def test_the_search_takes_the_steps_of_the_plain_loop(name):
+    activation, (alpha, gamma) = ACT2FN[name], (0.3, 2.0)
+    tensors = [4 * normal(60, seed=i).double() for i in range(4)]
+    tensors[2][:3] = 0
+    tensors[1][3:6] = torch.tensor([3e4, -3e4, 1e6])
+    found = solve_through(activation, *tensors, alpha, gamma)
+    expected = [plain_search(activation, *each, alpha, gamma) for each in zip(*tensors, strict=True)]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
