@@ -1,4 +1,4 @@
-from itertools import combinations
+from itertools import combinations, permutations
 
 import pytest
 import torch
@@ -56,3 +56,27 @@ def test_two_large_channels_of_one_group_are_parted():
 
 def test_equal_scores_stay_where_they_are():
     assert channel_order(torch.ones(3, 8), 2, 4).tolist() == list(range(8))
+
+
+def plain_order(scores: torch.Tensor, n: int, m: int) -> list[int]:
+    """Channels dealt by their total, then given anew to three groups, place by place, by trying all ways."""
+    totals = scores.double().sum(0).tolist()
+    ranked = sorted(range(len(totals)), key=lambda channel: -totals[channel])
+    groups = [ranked[group::3] for group in range(3)]
+    for place in range(m):
+        moved = [group.pop(place) for group in groups]
+
+        def kept(way: tuple[int, ...], groups=groups) -> float:
+            together = [scores[:, [*group, channel]] for group, channel in zip(groups, way, strict=True)]
+            return sum(float(each.double().topk(n).values.sum()) for each in together)
+
+        for group, channel in zip(groups, max(permutations(moved), key=kept), strict=True):
+            group.insert(place, channel)
+    return [channel for group in groups for channel in group]
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (3, 4), (1, 4)])
+def test_the_order_is_that_of_the_plain_loop(n, m):
+    for seed in range(5):
+        scores = torch.rand(40, 3 * m, generator=torch.Generator().manual_seed(seed))  # no two ways keep as much
+        assert channel_order(scores, n, m).tolist() == plain_order(scores, n, m)

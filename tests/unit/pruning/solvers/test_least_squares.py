@@ -47,3 +47,50 @@ def test_more_iterations_never_raise_the_error(damping):
 def test_a_matrix_that_is_not_positive_definite_is_refused():
     with pytest.raises(NotPositiveDefinite, match="damping 0"):
         refit(torch.ones(1, 2), torch.tensor([[True, False]]), torch.tensor([[-1.0, 0.5], [0.5, 1.0]]), damping=0.0)
+
+
+def plain_conjugate_gradient(weight, keep, hessian, damping, iterations, tolerance) -> np.ndarray:
+    """Of one row, on the submatrix of what is kept, preconditioned by the diagonal, from the kept weights on."""
+    matrix = hessian + damping * np.diag(hessian).mean() * np.eye(len(hessian))
+    goal, inner = (matrix @ weight)[keep], matrix[keep][:, keep]
+    solution = weight[keep].copy()
+    residual = goal - inner @ solution
+    direction = product = first = None
+    for number in range(iterations):
+        scaled = residual / np.diag(inner)
+        before, product = product, residual @ scaled
+        first = product if number == 0 else first
+        if product <= tolerance**2 * first:
+            break
+        direction = scaled if number == 0 else scaled + product / before * direction
+        step = product / (direction @ inner @ direction)
+        solution = solution + step * direction
+        residual = residual - step * (inner @ direction)
+    found = np.zeros_like(weight)
+    found[keep] = solution
+    return found
+
+
+@pytest.mark.parametrize("keys", [{}, {"iterations": 0}, {"iterations": 3}, {"tolerance": 0.02}, {"tolerance": 1e-8}])
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+def test_it_takes_the_steps_of_plain_conjugate_gradient(damping, keys):
+    x, weight, keep = problem(seed=5)
+    x[:, 4] *= 10
+    hessian = (x.T @ x).double()
+    found = refit(weight.double(), keep, hessian, damping=damping, **keys)
+    assert found.dtype == torch.float64
+    settings = {"iterations": 200, "tolerance": 1e-5} | keys
+    for row, kept, result in zip(weight.double().numpy(), keep.numpy(), found.numpy(), strict=True):
+        expected = plain_conjugate_gradient(row, kept, hessian.numpy(), damping, **settings)
+        np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_two_hundred_steps_are_the_most():
+    """The matrix of second differences of 300 points, for which conjugate gradient needs as many steps as weights."""
+    hessian = 2 * np.eye(300) - np.eye(300, k=1) - np.eye(300, k=-1)
+    weight = np.random.default_rng(0).normal(size=300)
+    keep = np.arange(300) > 0
+    found = refit(torch.from_numpy(weight)[None], torch.from_numpy(keep)[None], torch.from_numpy(hessian), damping=0.0)
+    results = [plain_conjugate_gradient(weight, keep, hessian, 0.0, steps, 1e-5) for steps in (199, 200, 201)]
+    np.testing.assert_allclose(found[0], results[1], rtol=1e-6, atol=1e-9)
+    assert min(np.abs(results[1] - each).max() for each in (results[0], results[2])) > 1e-6
