@@ -53,8 +53,11 @@ def test_ria_equals_the_plain_loop(layer, level, scope, power):
     assert np.array_equal(pruned.numpy() == 0, gone)
 
 
-def plain_dsnot(weight, x, seqlen, level, tolerance, max_cycles, power) -> np.ndarray:
-    """Which weights are gone: the authors' rules, row by row, on the masks of Wanda."""
+def plain_dsnot(weight, x, seqlen, level, tolerance, max_cycles, power, rule="paper") -> np.ndarray:
+    """Which weights are gone: the authors' rules or ours, row by row, on the masks of Wanda.
+
+    Ours: what goes moves the error to zero with N:M, too; a weight may be swapped again; no swap that does not help.
+    """
     means, variances, norms = x.mean(0), x.var(0), np.sqrt((x**2).sum(0))
     per_sequence = weight * means * seqlen  # what each weight adds to the outputs of a sequence, on average
     cost = np.abs(weight) * norms
@@ -67,45 +70,49 @@ def plain_dsnot(weight, x, seqlen, level, tolerance, max_cycles, power) -> np.nd
             if abs(error) <= tolerance:
                 break
             sign = np.sign(error)
+            size = level[1] if pattern else len(row)
+            droppable = [
+                j
+                for j in np.flatnonzero(~row)
+                if j not in swapped and (sign * contribution[j] < 0 or (pattern and rule == "paper"))
+            ]
+            groups = {j // size for j in droppable}
             worth = {
                 j: sign * contribution[j] / variances[j] ** power
                 for j in np.flatnonzero(row)
-                if j not in swapped and sign * contribution[j] > 0
+                if j not in swapped and sign * contribution[j] > 0 and (rule == "paper" or j // size in groups)
             }
             if not worth:
                 break
             grow = max(worth, key=lambda j: worth[j])
-            if pattern:
-                start = grow - grow % level[1]
-                allowed = [j for j in range(start, start + level[1]) if not row[j] and j not in swapped]
-            else:
-                allowed = [j for j in np.flatnonzero(~row) if j not in swapped and sign * contribution[j] < 0]
+            allowed = [j for j in droppable if j // size == grow // size]
             if not allowed:
                 break
             drop = min(allowed, key=lambda j: kept_cost[j])
             after = error - contribution[grow] + contribution[drop]
-            if pattern and np.sign(after) != first:
+            if (abs(after) >= abs(error)) if rule == "nearer" else (pattern and np.sign(after) != first):
                 break
             row[grow], row[drop] = False, True
-            swapped |= {grow, drop}
+            swapped |= {grow, drop} if rule == "paper" else set()
             error = after
     return gone
 
 
 @pytest.mark.parametrize("keys", [{}, {"power": 0.0}, {"tolerance": 20.0}, {"max_cycles": 2}])
 @pytest.mark.parametrize("level", [0.5, 0.75, (2, 4), (4, 8)])
-def test_dsnot_equals_the_plain_loop(layer, level, keys):
+@pytest.mark.parametrize("rule", ["paper", "nearer"])
+def test_dsnot_equals_the_plain_loop(layer, rule, level, keys):
     weight, x = layer(out=16, inputs=32, tokens=320)
     target, seqlen = target_of(level), 40
     norms, moments = InputNorm(), InputMoments()
     for statistic in (norms, moments):
         statistic.update(x)
     start = Wanda().solve(SimpleNamespace(name="layer", weight=weight, shape=weight.shape), norms, target)
-    method = DSnoT(Wanda(), rule="paper", tolerance_over="sequence", **keys)
+    method = DSnoT(Wanda(), rule=rule, tolerance_over="sequence", **keys)
     prepared = method.prepare(moments, Calibration(torch.zeros(8, seqlen, dtype=torch.int64)))
     found = method.refine(weight, start, prepared, target).numpy()
     settings = {"tolerance": 0.1, "max_cycles": 50, "power": 1.0} | keys
-    expected = plain_dsnot(weight.double().numpy(), x.double().numpy(), seqlen, level, **settings)
+    expected = plain_dsnot(weight.double().numpy(), x.double().numpy(), seqlen, level, **settings, rule=rule)
     assert np.array_equal(found == 0, expected)
     assert np.array_equal(found != 0, found == weight.numpy())
     assert (found == 0).sum() == (start == 0).sum()
