@@ -47,3 +47,20 @@ def test_sparsity_never_falls_and_the_last_step_reaches_it(schedule, steps):
 def test_bad_shares_are_refused(make):
     with pytest.raises(BadInput, match=r"Cubic\.warmup=0\.5 and Cubic\.cooldown|OneShot\.begin=1\.0|AGP\.every=0"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("warmup", "cooldown", "steps"), [(0.1, 0.3, 40), (0.0, 0.0, 5), (0.25, 0.5, 9), (0.3, 0.6, 3)]
+)
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_between_warm_up_and_cool_down_it_grows_by_its_power(warmup, cooldown, steps, power):
+    first, last = int(warmup * steps), steps - int(cooldown * steps)
+    for step in range(steps):
+        way = 0.0 if step <= first else min(1.0, (step - first) / (last - first))
+        assert Linear(warmup, cooldown, power).reached(step, steps) == pytest.approx(1 - (1 - way) ** power)
+
+
+def test_changes_come_every_so_many_steps_and_the_cool_down_on_time():
+    agp, cubic = AGP(0.1, 0.25, every=8), Cubic(0.1, 0.25)
+    assert [agp.reached(step, 40) for step in range(30)] == [cubic.reached(step // 8 * 8, 40) for step in range(30)]
+    assert [agp.reached(step, 40) for step in range(30, 40)] == [1.0] * 10
