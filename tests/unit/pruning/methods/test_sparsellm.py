@@ -5,6 +5,7 @@ from prune_lab.errors import BadInput, NotPositiveDefinite
 from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.methods import sparsellm as sparsellm_method
 from prune_lab.pruning.methods.feed_forward import feed_forward_weights, network_of
 from prune_lab.pruning.methods.reconstruction import Reconstruction
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
@@ -122,6 +123,56 @@ def test_a_network_that_gives_zero_is_pruned(tiny_model, random_tokens, family, 
     mlp = model.blocks[1].mlp
     assert all(int((~masks[linear.name]).sum()) >= linear.weight.numel() // 2 for linear in mlp.linears)
     assert torch.isfinite(model.hf(tokens).logits).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "keys", "terms"),
+    [
+        ("opt", {}, (0.1, 0.1, 0.1)),
+        ("llama", {}, (5.0, 5.0, 5.0)),
+        ("llama", {"alpha": 2.0}, (2.0, 2.0, 2.0)),
+        ("opt", {"beta": 3.0, "gamma": 4.0}, (0.1, 3.0, 4.0)),
+    ],
+)
+def test_what_the_solvers_are_given(tiny_model, random_tokens, monkeypatch, family, keys, terms):
+    """The terms of the objective, 64 steps of 64 tokens of the sample, and eight steps of the refit."""
+    seen: dict[str, list] = {}
+
+    def watch(place, name):
+        original, calls = getattr(place, name), seen.setdefault(name, [])
+
+        def watched(*args, **keys):
+            calls.append((args, keys, original(*args, **keys)))
+            return calls[-1][-1]
+
+        monkeypatch.setattr(place, name, watched)
+
+    watch(sparsellm_method.sparsellm, "prune_feed_forward")
+    watch(sparsellm_method, "refit")
+    watch(sparsellm_method, "adam_refine")
+    tokens = random_tokens(150, 60)  # 9,000, of which 16 for each of 32 inputs are 512, and every 17th is taken
+    context = PruningContext(tiny_model(family), Target(level=0.7, layers=[0, 1]), Calibration(tokens), seed=9)
+    SparseLLM(rounds=2, adam_refine=3, damping=0.02, tokens_per_input=16, **keys).prune(context)
+    ((args, _, outcome),) = seen["prune_feed_forward"]
+    settings = args[-1]
+    assert (settings.alpha, settings.beta, settings.gamma) == terms
+    assert (settings.rounds, settings.damping, settings.tokens_per_input) == (2, 0.02, 16)
+    assert len(outcome.sample.inputs) == 530
+    assert all(keys == {"damping": 0.001, "iterations": 8} for _, keys, _ in seen["refit"])
+    ((args, keys, _),) = seen["adam_refine"]
+    assert len(args[0].inputs) == 530
+    assert args[1:] == (outcome.weights, 3, 9)
+    assert keys == {"minibatch": 64, "judge": outcome.network, "error": min(outcome.errors)}
+
+
+def test_gradient_steps_take_four_thousand_tokens(tiny_model, random_tokens, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        sparsellm_method, "adam_refine", lambda network, weights, *_, **__: seen.append(network) or weights
+    )
+    context = PruningContext(tiny_model("opt"), Target(level=0.7, layers=[0, 1]), Calibration(random_tokens(205, 60)))
+    SparseLLM(rounds=2, tokens_per_input=None).prune(context)
+    assert len(seen[0].inputs) == 12_300 // 3  # 64 steps of 64 tokens at least
 
 
 def test_a_hessian_without_a_factor_names_the_layer_and_the_remedy(tiny_model, random_tokens):
