@@ -208,5 +208,5 @@ def test_alps_ends_from_the_thirtieth_iteration_on_where_fewer_than_three_in_ten
         return keep.view_as(scores)
 
     scaled = Scaled.of(torch.eye(150), 0.01)
-    alps_iterate(torch.ones(150, 150), Spectrum.of(scaled), select, iterations=60)
+    alps_iterate(torch.ones(150, 150), Spectrum.of(scaled), select, iterations=60, rho=0.1)
     assert len(shown) == 1 + iterations

@@ -68,9 +68,9 @@ def admm(
     shifted_inverse: Tensor,
     select_mask: SelectMask,
     *,
-    iterations: int = 20,
-    mask_iterations: int = 15,
-    rho: float = 1.0,
+    iterations: int,
+    mask_iterations: int,
+    rho: float,
 ) -> Tensor:
     """Prunes a layer while its weights are updated.
 
@@ -125,9 +125,7 @@ class Spectrum:
         return ((right @ self.vectors) / (self.values + rho)) @ self.vectors.T
 
 
-def alps_iterate(
-    weight: Tensor, spectrum: Spectrum, select_mask: SelectMask, *, iterations: int = 300, rho: float = 0.1
-) -> Tensor:
+def alps_iterate(weight: Tensor, spectrum: Spectrum, select_mask: SelectMask, *, iterations: int, rho: float) -> Tensor:
     """The dense iterate whose largest entries are the support that ALPS finds.
 
     ADMM with a penalty that grows as long as the support still changes, and stops when it does not.
