@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -9,7 +11,9 @@ from prune_lab.pruning.methods.dense import Dense
 from prune_lab.pruning.methods.dsnot import DSnoT
 from prune_lab.pruning.methods.least_squares import LeastSquares
 from prune_lab.pruning.methods.magnitude import Magnitude
+from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.methods.random import Random
+from prune_lab.pruning.methods.reconstruction import Reconstruction
 from prune_lab.pruning.methods.ria import RIA
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.sparsellm import SparseLLM
@@ -104,3 +108,24 @@ def test_dense_prunes_nothing(tiny_model, random_tokens):
     before = model.fingerprint()
     assert Dense().prune(PruningContext(model, Target(level=0.9), Calibration(random_tokens(2, 8)))).masks == {}
     assert model.fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        (Wanda(), Target(level=0.5)),
+        (Magnitude(), Target(level=0.5)),
+        (Magnitude(), Target("neurons", 0.5)),
+        (DSnoT(Magnitude(), tolerance=0.0), Target(level=0.5)),
+        (SparseLLM(rounds=2), Target(level=0.5)),
+        (Reconstruction(Magnitude()), Target(level=0.5)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Method) else value.kind,
+)
+def test_the_seconds_of_all_layers_are_part_of_the_time_that_passed(tiny_model, random_tokens, method, target):
+    model, tokens = tiny_model("llama"), random_tokens(6, 16)
+    start = time.perf_counter()
+    rows = method.prune(PruningContext(model, target, Calibration(tokens))).layers.values()
+    passed = time.perf_counter() - start
+    assert all(row.seconds > 0 for row in rows)
+    assert sum(row.seconds for row in rows) < passed
