@@ -76,6 +76,7 @@ def test_only_layers_at_their_floor_are_named(caplog):
         ((10, 3), 0.1, 4, False),  # one layer has fewer to begin with
         ((10, 10), 0.9, None, True),
         ((10, 10), 0.95, None, False),
+        ((10,), 0.9, 1, True),
     ],
 )
 def test_counts_fit_where_every_layer_can_keep_its_floor(counts, level, floor, fits):
@@ -103,3 +104,8 @@ def test_one_cut_for_all_leaves_the_best_of_every_layer(floor):
     assert int(keep["b"].sum()) == 4 - floor
     assert scores["a"].max() == 0.3  # they are not changed
     assert keep["a"].shape == (2, 2)
+
+
+@pytest.mark.parametrize(("floor", "kept"), [(None, 1), (1, 1), (5, 5)])
+def test_one_unit_stays_where_no_floor_is_set(floor, kept):
+    assert Movement(min_units=floor).least_kept == kept
