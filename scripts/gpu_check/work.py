@@ -133,7 +133,7 @@ def describe(setup: Setup) -> dict[str, Any]:
             "cuda": torch.version.cuda,
         }
     found["commit"] = _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
-    size = 8192 if device.type == "cuda" else 1024
+    size = 2 * setup.width if device.type == "cuda" else 1024
     found["tflops"] = {name: round(_rate(name, size, device), 2) for name in ("float32", "bfloat16", "float16")}
     return found
 
