@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What the lab imports besides what comes with torch and transformers, and what that needs in turn.
 PACKAGES = (
     "accelerate", "antlr4-python3-runtime", "chardet", "dataproperty", "datasets", "dill", "evaluate", "gguf",
-    "hydra-core", "jsonlines", "lm-eval", "mbstrdecoder", "more-itertools", "multiprocess", "nltk", "omegaconf",
+    "hydra-core", "lm-eval", "mbstrdecoder", "more-itertools", "multiprocess", "nltk", "omegaconf",
     "pathvalidate", "pytablewriter", "rouge-score", "sqlitedict", "tabledata", "tcolorpy", "typepy", "word2number",
 )  # fmt: skip
 PLATFORMS = ("manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17, 12, 5)))

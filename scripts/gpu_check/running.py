@@ -109,11 +109,10 @@ def _start(step: Step, output: Path) -> _Running:
 def _child(step: Step, sender: Any, log: Path) -> None:
     """Does the work, with all that it prints in the log."""
     os.setpgid(0, 0)  # so that what it starts ends with it
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    sys.stdout = sys.stderr = log.open("a", buffering=1, encoding="utf-8")
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
     sys.stdout.write(f"\n===== {step.name} =====\n")
-    sys.stdout.flush()
     try:
         answer = (OK, step.work())
     except BaseException as error:
@@ -121,7 +120,6 @@ def _child(step: Step, sender: Any, log: Path) -> None:
         answer = (FAILED, {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"})
     sender.send(answer)
     sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(0)  # a GPU that has failed can keep an orderly end from coming
 
 

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -336,7 +337,7 @@ def command(setup: Setup) -> dict[str, Any]:
     """``prune-lab`` as a user types it, from the dense model to a trained one."""
     from prune_lab.__main__ import main
 
-    folder = setup.output / "run"
+    folder = Path(tempfile.mkdtemp()) / "run"
     data = list(setup.data)
     if setup.tokens is not None:
         data = ["data=tokens", *(f"data.{name}={setup.tokens}/{name}.npy" for name in ("calibration", "evaluation"))]
