@@ -34,6 +34,7 @@ from prune_lab.run.trust import VARIABLE, guard_variables, trust_typed, trusted_
 from prune_lab.sweep.compose import composing
 from prune_lab.utils.files import write_json
 from prune_lab.utils.outputs import refuse_foreign
+from prune_lab.utils.paths import local_path
 from prune_lab.utils.secrets import redacted
 
 logger = logging.getLogger(__name__)
@@ -67,13 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="a launcher of Hydra that runs the cells: slurm, ray_tasks, processes, ...; its settings are overrides, "
         "hydra.launcher.KEY=VALUE (docs/clusters.md)",
     )
-    parser.add_argument("--runs", type=Path, default=Path("outputs/tables"), help=runs)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where tables go (%(default)s)")
+    parser.add_argument("--runs", type=local_path, default=Path("outputs/tables"), help=runs)
+    parser.add_argument("--results", type=local_path, default=Path("results"), help="where tables go (%(default)s)")
     again = (
         "writes the table NAME of the results folder again from the runs that it lists, after a change of its YAML, say"
     )
     parser.add_argument("--redraw", action="store_true", help=again)
-    parser.add_argument("--readme", type=Path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->")
+    parser.add_argument(
+        "--readme", type=local_path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->"
+    )
     parsed = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     guard_variables()

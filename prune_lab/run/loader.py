@@ -13,13 +13,19 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from prune_lab.run.hydra_vetting import vet_hydra, vet_search_path
 from prune_lab.run.model_ids import readable, spelled_out
 from prune_lab.run.trust import guard_variables
 from prune_lab.utils.files import write_text
+from prune_lab.utils.paths import local_path
 from prune_lab.utils.secrets import redacted_override, without_secrets
+
+_PATHS = (
+    "hydra.run.dir", "hydra.sweep.dir", "hydra.sweeper.cells", "hydra.sweeper.folder", "hydra.sweeper.storage",
+    "hydra.launcher.submitit_folder",
+)  # fmt: skip
 
 
 class GuardedLoader(ConfigLoaderImpl):
@@ -34,6 +40,7 @@ class GuardedLoader(ConfigLoaderImpl):
         """
         cfg = super().load_configuration(*args, **kwargs)
         vet_hydra(cfg)
+        _expand_home(cfg)
         return cfg
 
     def _parse_overrides_and_create_caching_repo(
@@ -63,6 +70,19 @@ class GuardedLoader(ConfigLoaderImpl):
 
 def _is_choice(repo: CachingConfigRepository, name: str) -> bool:
     return repo.config_exists(f"model/{name}")
+
+
+def _expand_home(cfg: DictConfig) -> None:
+    """Lets ``~`` be the home folder in what Hydra, sweepers and launchers write: Hydra would make a folder ``~``."""
+    for key in _PATHS:
+        section, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, section)
+        value = OmegaConf.to_container(node, resolve=False).get(name) if OmegaConf.is_dict(node) else None
+        if isinstance(value, str):
+            start, database, path = value.rpartition("sqlite:///")
+            if path.startswith("~") and not start:
+                with open_dict(cfg):
+                    node[name] = f"{database}{local_path(path)}"
 
 
 def guard_hydra() -> None:

@@ -17,6 +17,7 @@ from prune_lab.run.tracking.tracker import RunInfo
 from prune_lab.run.tracking.wandb import Mode, WandbTracker
 from prune_lab.utils.files import write_text
 from prune_lab.utils.outputs import refuse_foreign
+from prune_lab.utils.paths import local_path
 
 _EXAMPLES = """examples:
   prune-lab-report outputs                         all runs below outputs, to outputs/report
@@ -37,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "prune-lab-report", description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="holds run folders, however deep")
-    parser.add_argument("--out", type=Path, help="where the files go (FOLDER/report)")
+    parser.add_argument("folder", type=local_path, help="holds run folders, however deep")
+    parser.add_argument("--out", type=local_path, help="where the files go (FOLDER/report)")
     watch = f"go on looking for what changes, every so many seconds ({_SECONDS:g}); the page loads itself again"
     parser.add_argument("--watch", type=float, nargs="?", const=_SECONDS, metavar="SECONDS", help=watch)
     wandb = "shows the page in Weights & Biases too, among the runs of the sweep (offline unless WANDB_MODE=online)"

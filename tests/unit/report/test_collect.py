@@ -368,3 +368,11 @@ def test_a_report_replaces_reports_only(tmp_path, name):
     with pytest.raises(BadInput, match=rf"{name}, which the lab has not written.*give --out DIR"):
         report(tmp_path / "runs", out)
     assert (out / name).read_text() == "mine"
+
+
+def test_a_tilde_is_the_home_folder_on_its_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "runs/0").mkdir(parents=True)
+    (tmp_path / "runs/0/record.json").write_text('{"status": "finished"}')
+    main(["~/runs", "--out", "~/out"])
+    assert (tmp_path / "out/report.html").exists()
