@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prune_lab.data.packed import UNPACKERS, open_text
 from prune_lab.errors import BadInput, shown
-from prune_lab.utils.paths import local_path, named_paths, shown_path, why_missing
+from prune_lab.utils.paths import TooManyFiles, local_path, named_paths, shown_path, why_missing
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -53,9 +53,13 @@ def find_files(path: str, key: str) -> list[Path]:
         key: that gave the path, for the message.
 
     Raises:
-        BadInput: if there is no such file, or none of a kind that can be read.
+        BadInput: if there is no such file, or none of a kind that can be read, or there are too many.
     """
-    where, found = f"{key}={shown_path(path)}", named_paths(path)
+    where = f"{key}={shown_path(path)}"
+    try:
+        found = named_paths(path)
+    except TooManyFiles as error:
+        raise BadInput(f"{where}: {error}") from error
     if not found:
         raise BadInput(f"{where}: {why_missing(path, 'file or folder', pattern=True)}")
     if found == [local_path(path)]:

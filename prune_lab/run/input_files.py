@@ -8,6 +8,7 @@ run takes seconds that a run which has finished before should not cost.
 import ast
 import importlib.util
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -19,9 +20,6 @@ from prune_lab.utils.paths import TooManyFiles, named_paths, regular_files, show
 
 DECLARATION = "input_files"
 _PACKAGE = "prune_lab."
-
-MOST_FILES = 500_000
-"""So many entries below one setting are looked at, which takes about a second."""
 
 Stamp = tuple[str, int, int]
 """The path of a file, its bytes, and its time of change in nanoseconds."""
@@ -47,6 +45,23 @@ def named_inputs(settings: Any) -> Iterator[tuple[str, str]]:
         settings: plain settings, or some sections of them.
     """
     return _named(settings, "")
+
+
+@contextmanager
+def bounded(text: str, key: str) -> Iterator[None]:
+    """Says of which setting there are too many files.
+
+    Args:
+        text: that names them.
+        key: of the setting.
+
+    Raises:
+        BadInput: there are too many.
+    """
+    try:
+        yield
+    except TooManyFiles as error:
+        raise BadInput(f"{key}={shown_path(text)}: {error}") from error
 
 
 def declared(target: str) -> Mapping[str, str | None]:
@@ -77,17 +92,12 @@ def _named(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 def _stamps(text: str, key: str) -> list[Stamp]:
     """Every file at or below what a text names."""
-    try:
+    with bounded(text, key):
         return [
             (file, state.st_size, state.st_mtime_ns)
             for path in named_paths(text)
-            for file, state in regular_files(path, MOST_FILES)
+            for file, state in regular_files(path)
         ]
-    except TooManyFiles as error:
-        raise BadInput(
-            f"{key}={shown_path(text)}: more than {MOST_FILES:,} files lie there, and a run is known by all of its "
-            "input files; name the file, or a folder with nothing else in it"
-        ) from error
 
 
 @cache

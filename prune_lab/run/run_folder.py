@@ -13,7 +13,7 @@ from typing import Any
 
 from prune_lab.errors import BadInput, Reported, RunFailed
 from prune_lab.run import artifacts
-from prune_lab.run.input_files import named_inputs
+from prune_lab.run.input_files import bounded, named_inputs
 from prune_lab.run.own_files import NOTES, foreign_in, is_stale, read_note, set_aside, unmark_stale
 from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_json
@@ -108,11 +108,13 @@ def refuse_inputs_inside(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: of the run, in plain containers.
 
     Raises:
-        BadInput: a setting names a file or folder in the run folder, or that folder itself.
+        BadInput: a setting names a file or folder in the run folder, or that folder itself, or too many files.
     """
     inside = folder.resolve()
     for key, text in named_inputs(settings):
-        for path in named_paths(text):
+        with bounded(text, key):
+            paths = named_paths(text)
+        for path in paths:
             # A link inside counts as what it is, and as what it leads to.
             for place in (Path(os.path.abspath(path.parent)).resolve() / path.name, path.resolve()):
                 if place == inside or inside in place.parents:

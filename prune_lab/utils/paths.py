@@ -4,15 +4,25 @@ import errno
 import glob
 import os
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
 _SHOWN = 200  # characters of a path in a message
 
 
+MOST_FILES = 200_000
+"""So many entries below what one text names are looked at, which takes seconds at most."""
+
+
 class TooManyFiles(Exception):
-    """There are more files below a path than were asked for."""
+    """There are more files below a path than are looked at."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"more than {most:,} files lie there, and a run is known by all of its input files; name the file, or a "
+            "folder with nothing else in it"
+        )
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
@@ -23,24 +33,34 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))  # Path.expanduser raises where there is no such user
 
 
-def named_paths(path: str) -> list[Path]:
+def named_paths(path: str, most: int = MOST_FILES) -> list[Path]:
     """Returns what a text names: the file or folder of that very name, else what it matches as a pattern.
 
     Brackets, ``*`` and ``?`` are thus letters like any other where something has them in its name.
 
     Args:
         path: of a file or a folder, or a pattern with ``*``, ``?``, ``[...]`` or ``**``; see `local_path`.
+        most: so many files are looked at.
 
     Returns:
         The paths, sorted; none where there is nothing.
+
+    Raises:
+        TooManyFiles: a pattern matches more than that, or so many lie where ``**`` has to look for matches.
     """
     given = local_path(path)
     try:
         if os.path.lexists(given):
             return [given]
-        return sorted(Path(found) for found in glob.glob(str(given), recursive=True))
+        if "**" in given.parts:  # the search itself says nothing while it finds nothing
+            for _ in regular_files(Path(*takewhile(lambda part: not glob.has_magic(part), given.parts)), most):
+                pass
+        found = list(islice(glob.iglob(str(given), recursive=True), most + 1))
     except ValueError:  # a zero byte, or half of a surrogate pair: no file system has such a name
         return []
+    if len(found) > most:
+        raise TooManyFiles(most)
+    return sorted(map(Path, found))
 
 
 def why_missing(path: str, what: str = "file", *, pattern: bool = False) -> str:
@@ -66,7 +86,7 @@ def shown_path(path: str) -> str:
     return path if len(path) <= _SHOWN else f"{path[: _SHOWN // 2]}...({len(path)} characters)"
 
 
-def regular_files(path: Path, most: int) -> Iterator[tuple[str, os.stat_result]]:
+def regular_files(path: Path, most: int = MOST_FILES) -> Iterator[tuple[str, os.stat_result]]:
     """Yields every regular file at or below a path, with what the system says about it; links are followed.
 
     Pipes, sockets and devices are no files here, and what cannot be looked at is left out. A folder that is reached in
@@ -96,7 +116,7 @@ def regular_files(path: Path, most: int) -> Iterator[tuple[str, os.stat_result]]
             continue
         looked_at += len(entries)
         if looked_at > most:
-            raise TooManyFiles
+            raise TooManyFiles(most)
         for entry in sorted(entries, key=lambda entry: entry.name):
             try:
                 if entry.is_dir():

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from hydra.utils import get_class
@@ -22,6 +23,7 @@ from prune_lab.run import input_files
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.input_files import declared, files_of
 from prune_lab.training.losses import Distillation
+from prune_lab.utils.paths import regular_files
 
 NAMES = re.compile(r"(path|root|file|folder|teacher|calibration|evaluation)$")
 NO_FILES = {  # names at the hub below `root`; a folder that a run makes; the shape of a curve
@@ -111,7 +113,7 @@ def test_a_change_of_a_file_is_seen_however_its_path_is_written(tmp_path, monkey
 
 
 def test_a_folder_of_too_many_files_is_refused_with_its_key(tmp_path, monkeypatch):
-    monkeypatch.setattr(input_files, "MOST_FILES", 3)
+    monkeypatch.setattr(input_files, "regular_files", partial(regular_files, most=3))
     for name in "abcd":
         (tmp_path / name).touch()
     settings = {"data": {"_target_": "prune_lab.data.text.HubData", "root": str(tmp_path)}}

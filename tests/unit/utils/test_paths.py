@@ -35,6 +35,18 @@ def test_what_is_not_there_is_a_pattern(tmp_path):
     assert len(named_paths(str(tmp_path / "**/*.txt"))) == 3
 
 
+@pytest.mark.parametrize("pattern", ["**", "**/x.txt", "*", "*/*"])
+def test_looking_for_matches_ends_too(tmp_path, pattern):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for number in range(8):
+            (tmp_path / folder / f"{number}.txt").touch()
+            (tmp_path / f"{folder}{number}").touch()
+    with pytest.raises(TooManyFiles, match="more than 10 files lie there"):
+        named_paths(str(tmp_path / pattern), most=10)
+    assert named_paths(str(tmp_path / "a" / "1*"), most=10) == [tmp_path / "a/1.txt"]
+
+
 @pytest.mark.parametrize("text", ["x" * 5000, "a\0b", "\ud800/*", "no/such/folder/*", "/dev/null/x"])
 def test_what_can_be_no_path_names_nothing_and_it_is_said_why(text):
     assert named_paths(text) == []
