@@ -77,7 +77,8 @@ def _expand_home(cfg: DictConfig) -> None:
     for key in _PATHS:
         section, _, name = key.rpartition(".")
         node = OmegaConf.select(cfg, section)
-        value = OmegaConf.to_container(node, resolve=False).get(name) if OmegaConf.is_dict(node) else None
+        plain: Any = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_dict(node) else {}
+        value = plain.get(name)
         if isinstance(value, str):
             start, database, path = value.rpartition("sqlite:///")
             if path.startswith("~") and not start:
