@@ -157,3 +157,12 @@ def test_rows_that_are_taken_in_parts_end_as_all_at_once(pattern: str, monkeypat
         found.append(SparseSwaps(Wanda()).refine(dense, dense * keep, hessian, target))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(("rest", "swapped"), [(1.9e6, True), (2.1e6, False)])
+def test_a_gain_counts_from_a_millionth_of_the_rows_first_error_on(rest: float, swapped: bool):
+    """Two groups: a swap in the first gains 3 - 1, one in the second would lose."""
+    dense = torch.tensor([[1.0, 3.0**0.5, 1e4, rest**0.5]])
+    keep = torch.tensor([[True, False, True, False]])
+    swap(dense, keep, torch.eye(4), 5, 2)
+    assert keep.tolist() == [[not swapped, swapped, True, False]]
