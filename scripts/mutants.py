@@ -6,7 +6,7 @@ Left alone are annotations, docstrings and other texts, what is only for the typ
 
 import ast
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 _SWAPPED_OPERATORS = {
@@ -61,9 +61,14 @@ class Mutant:
     tree: ast.Module
 
 
-def mutants_of(source: str, file: str) -> Iterator[Mutant]:
-    """Makes every fault of a source; ``file`` goes into their names."""
-    for number in range(sum(1 for _ in _Sites(ast.parse(source)).found)):
+def count_of(source: str) -> int:
+    """How many faults there are of a source."""
+    return len(_Sites(ast.parse(source)).found)
+
+
+def mutants_of(source: str, file: str, numbers: Iterable[int]) -> Iterator[Mutant]:
+    """Makes faults of a source by their numbers, from 0; ``file`` goes into their names."""
+    for number in numbers:
         tree = ast.parse(source)
         site = _Sites(tree).found[number]
         before = _short(site.node)

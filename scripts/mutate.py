@@ -18,6 +18,7 @@ Example:
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import importlib
 import importlib.abc
@@ -33,6 +34,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from itertools import accumulate
 from pathlib import Path
@@ -40,7 +42,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import pytest
-from mutants import Mutant, mutants_of
+from mutants import Mutant, count_of, mutants_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = (
@@ -165,14 +167,19 @@ def tests_of(file: Path) -> list[Path]:
     importers = {
         module_of(each)
         for each in (ROOT / "prune_lab").rglob("*.py")
-        if each.is_relative_to(file.parents[1]) and _names(each.read_text(), module)
+        if each.is_relative_to(file.parents[1]) and _names(_text(each), module)
     }
     own = ROOT / "tests/unit" / file.relative_to(ROOT / "prune_lab").with_name(f"test_{file.name}")
     found = [own] if own.exists() else []
     for test in sorted([*(ROOT / "tests/reference").rglob("test_*.py"), *(ROOT / "tests/unit").rglob("test_*.py")]):
-        if test != own and any(_names(test.read_text(), name) for name in (module, *importers)):
+        if test != own and any(_names(_text(test), name) for name in (module, *importers)):
             found.append(test)
     return [*found, *(ROOT / name for name in OF_ALL)]
+
+
+@cache
+def _text(file: Path) -> str:
+    return file.read_text()
 
 
 def _names(text: str, module: str) -> bool:
@@ -201,13 +208,14 @@ def undisturbed(files: Sequence[Path], tests: Sequence[Path], seconds: float, ke
     for package in sorted(found["packages"]):
         with contextlib.suppress(Exception):
             importlib.import_module(package)
+    gc.freeze()  # a fork that looks for garbage would copy all of it
     return dict(found["tests"])
 
 
 def concerned(
     mutant: Mutant, file: Path, own: Sequence[Path], tests: dict[str, dict[str, Any]], seconds: float
 ) -> list[str]:
-    """Returns the tests that are shown a fault, the quickest first, as many as take so many seconds together."""
+    """Returns the tests that are shown a fault, the quickest first: at least one, then those within so many seconds."""
     names = {str(test.relative_to(ROOT)) for test in own}
     chosen = sorted(
         (test["seconds"], name)
@@ -215,7 +223,9 @@ def concerned(
         if (_place(str(file), mutant.function) in test["called"] if mutant.function else name.split("::")[0] in names)
     )
     ends = accumulate(each for each, _ in chosen)
-    return [name for (_, name), end in zip(chosen, ends, strict=True) if end <= seconds]
+    return [
+        name for index, ((_, name), end) in enumerate(zip(chosen, ends, strict=True)) if end <= seconds or not index
+    ]
 
 
 def try_mutant(mutant: Mutant, file: Path, tests: list[str], seconds: float) -> dict[str, Any]:
@@ -251,12 +261,12 @@ class Source:
     def of(cls, file: Path, options: argparse.Namespace, known: dict[str, dict[str, Any]]) -> "Source":
         """Draws the sample, and leaves out what is known."""
         text = file.read_text()
-        mutants = list(mutants_of(text, str(file.relative_to(ROOT))))
-        if options.sample and options.sample < len(mutants):
-            order = random.Random(f"{options.seed} {file.name}").sample(range(len(mutants)), len(mutants))
-            mutants = [mutants[index] for index in sorted(order[: options.sample])]  # a larger sample contains it
+        count = count_of(text)
+        order = random.Random(f"{options.seed} {file.name}").sample(range(count), count)
+        chosen = sorted(order[: options.sample or count])  # a larger sample contains it
+        mutants = list(mutants_of(text, str(file.relative_to(ROOT)), chosen))
         tests = tests_of(file)
-        digests = {"source": _digest(text), "shown": _digest(*(test.read_text() for test in tests))}
+        digests = {"source": _digest(text), "shown": _digest(*map(_text, tests))}
         left = [each for each in mutants if not _is_known(known.get(each.name, {}), digests)]
         print(f"{file.relative_to(ROOT)}: {len(mutants)} faults, {len(left)} to try, {len(tests)} files of tests")
         return cls(file, left, tests, digests)
@@ -315,6 +325,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.results.resolve().is_relative_to(ROOT):
         parser.error("--results lies in the tree; give a file outside of it")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # looking for plugins costs a tenth of a second in every fork
+    sys.dont_write_bytecode, sys.pycache_prefix = False, f"{options.results.resolve()}.pycache"
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT)]
     known = {}

@@ -109,3 +109,22 @@ def test_one_cut_for_all_leaves_the_best_of_every_layer(floor):
 @pytest.mark.parametrize(("floor", "kept"), [(None, 1), (1, 1), (5, 5)])
 def test_one_unit_stays_where_no_floor_is_set(floor, kept):
     assert Movement(min_units=floor).least_kept == kept
+
+
+def test_gates_are_between_zero_and_one_and_never_shut_without_chance():
+    mask = GateMask(units(3)[0], torch.tensor([-20.0, 0.0, 20.0]), torch.Generator())
+    assert mask().tolist() == pytest.approx([0.01, 0.5, 1.0])
+    mask.drawn = True  # without noise
+    assert mask().tolist() == pytest.approx([0.0, 0.5, 1.0])
+    mask.settle()
+    mask.set(torch.tensor([True, False, True]))
+    assert mask.bias_values().tolist() == pytest.approx([0.01, 0.0, 1.0])
+
+
+def test_draws_go_on_where_a_saved_state_left_them():
+    masks = [GateMask(units(4)[0], torch.zeros(4), torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    masks[0].draw()
+    masks[1].load_state_dict(masks[0].state_dict())
+    for mask in masks:
+        mask.draw()
+    assert torch.equal(masks[0].noise, masks[1].noise)

@@ -44,9 +44,10 @@ def test_more_iterations_never_raise_the_error(damping):
     assert errors[-1] < 0.9 * errors[0]
 
 
-def test_a_matrix_that_is_not_positive_definite_is_refused():
+@pytest.mark.parametrize("first", [-1.0, 0.0])
+def test_a_matrix_that_is_not_positive_definite_is_refused(first):
     with pytest.raises(NotPositiveDefinite, match="damping 0"):
-        refit(torch.ones(1, 2), torch.tensor([[True, False]]), torch.tensor([[-1.0, 0.5], [0.5, 1.0]]), damping=0.0)
+        refit(torch.ones(1, 2), torch.tensor([[True, False]]), torch.tensor([[first, 0.5], [0.5, 1.0]]), damping=0.0)
 
 
 def plain_conjugate_gradient(weight, keep, hessian, damping, iterations, tolerance) -> np.ndarray:
