@@ -227,7 +227,7 @@ class HubText(HubFile):
     def read(self) -> list[str]:
         """The documents, in the order of the file."""
         documents = read_documents(self._fetch(), self.field, self.text_rows)
-        return _all_of(islice(documents, _most(self.limit_documents)), f"{self.file} of {self.repo}")
+        return _all_of(islice(documents, _most(self.limit_documents)), f"{self.file} of {self.repo}", self)
 
 
 @dataclass
@@ -252,14 +252,27 @@ class HubRows(HubFile):
         return has_rows(path)
 
 
-def _all_of(documents: Iterator[str], what: str) -> list[str]:
-    """The documents, as many as have room in memory; raises BadInput if that is not all of them."""
+def _all_of(documents: Iterator[str], what: str, limited: HubText | None = None) -> list[str]:
+    """Takes all documents.
+
+    Args:
+        documents: to take.
+        what: they are, for the message.
+        limited: the source, where it can take fewer.
+
+    Raises:
+        BadInput: they have no room in memory.
+    """
     found, characters, looked_at = [], 0, 0
     for document in documents:
         found.append(document)
         characters += len(document)
         if characters >= looked_at + _LOOK_EVERY:
-            check_length(characters, what)
+            try:
+                check_length(characters, what)
+            except BadInput as error:
+                fewer = f": ++{{at}}.limit_documents={max(1, len(found) * 9 // 10)}, say" if limited else ""
+                raise BadInput(f"{error}{fewer}", limited) from error
             looked_at = characters
     return found
 

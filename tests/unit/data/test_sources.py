@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 from pyarrow import parquet
 
-from prune_lab.data import sources, stdlib
+from prune_lab.data import limits, sources, stdlib
 from prune_lab.data.sources import FileText, HubRows, HubText, StdlibText
 from prune_lab.errors import BadInput
 
@@ -65,6 +65,15 @@ def test_a_local_copy_may_have_the_hubs_names_or_plain_ones(tmp_path, name):
     source = HubText(**C4, root=str(tmp_path), limit_documents=2)
     assert source.read() == ["a", "b"]
     assert source.describe() == {"source": "allenai/c4", "split": "train", "file": str(tmp_path / name)}
+
+
+def test_a_text_without_room_in_memory_says_how_much_of_it_has(tmp_path, monkeypatch):
+    (tmp_path / "train.jsonl").write_text(json_lines(*["a" * 100] * 50))
+    monkeypatch.setattr(sources, "_LOOK_EVERY", 1)
+    monkeypatch.setattr(limits, "available_memory", lambda: limits.BYTES_PER_CHARACTER * 1999)
+    with pytest.raises(BadInput, match=r"2,000 characters.*the first part of it: \+\+HubText\.limit_documents=18, say"):
+        HubText(**C4, root=str(tmp_path)).read()
+    assert len(HubText(**C4, root=str(tmp_path), limit_documents=18).read()) == 18
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.json", "train.txt", "train.parquet"])
