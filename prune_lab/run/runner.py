@@ -38,7 +38,7 @@ from prune_lab.run.title import label_of, title_of
 from prune_lab.run.tracking.tracker import RunInfo, Tracker
 from prune_lab.run.tracking.trackers import Trackers
 from prune_lab.run.vetting import vet
-from prune_lab.utils.device import arithmetic, watch_peak_memory
+from prune_lab.utils.device import arithmetic, device_name, lack_of_memory, watch_peak_memory
 from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_json, write_text
 from prune_lab.utils.secrets import redacted, redacted_override, without_known_secrets
@@ -241,7 +241,16 @@ def _do(name: str, stage: Stage, run: RunState) -> Result:
     """Does a stage, and measures what it takes."""
     peak = watch_peak_memory(run.device)
     start = time.perf_counter()
-    metrics = stage(run)
+    try:
+        metrics = stage(run)
+    except Exception as error:
+        if (lack := lack_of_memory(error)) is None:
+            raise
+        raise RunFailed(
+            f"stage {name}: the memory of {device_name(run.device)} does not suffice ({lack}); use smaller batches "
+            "(data.batch_size, training.batch_size with training.gradient_accumulation_steps, batch_size of the "
+            "evaluation), training.gradient_checkpointing=true, or model.dtype=bfloat16"
+        ) from error
     if not metrics:  # it had nothing to do
         return Result(name, {})
     if run.device.type == "cuda":

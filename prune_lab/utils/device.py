@@ -60,6 +60,15 @@ def arithmetic() -> dict[str, object]:
     return found | {name: os.environ[name] for name in _INSTRUCTION_LIMITS if name in os.environ}
 
 
+def lack_of_memory(error: BaseException) -> str | None:
+    """Returns in one line what did not fit into the memory of a GPU or of the host; ``None``: it is another error."""
+    if isinstance(error, torch.OutOfMemoryError):  # with advice on the allocator after the first sentences
+        return ". ".join(str(error).split(". ")[:2]).rstrip(".")
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error):
+        return str(error).partition("DefaultCPUAllocator: ")[2].partition(". Error code")[0]
+    return "the system gives no more" if isinstance(error, MemoryError) else None
+
+
 def release_free_memory(device: torch.device) -> None:
     """Gives memory that torch no longer uses back to the system, on a GPU to the driver."""
     if device.type == "cuda":

@@ -138,6 +138,35 @@ def test_a_stage_that_fails_leaves_a_record_that_does_not_say_finished(configure
     assert not spied[0][3]  # the earlier record was gone before anything began
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB."
+            ),
+            "CUDA out of memory. Tried to allocate 2.00 GiB",
+        ),
+        (None, "can't allocate memory: you tried to allocate 4000000000000000 bytes"),
+        (MemoryError(), "the system gives no more"),
+    ],
+    ids=["gpu", "torch on the host", "python"],
+)
+def test_a_lack_of_memory_is_told_with_what_helps(configured, local_overrides, tmp_path, monkeypatch, error, told):
+    def prune(*args):
+        if error is not None:
+            raise error
+        torch.empty(10**15)
+
+    monkeypatch.setattr(Prune, "__call__", prune)
+    with pytest.raises(RunFailed) as raised:
+        execute(configured(*local_overrides), tmp_path / "run")
+    assert str(raised.value).startswith(
+        f"stage prune: the memory of cpu does not suffice ({told}); use smaller batches"
+    )
+    assert read_record(tmp_path / "run")["status"] == "failed"
+
+
 def test_a_model_that_cannot_be_used_fails_the_run_and_closes_the_tracker(configured, local_overrides, tmp_path, spied):
     damage(tmp_path / "tiny_opt")
     with pytest.raises(RunFailed, match=r"layers\.0\.fc1\.weight"):
