@@ -10,6 +10,7 @@ python="${PYTHON:-python3}"
     echo "$python has no torch or no transformers; name one that has: PYTHON=/path/to/python bash $0" >&2
     exit 2
 }
+export PYTORCH_NVML_BASED_CUDA_CHECK=1 # whoever asks whether there is a GPU does not start it, and can be forked
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 export PRUNE_LAB_CACHE="${PRUNE_LAB_CACHE:-$(mktemp -d)}" # nothing of an earlier run is taken
 if [[ -n "${WHEELS:-}" ]]; then

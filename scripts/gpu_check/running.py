@@ -49,7 +49,8 @@ class _Running:
 def run_all(steps: Iterable[Step], output: Path, seconds: float) -> list[dict[str, Any]]:
     """Runs the steps of each lane in their order; one that fails, or takes too long, keeps no other from running.
 
-    The processes are forks of this one, which has imported what takes long; it must not have used a GPU itself.
+    The processes are forks of this one, which has imported what takes long, unless an import has asked for GPUs: forks
+    could not use one then, and each process starts anew.
 
     Args:
         steps: what to do.
@@ -64,6 +65,7 @@ def run_all(steps: Iterable[Step], output: Path, seconds: float) -> list[dict[st
     for step in steps:
         waiting.setdefault(step.lane, deque()).append(step)
     running: dict[str, _Running] = {}
+    context = multiprocessing.get_context("fork" if _forks_can_use_gpus() else "spawn")
     lines: list[dict[str, Any]] = []
 
     def note(step: Step, status: str, taken: float, found: dict[str, Any]) -> None:
@@ -82,7 +84,7 @@ def run_all(steps: Iterable[Step], output: Path, seconds: float) -> list[dict[st
             if time.monotonic() >= end:
                 note(step, SKIPPED, 0.0, {"error": f"no time was left of {seconds:.0f} s"})
             else:
-                running[lane] = _start(step, output)
+                running[lane] = _start(step, output, context)
         if not running:
             continue
         first = min(min(each.ends for each in running.values()), end)
@@ -97,8 +99,22 @@ def run_all(steps: Iterable[Step], output: Path, seconds: float) -> list[dict[st
     return lines
 
 
-def _start(step: Step, output: Path) -> _Running:
-    context = multiprocessing.get_context("fork")
+def _forks_can_use_gpus() -> bool:
+    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
+    probe = multiprocessing.get_context("fork").Process(target=_probe, args=(sender,))
+    probe.start()
+    can: bool = receiver.recv()
+    probe.join()
+    return can
+
+
+def _probe(sender: Any) -> None:
+    import torch
+
+    sender.send(not torch.cuda._is_in_bad_fork())
+
+
+def _start(step: Step, output: Path, context: Any) -> _Running:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(step, sender, output / LOG), name=step.name)
     process.start()

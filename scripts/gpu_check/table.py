@@ -56,10 +56,8 @@ def _machine(lines: Sequence[Line], settings: str) -> str:
     if "driver" in about:
         card += f" ({about['memory_gb']} GB), driver {about['driver']}, CUDA {about['cuda']}"
     rates = ", ".join(f"{rate:g} in {name}" for name, rate in about["tflops"].items())
-    return (
-        f"{card}; {about['cores']} cores; {versions}; commit {about['commit']}. Matrix products: {rates} TFLOP/s. "
-        f"{settings}"
-    )
+    machine = f"{card}; {about['cores']} cores; {versions}; commit {about['commit'] or 'unknown'}."
+    return f"{machine} Matrix products: {rates} TFLOP/s. {settings}"
 
 
 def _methods(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -194,7 +194,7 @@ def test(setup: Setup, processes: int) -> dict[str, Any]:
     """``pytest -m gpu``; warnings of other versions of packages count as no failure."""
     os.chdir(ROOT)
     tests = Tests()
-    options = ["-m", "gpu", "-q", "--tb=short", "-p", "no:cacheprovider", "-W", "default", "tests/gpu"]
+    options = ["-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider", "-W", "default", "tests/gpu"]
     if processes > 1 and importlib.util.find_spec("xdist"):
         options += ["-n", str(processes)]
     pytest.main(options, plugins=[tests])

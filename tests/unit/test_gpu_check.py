@@ -62,6 +62,14 @@ def test_what_no_time_is_left_for_is_named(module, tmp_path):
     assert "no time was left" in lines[1]["error"]
 
 
+def test_processes_start_anew_where_forks_could_use_no_gpu(module, tmp_path, monkeypatch):
+    running = module("running")
+    monkeypatch.setattr("torch.cuda._is_in_bad_fork", lambda: True)
+    lines = running.run_all([running.Step("anew", dict, 60.0)], tmp_path, 60)
+    assert [line["status"] for line in lines] == ["ok"]
+    assert not running._forks_can_use_gpus()
+
+
 def line(step, perplexity, dtype="bfloat16", device="cuda", known_by="these"):
     return {
         "step": step, "status": "ok", "seconds": 1.0, "method": "wanda", "dtype": dtype, "device": device,
