@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class NoRoom(Exception):
-    """A result that has to be kept cannot be; the message, which begins with "it", says why and what to do."""
+    """A result that has to be kept cannot be; the message begins with "it", and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -82,32 +82,32 @@ class Store:
     def obtain_folder(self, key: str, what: str, fill: Callable[[Path], object], *, expected: int) -> Path:
         """The folder of an entry, filled where there is none yet; for results that others read as files.
 
-        It is meant to be read soon: it goes as any other entry does.
-
         Args:
             key: see `obtain`.
             what: see `obtain`.
             fill: writes the entry's files into a folder; called with no other process at the same one.
-            expected: its bytes, those that are needed on the way included, roughly.
+            expected: bytes that are needed for it, roughly; nothing is written where they would not fit.
 
         Raises:
-            NoRoom: there is not enough of it; where that can be told beforehand nothing is written.
+            NoRoom: there is not enough of it.
         """
-        found = self.load(key, _itself)
+        found = self.load(key, Path)
         if found is not None:
             return found
-        with self.claimed(key, what):
-            found = self.load(key, _itself)
+        with self.claimed(key, what) as alone:
+            found = self.load(key, Path)
             if found is None:
                 try:
                     self.folder.mkdir(parents=True, exist_ok=True)
+                    for left in self.folder.glob(f"{_unfinished(key)}*") if alone else ():
+                        shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
                     self._check_room(expected)
                     self._make(key, fill)
                 except Exception as error:
                     if failure := disk_failure(error):
                         raise NoRoom(f"it cannot be written to {self.folder}: {failure}; {_ELSEWHERE}") from error
                     raise
-                found = self.load(key, _itself)
+                found = self.load(key, Path)
         if found is None:
             raise NoRoom(f"it is not to be found in {self.folder} after it was written; {_ELSEWHERE}")
         return found
@@ -171,8 +171,8 @@ class Store:
                 raise
             logger.warning("not kept for other runs in %s: %s", self.folder, reason)
 
-    def claimed(self, key: str, what: str) -> AbstractContextManager[None]:
-        """Keeps other processes from making the same entry meanwhile; waits while another one does."""
+    def claimed(self, key: str, what: str) -> AbstractContextManager[bool]:
+        """Keeps other processes from making the same entry meanwhile; waits while another one does, see `locked`."""
         path = self.folder / "locks" / f"{key}.lock"
         return locked(path, waiting=f"another process is at the same {what}; waiting for it")
 
@@ -185,7 +185,7 @@ class Store:
         return self.folder / key[:2] / key
 
     def _make(self, key: str, fill: Callable[[Path], object]) -> None:
-        new = Path(tempfile.mkdtemp(dir=self.folder, prefix=_UNFINISHED[0]))
+        new = Path(tempfile.mkdtemp(dir=self.folder, prefix=_unfinished(key)))
         try:
             fill(new)
             self._move_in(new, self._entry(key), _manifest(new))
@@ -288,8 +288,9 @@ def _manifest(folder: Path) -> int:
     return size
 
 
-def _itself(entry: Path) -> Path:
-    return entry
+def _unfinished(key: str) -> str:
+    """How the name of a folder begins in which an entry is made."""
+    return f"{_UNFINISHED[0]}{key[:16]}-"
 
 
 def _bytes(folder: Path) -> int:

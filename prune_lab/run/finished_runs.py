@@ -61,7 +61,7 @@ def packages() -> dict[str, str]:
     return {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}
 
 
-def claimed(identity: str) -> AbstractContextManager[None]:
+def claimed(identity: str) -> AbstractContextManager[bool]:
     """Keeps other processes from starting the same run meanwhile; waits while another one has it."""
     path = _entry(identity).with_suffix(".lock")
     return locked(path, waiting="another process is at the same run; waiting for it")

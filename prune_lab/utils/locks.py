@@ -17,11 +17,12 @@ class Held(Exception):
 
 
 @contextmanager
-def locked(path: Path, *, waiting: str) -> Iterator[None]:
+def locked(path: Path, *, waiting: str) -> Iterator[bool]:
     """Keeps other processes out meanwhile; waits while another one is in.
 
     The system releases the lock when a process ends, however it ends. On NFS, Linux makes locks on byte ranges of
-    these, which hold between machines. Where no lock can be made, a warning is all that is done.
+    these, which hold between machines. Where no lock can be made, a warning is all that is done; yields whether there
+    is one.
 
     Args:
         path: a file that stands for what is locked; made if need be, and left behind.
@@ -38,7 +39,7 @@ def locked(path: Path, *, waiting: str) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         _warn(path, error)
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()
 

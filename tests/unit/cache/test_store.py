@@ -11,6 +11,7 @@ import sys
 import time
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from prune_lab.cache.store import Store, open_store
+from prune_lab.cache.store import NoRoom, Store, open_store
 from prune_lab.errors import BadInput
 
 
@@ -271,6 +272,36 @@ def test_a_killed_writer_leaves_no_entry_and_no_lock(tmp_path):
         store.keep(key(1), filled(b"whole"))
     assert time.monotonic() - start < 30  # nobody waits for the dead
     assert store.load(key(1), read) == b"whole"
+
+
+def test_a_folder_for_others_is_filled_once_and_what_a_killed_process_left_of_it_goes(store):
+    store.folder.mkdir()
+    own, others = (store.folder / f".new-{key(name)[:16]}-left" for name in (1, 2))
+    own.mkdir(), others.mkdir()
+    folder = store.obtain_folder(key(1), "thing", filled(b"one"), expected=10)
+    assert (folder / "data").read_bytes() == b"one"
+    assert leftovers(store) == [others]  # somebody may be at work there
+    assert store.has(key(1)) and not store.has(key(2))
+    assert store.obtain_folder(key(1), "thing", filled(b"never"), expected=10**9) == folder
+    (folder / "data").write_bytes(b"two")  # damaged
+    assert (store.obtain_folder(key(1), "thing", filled(b"one"), expected=10) / "data").read_bytes() == b"one"
+
+
+def test_a_folder_for_others_that_does_not_fit_is_told(store, monkeypatch):
+    with pytest.raises(NoRoom, match=r"it takes 2e-06 GB, and the store may hold 1e-06; set PRUNE_LAB_CACHE_GB"):
+        store.obtain_folder(key(1), "thing", filled(b"one"), expected=2000)
+    with pytest.raises(NoRoom, match="it is not to be found"):
+        store.obtain_folder(key(1), "thing", filled(b"x" * 2000), expected=10)
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(NoRoom, match=r"it cannot be written to .*: No space left on device; make room there"):
+        store.obtain_folder(key(1), "thing", full, expected=10)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5))
+    with pytest.raises(NoRoom, match=r"it takes 1e-08 GB, and there is room for 5e-09 at"):
+        store.obtain_folder(key(1), "thing", filled(b"one"), expected=10)
+    assert not leftovers(store) and not store.has(key(1))
 
 
 def test_the_environment_says_how_large_it_may_be(monkeypatch, tmp_path):
