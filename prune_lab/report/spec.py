@@ -232,10 +232,9 @@ def _recovery(content: dict[str, Any]) -> Recovery | None:
 
 
 def _content(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise BadInput(f"there is no table {name!r}; there are: {known}")
+    path, known = folder / f"{name}.yaml", sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in known:  # a name with a path in it would be the place of the results, too
+        raise BadInput(f"there is no table {name!r}; there are: {', '.join(known)}")
     content: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
     missing = {"title", "rows", "columns", "seeds", "metrics"} - set(content)
     if missing:

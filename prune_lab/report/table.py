@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, shown
 from prune_lab.report.archive import read_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
@@ -33,7 +33,7 @@ from prune_lab.run.record import read_record
 from prune_lab.run.trust import VARIABLE, guard_variables, trust_typed, trusted_names
 from prune_lab.sweep.compose import composing
 from prune_lab.utils.files import write_json
-from prune_lab.utils.outputs import refuse_foreign
+from prune_lab.utils.outputs import check_writable, refuse_foreign
 from prune_lab.utils.paths import local_path
 from prune_lab.utils.secrets import redacted
 
@@ -92,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise BadInput("--redraw runs nothing, so it takes neither overrides nor a launcher")
             findings = read_runs(parsed.results, parsed.name, tables_folder(), _reference_folder())
             refuse_foreign(parsed.results, marks_of(findings.spec), _REMEDY)
+            check_writable(parsed.results, "--results", _REMEDY)
         else:
             findings = _run(parsed, options)
     except Exception as error:
@@ -100,13 +101,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         sys.stderr.write(f"prune-lab-table: {redacted(message_of(error, parsed.overrides))}\n")
         sys.exit(2)
+    try:
+        _write(findings, parsed)
+    except OSError as error:
+        why = f"{shown(error.filename)} cannot be written ({error.strerror or error})"
+        sys.stderr.write(f"prune-lab-table: {why}; the runs are kept, and the same command writes their table\n")
+        sys.exit(1)
+    sys.exit(1 if findings.failures else 0)
+
+
+def _write(findings: Findings, parsed: argparse.Namespace) -> None:
+    """Writes and prints the table."""
     if findings.records:
         sys.stdout.write(write_report(findings, parsed.results))
         if parsed.readme:
             update_readme(parsed.readme, findings.spec, findings.records)
     elif findings.spec.reference:  # nothing to keep, but what was published, and why nothing ran, is worth a look
         sys.stdout.write(report_text(findings))
-    sys.exit(1 if findings.failures else 0)
 
 
 def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
@@ -115,6 +126,8 @@ def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
     spec = read_table(tables_folder(), parsed.name, overrides)
     refuse_foreign(parsed.results, marks_of(spec), _REMEDY)
     published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
+    check_writable(parsed.results, "--results", _REMEDY)
+    check_writable(parsed.runs, "--runs", "give --runs DIR")
     records, failures = run_cells(spec, parsed.runs, launcher=parsed.launcher, options=options)
     return Findings(described_by(spec, records), records, failures, published)
 

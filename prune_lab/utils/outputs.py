@@ -5,6 +5,7 @@ says it is in the files themselves.
 """
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,25 @@ def refuse_foreign(folder: Path, marks: Mapping[str, str], remedy: str) -> None:
             f"the folder {folder} holds {', '.join(foreign)}, which the lab has not written there and would replace; "
             f"{remedy}, or move {'it' if len(foreign) == 1 else 'them'} away"
         )
+
+
+def check_writable(folder: Path, what: str, remedy: str) -> None:
+    """Makes a folder, if need be, before the work whose results go there.
+
+    Args:
+        folder: the folder.
+        what: that is to be written: ``--results DIR``.
+        remedy: how another folder is given.
+
+    Raises:
+        BadInput: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BadInput(f"{what}: the folder {folder} cannot be written ({error.strerror}); {remedy}") from error
 
 
 def _is_own(path: Path, mark: bytes) -> bool:

@@ -60,6 +60,8 @@ def test_a_row_key_on_the_command_line_replaces_its_values_and_others_go_to_ever
 def test_an_unknown_table_names_the_known_ones(folder):
     with pytest.raises(BadInput, match=r"no table 'other'; there are: toy"):
         read_table(folder, "other", [])
+    with pytest.raises(BadInput, match=r"no table '\.\./.*/toy'"):
+        read_table(folder, f"../{folder.name}/toy", [])
 
 
 def test_cells_hold_mean_and_standard_deviation(folder, tmp_path):

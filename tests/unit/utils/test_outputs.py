@@ -1,9 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 
 from prune_lab.errors import BadInput
-from prune_lab.utils.outputs import refuse_foreign
+from prune_lab.utils.outputs import check_writable, refuse_foreign
 
 
 def check(folder):
@@ -32,3 +33,15 @@ def test_what_is_of_others_is_refused_and_stays(tmp_path, kind):
     with pytest.raises(BadInput, match=r"holds table\.csv, which the lab has not written.*give --out DIR, or move it"):
         check(tmp_path)
     assert path.lstat() == before
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "proc"])
+def test_where_nothing_can_be_written_is_told_before_the_work(tmp_path, kind):
+    (tmp_path / "file").touch()
+    folder = {"file": tmp_path / "file", "below a file": tmp_path / "file/x", "proc": Path("/proc/x")}[kind]
+    with pytest.raises(
+        BadInput, match=rf"^--results: the folder {folder} cannot be written \(.*\); give --results DIR"
+    ):
+        check_writable(folder, "--results", "give --results DIR")
+    check_writable(tmp_path / "new/er", "--results", "give --results DIR")
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new/er"] and not list((tmp_path / "new/er").iterdir())
