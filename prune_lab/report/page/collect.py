@@ -54,7 +54,7 @@ class Collection:
         self.runs = _distinct(found)
         self.taken = len(found) - len(self.runs)
         self.unreadable = [
-            (_line(name), _line(str(found))) for name, found in read.items() if isinstance(found, Unreadable)
+            (one_line(name), one_line(str(found))) for name, found in read.items() if isinstance(found, Unreadable)
         ]
         return changed
 
@@ -119,7 +119,7 @@ def _fitting(read: Mapping[str, ReportRun | Unreadable]) -> dict[str, ReportRun 
     return fitting
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """A name or a reason as one line that any terminal can show."""
     return "".join(each if each.isprintable() else "\ufffd" for each in text)
 

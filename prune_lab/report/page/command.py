@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from prune_lab.errors import BadInput
-from prune_lab.report.page.collect import Collection
+from prune_lab.report.page.collect import Collection, one_line
 from prune_lab.report.page.flat import write_flat
 from prune_lab.report.page.html import page_of
 from prune_lab.run.tracking.tracker import RunInfo
@@ -106,7 +106,7 @@ def _write(collection: Collection, out: Path, watch: float) -> None:
     except OSError as error:
         raise BadInput(f"{out} cannot be written ({error.strerror or error}); give --out DIR") from error
     counts = ", ".join(f"{count} {name}" for name, count in collection.counts.items() if count)
-    sys.stdout.write(f"{counts or 'no runs yet'}: {out / 'report.html'}\n")
+    sys.stdout.write(f"{counts or 'no runs yet'}: {one_line(str(out / 'report.html'))}\n")
     sys.stdout.flush()
     for name, reason in collection.unreadable[:_MOST_NAMED]:
         sys.stderr.write(f"prune-lab-report: {name}/record.json was left out: {reason}\n")

@@ -32,7 +32,12 @@ def write_flat(runs: Sequence[ReportRun], folder: Path) -> None:
     types = [_TYPES.get(name, pyarrow.float64() if name in set(metrics) else pyarrow.string()) for name in columns]
     arrays = [pyarrow.array([row[index] for row in rows], kind) for index, kind in enumerate(types)]
     table = pyarrow.Table.from_arrays(arrays, names=list(columns))
-    write_atomically(folder / "runs.parquet", lambda path: pyarrow.parquet.write_table(table, path))
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:  # pyarrow takes no name that is not in UTF-8
+            pyarrow.parquet.write_table(table, file)
+
+    write_atomically(folder / "runs.parquet", write)
 
 
 def _row(run: ReportRun, metrics: Sequence[str]) -> list[Any]:

@@ -114,6 +114,14 @@ def test_what_lies_beside_a_record_stops_nothing_either(tmp_path, capsys):
     assert data["folders"] == ["0"] and len(lines) == 1 and "two\ufffdlines \ufffd/record.json" in lines[0]
 
 
+def test_a_folder_whose_name_is_no_text_takes_a_report(tmp_path, capsys):
+    write(tmp_path / "runs" / "0", GOOD)
+    out = tmp_path / os.fsdecode(b"\xff")
+    main([str(tmp_path / "runs"), "--out", str(out)])
+    assert {path.name for path in out.iterdir()} == {"report.html", "runs.csv", "runs.parquet"}
+    assert capsys.readouterr().out.endswith("\ufffd/report.html\n")
+
+
 def test_a_time_of_change_in_another_age_is_no_reason_to_stop(tmp_path, capsys):
     path = write(tmp_path / "runs" / "0", GOOD) / "record.json"
     try:
