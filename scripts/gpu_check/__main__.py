@@ -23,8 +23,8 @@ import prepare
 from running import OK, RESULTS, Step, run_all
 from table import compare, markdown
 
-CPU_METHODS = (("dense", "float32"), ("magnitude", "float32"), ("wanda", "float32"), ("wanda", "bfloat16"))
-CPU_METHODS += (("sparsegpt", "float32"), ("sparsegpt", "bfloat16"))
+CPU_METHODS = [(name, "float32") for name in ("dense", "magnitude", "wanda", "sparsegpt")]
+CPU_METHODS += [(name, "bfloat16") for name in ("wanda", "sparsegpt", "dense", "magnitude", "ria", "dsnot", "alps")]
 
 
 def plan(arguments: argparse.Namespace) -> list[Step]:

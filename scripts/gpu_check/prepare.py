@@ -16,6 +16,7 @@ PACKAGES = (
 )  # fmt: skip
 PLATFORMS = ("manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17, 12, 5)))
 SUFFIX = ".part"
+TRAINING_SAMPLES = 512  # drawn from the text of the calibration set, by another seed
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -110,12 +111,15 @@ def write_tokens(folder: Path, arguments: argparse.Namespace) -> None:
     file = [] if arguments.model_file is None else [f"model.path={joined(arguments.model_file)}"]
     checkpoint = instantiate(composed(f"model={arguments.model}", *file).model)
     tokenizer, config = checkpoint.load_tokenizer(), checkpoint.load_config()
-    settings = [f"data.samples={arguments.samples}", f"data.seqlen={arguments.seqlen}"]
-    spec = instantiate(composed(*arguments.data, *settings, f"data.limit_windows={arguments.windows}").data)
-    data = spec.load(tokenizer, vocab_size=config.vocab_size, seqlen_limit=config.max_position_embeddings)
-    found: dict[str, Any] = {"calibration": data.calibration, "evaluation": data.evaluation}
-    if data.training is not None:
-        found["training"] = data.training()[0].tokens[:2000]
+
+    def load(samples: int, seed: int) -> Any:
+        settings = [f"data.seqlen={arguments.seqlen}", f"data.limit_windows={arguments.windows}", f"seed={seed}"]
+        spec = instantiate(composed(*arguments.data, *settings, f"data.samples={samples}").data)
+        return spec.load(tokenizer, vocab_size=config.vocab_size, seqlen_limit=config.max_position_embeddings)
+
+    data = load(arguments.samples, seed=0)
+    found = {"calibration": data.calibration, "evaluation": data.evaluation}
+    found["training"] = load(TRAINING_SAMPLES, seed=1).calibration
     folder.mkdir(parents=True, exist_ok=True)
     for name, tokens in found.items():
         np.save(folder / f"{name}.npy", tokens.numpy().astype(np.int32))

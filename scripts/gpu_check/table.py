@@ -101,7 +101,10 @@ def _short(value: Any) -> str:
 
 
 def _problems(lines: Sequence[Line], rows: Sequence[Mapping[str, Any]]) -> str:
-    told = [f"- {line['step']}: {line['status']}. {line.get('error', '')}" for line in lines if line["status"] != "ok"]
+    ended = [line for line in lines if line["status"] not in ("ok", "skipped")]
+    told = [f"- {line['step']}: {line['status']}. {line.get('error', '')}" for line in ended]
+    if left_out := [str(line["step"]) for line in lines if line["status"] == "skipped"]:
+        told.append(f"- left out for want of time: {', '.join(left_out)}")
     told += [
         f"- {row['method']} in {row['dtype']}: perplexity differs by {row['difference']:+.2%} from the CPU's"
         for row in rows
