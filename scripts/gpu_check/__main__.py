@@ -37,6 +37,7 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     small = 20 if arguments.quick else 60
     steps = [
         Step("machine", partial(work.describe, setup), 40),
+        Step("model", partial(work.load, setup), 100),
         Step("tests", partial(work.test, setup, several), 110),
         *(Step(f"{name} in bfloat16", partial(prune, name, "bfloat16"), 60) for name in methods),
         Step("block of LLaMA-7B", partial(work.block_of_7b, setup, "float16", "unstructured"), 60),

@@ -139,6 +139,17 @@ def describe(setup: Setup) -> dict[str, Any]:
     return found
 
 
+def load(setup: Setup) -> dict[str, Any]:
+    """Loads the model in both types, and again: the first time a file may have to be converted, once for each type."""
+    seconds = {}
+    for name, dtype in {"bfloat16": "bfloat16", "float16": "float16", "bfloat16 again": "bfloat16"}.items():
+        start = time.perf_counter()
+        checkpoint = setup.checkpoint(dtype)
+        model = checkpoint.load(checkpoint.load_tokenizer())
+        seconds[name] = round(time.perf_counter() - start, 2)
+    return {"parameters": sum(each.numel() for each in model.hf.parameters()), "load_seconds": seconds}
+
+
 def _output(*command: str) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
