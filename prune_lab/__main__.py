@@ -30,6 +30,7 @@ from prune_lab.run.config import RunConfig, objectives_of
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.loader import guard_hydra
 from prune_lab.run.messages import message_of, mistakes_in
+from prune_lab.run.model_ids import as_typed
 from prune_lab.run.run_folder import leave_failure
 from prune_lab.run.trust import trust_typed
 from prune_lab.utils.processes import processes
@@ -196,7 +197,8 @@ def _exit_if_expected(error: Exception) -> None:
         status = 1
     else:
         return
-    message = str(error) if isinstance(error, Reported) else message_of(error, *_typed())
+    typed = _typed()
+    message = as_typed(str(error), typed[0]) if isinstance(error, Reported) else message_of(error, *typed)
     sys.stderr.write(f"prune-lab: {redacted(message)}\n")
     sys.exit(status)
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hydra.core.override_parser.types import Override, OverrideType
 
@@ -11,6 +11,7 @@ from prune_lab.utils.paths import local_path
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _IN_HOME = re.compile(r"model=(~[^'\",\[\](){}]*)")
+_QUOTES = "'\""
 _PATH = ("/", "./", "../", "~")
 
 
@@ -36,6 +37,23 @@ def readable(line: str) -> str:
     """Puts a model in a home folder into quotes, without which Hydra's grammar has no place for ``~``."""
     found = _IN_HOME.fullmatch(line)
     return f"model='{found[1]}'" if found else line
+
+
+def as_typed(message: str, overrides: Sequence[str]) -> str:
+    """Gives a message about the path of a model that was named directly the key that was typed.
+
+    Args:
+        message: of an error.
+        overrides: what was typed.
+    """
+    if any(line.lstrip("+").startswith("model.path=") for line in overrides):
+        return message
+    for typed in (line.removeprefix("model=") for line in overrides if line.startswith("model=")):
+        for name in (each.strip(_QUOTES) for each in (typed, *typed.split(","))):
+            for shown in (f"model.path={name}", f"model.path={local_path(name)}"):
+                if message.startswith((f"{shown}:", f"{shown} ")):
+                    return f"model={name}{message.removeprefix(shown)}"
+    return message
 
 
 def _kind(name: str, is_choice: Callable[[str], bool]) -> str | None:

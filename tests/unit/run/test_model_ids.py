@@ -7,7 +7,7 @@ from hydra.errors import MissingConfigException
 
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.loader import guard_hydra
-from prune_lab.run.model_ids import readable, spelled_out
+from prune_lab.run.model_ids import as_typed, readable, spelled_out
 from prune_lab.sweep.compose import composing
 
 
@@ -71,6 +71,21 @@ def test_a_name_is_the_path_of_its_kind_as_it_was_typed(typed, kind):
 )  # fmt: skip
 def test_choices_sweeps_and_other_keys_stay_as_they_are(line):
     assert stands_for(line, choices=("mine/small",)) == [line]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["model=a/b"], "model=a/b: no; use model.path=DIR"),
+        (["model='a/b'", "seed=1"], "model=a/b: no; use model.path=DIR"),
+        (["model=./a/b"], "model=./a/b: no; use model.path=DIR"),
+        (["model=reference,a/b"], "model=a/b: no; use model.path=DIR"),
+        (["model=hub", "model.path=a/b"], "model.path=a/b: no; use model.path=DIR"),
+        (["model=a"], "model.path=a/b: no; use model.path=DIR"),
+    ],
+)
+def test_messages_have_the_key_that_was_typed(typed, said):
+    assert as_typed("model.path=a/b: no; use model.path=DIR", typed) == said
 
 
 def test_jobs_of_sweeps_and_cells_of_tables_are_composed_alike():
