@@ -197,8 +197,8 @@ def _exit_if_expected(error: Exception) -> None:
         status = 1
     else:
         return
-    typed = _typed()
-    message = as_typed(str(error), typed[0]) if isinstance(error, Reported) else message_of(error, *typed)
+    ours = isinstance(error, Reported)  # which may be about arguments that cannot be read
+    message = as_typed(str(error), sys.argv[1:]) if ours else message_of(error, *_typed())
     sys.stderr.write(f"prune-lab: {redacted(message)}\n")
     sys.exit(status)
 
