@@ -34,7 +34,7 @@ def refuse_foreign(folder: Path, marks: Mapping[str, str], remedy: str) -> None:
 
 
 def check_writable(folder: Path, what: str, remedy: str) -> None:
-    """Makes a folder, if need be, before the work whose results go there.
+    """Makes sure, before the work, that its results can be written; makes no folder, as there may be no results.
 
     Args:
         folder: the folder.
@@ -44,9 +44,9 @@ def check_writable(folder: Path, what: str, remedy: str) -> None:
     Raises:
         BadInput: nothing can be written there.
     """
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise BadInput(f"{what}: the folder {folder} cannot be written ({error.strerror}); {remedy}") from error
