@@ -171,6 +171,13 @@ def test_inputs_that_were_never_active_lose_their_weights_first(layer, method, l
     assert not found[:, [2, 9, 10]].any()
 
 
+@pytest.mark.parametrize("method", [ADMM(), ADMM(scope="row"), ALPS()], ids=["layer", "row", "alps"])
+@pytest.mark.parametrize("level", [0.5, (2, 4)])
+def test_a_layer_of_zeros_stays_one(layer, method, level):
+    weight, x = layer()
+    assert not solved(method, torch.zeros_like(weight), x, level).any()
+
+
 @pytest.mark.parametrize(
     ("raised", "changed", "decision", "rho"),
     [
