@@ -215,17 +215,20 @@ def undisturbed(files: Sequence[Path], tests: Sequence[Path], seconds: float, ke
 def concerned(
     mutant: Mutant, file: Path, own: Sequence[Path], tests: dict[str, dict[str, Any]], seconds: float
 ) -> list[str]:
-    """Returns the tests that are shown a fault, the quickest first: at least one, then those within so many seconds."""
+    """Returns the tests that are shown a fault: at least one, then those within so many seconds.
+
+    Those in files that name the module itself are first, among them the quickest.
+    """
     names = {str(test.relative_to(ROOT)) for test in own}
+    direct = {str(test.relative_to(ROOT)) for test in own if _names(_text(test), module_of(file))}
     chosen = sorted(
-        (test["seconds"], name)
+        (name.split("::")[0] not in direct, test["seconds"], name)
         for name, test in tests.items()
         if (_place(str(file), mutant.function) in test["called"] if mutant.function else name.split("::")[0] in names)
     )
-    ends = accumulate(each for each, _ in chosen)
-    return [
-        name for index, ((_, name), end) in enumerate(zip(chosen, ends, strict=True)) if end <= seconds or not index
-    ]
+    ends = accumulate(each for _, each, _ in chosen)
+    within = [name for (_, _, name), end in zip(chosen, ends, strict=True) if end <= seconds]
+    return within or [name for _, _, name in chosen[:1]]
 
 
 def try_mutant(mutant: Mutant, file: Path, tests: list[str], seconds: float) -> dict[str, Any]:

@@ -61,6 +61,14 @@ def test_the_error_from_moments_is_the_error_of_the_outputs(kind):
     assert case.error(case.dense) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_without_outputs_the_error_is_that_of_the_numerator():
+    case = network("relu")
+    silent = replace(case, outputs=torch.zeros_like(case.outputs))
+    expected = pytest.approx(float(case.outputs.double().square().sum()), rel=1e-4)
+    assert silent.error(case.dense) == expected
+    assert silent.moments(case.dense).error(case.dense.down) == expected
+
+
 def test_targets_that_are_a_weights_own_outputs_give_that_weight_back():
     case = network("relu")
     gram = gram_of(case)
