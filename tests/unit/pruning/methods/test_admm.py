@@ -102,6 +102,20 @@ def test_the_mask_grows_with_the_share():
     assert select_mask(scores, 1.0, target, "x", "row").sum(1).tolist() == [4, 4]
 
 
+@pytest.mark.parametrize(
+    ("share", "lost"), [(0.5, [3, 4, 2, 2]), (0.55, [3, 4, 3, 2]), (1.0, [6, 6, 5, 5]), (0.1, [0, 4, 0, 0])]
+)
+def test_rows_with_zeros_lose_as_many_as_the_others_and_the_first_one_more(share, lost):
+    """Of 4 x 8 weights 22 are to go in the end; the second row has four zeros."""
+    scores, zero = torch.arange(1.0, 33.0).view(4, 8), torch.zeros(4, 8, dtype=torch.bool)
+    zero[1, 4:] = True
+    keep = select_mask(scores, share, Target(level=0.69), "x", "row", zero)
+    assert (~keep).sum(1).tolist() == lost
+    assert not keep[zero].any()
+    for row in (0, 2, 3):
+        assert keep[row].tolist() == [False] * lost[row] + [True] * (8 - lost[row])
+
+
 def test_a_pattern_is_thinned_by_the_lowest_of_those_that_will_go_not_by_equal_steps_of_every_group():
     scores, target = torch.arange(16.0).view(2, 8), Target("1:4")
 
