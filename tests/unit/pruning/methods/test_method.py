@@ -122,10 +122,12 @@ def test_dense_prunes_nothing(tiny_model, random_tokens):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Method) else value.kind,
 )
-def test_the_seconds_of_all_layers_are_part_of_the_time_that_passed(tiny_model, random_tokens, method, target):
+def test_rows_have_the_error_of_their_block_and_their_part_of_the_time_that_passed(
+    tiny_model, random_tokens, method, target
+):
     model, tokens = tiny_model("llama"), random_tokens(6, 16)
     start = time.perf_counter()
     rows = method.prune(PruningContext(model, target, Calibration(tokens))).layers.values()
     passed = time.perf_counter() - start
-    assert all(row.seconds > 0 for row in rows)
+    assert all(row.seconds > 0 and row.block_error > 0 for row in rows)
     assert sum(row.seconds for row in rows) < passed

@@ -75,7 +75,7 @@ def plain_conjugate_gradient(weight, keep, hessian, damping, iterations, toleran
 @pytest.mark.parametrize("keys", [{}, {"iterations": 0}, {"iterations": 3}, {"tolerance": 0.02}, {"tolerance": 1e-8}])
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 def test_it_takes_the_steps_of_plain_conjugate_gradient(damping, keys):
-    x, weight, keep = problem(seed=5)
+    x, weight, keep = problem(seed=5, out=20, inputs=60)
     x[:, 4] *= 10
     hessian = (x.T @ x).double()
     found = refit(weight.double(), keep, hessian, damping=damping, **keys)
@@ -83,7 +83,7 @@ def test_it_takes_the_steps_of_plain_conjugate_gradient(damping, keys):
     settings = {"iterations": 200, "tolerance": 1e-5} | keys
     for row, kept, result in zip(weight.double().numpy(), keep.numpy(), found.numpy(), strict=True):
         expected = plain_conjugate_gradient(row, kept, hessian.numpy(), damping, **settings)
-        np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_two_hundred_steps_are_the_most():
