@@ -141,7 +141,7 @@ def kill_one_of_two(lab: Lab, runs: tuple[str, str], chance: random.Random, seco
     said[other] = other.communicate()[1]
     ends = {0: "finished", 2: "refused", -signal.SIGKILL: "killed"}
     told = [ends.get(process.returncode, f"status {process.returncode}: {said[process]}") for process in said]
-    for process, end in zip(said, told, strict=True):
+    for process, end in zip(said, list(told), strict=True):
         if end == "refused" and not (runs[0] == runs[1] and "is in use" in said[process]):
             told.append(f"refused for no reason: {said[process]}")
     return told
