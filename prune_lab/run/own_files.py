@@ -121,11 +121,8 @@ def foreign_in(folder: Path) -> list[str]:
     if odd or _state(folder) or _is_earlier_versions(folder):
         return odd
     found = [name for name in _RESERVED if os.path.lexists(folder / name)]
-    settings = folder / _HYDRA / "hydra.yaml"
-    if os.path.lexists(settings.parent) and not (
-        settings.is_file() and "prune_lab" in settings.read_text(errors="replace")
-    ):
-        found.append(settings.parent.name)
+    if os.path.lexists(folder / _HYDRA) and not _is_of_the_lab(folder / _HYDRA):
+        found.append(_HYDRA)
     return found
 
 
@@ -178,6 +175,19 @@ def is_stale(folder: Path) -> bool:
 def unmark_stale(folder: Path) -> None:
     """Takes `mark_stale` back: the record is what the job would have given."""
     (folder / NOTES / _STALE).unlink(missing_ok=True)
+
+
+def _is_of_the_lab(settings: Path) -> bool:
+    """Whether Hydra wrote a folder of settings for the lab; its first file tells where it was killed before the second.
+
+    Hydra writes ``config.yaml``, then ``hydra.yaml``, before anything of the lab runs. Where it had not written a
+    letter yet, nothing is lost either.
+    """
+    for name in ("hydra.yaml", "config.yaml"):
+        text = (settings / name).read_text(errors="replace") if (settings / name).is_file() else ""
+        if text:
+            return "prune_lab" in text
+    return not any(not path.is_file() or path.stat().st_size for path in settings.iterdir())
 
 
 def _is_earlier_versions(folder: Path) -> bool:

@@ -45,6 +45,7 @@ def test_names_that_runs_use_are_refused_where_no_run_was(tmp_path, name, kind):
         (folder / name).write_text('{"status": "done"}')
     elif kind == "folder":
         (folder / name).mkdir()
+        (folder / name / "config.yaml").write_text("of: another program of Hydra's")
     elif kind == "FIFO":
         os.mkfifo(folder / name)
     else:
@@ -53,6 +54,25 @@ def test_names_that_runs_use_are_refused_where_no_run_was(tmp_path, name, kind):
         pass
     assert "hydra.run.dir" in str(told.value)
     assert [path.name for path in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {},
+        {"config.yaml": ""},
+        {"config.yaml": "model:\n  _target_: prune_lab.models"},
+        {"config.yaml": "model: {_target_: prune_lab.models.load.Checkpoint}\n", "hydra.yaml": ""},
+    ],
+    ids=lambda left: " ".join(left) or "nothing",
+)
+def test_a_process_that_was_killed_while_hydra_wrote_keeps_nobody_out(tmp_path, left):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "prune_lab.log").touch()
+    for name, text in left.items():
+        (tmp_path / ".hydra" / name).write_text(text)
+    with claimed(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("used", [False, True])
