@@ -14,6 +14,7 @@ from prune_lab.run.conf_folder import conf_folder
 
 _EVERY_STAGE: Mapping[str, MetricInfo] = {  # what the runner measures of each
     "seconds": MetricInfo("seconds of the stage {}", "seconds", ".1f", better="lower"),
+    "processor_seconds": MetricInfo("processor seconds of the stage {}", "seconds", ".1f", better="lower"),
     "peak_memory_mb": MetricInfo("peak memory of the stage {}", format=",.0f", unit="MB", better="lower"),
 }
 

@@ -238,9 +238,14 @@ def _origin(checkpoint: Checkpoint, record: dict[str, Any]) -> Origin:
 
 
 def _do(name: str, stage: Stage, run: RunState) -> Result:
-    """Does a stage, and measures what it takes."""
+    """Does a stage, and measures what it takes, in this process and since it went on if it was interrupted.
+
+    ``seconds`` pass on the clock on the wall, whatever else the machine does meanwhile. ``processor_seconds`` are those
+    that the threads of this process had a processor, added up: with one thread a measure of the work that other
+    programs do not disturb. They say nothing of a GPU's work, for which ``seconds`` are the measure.
+    """
     peak = watch_peak_memory(run.device)
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     try:
         metrics = stage(run)
     except Exception as error:
@@ -255,7 +260,11 @@ def _do(name: str, stage: Stage, run: RunState) -> Result:
         return Result(name, {})
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
-    metrics |= {"seconds": round(time.perf_counter() - start, 3), "peak_memory_mb": round(peak(), 1)}
+    metrics |= {
+        "seconds": round(time.perf_counter() - start, 3),
+        "processor_seconds": round(time.process_time() - worked, 3),
+        "peak_memory_mb": round(peak(), 1),
+    }
     tables, run.tables = run.tables, {}
     return Result(name, metrics, tables)
 

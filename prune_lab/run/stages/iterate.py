@@ -48,6 +48,9 @@ class Iterate(Stage):
         **Prune.metric_info,
         **Finetune.metric_info,
         "seconds": replace(Prune.metric_info["seconds"], label="seconds to prune and train in turns"),
+        "processor_seconds": replace(
+            Prune.metric_info["processor_seconds"], label="processor seconds to prune and train in turns"
+        ),
         "peak_memory_mb": replace(
             Prune.metric_info["peak_memory_mb"], label="peak memory while pruning and training in turns"
         ),

@@ -68,6 +68,7 @@ class Prune(Stage):
     metric_info: ClassVar[Mapping[str, MetricInfo]] = {
         "sparsity": MetricInfo("sparsity", "share", better="higher", axis="sparsity", in_summary=True, in_columns=True),
         "seconds": MetricInfo("seconds to prune", "seconds", ".1f", better="lower", in_summary=True, in_columns=True),
+        "processor_seconds": MetricInfo("processor seconds to prune", "seconds", ".1f", better="lower"),
         "peak_memory_mb": MetricInfo(
             "peak memory while pruning", format=",.0f", unit="MB", better="lower", in_summary=True
         ),

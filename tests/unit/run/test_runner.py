@@ -1,5 +1,7 @@
 import json
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,6 +72,7 @@ def test_the_record_says_how_the_numbers_came_about(configured, local_overrides,
         "evaluate/perplexity",
         "prune/sparsity",
         "prune/seconds",
+        "prune/processor_seconds",
         "prune/peak_memory_mb",
     } <= set(record["metrics"])
     assert record["metrics"]["prune/sparsity"] == 0.5
@@ -81,6 +84,14 @@ def test_the_record_says_how_the_numbers_came_about(configured, local_overrides,
     assert protocol["seed"] == 3
     assert protocol["packages"]["torch"] == torch.__version__
     assert len(record["key"]) == 64
+
+
+def test_a_stage_s_time_is_told_by_the_clock_and_by_the_processor(configured, local_overrides, tmp_path, monkeypatch):
+    clocks = SimpleNamespace(perf_counter=count(0, 10).__next__, process_time=count(0, 3).__next__)
+    monkeypatch.setattr("prune_lab.run.runner.time", clocks)
+    metrics = execute(configured(*local_overrides, "method=magnitude"), tmp_path / "run")["metrics"]
+    for stage in ("dense", "prune", "evaluate", "save"):
+        assert (metrics[f"{stage}/seconds"], metrics[f"{stage}/processor_seconds"]) == (10, 3)
 
 
 def test_lines_of_metrics_appear_stage_by_stage(configured, local_overrides, tmp_path):
