@@ -1,5 +1,6 @@
 """Runs the command: as a process of its own, or inside this one where a start of several seconds would not pay."""
 
+import json
 import logging
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra._internal.hydra
 import hydra.core.utils
@@ -92,3 +94,16 @@ def command(
         return Outcome(status, out, err)
 
     return run
+
+
+@pytest.fixture
+def job(local_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The smallest job that prunes, with a store of its own; it takes what finished before."""
+    monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path / "cache"))
+    return [*local_overrides, "method=magnitude", "skip_finished=true"]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """The record of a run."""
+    found: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    return found

@@ -1,16 +1,12 @@
 """Allocations through the command."""
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
 
 from prune_lab.pruning.masks import count_dropped
-
-
-def record(folder: Path) -> dict:
-    return json.loads((folder / "record.json").read_text())
+from tests.end_to_end.conftest import record
 
 
 def layers(folder: Path) -> list[dict[str, str]]:

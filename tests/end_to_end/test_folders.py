@@ -1,7 +1,6 @@
 """Run folders: one command at a time, nobody's files replaced, another run's results set aside."""
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -10,18 +9,9 @@ from pathlib import Path
 import pytest
 
 from prune_lab.run.run_folder import claimed
+from tests.end_to_end.conftest import record
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def job(local_overrides, tmp_path, monkeypatch):
-    monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path / "cache"))
-    return [*local_overrides, "method=magnitude", "skip_finished=true"]
-
-
-def record(folder: Path) -> dict:
-    return json.loads((folder / "record.json").read_text())
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -10,10 +10,7 @@ from peft import AutoPeftModelForCausalLM
 from torch.nn.functional import cross_entropy
 
 from prune_lab.report.page.run import read_run
-
-
-def record_of(folder):
-    return json.loads((folder / "record.json").read_text())
+from tests.end_to_end.conftest import record
 
 
 def test_a_run_on_a_saved_model_names_what_was_done_before_and_claims_nothing(command, local_overrides, tmp_path):
@@ -23,7 +20,7 @@ def test_a_run_on_a_saved_model_names_what_was_done_before_and_claims_nothing(co
     again = [*local_overrides, f"model.path={first}/model"]
     outcome = command(*again, "stages=[evaluate]", f"hydra.run.dir={second}")
     assert outcome.status == 0, outcome.err
-    was, now = record_of(first), record_of(second)
+    was, now = record(first), record(second)
     assert was["title"] == "tiny_opt, Wanda, 60% unstructured"
     assert now["title"] == "tiny_opt (Wanda, 60% unstructured), evaluated only"
     assert now["title"] in outcome.out
@@ -37,7 +34,7 @@ def test_a_run_on_a_saved_model_names_what_was_done_before_and_claims_nothing(co
     ]  # fmt: skip
     tuning = ["stages=[finetune,save]", "finetune=full", "training.steps=1", "training.batch_size=2"]
     assert command(*again, *tuning, f"hydra.run.dir={third}").status == 0
-    assert record_of(third)["title"] == "tiny_opt (Wanda, 60% unstructured), tuned"
+    assert record(third)["title"] == "tiny_opt (Wanda, 60% unstructured), tuned"
     origin = json.loads((third / "model" / "prune_lab.json").read_text())
     assert origin["steps"] == ["Wanda, 60% unstructured", "tuned"]
     assert origin["parent"]["run"]["key"] == was["key"]
@@ -58,7 +55,7 @@ def test_an_adapter_that_is_kept_apart_is_opened_on_the_pruned_model(command, lo
     with torch.no_grad():
         logits = model(tokens).logits
     loss = cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    metrics = record_of(run)["metrics"]
+    metrics = record(run)["metrics"]
     assert math.exp(loss) == pytest.approx(metrics["evaluate/perplexity"], rel=1e-4)
     assert metrics["evaluate/perplexity"] != pytest.approx(metrics["finetune/perplexity_before"], rel=1e-3)
     origin = json.loads((run / "model" / "prune_lab.json").read_text())

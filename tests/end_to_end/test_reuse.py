@@ -14,18 +14,9 @@ from hydra.utils import get_object
 
 from prune_lab.__main__ import main
 from prune_lab.run import finished_runs as reuse
+from tests.end_to_end.conftest import record
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def job(local_overrides, tmp_path, monkeypatch):
-    monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path / "cache"))
-    return [*local_overrides, "method=magnitude", "skip_finished=true"]
-
-
-def record(folder: Path) -> dict:
-    return json.loads((folder / "record.json").read_text())
 
 
 def run(command, *job: str, folder: Path) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.end_to_end.conftest import record
+
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "training_seconds", "peak_memory_mb", "allocation_seconds", "forward_seconds")
 TUNED = ("finetune=full", "training.steps=4", "training.batch_size=2")
@@ -33,10 +35,6 @@ def run(command, folder: Path, *job: str) -> list[str]:
     assert outcome.status == 0, outcome.err
     said = (line for line in (outcome.out + outcome.err).splitlines() if ": taken from an earlier run" in line)
     return [name for line in said for name in re.findall(r"[a-z]+", line.partition(": taken")[0].split("  ")[-1])]
-
-
-def record(folder: Path) -> dict:
-    return json.loads((folder / "record.json").read_text())
 
 
 def numbers(folder: Path) -> dict:

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from tests.end_to_end.conftest import record
+
 NAMES = ("The Mill", "Aromi", "Blue Spice", "Cotto", "The Punter", "Zizzi")
 PLACES = ("riverside", "city centre")
 
@@ -44,10 +46,6 @@ def generation_overrides():
     return ("evaluate=generation", "evaluate.beams=2", "evaluate.max_new_tokens=8", "evaluate.limit=3")
 
 
-def read_record(folder):
-    return json.loads((folder / "record.json").read_text())
-
-
 def test_gum_on_e2e_is_measured_by_bleu_and_rouge(command, task_overrides, generation_overrides, tmp_path):
     folder = tmp_path / "run"
     outcome = command(
@@ -63,12 +61,12 @@ def test_gum_on_e2e_is_measured_by_bleu_and_rouge(command, task_overrides, gener
     )
     assert outcome.status == 0, outcome.err
     assert "BLEU" in outcome.out and "ROUGE-L" in outcome.out
-    record = read_record(folder)
+    found = record(folder)
     measured = {"bleu", "rouge1", "rouge2", "rougeL", "exact_match"}
-    assert {f"{stage}/{name}" for stage in ("dense", "evaluate") for name in measured} <= set(record["metrics"])
-    assert record["protocol"]["training"]["targets"] == "completions with their end token"
-    assert record["protocol"]["training"]["samples"] == 24
-    assert record["protocol"]["data"]["pairs"] | {"prompts": 4, "references": 8} == record["protocol"]["data"]["pairs"]
+    assert {f"{stage}/{name}" for stage in ("dense", "evaluate") for name in measured} <= set(found["metrics"])
+    assert found["protocol"]["training"]["targets"] == "completions with their end token"
+    assert found["protocol"]["training"]["samples"] == 24
+    assert found["protocol"]["data"]["pairs"] | {"prompts": 4, "references": 8} == found["protocol"]["data"]["pairs"]
     for name in ("generations.jsonl", "generations_dense.jsonl"):
         lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
         assert [line["prompt"] for line in lines] == [
@@ -93,7 +91,7 @@ def test_tuning_on_completions_teaches_them(command, task_overrides, generation_
         f"hydra.run.dir={folder}",
     )
     assert outcome.status == 0, outcome.err
-    assert read_record(folder)["metrics"]["evaluate/bleu"] > 50
+    assert record(folder)["metrics"]["evaluate/bleu"] > 50
 
 
 def test_a_one_shot_method_is_calibrated_on_the_task(command, task_overrides, tmp_path):
@@ -107,10 +105,10 @@ def test_a_one_shot_method_is_calibrated_on_the_task(command, task_overrides, tm
         f"hydra.run.dir={folder}",
     )
     assert outcome.status == 0, outcome.err
-    record = read_record(folder)
-    assert record["metrics"]["evaluate/perplexity"] > 1
-    assert record["protocol"]["data"]["calibration"]["text"] == "training samples, joined"
-    assert record["protocol"]["data"]["evaluation"]["split"] == "validation"
+    found = record(folder)
+    assert found["metrics"]["evaluate/perplexity"] > 1
+    assert found["protocol"]["data"]["calibration"]["text"] == "training samples, joined"
+    assert found["protocol"]["data"]["evaluation"]["split"] == "validation"
 
 
 def test_generation_without_prompts_is_refused_before_anything_is_done(command, local_overrides, tmp_path):
@@ -118,4 +116,4 @@ def test_generation_without_prompts_is_refused_before_anything_is_done(command, 
     outcome = command(*local_overrides, "evaluate=generation", f"hydra.run.dir={folder}")
     assert outcome.status == 2
     assert "evaluate=generation needs prompts with references" in outcome.err
-    assert not read_record(folder)["metrics"]
+    assert not record(folder)["metrics"]
