@@ -25,14 +25,12 @@ class Subject:
         data: the text to evaluate on, as tokens of this model.
         device: where to compute.
         folder: the run folder.
-        stage: which stage asks, for the names of files.
     """
 
     model: PrunableModel
     data: Data
     device: torch.device
     folder: Path
-    stage: str = "evaluate"
 
 
 @dataclass
@@ -42,10 +40,13 @@ class Scores:
     Attributes:
         metrics: numbers by name, without the stage: `perplexity`, `stdlib_order/acc`.
         protocol: how the numbers came about, as plain JSON.
+        texts: what the model has written, by the kind of text: a row of plain JSON for each text, in the order of the
+            prompts. The run folder gets them as ``KIND.jsonl``.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, object] = field(default_factory=dict)
+    texts: dict[str, list[dict[str, object]]] = field(default_factory=dict)
 
 
 class Evaluation(Described, Protocol):
@@ -107,10 +108,10 @@ def measure(evaluation: Evaluation, subject: Subject) -> Scores:
         )
     try:
         metrics = {key: float(value) for key, value in scores.metrics.items()}
-        json.dumps(scores.protocol)
+        json.dumps([scores.protocol, scores.texts])
     except (TypeError, ValueError, AttributeError) as error:
         raise RunFailed(
             f"the evaluation {name} returned scores that no record can hold ({error}); metrics are numbers by name, "
-            "the protocol is plain JSON"
+            "protocol and texts are plain JSON"
         ) from error
-    return Scores(metrics, scores.protocol)
+    return Scores(metrics, scores.protocol, scores.texts)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from prune_lab.errors import BadInput, BadSetting, owned_by
 from prune_lab.evaluation import stdlib_tasks
+from prune_lab.evaluation.chat import check_template_args, template_protocol
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.harness_context import quiet, seeded
 from prune_lab.evaluation.harness_scores import METRIC_INFO, scores_of
 from prune_lab.evaluation.harness_settings import (
     HARNESS_SEEDS,
     MOST_NUMPY_SEED,
-    check_template_args,
     check_tokenizer,
     is_limit,
     is_options,
@@ -25,7 +25,7 @@ from prune_lab.evaluation.harness_settings import (
 )
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.utils.checks import check_flag, check_text, check_texts, check_whole
-from prune_lab.utils.digests import folder_digest, text_digest, tokenizer_digest
+from prune_lab.utils.digests import folder_digest, tokenizer_digest
 from prune_lab.utils.paths import local_path
 
 if TYPE_CHECKING:  # importing the harness or model code takes seconds
@@ -231,17 +231,13 @@ class ZeroShot(Evaluation):
         return scores_of(results, self._protocol(subject, adapter))
 
     def _protocol(self, subject: Subject, adapter: "HarnessModel") -> dict[str, object]:
-        template = adapter.tokenizer.get_chat_template() if self.apply_chat_template else None
         return {
             "harness": f"lm_eval {version('lm_eval')}",
             "dtype": str(subject.model.hf.dtype).removeprefix("torch."),
             "limit": self.limit,
             "seeds": self._seeds,
-            "chat_template": self.apply_chat_template,
-            "chat_template_sha256": None if template is None else text_digest(template),
-            "chat_template_args": self.chat_template_args,
+            **template_protocol(self, adapter.tokenizer),
             "fewshot_as_multiturn": self._prompting["fewshot_as_multiturn"],
-            "system_instruction": self.system_instruction,
             "add_bos_token": self.add_bos_token,
             "max_length": adapter.max_length,
             "truncated_requests": adapter.truncated,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from prune_lab.errors import BadInput, BadSetting
+from prune_lab.evaluation.chat import check_chat_template
 from prune_lab.utils.checks import is_number
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -19,10 +20,6 @@ _PLAIN_OPTIONS = (  # fields of tasks that are values; others are templates, in 
     "fewshot_delimiter", "task_alias", "generation_kwargs",
 )  # fmt: skip
 _PLAIN_GENERATION = {"until", "do_sample", "temperature", "max_gen_toks", "top_p", "top_k"}
-_NOT_OF_TEMPLATES = (  # parameters of `apply_chat_template` that the harness sets, or that change what it returns
-    "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize", "padding",
-    "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
-)  # fmt: skip
 
 
 def untrusted(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -35,21 +32,6 @@ def untrusted(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             plain = name != "generation_kwargs" or (isinstance(value, Mapping) and set(value) <= _PLAIN_GENERATION)
             if name not in _PLAIN_OPTIONS or not plain:
                 yield f"task_options.{task}.{name}", "may run any code, as templates do"
-
-
-def check_template_args(owner: object, field: str = "chat_template_args") -> None:
-    """Checks that a field holds values for a chat template.
-
-    Raises:
-        BadSetting: it does not.
-    """
-    value = getattr(owner, field)
-    if value is None:
-        return
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise BadSetting(owner, field, "is not allowed; allowed: null, or values by name: {enable_thinking: false}")
-    if taken := sorted(set(value) & set(_NOT_OF_TEMPLATES)):
-        raise BadSetting(owner, field, f"names {', '.join(taken)}, which no chat template reads; leave it out")
 
 
 def is_limit(value: object) -> bool:
@@ -94,15 +76,7 @@ def check_tokenizer(
             "tasks out (evaluate=perplexity)"
         )
     if chat:
-        try:
-            tokenizer.get_chat_template()
-        except ValueError as error:
-            raise BadSetting(
-                owner,
-                "apply_chat_template",
-                f"needs a chat template, which the tokenizer of {name} has not; put the chat_template.jinja of its "
-                "instruction-tuned model beside it, or set {at}.apply_chat_template=false",
-            ) from error
+        check_chat_template(owner, tokenizer, name)
     if bos and tokenizer.bos_token_id is None:
         raise BadSetting(
             owner,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -61,12 +62,12 @@ def _cached(name: str, evaluation: Evaluation, subject: Subject, known_as: str) 
         return measure(evaluation, subject)
 
     def write(folder: Path, scores: Scores) -> None:
-        write_json(folder / _SCORES, {"metrics": scores.metrics, "protocol": scores.protocol, "key": key})
+        write_json(folder / _SCORES, asdict(scores) | {"key": key})
 
     def read(folder: Path) -> Scores:
         kept = json.loads((folder / _SCORES).read_text(encoding="utf-8"))
         metrics = {str(metric): float(value) for metric, value in kept["metrics"].items()}
-        scores = Scores(metrics, dict(kept["protocol"]))
+        scores = Scores(metrics, dict(kept["protocol"]), dict(kept["texts"]))
         logger.info("%s: kept from an earlier run", name)
         return scores
 

@@ -56,9 +56,12 @@ def merge(scores: Mapping[str, Scores]) -> Scores:
     """Merge the scores of named parts.
 
     A metric keeps its name; where two parts measure one of the same name, the later one is called `part/metric`.
-    The protocol of each part stands under the part's name.
+    The protocol of each part stands under the part's name; texts of one kind follow one another.
     """
     metrics: dict[str, float] = {}
+    texts: dict[str, list[dict[str, object]]] = {}
     for name, part in scores.items():
         metrics.update({(f"{name}/{key}" if key in metrics else key): value for key, value in part.metrics.items()})
-    return Scores(metrics, {name: part.protocol for name, part in scores.items()})
+        for kind, rows in part.texts.items():
+            texts.setdefault(kind, []).extend(rows)
+    return Scores(metrics, {name: part.protocol for name, part in scores.items()}, texts)

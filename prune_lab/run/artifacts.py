@@ -10,7 +10,10 @@ METRICS: Final = "metrics.jsonl"
 LAYERS: Final = "layers.csv"
 ROUNDS: Final = "rounds.csv"
 MASKS: Final = "masks.safetensors"
-GENERATIONS: Final = ("generations.jsonl", "generations_dense.jsonl")
+CONTINUATIONS: Final = "continuations"
+"""The kind of text that `prune_lab.evaluation.continuation` makes."""
+TEXTS: Final = ("generations", CONTINUATIONS)
+"""Kinds of text that evaluations make."""
 MODEL: Final = "model"
 """The folder of the pruned model, in the Hugging Face format."""
 ADAPTER: Final = "adapter"
@@ -23,7 +26,17 @@ WANDB_ID: Final = "wandb_id"
 """The file with the name under which an interrupted run goes on at W&B; gone once the run is done."""
 PROGRESS: Final = (BLOCKS, TRAINING, WANDB_ID)
 """What an interrupted run can go on with."""
-OUTPUTS: Final = (CONFIG, ENVIRONMENT, METRICS, LAYERS, ROUNDS, MASKS, *GENERATIONS, MODEL, ADAPTER)
+
+
+def texts_file(kind: str, stage: str) -> str:
+    """Returns the name of the file with the texts of a kind that a stage had the model write."""
+    return f"{kind}.jsonl" if stage == "evaluate" else f"{kind}_{stage}.jsonl"
+
+
+OUTPUTS: Final = (
+    CONFIG, ENVIRONMENT, METRICS, LAYERS, ROUNDS, MASKS,
+    *(texts_file(kind, stage) for kind in TEXTS for stage in ("evaluate", "dense")), MODEL, ADAPTER,
+)  # fmt: skip
 """What a run leaves beside its record."""
 
 Status = Literal["finished", "failed", "stopped"]

@@ -1,12 +1,16 @@
 """Measures the model: as it is now, or as it was before anything was done to it."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from prune_lab.errors import RunFailed
 from prune_lab.evaluation.evaluation import Evaluation, Scores, measure
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.score_cache import cached_scores
+from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage
+from prune_lab.utils.files import write_text
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +52,15 @@ class Evaluate(Stage):
         return metrics | {f"{name}_ratio": metrics[name] / value for name, value in dense.items() if value}
 
     def _note(self, run: RunState, stage: str, scores: Scores) -> dict[str, float]:
+        """Keeps protocol and texts, and returns the metrics."""
+        for kind, rows in scores.texts.items():
+            if kind not in artifacts.TEXTS:
+                raise RunFailed(
+                    f"the evaluation returned texts of the kind {kind!r}, for which a run folder has no file; kinds "
+                    f"are {', '.join(artifacts.TEXTS)}"
+                )
+            lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+            write_text(run.folder / artifacts.texts_file(kind, stage), "".join(f"{line}\n" for line in lines))
         run.protocol[stage] = scores.protocol
         return scores.metrics
 
@@ -58,6 +71,6 @@ class EvaluateDense(Evaluate):
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Measures, or remembers, which ``skip_finished=false`` forbids."""
-        subject = replace(run.subject, stage="dense")
-        scores = cached_scores(self.evaluation, subject) if run.takes_kept else measure(self.evaluation, subject)
+        measured = cached_scores if run.takes_kept else measure
+        scores = measured(self.evaluation, run.subject)
         return self._note(run, "dense", scores)

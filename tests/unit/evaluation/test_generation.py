@@ -11,14 +11,6 @@ from prune_lab.errors import BadInput
 from prune_lab.evaluation.evaluation import Subject
 from prune_lab.evaluation.generation import Generation, compare
 from prune_lab.evaluation.score_cache import cached_scores
-from prune_lab.models.load import Checkpoint
-
-PROMPTS = (
-    "He",
-    " name[Blue Spice], eatType[coffee shop]",
-    "Once upon a time there was a man who",
-    "The history of the city begins in the year when the first people came to the river and",
-)
 
 
 @pytest.fixture
@@ -35,53 +27,9 @@ def subject(tiny_model, letters, tmp_path):
     return Subject(model, data, torch.device("cpu"), tmp_path)
 
 
-@pytest.mark.parametrize("family", ["opt", "llama", "gpt_neo"])
-@pytest.mark.parametrize("beams", [1, 4])
-def test_a_batch_gives_what_each_prompt_gives_alone(family, beams):
-    checkpoint = Checkpoint(kind="reference", path=family, dtype="float32")
-    tokenizer = checkpoint.load_tokenizer()
-    hf = checkpoint.load(tokenizer).hf
-    prompts = [[0, *tokenizer.encode(prompt, add_special_tokens=False)] for prompt in PROMPTS]
-    generation = Generation(beams=beams, max_new_tokens=16)
-    together = generation.complete(hf, tokenizer, prompts, 512)
-    assert together == [generation.complete(hf, tokenizer, [prompt], 512)[0] for prompt in prompts]
-    assert len(set(together)) == len(PROMPTS)
-    assert hf.config.use_cache is False
-
-
-def test_greedy_search_is_the_likeliest_token_each_time(tiny_model, letters, family):
-    model = tiny_model(family)
-    prompts = [[0, 5, 9], [0, 5, 9, 20, 31, 12, 7, 40], [0]]
-    found = Generation(beams=1, no_repeat_ngram_size=0, max_new_tokens=5).complete(model.hf, letters, prompts, 64)
-    for prompt, text in zip(prompts, found, strict=True):
-        tokens = list(prompt)
-        for _ in range(5):
-            tokens.append(int(model.hf(torch.tensor([tokens])).logits[0, -1].argmax()))
-            if tokens[-1] == letters.eos_token_id:
-                break
-        assert text == letters.decode(tokens[len(prompt) :], skip_special_tokens=True).strip()
-
-
-@pytest.mark.parametrize("family", ["opt", "llama", "gpt_neo"])
-def test_prompts_near_the_last_position_get_what_is_left(tiny_model, letters, family):
-    model = tiny_model(family)
-    prompts = [[0, *[7, 9, 11, 13, 15] * 12][:length] for length in (60, 3, 61, 60, 58)]
-    generation = Generation(beams=2, no_repeat_ngram_size=0, max_new_tokens=6)
-    together = generation.complete(model.hf, letters, prompts, 64)
-    assert together == [generation.complete(model.hf, letters, [prompt], 64)[0] for prompt in prompts]
-    batches = list(generation._batches(prompts, 64, 4))
-    assert batches == [([2], 3), ([0, 3], 4), ([4, 1], 6)]
-
-
-def test_an_end_token_ends_a_text(tiny_model, letters):
-    model = tiny_model("opt")
-    model.hf.get_input_embeddings().weight.data[:] = 0  # tied: every logit is 0, and the first id, the end, wins
-    assert Generation(beams=1, max_new_tokens=5).complete(model.hf, letters, [[0, 3]], 64) == [""]
-
-
-def test_texts_and_numbers_are_written(subject):
+def test_texts_and_numbers_are_returned(subject):
     scores = Generation(beams=2, max_new_tokens=4)(subject)
-    lines = [json.loads(line) for line in (subject.folder / "generations.jsonl").read_text().splitlines()]
+    lines = scores.texts["generations"]
     assert [(line["prompt"], line["references"]) for line in lines] == [
         ("abc", ["def", "gh"]),
         ("a", ["b"]),
@@ -95,18 +43,17 @@ def test_texts_and_numbers_are_written(subject):
         "length_penalty": 0.9,
         "no_repeat_ngram_size": 4,
         "max_new_tokens": 4,
-        "limit": None,
         "batch_size": None,
     }
     assert (scores.protocol["prompts"], scores.protocol["prompts_with_less_room"]) == (3, 0)
     assert "nrefs:var" in scores.protocol["bleu"]
+    assert (scores.protocol["limit"], scores.protocol["chat_template"]) == (None, False)
     json.dumps(scores.protocol)
 
 
 def test_a_limit_takes_prompts_evenly_spaced(subject):
-    Generation(beams=1, max_new_tokens=2, limit=2)(subject)
-    lines = (subject.folder / "generations.jsonl").read_text().splitlines()
-    assert [json.loads(line)["prompt"] for line in lines] == ["abc", "a"]  # of 3: the numbers 0 and 1.5, cut
+    lines = Generation(beams=1, max_new_tokens=2, limit=2)(subject).texts["generations"]
+    assert [line["prompt"] for line in lines] == ["abc", "a"]  # of 3: the numbers 0 and 1.5, cut
     assert len(Generation(limit=9)._asked(subject)) == 3
 
 
@@ -123,40 +70,32 @@ def test_scores_of_the_dense_model_are_kept_until_prompts_or_settings_change(sub
     assert len(calls) == 3
 
 
-def test_the_dense_texts_have_a_file_of_their_own(subject):
-    subject.stage = "dense"
-    Generation(beams=1, max_new_tokens=2)(subject)
-    assert [path.name for path in subject.folder.glob("*.jsonl")] == ["generations_dense.jsonl"]
-
-
-def test_a_tokenizer_that_cannot_end_a_text_is_refused_before_the_weights_are_read(letters):
-    letters.eos_token = None
-    with pytest.raises(BadInput, match=r"tokenizer of tiny has none.*eos_token"):
-        Generation().check_tokenizer(letters, "tiny")
-
-
 def test_data_without_prompts_is_refused(tiny_model, make_subject, subject):
     with pytest.raises(BadInput, match=r"evaluate=generation needs prompts.*use data=e2e, data=samsum or data=wikisql"):
         Generation().check(make_subject(tiny_model("opt")))
     subject.model.tokenizer = None
-    with pytest.raises(BadInput, match="needs a tokenizer, and tiny_opt has none"):
+    with pytest.raises(BadInput, match="tiny_opt has no tokenizer; put its files beside the model"):
         Generation().check(subject)
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"beams": 0}, r"Generation\.beams=0 is not allowed; allowed: whole numbers of at least 1"),
-        ({"max_new_tokens": 0}, r"Generation\.max_new_tokens=0"),
-        ({"no_repeat_ngram_size": -1}, r"Generation\.no_repeat_ngram_size=-1"),
-        ({"limit": 0}, r"Generation\.limit=0"),
-        ({"batch_size": 0}, r"Generation\.batch_size=0"),
-        ({"length_penalty": "x"}, r"Generation\.length_penalty='x' is not allowed; allowed: numbers"),
-    ],
-)
-def test_bad_settings_are_refused(setting, message):
-    with pytest.raises(BadInput, match=message):
-        Generation(**setting)
+def test_a_limit_of_no_prompts_is_refused():
+    with pytest.raises(BadInput, match=r"Generation\.limit=0"):
+        Generation(limit=0)
+
+
+def test_with_the_chat_template_the_texts_of_the_prompts_are_what_the_user_says(subject, monkeypatch):
+    subject.model.tokenizer.chat_template = "{{ messages[0].content }}b{{ messages[0].content }}"
+    seen = []
+    original = Generation.complete
+    monkeypatch.setattr(Generation, "complete", lambda *args: seen.extend(args[3]) or original(*args))
+    scores = Generation(beams=1, max_new_tokens=2, apply_chat_template=True)(subject)
+    assert seen == [subject.model.tokenizer.encode(text) for text in ("abcbabc", "aba", "abcdefghbabcdefgh")]
+    assert [row["prompt"] for row in scores.texts["generations"]] == ["abc", "a", "abcdefgh"]
+    subject.model.tokenizer.chat_template = "{% for n in range(64) %}a{% endfor %}"
+    with pytest.raises(
+        BadInput, match=r"apply_chat_template=true: prompt 0 .* has 64 tokens, and the model 64 positions"
+    ):
+        Generation(apply_chat_template=True).check(subject)
 
 
 def test_equal_texts_score_best():

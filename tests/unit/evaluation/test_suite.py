@@ -32,6 +32,15 @@ def test_a_metric_that_comes_twice_is_told_apart(tiny_model, make_subject):
     assert scores.metrics == {"a": 1.0, "two/a": 2.0, "b": 3.0}
 
 
+def test_texts_of_one_kind_follow_one_another(tiny_model, make_subject):
+    class Writing(Constant):
+        def __call__(self, subject):
+            return Scores({"a": 1.0}, {}, {"continuations": [{"prompt": "x", **self.metrics}]})
+
+    scores = Suite(one=Writing(n=1), two=Constant(b=2.0), three=Writing(n=2))(make_subject(tiny_model("opt")))
+    assert scores.texts == {"continuations": [{"prompt": "x", "n": 1}, {"prompt": "x", "n": 2}]}
+
+
 def test_every_part_is_prepared():
     parts = {"one": Constant(), "two": Constant()}
     Suite(**parts).prepare()

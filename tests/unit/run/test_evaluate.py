@@ -48,7 +48,14 @@ def test_an_evaluation_that_returns_no_scores_is_told_so(run, stage, kind):
 
 @pytest.mark.parametrize(
     "scores",
-    [Scores({"a": "many"}), Scores({"a": None}), Scores([1]), Scores({}, {"a": torch.ones(1)}), Scores({}, {1j: 2})],
+    [
+        Scores({"a": "many"}),
+        Scores({"a": None}),
+        Scores([1]),
+        Scores({}, {"a": torch.ones(1)}),
+        Scores({}, {1j: 2}),
+        Scores({}, {}, {"continuations": [{1j: 2}]}),
+    ],
 )
 def test_scores_that_no_record_can_hold_are_told_before_anything_is_written(run, scores):
     with pytest.raises(RunFailed, match="the evaluation Returning returned scores that no record can hold"):
@@ -58,3 +65,19 @@ def test_scores_that_no_record_can_hold_are_told_before_anything_is_written(run,
 def test_numbers_of_other_libraries_become_pythons(run):
     metrics = Evaluate(Returning(Scores({"a": torch.tensor(2.5), "b": 3})))(run)
     assert metrics == {"a": 2.5, "b": 3.0} and all(type(value) is float for value in metrics.values())
+
+
+@pytest.mark.parametrize(("stage", "name"), [(Evaluate, "continuations"), (EvaluateDense, "continuations_dense")])
+def test_texts_go_into_the_run_folder_also_those_that_were_kept(run, stage, name, monkeypatch):
+    evaluation = Returning(Scores({"a": 1.0}, {}, {"continuations": [{"prompt": "ä", "continuation": "b\n"}]}))
+    monkeypatch.setattr(Returning, "key", lambda *_: {"key": "k"})
+    for _ in range(2):
+        stage(evaluation)(run)
+        file = run.folder / f"{name}.jsonl"
+        assert file.read_text(encoding="utf-8") == '{"prompt": "ä", "continuation": "b\\n"}\n'
+        file.unlink()
+
+
+def test_texts_of_an_unknown_kind_are_told(run):
+    with pytest.raises(RunFailed, match=r"texts of the kind 'poems'.*kinds are generations, continuations"):
+        Evaluate(Returning(Scores({"a": 1.0}, {}, {"poems": []})))(run)
