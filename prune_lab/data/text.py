@@ -84,7 +84,9 @@ class TextData(DataSpec):
         bos = place_bos(self, tokenizer, default_bos)
         samples, calibration = self._calibration_samples(tokenizer, seqlen, bos)
         check_vocabulary(samples, vocab_size, "data.calibration")
-        windows, evaluation, text = _cut(self.evaluation, "data.evaluation", tokenizer, seqlen, self.limit_windows, bos)
+        windows, evaluation, text = cut_text(
+            self.evaluation, "data.evaluation", tokenizer, seqlen, self.limit_windows, bos
+        )
         check_vocabulary(windows, vocab_size, "data.evaluation")
         same_source = self.calibration.describe() == self.evaluation.describe()
         same_text = same_source or text.sha256 == calibration.get("text_sha256")
@@ -110,7 +112,7 @@ class TextData(DataSpec):
     ) -> tuple[Samples, dict[str, object]]:
         """All of the training text; read and tokenised only when it is asked for."""
         source, what = (self.training, "data.training") if self.training else (self.calibration, "data.calibration")
-        windows, protocol, _ = _cut(source, what, tokenizer, seqlen, None, bos)
+        windows, protocol, _ = cut_text(source, what, tokenizer, seqlen, None, bos)
         check_vocabulary(windows, vocab_size, what)
         return Samples(host_tensor(windows)), protocol
 
@@ -223,10 +225,25 @@ class HubData(TextData):
                 self.evaluation = replace(self.evaluation, root=str(self.root))
 
 
-def _cut(
+def cut_text(
     source: TextSource, what: str, tokenizer: PreTrainedTokenizerBase, seqlen: int, limit: int | None, bos: Bos
 ) -> tuple[np.ndarray, dict[str, object], TokenisedText]:
-    """A whole text in neighbouring windows, how they came about, and the text."""
+    """Reads a whole text and cuts it into neighbouring windows.
+
+    Args:
+        source: of the text.
+        what: it is, for messages: a key of the configuration.
+        tokenizer: the model's.
+        seqlen: tokens a window.
+        limit: the first so many windows only; None for all.
+        bos: where the token that begins a text stands.
+
+    Returns:
+        The windows, int64 ``(windows, seqlen)``; how they came about, as plain JSON; and the text.
+
+    Raises:
+        BadInput: the text cannot be read, is empty, or is shorter than a window.
+    """
     documents = source.read()
     text = TokenisedText(tokenizer, _joined(documents, source.join, what), what, bos)
     windows = evaluation_windows(text.ids, seqlen, limit, what, bos)

@@ -23,6 +23,7 @@ _QUALITIES: Mapping[
 }
 METRIC_INFO: Mapping[str, MetricInfo] = {
     "accuracy": MetricInfo("zero-shot accuracy", "share", better="higher", quality=True, in_summary=True),
+    "accuracy_stderr": MetricInfo("zero-shot accuracy, standard error", "share", better="lower"),
     **_QUALITIES,
     **renamed(_QUALITIES, name="{}/*", label="{} ({{}})"),
     "*/*": MetricInfo("{} {}"),
@@ -50,6 +51,9 @@ def scores_of(results: dict[str, Any], protocol: dict[str, object]) -> Scores:
     counted = [name for name in results["results"] if f"{name}/acc" in metrics and name not in grouped]
     if counted:
         metrics["accuracy"] = math.fsum(metrics[f"{name}/acc"] for name in counted) / len(counted)
+        errors = [metrics.get(f"{name}/acc_stderr", math.nan) for name in counted]
+        if not any(map(math.isnan, errors)):  # of a mean of independent means
+            metrics["accuracy_stderr"] = math.hypot(*errors) / len(counted)
         protocol["accuracy"] = f"unweighted mean of acc over {', '.join(counted)}"
     return Scores(metrics, protocol)
 

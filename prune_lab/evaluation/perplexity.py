@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -54,7 +54,7 @@ class Perplexity(Evaluation):
         """The tokens and what is reported about them."""
         data = subject.data
         return {
-            **asdict(self),
+            "batch_size": self.batch_size,
             "definition": DEFINITION,
             "tokens": tensor_digest(data.evaluation),
             "bytes": data.evaluation_bytes,

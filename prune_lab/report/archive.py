@@ -12,8 +12,9 @@ from prune_lab.errors import BadInput
 from prune_lab.report.compare import Findings
 from prune_lab.report.metric import key_of
 from prune_lab.report.published import read_published
+from prune_lab.report.read_spec import read_table
 from prune_lab.report.records import Records, described_by
-from prune_lab.report.spec import Cell, TableSpec, read_table
+from prune_lab.report.spec import Cell, TableSpec
 from prune_lab.run.record import section_of
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_csv, write_json
@@ -104,7 +105,8 @@ def _findings(about: dict[str, Any], lines: list[dict[str, str]], name: str, con
 def _metrics(spec: TableSpec) -> list[str]:
     """The metrics of a table as records name them."""
     stages = ("dense", "evaluate")
-    names = [key_of(metric.name, stage) for metric in spec.metrics for stage in stages]
+    wanted = [name for metric in spec.metrics for name in (metric.name, metric.error) if name]
+    names = [key_of(name, stage) for name in wanted for stage in stages]
     names += [key_of(front.x, stage) for front in spec.fronts for stage in stages]
     return list(dict.fromkeys([*names, "prune/sparsity"]))
 

@@ -174,10 +174,13 @@ def _numbers(
 
 
 def _why(reasons: Sequence[str]) -> str:
-    """The first line of the first reason, shortened."""
-    if not reasons:
-        return "no run has it"
-    lines = reasons[0].strip().splitlines() or ["no reason given"]
+    """The first reason, shortened."""
+    return brief_reason(reasons[0]) if reasons else "no run has it"
+
+
+def brief_reason(reason: str) -> str:
+    """Returns the first line of why a run has failed, shortened."""
+    lines = reason.strip().splitlines() or ["no reason given"]
     return lines[0] if len(lines[0]) <= _REASON_LENGTH else lines[0][:_REASON_LENGTH].rstrip() + " ..."
 
 

@@ -1,6 +1,6 @@
 """A metric of a table: how it is called, printed and plotted, and where records have it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prune_lab.evaluation.metric import MetricInfo
 
@@ -10,10 +10,11 @@ class Metric:
     """A number to tabulate: how it is called, printed, and plotted.
 
     Args:
-        name: in records; without a stage it is that of ``evaluate``.
+        name: in records; without a stage, and below ``evaluate/``, it is that of ``evaluate``.
         title: of its table; empty: from the description of the metric.
         form: of its values, ``{:.3f}``; empty: likewise.
         scale: of its axis; empty: likewise where title or form come from there, else ``linear``.
+        error: the metric that is its standard error, which a cell with one run has in brackets.
         info: the description that was used.
     """
 
@@ -21,6 +22,7 @@ class Metric:
     title: str = ""
     form: str = ""
     scale: str = ""
+    error: str = ""
     info: MetricInfo | None = None
 
     @property
@@ -31,9 +33,17 @@ class Metric:
     def described(self, info: MetricInfo) -> "Metric":
         """Returns the same with what it lacks."""
         title, form = self.title or info.title[:1].upper() + info.title[1:], self.form or f"{{:{info.spec}}}"
-        return Metric(self.name, title, form, self.scale or info.scale, info)
+        return replace(self, title=title, form=form, scale=self.scale or info.scale, info=info)
+
+
+_EVALUATED = "evaluate/"
+
+
+def is_evaluated(metric: str) -> bool:
+    """Returns whether the dense model has it, too: ``perplexity`` and ``evaluate/piqa/acc``, not ``prune/seconds``."""
+    return "/" not in metric or metric.startswith(_EVALUATED)
 
 
 def key_of(metric: str, stage: str = "evaluate") -> str:
     """Returns where a record has a metric: ``prune/seconds`` names its stage, ``perplexity`` is that of ``stage``."""
-    return metric if "/" in metric else f"{stage}/{metric}"
+    return f"{stage}/{metric.removeprefix(_EVALUATED)}" if is_evaluated(metric) else metric

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prune_lab.evaluation.metric import MetricInfo
-from prune_lab.report.metric import Metric, key_of
+from prune_lab.report.metric import Metric, is_evaluated, key_of
 from prune_lab.report.spec import Cell, TableSpec
 from prune_lab.run.metric_info import info_in, known_info
 
@@ -32,7 +32,7 @@ def described_by(spec: TableSpec, records: Records) -> TableSpec:
 
 def values(records: Records, row: tuple[str, ...], column: str | None, metric: str) -> list[float]:
     """The metric in all seeds of a cell; with ``column=None`` that of the dense model."""
-    if column is None and "/" in metric:  # of pruning, say: the dense model has none
+    if column is None and not is_evaluated(metric):  # of pruning, say: the dense model has none
         return []
     key = key_of(metric, "dense" if column is None else "evaluate")
     return [
@@ -48,6 +48,15 @@ def mean_and_spread(found: list[float], form: str) -> str:
         return "-"
     spread = f" ± {form.format(statistics.stdev(found))}" if len(found) > 1 else ""
     return form.format(statistics.fmean(found)) + spread
+
+
+def with_error(records: Records, row: tuple[str, ...], column: str | None, metric: Metric) -> str:
+    """A cell of a metric as text: mean and spread over seeds, or the one number there is with its standard error."""
+    found = values(records, row, column, metric.name)
+    if column is None:
+        found = found[:1]  # the dense model is the same in all runs
+    errors = values(records, row, column, metric.error) if metric.error and len(found) == 1 else []
+    return mean_and_spread(found, metric.form) + "".join(f" ({metric.form.format(error)})" for error in errors[:1])
 
 
 def said(part: Mapping[str, Any], name: str) -> Any:

@@ -3,17 +3,27 @@
 A table with published numbers has them beside its own, in the Markdown and in a second CSV.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prune_lab.report.archive import write_runs
-from prune_lab.report.compare import Comparison, Findings, compare, comparison_csv, comparison_grid, footnotes, remark
+from prune_lab.report.compare import (
+    Comparison,
+    Findings,
+    brief_reason,
+    compare,
+    comparison_csv,
+    comparison_grid,
+    footnotes,
+    remark,
+)
 from prune_lab.report.grid import Grid, latex, markdown
 from prune_lab.report.metric import Metric, key_of
 from prune_lab.report.pareto import front_grid
-from prune_lab.report.records import Records, mean_and_spread, measured, said, values
+from prune_lab.report.records import Records, measured, said, with_error
 from prune_lab.report.recovery import explanation, recovery_grid
 from prune_lab.report.spec import CONTROL, Choices, Front, TableSpec
 from prune_lab.run.record import section_of
@@ -94,6 +104,8 @@ def report_text(findings: Findings) -> str:
     """The Markdown of a table."""
     origins: list[str] = []
     lines = [f"# {findings.spec.title}", ""]
+    if findings.failures and not findings.spec.reference:  # a comparison gives the reason in each line
+        lines += [_missing(findings), ""]
     for section in _sections(findings, origins):
         if not section.beside or not findings.records:
             lines += [f"## {section.title}", ""]
@@ -121,15 +133,26 @@ def report_latex(findings: Findings) -> str:
     return "\n".join([*lines, ""])
 
 
-def update_readme(readme: Path, spec: TableSpec, records: Records) -> None:
+def _missing(findings: Findings) -> str:
+    """How many runs have not finished, and why."""
+    reasons = Counter(brief_reason(reason).rstrip(".") for _, reason in findings.failures)
+    all_runs = len(findings.records) + len(findings.failures)
+    why = "; ".join(f"{reason} ({count})" if len(reasons) > 1 else reason for reason, count in reasons.most_common())
+    return f"**Not whole: {len(findings.failures)} of {all_runs} runs are missing.** {why}."
+
+
+def update_readme(readme: Path, findings: Findings) -> None:
     """Puts the table of the first metric between the marks ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
+    spec, records = findings.spec, findings.records
     begin, end = f"<!-- {spec.name}:begin -->", f"<!-- {spec.name}:end -->"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if begin not in text or end not in text:
         return
     before, _, rest = text.partition(begin)
     metric = measured(spec, records)[0]
-    title = f"{spec.title}: {metric.title.lower()}, mean ± standard deviation over {_count(spec.seeds)}."
+    spread = f"mean ± standard deviation over {_count(spec.most_seeds)}"
+    title = f"{spec.title}: {_small(metric.title)}, {spread}{' where there is one' if spec.more_seeds else ''}."
+    title += f" {_missing(findings)}" if findings.failures else ""
     grid = "\n".join(markdown(table_grid(spec, metric, records)))
     write_text(readme, f"{before}{begin}\n{title}\n\n{grid}\n{end}{rest.partition(end)[2]}")
 
@@ -139,11 +162,10 @@ def table_grid(spec: TableSpec, metric: Metric, records: Records) -> Grid:
     heads = ["dense", *(["dense, trained alike"] if spec.control else []), *spec.columns]
     rows = []
     for row in spec.row_values:
-        dense = values(records, row, None, metric.name)
-        cells = [metric.form.format(dense[0]) if dense else "-"]
+        cells = [with_error(records, row, None, metric)]
         if spec.control:
-            cells.append(mean_and_spread(values(records, spec.control_of(row), CONTROL, metric.name), metric.form))
-        cells += [mean_and_spread(values(records, row, column, metric.name), metric.form) for column in spec.columns]
+            cells.append(with_error(records, spec.control_of(row), CONTROL, metric))
+        cells += [with_error(records, row, column, metric) for column in spec.columns]
         rows.append([*row, *cells])
     return Grid([*spec.rows, *heads], rows, frozenset(range(len(spec.rows))))
 
@@ -171,7 +193,7 @@ def _comparisons(findings: Findings) -> dict[Metric, list[Comparison]]:
 def _protocol(spec: TableSpec, records: Records) -> list[str]:
     """What all numbers have in common, and where runs differ."""
     lines = [
-        f"- cells: mean ± standard deviation over {_count(spec.seeds)} ({', '.join(map(str, spec.seeds))})",
+        f"- cells: {_spread(spec)}",
         f"- settings of every run: `{' '.join(spec.overrides)}`; columns: "
         + "; ".join(f"{name} = `{' '.join(added)}`" for name, added in spec.columns.items()),
         *(f"- {key}: {_named(choices)}" for key, choices in spec.rows.items() if key in spec.named),
@@ -182,6 +204,15 @@ def _protocol(spec: TableSpec, records: Records) -> list[str]:
         for name, value in _facts(record).items():
             seen.setdefault(name, set()).add(value)
     return lines + [f"- {name}: {'; '.join(sorted(found))}" for name, found in seen.items()]
+
+
+def _spread(spec: TableSpec) -> str:
+    """What a cell shows of its seeds, and of the standard errors of its questions."""
+    listed = f"mean ± standard deviation over {_count(spec.seeds)} ({', '.join(map(str, spec.seeds))})"
+    if spec.more_seeds:
+        listed = f"one run (seed {spec.seeds[0]})" if len(spec.seeds) == 1 else listed
+        listed += "".join(f"; {each.text}" for each in spec.more_seeds)
+    return listed + ("; in brackets: standard error" if any(metric.error for metric in spec.metrics) else "")
 
 
 def _count(seeds: tuple[int, ...]) -> str:

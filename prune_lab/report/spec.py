@@ -1,12 +1,9 @@
-"""What a table consists of: rows, columns, seeds and metrics, read from ``results/specs/NAME.yaml``."""
+"""What a table consists of: rows, columns, seeds and metrics."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from prune_lab.errors import BadInput
 from prune_lab.evaluation.metric import MetricInfo
@@ -15,7 +12,6 @@ from prune_lab.report.metric import Metric, key_of
 Choices = dict[str, tuple[str, ...]]  # the values of a row key, or the columns, with the overrides that each adds
 
 CONTROL = "control"  # in the place of a method and of a column, for the dense model with the same training
-_SHIPPED = "reference"  # how the names of the models that come with prune_lab begin
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,32 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class MoreSeeds:
+    """Seeds that some cells have beside those of all.
+
+    Args:
+        seeds: beside those of all.
+        rows: by key, the values that rows must have.
+        columns: where; none: in all.
+    """
+
+    seeds: tuple[int, ...]
+    rows: Mapping[str, tuple[str, ...]]
+    columns: tuple[str, ...]
+
+    def seeds_of(self, row: Mapping[str, str], column: str) -> tuple[int, ...]:
+        """The seeds that a cell has of these."""
+        fits = all(row[key] in values for key, values in self.rows.items())
+        return self.seeds if fits and column in (self.columns or (column,)) else ()
+
+    @property
+    def text(self) -> str:
+        """What they are, for the protocol."""
+        places = [", ".join(values) for values in self.rows.values()] + [", ".join(self.columns)] * bool(self.columns)
+        return f"seeds {', '.join(map(str, self.seeds))} as well for {'; '.join(places)}"
+
+
+@dataclass(frozen=True)
 class Front:
     """Two metrics, both better when lower, of which a plot and a table show what no other run beats in both."""
 
@@ -64,6 +86,7 @@ class TableSpec:
         rows: by key, its values and what each adds to a run.
         columns: likewise.
         seeds: of the runs in a cell.
+        more_seeds: that some cells have beside these.
         metrics: a table each.
         per_model: by name, what ``{name}`` in an override of a row or column stands for, by model.
         reference: a file of ``results/reference`` with published numbers.
@@ -92,6 +115,7 @@ class TableSpec:
     recovery: Recovery | None = None
     fronts: tuple[Front, ...] = ()
     panels: tuple[str, ...] = ("model", "data")
+    more_seeds: tuple[MoreSeeds, ...] = ()
     file: str = ""
     asked: tuple[str, ...] = ()
 
@@ -112,7 +136,7 @@ class TableSpec:
     @property
     def named(self) -> list[str]:
         """The row keys whose values are names of choices, not values of a setting."""
-        return [key for key, choices in self.rows.items() if choices != _choices(key, list(choices))]
+        return [key for key, choices in self.rows.items() if choices != choices_of(key, list(choices))]
 
     def cells(self) -> Iterator[Cell]:
         """Every run, row by row.
@@ -120,15 +144,27 @@ class TableSpec:
         Raises:
             BadInput: a row needs a value that ``per_model`` does not have.
         """
-        for row, (column, added), seed in itertools.product(self.row_values, self.columns.items(), self.seeds):
+        for row, (column, added) in itertools.product(self.row_values, self.columns.items()):
             chosen = [override for key, value in self.keys(row).items() for override in self.rows[key][value]]
             filled = tuple(self._filled(override, row) for override in (*chosen, *added))
-            yield Cell(row, column, seed, (*self.overrides, *filled, f"seed={seed}"))
+            for seed in self.seeds_of(row, column):
+                yield Cell(row, column, seed, (*self.overrides, *filled, f"seed={seed}"))
         for row, seed in itertools.product(self.control_rows if self.control else (), self.seeds):
             kept = {key: value for key, value in self.keys(row).items() if key != "method"}
             chosen = [override for key, value in kept.items() for override in self.rows[key][value]]
             filled = tuple(self._filled(override, row) for override in (*chosen, *self.control))
             yield Cell(row, CONTROL, seed, (*self.overrides, *filled, f"seed={seed}"))
+
+    def seeds_of(self, row: tuple[str, ...], column: str) -> tuple[int, ...]:
+        """The seeds of a cell."""
+        more = [seed for each in self.more_seeds for seed in each.seeds_of(self.keys(row), column)]
+        return tuple(dict.fromkeys((*self.seeds, *more)))
+
+    @property
+    def most_seeds(self) -> tuple[int, ...]:
+        """The seeds of the cell that has the most."""
+        cells = itertools.product(self.row_values, self.columns)
+        return max((self.seeds_of(*cell) for cell in cells), key=len, default=self.seeds)
 
     @property
     def control_rows(self) -> list[tuple[str, ...]]:
@@ -154,7 +190,7 @@ class TableSpec:
 
     def data_of(self, row: tuple[str, ...]) -> str | None:
         """The data set of a row."""
-        return self.keys(row).get("data") or _last(self.overrides, "data")
+        return self.keys(row).get("data") or last_of(self.overrides, "data")
 
     def _filled(self, override: str, row: tuple[str, ...]) -> str:
         model = self.keys(row).get("model", "")
@@ -166,119 +202,18 @@ class TableSpec:
         return override
 
 
-def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
-    """Reads a table's YAML and applies the command line.
-
-    Args:
-        folder: holds ``NAME.yaml``.
-        name: of the table.
-        overrides: ``key=value``; ``key=a,b`` for a key of the rows, or ``seed``, replaces its values; a name of
-            ``per_model`` sets its value; others go to every run. With shipped models alone, the table's ``miniature``
-            takes the place of its ``overrides``, and is read in the same way.
-
-    Raises:
-        BadInput: there is no such table, its YAML lacks something, or an override contradicts it.
-    """
-    content = _content(folder, name)
-    own = {key: _choices(key, values) for key, values in content["rows"].items()}
-    columns = _columns(content["columns"])
-    base, file = tuple(content.get("overrides", ())), name
-    data = next(iter(own.get("data", ())), None) or _last(base, "data")
-    asked = _last(overrides, "model")
-    if "miniature" in content and asked and all(model.startswith(_SHIPPED) for model in asked.split(",")):
-        base, name = tuple(content["miniature"]), f"{name}_reference"
-    _refuse_settled(overrides, own, columns)
-    rows, seeds, extra, given = dict(own), tuple(content["seeds"]), {}, {}
-    per_model = {key: {m: str(v) for m, v in values.items()} for key, values in content.get("per_model", {}).items()}
-    for override in (*base, *overrides):
-        key, _, value = override.partition("=")
-        if key in rows:
-            rows[key] = _chosen(key, value, own[key], open_ended=isinstance(content["rows"][key], list))
-        elif key in per_model:
-            given[key] = value
-        elif key == "seed":
-            seeds = _seeds(value)
-        else:
-            extra[key] = override  # the command line's in place of the table's
-    per_model |= {key: dict.fromkeys(rows["model"], value) for key, value in given.items()}
-    return TableSpec(
-        name=name,
-        title=content["title"],
-        overrides=tuple(extra.values()),
-        rows=rows,
-        columns=columns,
-        seeds=seeds,
-        metrics=tuple(Metric(metric, **(options or {})) for metric, options in content["metrics"].items()),
-        per_model=per_model,
-        reference=content.get("reference"),
-        models=tuple(own.get("model", ())),
-        data=data,
-        control=tuple(content.get("control", ())),
-        recovery=_recovery(content),
-        fronts=tuple(Front(**front) for front in content.get("fronts", ())),
-        panels=tuple(content.get("panels", TableSpec.panels)),
-        file=file,
-        asked=tuple(overrides),
-    )
-
-
-def _recovery(content: dict[str, Any]) -> Recovery | None:
-    found = content.get("recovery")
-    if not found:
-        return None
-    if "control" not in content:
-        raise BadInput("a table with recovery needs a control: the overrides that leave the model dense")
-    return Recovery(tuple(found["metrics"]), found["key"], found["base"])
-
-
-def _content(folder: Path, name: str) -> dict[str, Any]:
-    path, known = folder / f"{name}.yaml", sorted(file.stem for file in folder.glob("*.yaml"))
-    if name not in known:  # a name with a path in it would be the place of the results, too
-        raise BadInput(f"there is no table {name!r}; there are: {', '.join(known)}")
-    content: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
-    missing = {"title", "rows", "columns", "seeds", "metrics"} - set(content)
-    if missing:
-        raise BadInput(f"{path.name} lacks {', '.join(sorted(missing))}")
-    return content
-
-
-def _columns(content: dict[str, list[str]]) -> Choices:
+def columns_of(content: dict[str, list[str]]) -> Choices:
+    """Returns names of choices with the overrides that each stands for."""
     return {str(column): tuple(added) for column, added in content.items()}
 
 
-def _choices(key: str, values: list[Any] | dict[str, list[str]]) -> Choices:
+def choices_of(key: str, values: list[Any] | dict[str, list[str]]) -> Choices:
     """A list holds values of a setting; a mapping, names of choices with the overrides that each stands for."""
     if isinstance(values, dict):
-        return _columns(values)
+        return columns_of(values)
     return {str(value): (f"{key}={value}",) for value in values}
 
 
-def _chosen(key: str, value: str, own: Choices, *, open_ended: bool) -> Choices:
-    """The values that the command line asks for; names of choices have to be those of the YAML."""
-    names = value.split(",")
-    unknown = [name for name in names if name not in own]
-    if unknown and not open_ended:
-        raise BadInput(f"{key}={','.join(unknown)} is unknown; allowed: {', '.join(own)}")
-    return _choices(key, names) if open_ended else {name: own[name] for name in names}
-
-
-def _refuse_settled(overrides: Sequence[str], rows: dict[str, Choices], columns: Choices) -> None:
-    """A setting that rows or columns are about cannot be changed under their names."""
-    choices = (*(added for values in rows.values() for added in values.values()), *columns.values())
-    settled = {override.partition("=")[0] for added in choices for override in added} - set(rows)
-    for override in overrides:
-        if override.partition("=")[0] in settled:
-            raise BadInput(
-                f"{override} contradicts the table, whose rows and columns set it; use prune-lab for one run"
-            )
-
-
-def _last(overrides: Sequence[str], key: str) -> str | None:
+def last_of(overrides: Sequence[str], key: str) -> str | None:
+    """Returns the value of a key that is given last; None if it is not given."""
     return next((text.partition("=")[2] for text in reversed(overrides) if text.partition("=")[0] == key), None)
-
-
-def _seeds(value: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(seed) for seed in value.split(","))
-    except ValueError as error:
-        raise BadInput(f"seed={value} is not a list of whole numbers; give seed=0,1,2") from error

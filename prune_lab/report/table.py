@@ -20,9 +20,10 @@ from prune_lab.errors import BadInput, shown
 from prune_lab.report.archive import read_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
+from prune_lab.report.read_spec import read_table
 from prune_lab.report.records import Failures, Records, described_by
 from prune_lab.report.render import marks_of, report_text, update_readme, write_report
-from prune_lab.report.spec import Cell, TableSpec, read_table
+from prune_lab.report.spec import Cell, TableSpec
 from prune_lab.run import artifacts
 from prune_lab.run.choices import no_choice
 from prune_lab.run.conf_folder import conf_folder
@@ -48,6 +49,7 @@ _EXAMPLES = """examples:
   prune-lab-table sparsellm_opt model=opt_30b seed=0          a paper's table, beside its published numbers
   prune-lab-table sparsellm_opt model=reference               its miniature: a shipped model, no network
   prune-lab-table reference -m slurm hydra.launcher.partition=gpu   what is missing as jobs of a cluster
+  prune-lab-table reference --no-run                          what has finished so far
   prune-lab-table reference --redraw                          the same runs, tabulated again
 """
 
@@ -74,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "writes the table NAME of the results folder again from the runs that it lists, after a change of its YAML, say"
     )
     parser.add_argument("--redraw", action="store_true", help=again)
+    parser.add_argument("--no-run", action="store_true", help="tabulates what has finished, and says what is missing")
     parser.add_argument(
         "--readme", type=local_path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->"
     )
@@ -107,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         why = f"{shown(error.filename)} cannot be written ({error.strerror or error})"
         sys.stderr.write(f"prune-lab-table: {why}; the runs are kept, and the same command writes their table\n")
         sys.exit(1)
-    sys.exit(1 if findings.failures else 0)
+    sys.exit(1 if findings.failures and not parsed.no_run else 0)
 
 
 def _write(findings: Findings, parsed: argparse.Namespace) -> None:
@@ -115,7 +118,7 @@ def _write(findings: Findings, parsed: argparse.Namespace) -> None:
     if findings.records:
         sys.stdout.write(write_report(findings, parsed.results))
         if parsed.readme:
-            update_readme(parsed.readme, findings.spec, findings.records)
+            update_readme(parsed.readme, findings)
     elif findings.spec.reference:  # nothing to keep, but what was published, and why nothing ran, is worth a look
         sys.stdout.write(report_text(findings))
 
@@ -128,12 +131,12 @@ def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
     published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
     check_writable(parsed.results, "--results", _REMEDY)
     check_writable(parsed.runs, "--runs", "give --runs DIR")
-    records, failures = run_cells(spec, parsed.runs, launcher=parsed.launcher, options=options)
+    records, failures = run_cells(spec, parsed.runs, launcher=parsed.launcher, options=options, run=not parsed.no_run)
     return Findings(described_by(spec, records), records, failures, published)
 
 
 def run_cells(
-    spec: TableSpec, folder: Path, *, launcher: str | None = None, options: Sequence[str] = ()
+    spec: TableSpec, folder: Path, *, launcher: str | None = None, options: Sequence[str] = (), run: bool = True
 ) -> tuple[Records, Failures]:
     """Runs every cell without a finished record; one that fails does not stop the others.
 
@@ -142,6 +145,7 @@ def run_cells(
         folder: where run folders go, and where finished runs are looked for.
         launcher: of Hydra, which runs the cells; none: they run here, one after the other.
         options: of the launcher, as overrides.
+        run: False to look only at what has finished.
 
     Returns:
         The finished cells with their records, and the others with what went wrong.
@@ -154,13 +158,16 @@ def run_cells(
     keys = [config.key for _, config in configs]
     finished = _finished_runs(folder)
     jobs = [(key, cell, config) for key, (cell, config) in zip(keys, configs, strict=True) if key not in finished]
-    if jobs:
+    if jobs and run:
         from prune_lab.run.vetting import vet  # imports what the settings name
 
         for _, _, config in jobs:
             vet(config)
     logger.info("%d of %d cells have finished before", len(keys) - len(jobs), len(keys))
-    if launcher is None:
+    found: dict[str, dict[str, Any]] = {}
+    if not run:
+        reasons = dict.fromkeys((key for key, _, _ in jobs), "They have not run yet")
+    elif launcher is None:
         found, reasons = _run_here(spec.name, jobs, folder)
     else:
         found, reasons = _run_elsewhere(spec.name, jobs, folder, launcher, options)

@@ -85,6 +85,15 @@ def test_accuracy_is_the_unweighted_mean_over_tasks(subject, task_folder):
     assert metrics["accuracy"] == pytest.approx(
         (expected_accuracy(subject, QUESTIONS[:1]) + expected_accuracy(subject, QUESTIONS[1:])) / 2
     )
+    assert "accuracy_stderr" not in metrics  # a single question has none
+
+
+def test_the_standard_error_of_the_mean_over_tasks(subject, task_folder):
+    task_folder("two", QUESTIONS[:2])
+    folder = task_folder("three", QUESTIONS[2:])
+    metrics = ZeroShot(tasks=["two", "three"], include_path=str(folder))(subject).metrics
+    variances = [metrics[f"{name}/acc_stderr"] ** 2 for name in ("two", "three")]
+    assert metrics["accuracy_stderr"] == pytest.approx(math.sqrt(sum(variances)) / 2)
 
 
 def test_a_group_with_its_own_accuracy_counts_once(subject, task_folder):
@@ -184,7 +193,8 @@ def test_a_task_of_the_harness_runs_on_local_data(subject, task_folder):
         "training_split": None,
     }
     scores = ZeroShot(tasks=["piqa"], task_options={"piqa": options})(subject)
-    assert set(scores.metrics) == {"piqa/acc", "piqa/acc_stderr", "piqa/acc_norm", "piqa/acc_norm_stderr", "accuracy"}
+    own = {"piqa/acc", "piqa/acc_stderr", "piqa/acc_norm", "piqa/acc_norm_stderr"}
+    assert set(scores.metrics) == own | {"accuracy", "accuracy_stderr"}
 
 
 def test_an_option_that_tasks_do_not_have_is_refused():

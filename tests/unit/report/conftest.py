@@ -8,7 +8,8 @@ import pytest
 
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
-from prune_lab.report.spec import Cell, read_table
+from prune_lab.report.read_spec import read_table
+from prune_lab.report.spec import Cell
 
 SPEC = """
 title: Toy

@@ -3,7 +3,7 @@ import pytest
 from prune_lab.errors import BadInput
 from prune_lab.report.compare import Findings, compare
 from prune_lab.report.published import find, read_published
-from prune_lab.report.spec import read_table
+from prune_lab.report.read_spec import read_table
 from prune_lab.report.table import tables_folder
 from prune_lab.run.conf_folder import conf_folder
 

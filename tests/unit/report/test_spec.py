@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from prune_lab.errors import BadInput
-from prune_lab.report.spec import TableSpec, read_table
+from prune_lab.report.read_spec import read_table
+from prune_lab.report.spec import TableSpec
 from prune_lab.report.table import tables_folder
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.vetting import vet

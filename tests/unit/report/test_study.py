@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from prune_lab.errors import BadInput
 from prune_lab.report.compare import Findings
 from prune_lab.report.pareto import front_of
+from prune_lab.report.read_spec import read_table
 from prune_lab.report.render import write_report
-from prune_lab.report.spec import read_table
 
 YAML = """
 title: Toy

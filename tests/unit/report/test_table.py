@@ -7,8 +7,8 @@ import pytest
 from prune_lab.errors import BadInput
 from prune_lab.report import table
 from prune_lab.report.compare import Findings
-from prune_lab.report.render import write_report
-from prune_lab.report.spec import read_table
+from prune_lab.report.read_spec import read_table
+from prune_lab.report.render import update_readme, write_report
 from prune_lab.report.table import tables_folder
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.sweep.compose import composing
@@ -162,3 +162,60 @@ def test_a_metric_may_name_its_stage(folder, tmp_path):
     (line, *_) = csv.DictReader((tmp_path / "results/toy.csv").read_text().splitlines())
     assert line["prune/seconds"] == "3.0"
     assert (tmp_path / "results/plots/toy_prune_seconds.svg").is_file()
+
+
+def test_some_cells_have_more_seeds(folder, tmp_path):
+    more = 'more_seeds: [{seeds: [2, 3], model: [b], columns: ["50 %"]}]\n'
+    (folder / "toy.yaml").write_text(YAML + more)
+    spec = read_table(folder, "toy", [])
+    assert spec.seeds_of(("b", "wanda"), "50 %") == (0, 1, 2, 3)
+    assert spec.seeds_of(("b", "wanda"), "2:4") == spec.seeds_of(("a", "wanda"), "50 %") == (0, 1)
+    assert len(list(spec.cells())) == 2 * 2 * 2 + 2
+    assert len(list(read_table(folder, "toy", ["seed=5"]).cells())) == 2 * 2  # what is asked for is all
+    text = write_report(Findings(spec, [(cell, record(20.0)) for cell in spec.cells()]), tmp_path / "results")
+    assert "over 2 seeds (0, 1); seeds 2, 3 as well for b; 50 %" in text
+    (folder / "toy.yaml").write_text(YAML + more.replace("[b]", "[c]"))
+    with pytest.raises(BadInput, match="more_seeds: model: c is no value of the table's model"):
+        read_table(folder, "toy", [])
+
+
+def test_a_single_run_has_its_standard_error_beside_it(folder, tmp_path):
+    metric = '  evaluate/piqa/acc: {form: "{:.2f}", title: PIQA, error: evaluate/piqa/acc_stderr}\n'
+    (folder / "toy.yaml").write_text(YAML.replace("seeds: [0, 1]", "seeds: [0]") + metric)
+    spec = read_table(folder, "toy", ["model=a"])
+    runs = [(cell, record(20.0)) for cell in spec.cells()]
+    for _, run in runs:
+        run["metrics"] |= {f"{stage}/piqa/acc": value for stage, value in (("dense", 0.7), ("evaluate", 0.6))}
+        run["metrics"] |= {"dense/piqa/acc_stderr": 0.03, "evaluate/piqa/acc_stderr": 0.04}
+    text = write_report(Findings(spec, runs), tmp_path / "results")
+    assert "| a | wanda | 0.70 (0.03) | 0.60 (0.04) | 0.60 (0.04) |" in text
+    assert "in brackets: standard error" in text
+    (line, *_) = csv.DictReader((tmp_path / "results/toy.csv").read_text().splitlines())
+    assert (line["dense/piqa/acc_stderr"], line["evaluate/piqa/acc_stderr"]) == ("0.03", "0.04")
+
+
+def test_a_table_that_is_not_whole_says_so(folder, tmp_path):
+    spec = read_table(folder, "toy", ["model=a"])
+    first, *others = spec.cells()
+    findings = Findings(spec, [(first, record(20.0))], [(cell, "no room\nat all") for cell in others])
+    text = write_report(findings, tmp_path / "results")
+    assert "**Not whole: 3 of 4 runs are missing.** no room." in text
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- toy:begin --><!-- toy:end -->")
+    update_readme(readme, findings)
+    assert "Toy: perplexity, mean ± standard deviation over 2 seeds. **Not whole: 3 of 4" in readme.read_text()
+
+
+def test_what_has_finished_is_tabulated_without_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("prune_lab.run.runner.execute", None)
+    spec = read_table(tables_folder(), "reference", asked := ["model=reference", "method=wanda", "seed=0"])
+    with composing(conf_folder()) as compose:
+        key = compose(next(spec.cells()).overrides).key
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    text = json.dumps(record(7.0) | {"status": "finished", "key": key})
+    (tmp_path / "runs" / "one" / "record.json").write_text(text)
+    folders = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    with pytest.raises(SystemExit) as ended:
+        table.main(["reference", *asked, "--no-run", *folders])
+    assert ended.value.code == 0
+    assert "2 of 3 runs are missing.** They have not run yet." in capsys.readouterr().out

@@ -15,9 +15,9 @@ from prune_lab.report.compare import Findings
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.payload import payload_of
 from prune_lab.report.page.run import read_run
+from prune_lab.report.read_spec import read_table
 from prune_lab.report.records import described_by
 from prune_lab.report.render import report_text
-from prune_lab.report.spec import read_table
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.metric_info import describe, infos_of, known_info
 from prune_lab.run.runner import execute
