@@ -95,3 +95,11 @@ def test_a_zero_that_came_back_and_a_weight_that_is_no_number_are_named(tiny_mod
         check_zeros(model, before, "tuning")
     with pytest.raises(RunFailed, match=rf"{linear.name}.weight: there are NaN or infinite values after tuning"):
         check_finite(model, "tuning")
+
+
+@pytest.mark.parametrize(("level", "gone", "warns"), [(0.2, 0, True), (0.5, 2, False), (0.74, 2, True)])
+def test_layers_of_few_heads_that_miss_the_level_are_told(tiny_model, caplog, level, gone, warns):
+    model, target = tiny_model("opt"), Target("heads", level=level)
+    masks = Masks({units.name: torch.arange(units.count) >= gone for units in target.units(model)})  # of 4
+    check_reached(model, target, Magnitude(), PruningResult(masks), {})
+    assert (f"{25.0 * gone:.1f} % of the heads went, where {100 * level:.1f} % were asked for" in caplog.text) == warns
