@@ -1,9 +1,9 @@
 """Compares what a pruning removed with what it was asked to remove."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from prune_lab.errors import RunFailed
@@ -14,10 +14,6 @@ from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
 
-logger = logging.getLogger(__name__)
-
-_COARSE = 0.1
-"""A total that misses the level by more than this share of it is worth a warning."""
 _BY_CHANCE = 0.01
 """So large a share of a layer may be zero besides: a value that a method computes can be too small for float16."""
 
@@ -54,7 +50,9 @@ def check_reached(
     """
     if method.reaches == "nothing":
         return
-    counts = list(_units(model, target, result) if target.removes_units else _weights(model, target, result, before))
+    counts = list(
+        _units(model, target, result, before) if target.removes_units else _weights(model, target, result, before)
+    )
     if method.allocation_conflict is not None:
         counts = [_total(counts, target, method.least_kept)]
     for count in counts:
@@ -67,33 +65,23 @@ def check_reached(
                 "model.dtype=float32, or settings nearer to its defaults",
                 method,
             )
-    if target.removes_units:
-        _warn_of_coarse(counts, target)
-
-
-def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:
-    """Says so where layers have so few units that whole ones are far from the level: 25 % of 3 heads is none."""
-    gone, entries = sum(count.gone for count in counts), sum(count.entries for count in counts)
-    if target.sparsity - gone / entries > _COARSE * target.sparsity:
-        few = min(count.entries for count in counts)
-        logger.warning(
-            "%.1f %% of the %s went, where %.1f %% were asked for: a layer has as few as %d, of which whole ones go, "
-            "rounded down; choose among those of all layers (method.scope=model or global), or a higher sparsity.level",
-            100 * gone / entries, _kind(target), 100 * target.sparsity, few,
-        )  # fmt: skip
 
 
 def _kind(target: Target) -> str:
     return target.kind if target.removes_units else "weights"
 
 
-def _units(model: PrunableModel, target: Target, result: PruningResult) -> Iterator[_Count]:
+def _units(
+    model: PrunableModel, target: Target, result: PruningResult, before: Mapping[str, Tensor]
+) -> Iterator[_Count]:
+    def kept(linear: PrunableLinear) -> Tensor:
+        return before[linear.name] if linear.name in before else torch.ones(linear.shape)
+
     for each in target.units(model):
-        gone, asked = (
-            each.count - int(result.masks[each.name].count_nonzero()),
-            count_dropped(target.sparsity, each.count),
-        )
-        yield _Count(each.name, each.count, gone, asked, max(asked, int(each.zero.count_nonzero())))
+        gone = each.count - int(result.masks[each.name].count_nonzero())
+        asked = count_dropped(target.sparsity, each.count)
+        zero = int((each.norm(1, kept) == 0).count_nonzero())  # all of the unit's weights were, before
+        yield _Count(each.name, each.count, gone, asked, max(asked, zero))
 
 
 def _weights(

@@ -75,11 +75,27 @@ def test_one_cut_for_the_model_is_judged_by_the_total(tiny_model):
 def test_units_are_counted_by_their_masks(tiny_model, method, kept, fails):
     model, target = tiny_model("opt"), Target("neurons", level=0.5)  # 32 of 64 in every block
     masks = Masks({units.name: torch.arange(units.count) < kept for units in target.units(model)})
+    for units in target.units(model):
+        units.apply(masks[units.name])
     if fails:
         with pytest.raises(RunFailed, match=rf"{3 * (64 - kept)} of 192 neurons went"):
             check_reached(model, target, method, PruningResult(masks), {})
     else:
         check_reached(model, target, method, PruningResult(masks), {})
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_units_that_were_zero_before_may_be_more_than_the_level(tiny_model, part):
+    """Those of which a part only was zero may not."""
+    model, target = tiny_model("llama"), Target("neurons", level=0.25)  # 12 of 48 in every block
+    masks = Masks({units.name: torch.arange(48) < 28 for units in target.units(model)})
+    for units in target.units(model):
+        units.apply(masks[units.name])
+    before = masks_of_zeros(model)
+    check_reached(model, target, Magnitude(), PruningResult(masks), before)
+    before[model.blocks[1].mlp.linears[part].name] = torch.ones(48, 32, dtype=torch.bool)
+    with pytest.raises(RunFailed, match=r"layers\.1\.\S*: 20 of 48 neurons went"):
+        check_reached(model, target, Magnitude(), PruningResult(masks), before)
 
 
 def test_a_zero_that_came_back_and_a_weight_that_is_no_number_are_named(tiny_model):
@@ -97,9 +113,13 @@ def test_a_zero_that_came_back_and_a_weight_that_is_no_number_are_named(tiny_mod
         check_finite(model, "tuning")
 
 
-@pytest.mark.parametrize(("level", "gone", "warns"), [(0.2, 0, True), (0.5, 2, False), (0.74, 2, True)])
-def test_layers_of_few_heads_that_miss_the_level_are_told(tiny_model, caplog, level, gone, warns):
-    model, target = tiny_model("opt"), Target("heads", level=level)
-    masks = Masks({units.name: torch.arange(units.count) >= gone for units in target.units(model)})  # of 4
-    check_reached(model, target, Magnitude(), PruningResult(masks), {})
-    assert (f"{25.0 * gone:.1f} % of the heads went, where {100 * level:.1f} % were asked for" in caplog.text) == warns
+@pytest.mark.parametrize(("kept", "fails"), [((1, 1, 1), False), ((1, 1, 2), True)])
+def test_one_unit_may_stay_of_a_layer_and_no_more(tiny_model, kept, fails):
+    """The level leaves 1 of 64 neurons in every block, of all together 2 of 192."""
+    model, target = tiny_model("opt"), Target("neurons", level=0.99)
+    masks = {units.name: torch.arange(64) < count for units, count in zip(target.units(model), kept, strict=True)}
+    if fails:
+        with pytest.raises(RunFailed, match="188 of 192 neurons went"):
+            check_reached(model, target, Magnitude("model"), PruningResult(Masks(masks)), {})
+    else:
+        check_reached(model, target, Magnitude("model"), PruningResult(Masks(masks)), {})
