@@ -4,8 +4,8 @@ Third-party packages are imported once; every fault is tried in a fork, which ge
 so that nothing is written into the tree. One run without faults notes the time of each test and the functions that it
 calls; a fault in a function is shown to the tests that call it, the quickest first, one outside of functions to all
 tests of its file, up to the first failure or a number of seconds. Tests of a file are those of the same place in
-`tests/unit`, all of `tests/unit` and `tests/reference` that name its module, or a module that imports it, and those of
-defaults.
+`tests/unit`, all of `tests/unit` and `tests/reference` that name its module, or a module that imports it, those of
+defaults, and those of what every method promises.
 
 Results are lines of JSON in a file outside of the tree. What was found before in the same source is not tried again;
 what survived is, when its tests have changed. Mutation testers on PyPI copy the tree or start a process for every
@@ -53,7 +53,8 @@ PYTEST = (
     "-q", "-x", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist",
     "-W", "ignore::pytest.PytestAssertRewriteWarning",  # packages were imported before pytest began
 )  # fmt: skip
-OF_ALL = ("tests/conf/test_defaults.py",)  # looks at every class that has a YAML
+DEFAULTS = ("tests/conf/test_defaults.py",)  # looks at every class that has a YAML
+PROMISES = ("tests/contract/test_methods.py", "tests/contract/test_zeros.py")  # of every method that has one
 MEMORY = 12 << 30  # bytes of addresses a fork may take
 
 
@@ -174,7 +175,7 @@ def tests_of(file: Path) -> list[Path]:
     for test in sorted([*(ROOT / "tests/reference").rglob("test_*.py"), *(ROOT / "tests/unit").rglob("test_*.py")]):
         if test != own and any(_names(_text(test), name) for name in (module, *importers)):
             found.append(test)
-    return [*found, *(ROOT / name for name in OF_ALL)]
+    return [*found, *(ROOT / name for name in (*DEFAULTS, *PROMISES))]
 
 
 @cache
@@ -217,10 +218,10 @@ def concerned(
 ) -> list[str]:
     """Returns the tests that are shown a fault: at least one, then those within so many seconds.
 
-    Those in files that name the module itself are first, among them the quickest.
+    Those in files that name the module itself are first, and those of defaults; among them the quickest.
     """
     names = {str(test.relative_to(ROOT)) for test in own}
-    direct = {str(test.relative_to(ROOT)) for test in own if _names(_text(test), module_of(file))}
+    direct = {str(test.relative_to(ROOT)) for test in own if _names(_text(test), module_of(file))} | set(DEFAULTS)
     chosen = sorted(
         (name.split("::")[0] not in direct, test["seconds"], name)
         for name, test in tests.items()

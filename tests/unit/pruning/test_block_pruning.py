@@ -57,6 +57,7 @@ def test_the_error_of_a_site_is_measured_on_inputs_from_the_dense_block(tiny_mod
     pruning.write(last, pruned)
     rows = pruning.result.layers
     assert rows[first.name].error == pytest.approx(1.0)
+    assert rows[first.name].seconds == 0
     expected = (x @ (dense - pruned).T).square().sum() / (x @ dense.T).square().sum()
     assert rows[last.name].error == pytest.approx(float(expected), rel=1e-4)
 

@@ -103,3 +103,19 @@ def test_scores_are_no_parameters_of_the_model(tiny_model):
     assert not any("scores" in name for name in names)
     assert len(live.scores) == 3
     assert len(masked(tiny_model("opt"), learned=False).scores) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_units_that_were_zero_before_go_first_and_never_come_back(tiny_model, kind):
+    model = tiny_model("opt")
+    dead = KINDS[kind](model)[0]
+    dead.apply(half(dead.shape))
+    live = masked(model, kind=kind)
+    for mask in live:
+        mask.keep_zeros()
+    first, *others = live
+    assert torch.equal(first.keep, half(dead.shape))
+    assert torch.equal(first.ranking.isneginf(), ~half(dead.shape)) and not first.ranking[half(dead.shape)].any()
+    assert all(bool(mask.keep.all()) and not mask.ranking.any() for mask in others)
+    first.set(torch.ones(dead.shape, dtype=torch.bool))
+    assert torch.equal(first.keep, half(dead.shape))

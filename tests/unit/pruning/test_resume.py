@@ -39,6 +39,8 @@ def test_only_blocks_whose_outputs_are_known_are_written(pruned, tmp_path):
     calls, again = pruned()
     assert calls == [2]
     assert all(torch.equal(tensor, again.hf.state_dict()[name]) for name, tensor in model.hf.state_dict().items())
+    first, second = (result.masks for result in pruned.results)
+    assert len(first) == 18 and all(torch.equal(keep, second[name]) for name, keep in first.items())
 
 
 def test_quick_prunings_write_nothing(pruned, tmp_path):

@@ -138,3 +138,11 @@ def test_one_cut_that_would_empty_a_block_ends_the_run(tiny_model, random_tokens
         linear.weight.mul_(1e-3)
     with pytest.raises(RunFailed, match=r"one cut of 0\.6 for the model leaves none of .* Magnitude\.scope=layer"):
         Magnitude("model").prune(PruningContext(model, Target("neurons", 0.6), Calibration(random_tokens(2, 8))))
+
+
+@pytest.mark.parametrize("method", [Magnitude(), Random()], ids=repr)
+def test_units_are_counted_by_the_decimal_number_that_was_written(tiny_model, random_tokens, method):
+    """The floating-point product of 48 and a third is 16; the number that is written 0.333...3 is less."""
+    target = Target("neurons", 1 / 3)
+    masks = method.prune(PruningContext(tiny_model("llama"), target, Calibration(random_tokens(2, 8)))).masks
+    assert [int((~keep).sum()) for keep in masks.values()] == [15] * 3

@@ -9,10 +9,12 @@ from torch import nn
 
 from prune_lab.errors import BadInput
 from prune_lab.models.units import Units
+from prune_lab.pruning.live_mask import UnitMask
 from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.methods.gum import SimilarityMask, similarity
 from prune_lab.pruning.methods.hard_concrete import GateMask
 from prune_lab.pruning.methods.movement import Movement
+from prune_lab.pruning.methods.soft_movement import SoftMovement
 from prune_lab.pruning.methods.trained import TrainedMethod
 
 
@@ -128,3 +130,12 @@ def test_draws_go_on_where_a_saved_state_left_them():
     for mask in masks:
         mask.draw()
     assert torch.equal(masks[0].noise, masks[1].noise)
+
+
+@pytest.mark.parametrize(("sparsity", "final", "share"), [(0.25, 0.5, 0.5), (0.6, 0.6, 1), (0, 0.6, 0), (0, 0, 1)])
+def test_the_soft_penalty_is_the_mean_sigmoid_of_a_layer_averaged_over_layers(sparsity, final, share):
+    scores = ([0.0, -2.0, 3.0], [1.0])
+    live = [UnitMask(each, torch.tensor(score), learned=True) for each, score in zip(units(3, 1), scores, strict=True)]
+    means = [sum(1 / (1 + math.exp(-score)) for score in each) / len(each) for each in scores]
+    found = SoftMovement(weight=7.0).penalty(live, sparsity, final)
+    assert float(found.detach()) == pytest.approx(7.0 * share * sum(means) / 2)

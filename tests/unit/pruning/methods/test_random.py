@@ -41,3 +41,12 @@ def test_it_does_not_touch_the_generators_of_the_process(tiny_model, random_toke
     torch.manual_seed(3)
     masks_of(model, tokens)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_units_that_are_zero_already_are_the_first_to_go(tiny_model, random_tokens):
+    model, target = tiny_model("opt"), Target("neurons", 0.5)
+    dead = torch.arange(64) >= 40
+    for units in target.units(model):
+        units.apply(~dead)
+    masks = Random().prune(PruningContext(model, target, Calibration(random_tokens(2, 8)))).masks
+    assert all(int(keep.sum()) == 32 and not keep[dead].any() for keep in masks.values())

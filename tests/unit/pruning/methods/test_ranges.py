@@ -7,6 +7,7 @@ from prune_lab.pruning.methods.admm import ADMM
 from prune_lab.pruning.methods.alps import ALPS
 from prune_lab.pruning.methods.dsnot import DSnoT
 from prune_lab.pruning.methods.gradual_magnitude import GradualMagnitude
+from prune_lab.pruning.methods.gradual_random import GradualRandom
 from prune_lab.pruning.methods.gum import GUM
 from prune_lab.pruning.methods.hard_concrete import HardConcrete
 from prune_lab.pruning.methods.least_squares import LeastSquares
@@ -21,6 +22,7 @@ from prune_lab.pruning.methods.sparseswaps import SparseSwaps
 from prune_lab.pruning.schedule import AGP, Cubic, OneShot
 
 INNER = Magnitude()
+TRAINED = (GradualMagnitude, GradualRandom, GUM, HardConcrete, Movement, SoftMovement)
 RANGES = [
     (ADMM, "scope", ("layer", "row"), ("model",)),
     (ADMM, "iterations", (15, 21), (14, 0)),  # not below mask_iterations
@@ -40,8 +42,8 @@ RANGES = [
     (DSnoT, "tolerance_over", ("token", "sequence"), ("layer",)),
     (GradualMagnitude, "order", (1, 2), (0, 3)),
     (GradualMagnitude, "shared", (False,), (0,)),
-    (GradualMagnitude, "scope", ("layer", "global"), ("row",)),
-    (GradualMagnitude, "min_units", (1, None), (0,)),
+    *((part, "scope", ("layer", "global"), ("row",)) for part in TRAINED),
+    *((part, "min_units", (1, None), (0,)) for part in TRAINED),
     (Movement, "lr", (1e-9,), (0,)),
     (GUM, "lr", (1e-9,), (0,)),
     (GUM, "weight", (0,), (-1e-9,)),

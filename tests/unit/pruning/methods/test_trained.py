@@ -17,12 +17,12 @@ from prune_lab.pruning.methods.gradual_magnitude import GradualMagnitude
 from prune_lab.pruning.methods.gradual_random import GradualRandom
 from prune_lab.pruning.methods.gum import GUM, SimilarityMask, similarity
 from prune_lab.pruning.methods.hard_concrete import GateMask, HardConcrete
-from prune_lab.pruning.methods.masked_training import PolicyHooks
 from prune_lab.pruning.methods.movement import Movement
 from prune_lab.pruning.methods.soft_movement import SoftMovement
 from prune_lab.pruning.methods.trained import TrainedMethod
+from prune_lab.pruning.reached import check_reached
+from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
-from prune_lab.pruning.zeros import KeepZeros
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.training.losses import Distillation
 from prune_lab.training.settings import Training
@@ -124,6 +124,8 @@ def test_scores_of_one_neuron_or_of_its_two_matrices(tiny_model, random_tokens):
         if method.shared:
             expected = set(norms.square().sum(0).argsort(descending=True)[:64].tolist())
         assert set(masks[units.name].nonzero().flatten().tolist()) == expected
+        assert not units.norms(1)[:, ~masks[units.name]].any()  # nothing is left in either
+        check_reached(model, Target("neurons", 0.5, [0, 1]), method, PruningResult(masks), {})
     with pytest.raises(BadInput, match=r"GradualMagnitude\.shared=false is for sparsity=neurons"):
         GradualMagnitude(shared=False).check(Target("unstructured", 0.5))
 
@@ -352,15 +354,6 @@ def test_the_soft_threshold_moves_with_the_schedule_and_the_level_limits_it():
     for sparsity, expected in ((0.0, [1, 1, 1, 1]), (0.25, [0, 1, 1, 1]), (0.5, [0, 0, 1, 1])):
         method.update([mask], sparsity, 0.5)
         assert mask.mask.tolist() == expected
-
-
-def test_a_state_of_an_earlier_version_is_refused(tiny_model, random_tokens, tmp_path):
-    model, target = tiny_model("opt"), Target("neurons", 0.5)
-    context = PruningContext(model, target, Calibration(random_tokens(4, 8)), folder=tmp_path)
-    hooks = PolicyHooks(GUM(), GUM().make_masks(target.units(model), 0), context, KeepZeros(model, ()))
-    hooks.load_state_dict(hooks.state_dict())
-    with pytest.raises(BadInput, match=r"earlier version of prune_lab; remove the folder"):
-        hooks.load_state_dict({"live": {}, "method": {}})
 
 
 def test_a_method_leaves_no_hook_and_no_mask_on_the_model(tiny_model, random_tokens):

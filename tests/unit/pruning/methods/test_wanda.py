@@ -9,6 +9,7 @@ from prune_lab.pruning.calibration.collect import collect
 from prune_lab.pruning.calibration.statistics import InputNorm
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import keep_top
+from prune_lab.pruning.methods import wanda
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
 
@@ -77,3 +78,14 @@ def test_rows_that_are_empty_already_count():
     linear = layer([[1.0, 2.0, 3.0, 4.0], [10.0, 12.0, 30.0, 40.0], [0.0, 0.0, 0.0, 0.0]])
     pruned = Wanda().solve(linear, norms([1.0, 1.0, 1.0, 1.0]), Target(level=0.5))  # 6 of 12, of which 4 are gone
     assert pruned.tolist() == [[0.0, 2.0, 3.0, 4.0], [0.0, 12.0, 30.0, 40.0], [0.0, 0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1 << 18])
+def test_rows_may_be_scored_a_few_at_a_time(monkeypatch, at_once):
+    """Also where a single row has more inputs than are scored at once."""
+    monkeypatch.setattr(wanda, "_SCORES_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(0)
+    weight, inputs = torch.randn(5, 3, generator=generator), torch.rand(1, 3, generator=generator)
+    pruned = Wanda().solve(layer(weight.tolist()), norms(*inputs.tolist()), Target(level=0.4))
+    least = (weight.abs() * inputs).argmin(1)
+    assert torch.equal(pruned, weight.scatter(1, least[:, None], 0.0))
