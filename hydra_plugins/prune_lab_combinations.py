@@ -44,7 +44,8 @@ class CombinationsSweeper(BasicSweeper):
 
         Raises:
             HydraException: a job cannot be composed; then none has run.
-            BadInput: two jobs would write into one folder, or one may not write into its own; likewise.
+            BadInput: there are no jobs, or far too many, two would write into one folder, or one may not write into its
+                own; likewise.
         """
         from prune_lab.run.loader import save_config
         from prune_lab.sweep.compose import job_folders
@@ -86,11 +87,14 @@ class CombinationsSweeper(BasicSweeper):
 
     def batches(self, arguments: list[str]) -> list[list[list[str]]]:
         """The overrides of the jobs, in portions for the launcher."""
+        from prune_lab.sweep.size import check_size
+
         assert self.hydra_context is not None  # Hydra has called `setup`
         self.check()
         overrides = OverridesParser.create(self.hydra_context.config_loader).parse_overrides(
             [*self._parse_config(), *arguments]
         )
+        check_size(overrides)
         found: list[list[list[str]]] = self.split_arguments(overrides, self.max_batch_size)
         return found
 
@@ -105,6 +109,7 @@ class CellsSweeper(CombinationsSweeper):
     def batches(self, arguments: list[str]) -> list[list[list[str]]]:
         """Every job gets the command line's overrides, too."""
         from prune_lab.errors import BadInput
+        from prune_lab.sweep.size import check_count
 
         self.check()
         try:
@@ -114,4 +119,5 @@ class CellsSweeper(CombinationsSweeper):
                 f"hydra.sweeper.cells={self.cells} cannot be read; it is a JSON list with a list of overrides for each "
                 f"job ({error})"
             ) from error
+        check_count(len(jobs), f"hydra.sweeper.cells={self.cells} lists {len(jobs)}")
         return [list(batch) for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size)]

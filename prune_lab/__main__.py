@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.prune_lab_combinations import use_by_default
-from prune_lab.errors import BadInput, Reported, RunFailed, TrialStopped, shown
+from prune_lab.errors import BadInput, Reported, RunFailed, TrialStopped, shortened, shown
 from prune_lab.run import artifacts
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig, objectives_of
@@ -199,7 +199,7 @@ def _exit_if_expected(error: Exception) -> None:
         return
     ours = isinstance(error, Reported)  # which may be about arguments that cannot be read
     message = as_typed(str(error), sys.argv[1:]) if ours else message_of(error, *_typed())
-    sys.stderr.write(f"prune-lab: {redacted(message)}\n")
+    sys.stderr.write(f"prune-lab: {shortened(redacted(message))}\n")
     sys.exit(status)
 
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+_LONG_WORD = re.compile(r"\S{300,}")  # paths are shorter, most of them
+_LONG_NUMBER = re.compile(r"Exceeds the limit \(\d+ digits\) for integer string conversion[^)]*?(\(\)[\w ]*|$)")
 _KEY = re.compile(r"\{at\}((?:\.\w+|\[\d+\])*)")
 
 
@@ -134,3 +136,13 @@ def shown(value: object) -> str:
     except ValueError:  # Python does not write out whole numbers of thousands of digits
         return "a number of thousands of digits"
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def shortened(text: str) -> str:
+    """A message without what nobody reads: the middle of absurdly long words, and Python's words about long numbers.
+
+    >>> shortened("device=" + 1000 * "9" + " is unknown")
+    'device=999999999999999999999999999999999999999999999999999...(1007 characters) is unknown'
+    """
+    text = _LONG_NUMBER.sub("a number of thousands of digits stands there", text)
+    return _LONG_WORD.sub(lambda word: f"{word[0][:58]}...({len(word[0])} characters)", text)

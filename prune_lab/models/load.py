@@ -23,6 +23,7 @@ from prune_lab.models.origin import ORIGIN, Origin, is_changed, read_origin
 from prune_lab.models.shrink import is_unequal, unequal_config
 from prune_lab.models.smollm2 import SmolLM2
 from prune_lab.models.source import Source
+from prune_lab.models.tokenizer_files import mistake_in
 from prune_lab.models.weight_files import WeightFiles, find_weights
 from prune_lab.utils.checks import check_choice, check_flag, check_text
 
@@ -131,13 +132,15 @@ class Checkpoint:
         found = [file for file in _TOKENIZER_FILES if (self.folder / file).is_file()]
         if not found:
             return None
+        if mistake := mistake_in(self.folder, loads=True):
+            raise self._no_tokenizer(found, mistake)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **self._trusting)
-            words = len(tokenizer)
+            words, special = len(tokenizer), len(tokenizer.all_special_ids)
             tokenizer("a")  # it looks at settings that loading does not, such as the length of the model
         except Exception as error:  # the loaders raise a dozen kinds
-            raise self._no_tokenizer(found, _in_short(error)) from error
-        if words <= len(tokenizer.all_special_ids):
+            raise self._no_tokenizer(found, mistake_in(self.folder, loads=False) or _in_short(error)) from error
+        if words <= special:
             raise self._no_tokenizer(found, f"its vocabulary has {words} tokens, and no file gives more")
         return tokenizer
 

@@ -1,6 +1,7 @@
 """Compares what a pruning removed with what it was asked to remove."""
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,10 @@ from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
 
+logger = logging.getLogger(__name__)
+
+_COARSE = 0.1
+"""A total that misses the level by more than this share of it is worth a warning."""
 _BY_CHANCE = 0.01
 """So large a share of a layer may be zero besides: a value that a method computes can be too small for float16."""
 
@@ -65,6 +70,20 @@ def check_reached(
                 "model.dtype=float32, or settings nearer to its defaults",
                 method,
             )
+    if target.removes_units:
+        _warn_of_coarse(counts, target)
+
+
+def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:
+    """Says so where layers have so few units that whole ones are far from the level: 25 % of 3 heads is none."""
+    gone, entries = sum(count.gone for count in counts), sum(count.entries for count in counts)
+    if target.sparsity - gone / entries > _COARSE * target.sparsity:
+        few = min(count.entries for count in counts)
+        logger.warning(
+            "%.1f %% of the %s went, where %.1f %% were asked for: a layer has as few as %d, of which whole ones go, "
+            "rounded down; choose among those of all layers (method.scope=model or global), or a higher sparsity.level",
+            100 * gone / entries, _kind(target), 100 * target.sparsity, few,
+        )  # fmt: skip
 
 
 def _kind(target: Target) -> str:

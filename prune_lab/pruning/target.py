@@ -18,6 +18,7 @@ Pattern = Literal["unstructured", "neurons", "heads"]  # or N:M
 PatternKind = Pattern | Literal["N:M"]
 
 
+_N_OF_M = r"[1-9]\d{0,6}:[1-9]\d{0,6}"  # no layer has more inputs than that
 _FRACTION = "the fraction removed: 0.7 removes 70 %"
 
 
@@ -46,11 +47,12 @@ class Target:
     keep_zeros: bool = True
 
     def __post_init__(self) -> None:
-        if self.pattern not in get_args(Pattern) and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(self.pattern)):
+        if self.pattern not in get_args(Pattern) and not re.fullmatch(_N_OF_M, str(self.pattern)):
             raise BadSetting(
                 self,
                 "pattern",
-                f"is unknown; allowed: {', '.join(get_args(Pattern))}, or N:M in quotes, such as '2:4'",
+                f"is unknown; allowed: {', '.join(get_args(Pattern))}, or N:M in quotes, such as '2:4', of up to seven "
+                "digits each",
             )
         check_flag(self, "keep_zeros")
         check_number(self, "level", least=0, below=1, optional=self.n_of_m is not None, hint=_FRACTION)

@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from prune_lab.run.config_files import check_lengths, reading_clearly
 from prune_lab.run.hydra_vetting import vet_hydra, vet_search_path
 from prune_lab.run.model_ids import readable, spelled_out
 from prune_lab.run.trust import guard_variables
@@ -36,11 +37,24 @@ class GuardedLoader(ConfigLoaderImpl):
 
         Raises:
             HydraException: it cannot be composed.
-            BadInput: a file asks Hydra for more than it may.
+            BadInput: a file cannot be read, or asks Hydra for more than it may.
         """
-        cfg = super().load_configuration(*args, **kwargs)
+        with reading_clearly():
+            cfg = super().load_configuration(*args, **kwargs)
+        check_lengths(OmegaConf.to_container(cfg, resolve=False))
         vet_hydra(cfg)
         _expand_home(cfg)
+        return cfg
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Composes a job of a sweep, which may choose files of its own.
+
+        Raises:
+            HydraException: it cannot be composed.
+            BadInput: a file cannot be read.
+        """
+        with reading_clearly():
+            cfg: DictConfig = super().load_sweep_config(master_config, sweep_overrides)
         return cfg
 
     def _parse_overrides_and_create_caching_repo(

@@ -217,6 +217,9 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str], str, Sequence[Override]], str]
     (r"does not support sweep type", lambda m, _, t: (
         "an interval needs a search, hydra/sweeper=optuna; a sweep takes choice(a,b) or range(0,5)"
     )),
+    (r"In '([^']*)':.*\n(?:.*\n)*?Cannot merge DictConfig with ListConfig\s+full_key: *\n", lambda m, _, t: (
+        f"{m[1]}: a list stands there; a file of settings has lines KEY: VALUE"
+    )),
     (r"Cannot merge DictConfig with ListConfig", lambda m, text, t: (
         f"stages in a file are written in its defaults list now: 'override /stages: [prune, evaluate]'\n{text}"
     )),

@@ -20,8 +20,10 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from prune_lab.errors import BadInput, Reported
 from prune_lab.run.config import RunConfig
 from prune_lab.run.loader import GuardedLoader
+from prune_lab.run.messages import mistakes_in
 from prune_lab.utils.plain import plain_dict
 
 
@@ -93,12 +95,13 @@ def job_folders(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequenc
 
     Raises:
         HydraException: a job cannot be composed.
+        BadInput: likewise.
     """
     hydra_config, folders = HydraConfig.instance(), []
     before = hydra_config.cfg
     try:
         for number, overrides in enumerate(jobs):
-            config = loader.load_sweep_config(master, list(overrides))
+            config = _composed(loader, master, overrides)
             with open_dict(config.hydra.job):
                 config.hydra.job.id, config.hydra.job.num = f"job_id_for_{number}", number
             hydra_config.set_config(config)
@@ -107,6 +110,16 @@ def job_folders(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequenc
     finally:
         hydra_config.cfg = before
     return folders
+
+
+def _composed(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    try:
+        return loader.load_sweep_config(master, list(overrides))
+    except ValueError as error:  # a number of thousands of digits: of those that were typed, nobody has come here
+        mistakes = "" if isinstance(error, Reported) else mistakes_in(overrides, sweep=True)
+        if not mistakes:
+            raise
+        raise BadInput(mistakes) from error
 
 
 @contextmanager

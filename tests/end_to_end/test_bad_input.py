@@ -114,6 +114,8 @@ def test_a_pattern_that_does_not_divide(command, local_overrides, tmp_path):
         ("method.dampnig=1", ["did you mean method.damping?"]),
         ("sparsity=0.5,0.7", ["sparsity=0.5,0.7 is not allowed", "unstructured"]),
         ("seed=interval(1,2)", ["hydra/sweeper=optuna"]),
+        ("seed=range(0,99999999999)", ["seed=range(0,99999999999): that are more than 10000 jobs", "optuna"]),
+        ("seed=range(5,5)", ["seed=range(5,5): there is no number in this range"]),
         ("hydra.sweeper.max_batch_size=abc", ["hydra.sweeper.max_batch_size='abc' is not allowed", "whole numbers"]),
         ("hydra.sweeper.params=5", ["hydra.sweeper.params=5 is not allowed; allowed: a mapping"]),
         ("hydra/sweeper=cells hydra.sweeper.cells=nosuch", ["hydra.sweeper.cells=nosuch cannot be read"]),

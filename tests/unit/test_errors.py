@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from prune_lab.errors import BadInput, BadSetting, NotPositiveDefinite, located, owned_by
+from prune_lab.errors import BadInput, BadSetting, NotPositiveDefinite, located, owned_by, shortened
 
 
 class Part:
@@ -52,3 +52,13 @@ def test_errors_travel_between_processes_without_their_owner(error):
     assert str(again) == str(error)
     assert again.owner is None
     assert again.is_open == (error.owner is None)  # the caller may know the place
+
+
+@pytest.mark.parametrize("about", ["a: {}", "a.json is not valid JSON ({}); copy it", "{}. Copy it"])
+def test_nobody_reads_thousands_of_digits(about):
+    with pytest.raises(ValueError, match="digits") as raised:
+        int(5000 * "9")
+    assert shortened(about.format(raised.value)) == about.format("a number of thousands of digits stands there")
+    long = about.format(f"device=cuda:{5000 * '9'} is unknown")
+    assert len(shortened(long)) < 150 and " characters)" in shortened(long)
+    assert shortened(about.format("/a/path " * 99)) == about.format("/a/path " * 99)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from prune_lab.errors import BadInput, Reported
+from prune_lab.errors import BadInput, Reported, shown
 from prune_lab.models.load import Checkpoint
 
 VALUES = st.one_of(
@@ -98,3 +98,64 @@ def test_files_of_a_tokenizer(tmp_path, file, content):
     else:
         assert file == "tokenizer_config.json"
         assert tokenizer("the model")["input_ids"]
+
+
+_CONFIG, _SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
+_NO_TOKEN = [["a"], 5, True, {}, {"content": 5}]
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "values", "allowed"),
+    [
+        *((file, key, _NO_TOKEN, "texts, {") for file in (_CONFIG, _SPECIAL) for key in ("bos_token", "pad_token")),
+        (_CONFIG, "eos_token", [{"content": "<s>"}], 'texts, {"__type": "AddedToken"'),
+        (_SPECIAL, "eos_token", [{"content": "<s>", "lstrip": 5}], "texts, {"),
+        (_CONFIG, "unk_token", [""], "texts that are not empty"),
+        (_SPECIAL, "unk_token", [{"content": ""}], "texts that are not empty"),
+        (_CONFIG, "additional_special_tokens", [5, [5], "<s>", [{"content": "<s>"}]], "a list of texts"),
+        (_CONFIG, "added_tokens_decoder", [[], None, {"x": {"content": "<s>"}}, {"0": "<s>"}], "an object of ids"),
+        (_CONFIG, "add_bos_token", ["false", 1, []], "true, false, null"),
+        (_CONFIG, "split_special_tokens", [None, 1], "true, false"),
+        (_CONFIG, "padding_side", [None, "middle"], "left, right"),
+        (_CONFIG, "model_max_length", [True, "512", []], "numbers, null"),
+        (_CONFIG, "tokenizer_class", [5, []], "the name of a class"),
+        (_CONFIG, "model_input_names", ["input_ids", None, [5]], "a list of texts"),
+        (_CONFIG, "chat_template", [5, ["a"], [{"name": "default"}]], "texts, a list of {"),
+        ("added_tokens.json", "<extra>", ["5", None, [], True], "a whole number"),
+    ],
+)
+def test_values_of_a_tokenizer(tmp_path, file, key, values, allowed):
+    """A value of a wrong type is told with its file and key; none is taken for another."""
+    shutil.copytree(Checkpoint("opt", kind="reference").folder, tmp_path / "model")
+    path = tmp_path / "model" / file
+    content = json.loads(path.read_text()) if path.exists() else {}
+    for value in values:
+        path.write_text(json.dumps(content | {key: value}))
+        with pytest.raises(BadInput) as error:
+            Checkpoint(str(tmp_path / "model")).load_tokenizer()
+        assert f"{file} has {key}={shown(value)}; allowed: {allowed}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"bos_token": {"__type": "AddedToken", "content": "<s>", "lstrip": False}, "chat_template": None},
+        {
+            "pad_token": None,
+            "additional_special_tokens": ["<a>", {"__type": "AddedToken", "content": "<b>"}],
+            "model_max_length": 1e30,
+        },
+        {"added_tokens_decoder": {"0": {"content": "<|endoftext|>", "special": True}}, "add_bos_token": None},
+        {
+            "chat_template": [{"name": "default", "template": "{{ messages }}"}],
+            "extra_special_tokens": {"image": "<i>"},
+        },
+    ],
+)
+def test_values_that_a_tokenizer_may_have(tmp_path, content):
+    """What the files of published models hold is not refused."""
+    shutil.copytree(Checkpoint("opt", kind="reference").folder, tmp_path / "model")
+    path = tmp_path / "model" / _CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | content))
+    (tmp_path / "model" / _SPECIAL).write_text(json.dumps({"eos_token": {"content": "<|endoftext|>", "lstrip": False}}))
+    assert Checkpoint(str(tmp_path / "model")).load_tokenizer()("the model")["input_ids"]

@@ -113,6 +113,14 @@ def test_a_zero_that_came_back_and_a_weight_that_is_no_number_are_named(tiny_mod
         check_finite(model, "tuning")
 
 
+@pytest.mark.parametrize(("level", "gone", "warns"), [(0.2, 0, True), (0.5, 2, False), (0.74, 2, True)])
+def test_layers_of_few_heads_that_miss_the_level_are_told(tiny_model, caplog, level, gone, warns):
+    model, target = tiny_model("opt"), Target("heads", level=level)
+    masks = Masks({units.name: torch.arange(units.count) >= gone for units in target.units(model)})  # of 4
+    check_reached(model, target, Magnitude(), PruningResult(masks), {})
+    assert (f"{25.0 * gone:.1f} % of the heads went, where {100 * level:.1f} % were asked for" in caplog.text) == warns
+
+
 @pytest.mark.parametrize(("kept", "fails"), [((1, 1, 1), False), ((1, 1, 2), True)])
 def test_one_unit_may_stay_of_a_layer_and_no_more(tiny_model, kept, fails):
     """The level leaves 1 of 64 neurons in every block, of all together 2 of 192."""

@@ -51,7 +51,7 @@ def said(*overrides: str) -> str:
         ("hydra/launcher=slrum", ["did you mean hydra/launcher=slurm?"]),
         ("stages=[prune,evalute]", ["stages: 'evalute' is unknown; allowed: dense, evaluate"]),
         ("sparsity=0.7", ["sparsity=0.7 is not allowed", "sparsity.level=0.7", "unstructured"]),
-        ("evaluate=null", ["evaluate=null is not allowed; allowed: all, efficiency", "stages=[prune,save]"]),
+        ("evaluate=null", ["evaluate=null is not allowed; allowed: all, continuation", "stages=[prune,save]"]),
         ("stages=[[prune]]", ["stages=[[prune]] is not allowed; allowed: dense", "stages=[prune,evaluate]"]),
         ("+method=wanda", ["without a plus sign: method=wanda"]),
         ("=5", ["=5: there is no key"]),

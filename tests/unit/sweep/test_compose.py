@@ -11,8 +11,9 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from prune_lab.errors import BadInput
 from prune_lab.run.conf_folder import conf_folder
-from prune_lab.sweep.compose import SweepConfigLoader
+from prune_lab.sweep.compose import SweepConfigLoader, job_folders
 
 SWEEPS = [
     ["method=wanda", "sparsity.level=0.3"],
@@ -114,3 +115,11 @@ def test_overrides_that_choose_files_are_told_from_values(loader):
     quick = SweepConfigLoader(loader)
     parsed = OverridesParser.create().parse_overrides(["method=wanda", "seed=1", "sparsity@x=nm", "method={a: 1}"])
     assert [quick._is_value(each) for each in parsed] == [False, True, False, True]
+
+
+def test_a_number_of_thousands_of_digits_in_a_list_of_jobs():
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        loader = SweepConfigLoader(GlobalHydra.instance().config_loader())
+        master = loader.load_configuration("config", [], RunMode.MULTIRUN)
+        with pytest.raises(BadInput, match=r"seed=9+\.\.\. cannot be read: a number has too many digits"):
+            job_folders(loader, master, [[f"seed={5000 * '9'}"]])
