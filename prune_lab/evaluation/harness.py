@@ -26,7 +26,7 @@ from prune_lab.evaluation.harness_settings import (
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.utils.checks import check_flag, check_text, check_texts, check_whole
 from prune_lab.utils.digests import folder_digest, tokenizer_digest
-from prune_lab.utils.paths import local_path
+from prune_lab.utils.paths import local_path, why_missing
 
 if TYPE_CHECKING:  # importing the harness or model code takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -49,6 +49,8 @@ class ZeroShot(Evaluation):
         limit: at most so many questions per task, or a share of them below 1.
         batch_size: sequences per forward pass; None picks by their length, the device and the vocabulary.
         max_length: tokens the model may see; None is the model's own limit.
+        data_root: a folder with copies of tasks' data, read instead of the hub: `TASK.jsonl` or `TASK_SPLIT.jsonl` (see
+            `task_copies.find_copy`). Tasks without a copy there are read from the hub.
         include_path: a folder with the YAML files of further tasks; they go before the harness' of the same name.
         apply_chat_template: whether prompts go through the tokenizer's chat template.
         fewshot_as_multiturn: whether few-shot examples are turns of the conversation, or all stand in one turn; None:
@@ -60,7 +62,7 @@ class ZeroShot(Evaluation):
             harness' own, which are 0 for Python's random numbers and 1234 for all others.
     """
 
-    input_files: ClassVar = ("include_path",)
+    input_files: ClassVar = ("include_path", "data_root")
     metric_info: ClassVar[Mapping[str, MetricInfo]] = METRIC_INFO
     tasks: list[str] = field(default_factory=lambda: [stdlib_tasks.SUITE])
     task_options: dict[str, dict[str, Any]] | None = None
@@ -68,6 +70,7 @@ class ZeroShot(Evaluation):
     limit: float | None = None
     batch_size: int | None = None
     max_length: int | None = None
+    data_root: str | None = None
     include_path: str | None = None
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool | None = None
@@ -86,9 +89,11 @@ class ZeroShot(Evaluation):
         check_whole(self, "seed", least=0, most=MOST_NUMPY_SEED, optional=True, hint="null: those of lm-eval")
         if self.limit is not None and not is_limit(self.limit):
             raise BadSetting(self, "limit", "is not allowed; allowed: a number of questions, a share below 1, or null")
-        check_text(self, "include_path", optional=True, hint="a folder")
-        if self.include_path is not None and not local_path(self.include_path).is_dir():
-            raise BadSetting(self, "include_path", ": there is no such folder")
+        check_text(self, *self.input_files, optional=True, hint="a folder")
+        for name in self.input_files:
+            folder = getattr(self, name)
+            if folder is not None and not local_path(folder).is_dir():
+                raise BadSetting(self, name, f": {why_missing(folder, 'folder')}")
         check_flag(self, "apply_chat_template")
         check_flag(self, "fewshot_as_multiturn", "add_bos_token", optional=True)
         check_text(self, "system_instruction", optional=True)
@@ -270,7 +275,8 @@ class ZeroShot(Evaluation):
         folders = [str(local_path(self.include_path))] if self.include_path else []
         if self._wants_stdlib:
             folders.append(str(stdlib_tasks.task_folder()))
-        loaded = load_tasks(self._names, self._options, folders)
+        root = None if self.data_root is None else local_path(self.data_root)
+        loaded = load_tasks(self._names, self._options, folders, root)
         for name, task in loaded["tasks"].items():
             own = task.get_config("num_fewshot")
             fixed = own == 0 or "num_fewshot" in self._options.get(name, {})

@@ -82,4 +82,7 @@ def _task_protocol(name: str, results: dict[str, Any]) -> dict[str, object]:
     }
     if name in stdlib_tasks.TASKS:
         return {**described, **stdlib_tasks.describe()}
+    about = config.get("metadata") or {}
+    if "local_copy" in about:
+        return {**described, "data": config["dataset_path"], "copy_of": about["copy_of"], "files": about["local_copy"]}
     return {**described, "data": config.get("dataset_path"), "data_name": config.get("dataset_name")}

@@ -17,20 +17,22 @@ import lm_eval.tasks
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
 
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import BadInput, Reported, RunFailed
 from prune_lab.evaluation.harness_context import offline_if_unreachable
+from prune_lab.evaluation.task_copies import LOCAL_BUILDERS, Copy, has_copy, looked_for, using_copies
 
 logger = logging.getLogger(__name__)
 
-LOCAL_BUILDERS = frozenset({"arrow", "csv", "json", "parquet", "text"})
-"""Values of a task's `dataset_path` that read files instead of the hub."""
 _FIELDS = sorted(field.name for field in dataclasses.fields(TaskConfig))
 _NAME_LINE = re.compile(rb"""^["']?(?:task|group|tag)["']?:[ \t]*["']?([\w.+-]+)""", re.MULTILINE)
 _TASK_LINE = re.compile(rb"""^["']?task["']?:[ \t]*["']?([\w.+-]+)""", re.MULTILINE)
 
 
 def load_tasks(
-    names: Sequence[str], options: Mapping[str, Mapping[str, Any]], folders: Sequence[str]
+    names: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    folders: Sequence[str],
+    data_root: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Loads tasks, groups and tags with their data.
 
@@ -38,12 +40,13 @@ def load_tasks(
         names: what to load.
         options: fields of a task's configuration to replace, by name.
         folders: folders with YAML files of tasks, which go before the harness' of the same name.
+        data_root: a folder with copies of tasks' data, which are read instead of the hub; None: there is none.
 
     Returns:
         `tasks`, `groups` and `group_map`, as the harness' `evaluate` takes them.
 
     Raises:
-        BadInput: there is nothing of a name, or an option is not a field of tasks.
+        BadInput: there is nothing of a name, an option is not a field of tasks, or a copy cannot be used.
         RunFailed: a task cannot be loaded, most often because its data cannot be reached.
     """
     for name, fields in options.items():
@@ -55,12 +58,18 @@ def load_tasks(
     manager = _manager(names, folders)
     configs = {name: {**(manager.task_index[name].cfg or {}), **options.get(name, {})} for name in names}
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
-    with offline_if_unreachable(needed=any(c.get("dataset_path") not in LOCAL_BUILDERS for c in configs.values())):
+    remote = [name for name, config in configs.items() if config.get("dataset_path") not in LOCAL_BUILDERS]
+    if data_root is not None:
+        manager = using_copies(manager, data_root)
+        remote = [name for name in remote if not has_copy(data_root, name)]
+    with offline_if_unreachable(needed=bool(remote)):
         for name in names:
             try:
                 members = _load(manager, name, options.get(name, {}))
+            except Reported:
+                raise
             except Exception as error:  # tasks and the datasets library raise of all kinds
-                raise RunFailed(_cannot_load(name, configs[name].get("dataset_path"), error)) from error
+                raise RunFailed(_cannot_load(name, configs[name].get("dataset_path"), error, data_root)) from error
             for kind, found in loaded.items():
                 found.update(members.get(kind, {}))
     return loaded
@@ -80,9 +89,11 @@ def check_task(name: str, task: Any) -> None:
         split = getattr(getattr(task, "fewshot_cfg", None), "split", None)
         there = len(list(task.fewshot_docs())) - (split is not None and split == task.get_config("test_split"))
         if wanted > there:
+            data = task.config.custom_dataset
             raise BadInput(
                 f"task {name}: {wanted} few-shot examples were asked for ({{at}}.num_fewshot or {{at}}.task_options), "
                 f"and there are {there} beside a question itself"
+                + (f"; its copy in {{at}}.data_root has only {', '.join(data.files)}" if isinstance(data, Copy) else "")
             )
 
 
@@ -168,16 +179,28 @@ def _texts() -> list[tuple[Path, bytes]]:
     return [(path, path.read_bytes()) for path in paths]
 
 
-def _cannot_load(name: str, data: object, error: Exception) -> str:
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def _cannot_load(name: str, data: object, error: Exception, data_root: Path | None) -> str:
+    if data_root is not None and has_copy(data_root, name):
+        first_line = f"its copy in {{at}}.data_root={data_root} does not fit its definition: {_first_line(error)}"
+        return f"task {name}: {first_line}. Compare its fields with those of {data}"
     if isinstance(error, OSError):  # of which the network's errors are a part
         remedy = (
             "Without network, fill the Hugging Face cache on a machine that has one (datasets.load_dataset) and copy "
-            "it here (HF_HOME), or write a task that reads local files and give its folder as {at}.include_path=DIR"
+            "it here (HF_HOME), give a folder with a copy as {at}.data_root=DIR, or write a task that reads local "
+            "files and give its folder as {at}.include_path=DIR"
         )
+        if data_root is not None:
+            remedy = f"{looked_for(data_root, name)}. {remedy}"
     else:
         remedy = "Check its YAML file and {at}.task_options against its data"
-    return f"task {name}: cannot be loaded{f' from {data}' if data else ''}: {first_line}. {remedy}"
+    return f"task {name}: cannot be loaded{f' from {data}' if data else ''}: {_first_line(error)}. {remedy}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    if isinstance(error, KeyError):
+        text = f"there is no {text}"
+    return (text or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _close(name: str, known: Collection[str]) -> str:

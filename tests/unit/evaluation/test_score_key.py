@@ -176,7 +176,7 @@ SETTINGS = [
     (name, field.name)
     for name, each in EVALUATIONS.items()
     for field in dataclasses.fields(each)
-    if field.name not in ("tasks", "include_path")  # whose content is among the changes above
+    if field.name not in ("tasks", "include_path", "data_root")  # what is there counts, see above
 ]
 
 

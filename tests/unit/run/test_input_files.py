@@ -56,7 +56,7 @@ def test_some_are_declared():
     assert {name: sorted(keys) for name, keys in found.items()} == {
         "Checkpoint": ["path"], "FileData": ["calibration", "evaluation"], "FromFile": ["path"], "HubData": ["root"],
         "HubRows": ["root"], "HubText": ["root"], "PairData": ["root"], "Tokens": ["calibration", "evaluation"],
-        "Distillation": ["teacher"], "ZeroShot": ["include_path"],
+        "Distillation": ["teacher"], "ZeroShot": ["data_root", "include_path"],
     }  # fmt: skip
 
 
@@ -159,6 +159,6 @@ def test_every_part_that_declares_files_reads_those_of_a_home_folder(monkeypatch
         ),
         "Tokens": Tokens(calibration=f"~/{calibration.name}", evaluation=f"~/{evaluation.name}"),
         "Distillation": Checkpoint(Distillation(teacher=f"~/{folder.name}").teacher).load_config(),
-        "ZeroShot": ZeroShot(include_path="~"),
+        "ZeroShot": ZeroShot(include_path="~", data_root="~"),
     }
     assert set(made) == {target.rpartition(".")[2] for target, _ in DECLARED}
