@@ -75,11 +75,15 @@ def keep_all_but(scores: Tensor, drop: int) -> Tensor:
 
 
 def keep_all_but_counts(scores: Tensor, drop: Tensor) -> Tensor:
-    """Drops the lowest scores of each row of ``(rows, n)``, in number ``drop`` ``(rows,)`` int64."""
-    order = scores.argsort(dim=-1, stable=True)
-    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    rank = torch.empty_like(order).scatter_(-1, order, places)
-    return rank >= drop[:, None]
+    """Drops the ``drop`` ``(rows,)`` int64 lowest scores of each row of ``(rows, n)``; NaN is above all others."""
+    cut = _sorted(scores).gather(-1, (drop - 1).clamp_min(0)[:, None])  # (rows, 1)
+    below, tied = scores < cut, scores == cut
+    if bool(cut.isnan().any()):  # it is equal to nothing, and all others are below it
+        below, tied = torch.where(cut.isnan(), ~scores.isnan(), below), torch.where(cut.isnan(), scores.isnan(), tied)
+    to_drop = drop[:, None] - below.count_nonzero(-1)[:, None]
+    if bool((tied.count_nonzero(-1)[:, None] > to_drop).any()):
+        tied &= tied.cumsum(-1, dtype=torch.int32) <= to_drop
+    return (below | tied).logical_not_()
 
 
 def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
@@ -144,9 +148,19 @@ def _kth_smallest(scores: Tensor, k: int) -> Tensor:
     """The k-th smallest (from 1) of each row, ``(..., 1)``."""
     if scores.device.type != "cpu":
         return scores.kthvalue(k, dim=-1, keepdim=True).values
-    exact = scores if scores.dtype == torch.float64 else scores.float()
-    values = exact.numpy()  # its selection is vectorised, torch's is not
-    return torch.from_numpy(np.partition(values, k - 1, axis=-1)[..., k - 1 : k]).to(scores.dtype)
+    return torch.from_numpy(np.partition(_as_array(scores), k - 1, axis=-1)[..., k - 1 : k]).to(scores.dtype)
+
+
+def _sorted(scores: Tensor) -> Tensor:
+    """The values of each row in ascending order, NaN last."""
+    if scores.device.type != "cpu":
+        return scores.sort(dim=-1).values
+    return torch.from_numpy(np.sort(_as_array(scores), axis=-1)).to(scores.dtype)
+
+
+def _as_array(scores: Tensor) -> np.ndarray:
+    """For selections on a CPU: NumPy's are vectorised, torch's are not."""
+    return (scores if scores.dtype == torch.float64 else scores.float()).numpy()
 
 
 def _ordered_bits(scores: Tensor) -> Tensor:

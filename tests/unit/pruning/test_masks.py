@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prune_lab.pruning.masks import count_dropped, keep_all_but, keep_global, keep_n_of_m, keep_top, sparsity_of
+from prune_lab.pruning.masks import (
+    count_dropped,
+    keep_all_but,
+    keep_all_but_counts,
+    keep_global,
+    keep_n_of_m,
+    keep_top,
+    sparsity_of,
+)
 
 FEW_VALUES = (-3.0, -1.0, -0.0, 0.0, 0.5, 1.0, 1.0009765625, 1e-30, float("inf"))
 values = st.one_of(st.sampled_from(FEW_VALUES), st.floats(-10, 10, width=16))
@@ -85,6 +93,21 @@ def test_keep_all_but_drops_exactly_as_many_as_it_is_told(scores, data):
     keep = keep_all_but(scores, drop)
     assert ((~keep).sum(1) == drop).all()
     assert torch.equal(keep, brute_force_rows(scores, drop))
+
+
+@hypothesis_settings
+@given(scores=matrices(), data=st.data())
+def test_each_row_loses_as_many_as_it_is_told_and_nan_is_the_highest(scores, data):
+    rows, columns = scores.shape
+    drop = torch.tensor([data.draw(st.integers(0, columns)) for _ in range(rows)])
+    odd = torch.tensor(
+        data.draw(st.lists(st.sampled_from([0, 1, 2]), min_size=rows * columns, max_size=rows * columns))
+    )
+    scores = scores.masked_fill(odd.view(rows, columns) == 1, -torch.inf)
+    scores = scores.masked_fill(odd.view(rows, columns) == 2, torch.nan)
+    ranked = scores.float().nan_to_num(nan=1e38, posinf=1e37)  # beyond all values in use
+    expected = [brute_force(row, count) for row, count in zip(ranked.tolist(), drop.tolist(), strict=True)]
+    assert keep_all_but_counts(scores, drop).tolist() == expected
 
 
 @hypothesis_settings
