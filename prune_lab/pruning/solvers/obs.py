@@ -168,6 +168,7 @@ def _sweep(
     columns, upper = current.shape[0], factor.upper
     width = n_of_m[1] if n_of_m else _SUB_BLOCK
     inverse_scale = upper.diagonal().reciprocal().tolist()
+    pendings, currents, changes = pending.unbind(), current.unbind(), change.unbind()  # the columns, to save indexing
     for start in range(0, columns, width):
         stop = min(start + width, columns)
         if start:
@@ -181,9 +182,11 @@ def _sweep(
         else:
             assert keep is not None
             kept = keep[start:stop]
-        for j in range(start, stop):
+        factors = kept.to(current.dtype)  # as numbers: a product of two types takes several times as long
+        for j, factor_of_column in enumerate(factors.unbind(), start):
+            column = pendings[j]
             if j > start:
-                pending[j].addmv_(change[start:j].T, upper[start:j, j])
-            pruned = pending[j].mul_(inverse_scale[j]).add_(current[j]).mul_(kept[j - start])
-            torch.sub(current[j], pruned, out=change[j])
-            current[j] = pruned
+                column.addmv_(change[start:j].T, upper[start:j, j])
+            column.mul_(inverse_scale[j]).add_(currents[j]).mul_(factor_of_column)
+            torch.sub(currents[j], column, out=changes[j])
+        current[start:stop] = pending[start:stop]
