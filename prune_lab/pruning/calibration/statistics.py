@@ -30,12 +30,11 @@ class Hessian:
 
     def update(self, inputs: Tensor) -> None:
         """Adds a batch ``(tokens, in)``; accumulates in float32."""
-        x = inputs.float()
-        width = x.shape[1]
+        tokens, width = inputs.shape
         if self._sum is None:
-            self._sum = torch.zeros(width, width, device=x.device)
-        accumulate_upper(self._sum, x)
-        self.tokens += len(x)
+            self._sum = torch.zeros(width, width, device=inputs.device)
+        accumulate_upper(self._sum, inputs)
+        self.tokens += tokens
 
     @property
     def value(self) -> Tensor:
@@ -61,7 +60,9 @@ class InputNorm:
 
     def update(self, inputs: Tensor) -> None:
         """Adds a batch ``(tokens, in)``; accumulates in float32."""
-        squares = inputs.float().square().sum(0)  # vector_norm over dim 0 takes eight times as long
+        x = inputs.float()
+        squares = x.square() if x is inputs else x.square_()  # a copy may be overwritten
+        squares = squares.sum(0)  # vector_norm over dim 0 takes eight times as long
         self._squares = squares if self._squares is None else self._squares + squares
 
     @property

@@ -1,24 +1,48 @@
 """Symmetric products of tall matrices, computed on one side of the diagonal only."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from torch import Tensor
 
 
 def accumulate_upper(total: Tensor, x: Tensor) -> None:
     """Adds the upper triangle of ``x^T x`` to ``total``, ``(n, n)``; below it, ``total`` means nothing.
 
-    Row panels of a few hundred rows, each from its diagonal on, take 58 % of the whole product.
+    Row panels of a few hundred rows, each from its diagonal on, take 58 % of the whole product. Products of bfloat16
+    numbers are exact in float32, so a processor with matrix units for bfloat16 makes those of such inputs there, and
+    sums them in float32 as it would otherwise: the result is rounded no more, and takes half the time.
 
     Args:
-        total: changed in place.
-        x: ``(tokens, n)``, of the type of ``total``.
+        total: float32; changed in place.
+        x: ``(tokens, n)``, any float type.
     """
     width = x.shape[1]
     panel = max(128, -(-width // 6))
-    for start in range(0, width, panel):
-        total[start : start + panel, start:].addmm_(x[:, start : start + panel].T, x[:, start:])
+    with _bfloat16_units(x):
+        x = x.float()
+        for start in range(0, width, panel):
+            total[start : start + panel, start:].addmm_(x[:, start : start + panel].T, x[:, start:])
 
 
 def mirror_upper(matrix: Tensor) -> Tensor:
     """The symmetric matrix that has the upper triangle of this one."""
     upper = matrix.triu()
     return upper + upper.triu(1).T
+
+
+@contextmanager
+def _bfloat16_units(x: Tensor) -> Iterator[None]:
+    """Lets float32 products of the values of ``x`` be made by units for bfloat16, if the values are of that type."""
+    settings = getattr(torch.backends.mkldnn, "matmul", None)  # since PyTorch 2.9
+    exact = x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    if settings is None or not exact:
+        yield
+        return
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before

@@ -32,6 +32,22 @@ def test_a_hessian_of_half_precision_inputs_is_float32():
     torch.testing.assert_close(hessian.value, x.float().T @ x.float() / 64)
 
 
+def test_a_hessian_of_bfloat16_inputs_is_as_exact_as_that_of_the_same_numbers_in_float32():
+    """Also where a processor has units for them; a product rounded to bfloat16 would be off by a thousandth."""
+    scale = torch.logspace(-2, 2, 300)
+    batches = [torch.randn(256, 300, generator=torch.Generator().manual_seed(seed)) * scale for seed in range(4)]
+    precision = torch.get_float32_matmul_precision()
+    hessian = Hessian()
+    for batch in batches:
+        hessian.update(batch.bfloat16())
+    x = torch.cat(batches).bfloat16().double()
+    error = (hessian.value.double() - x.T @ x / len(x)) / (scale[:, None] * scale).double()
+    assert float(error.abs().max()) < 2e-6
+    ordinary = torch.randn(512, 256, generator=torch.Generator().manual_seed(4))  # these are rounded by float32 again
+    assert float((ordinary.T @ ordinary - ordinary.double().T @ ordinary.double()).abs().max()) < 1e-3
+    assert torch.get_float32_matmul_precision() == precision
+
+
 def test_a_released_hessian_is_the_sum_and_is_given_away():
     x = torch.randn(50, 200, generator=torch.Generator().manual_seed(0))
     hessian = Hessian()
