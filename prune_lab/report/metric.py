@@ -44,6 +44,11 @@ def is_evaluated(metric: str) -> bool:
     return "/" not in metric or metric.startswith(_EVALUATED)
 
 
+def plain_name(metric: str) -> str:
+    """Returns what a sentence calls a metric: without the stage of the evaluation."""
+    return metric.removeprefix(_EVALUATED)
+
+
 def key_of(metric: str, stage: str = "evaluate") -> str:
     """Returns where a record has a metric: ``prune/seconds`` names its stage, ``perplexity`` is that of ``stage``."""
-    return f"{stage}/{metric.removeprefix(_EVALUATED)}" if is_evaluated(metric) else metric
+    return f"{stage}/{plain_name(metric)}" if is_evaluated(metric) else metric

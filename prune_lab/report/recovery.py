@@ -1,6 +1,7 @@
 """What training gives back after pruning, beside a dense model that was trained alike."""
 
 from prune_lab.report.grid import Grid
+from prune_lab.report.metric import plain_name
 from prune_lab.report.records import Records, mean_and_spread, values
 from prune_lab.report.spec import CONTROL, Recovery, TableSpec
 
@@ -39,7 +40,8 @@ def closed(
 
 def explanation(metric: str) -> str:
     """How the shares of a table came about."""
+    name = plain_name(metric)
     return (
-        f"1 - ({metric} tuned - {metric} of the dense model tuned alike) / ({metric} pruned - {metric} dense), "
+        f"1 - ({name} tuned - {name} of the dense model tuned alike) / ({name} pruned - {name} dense), "
         "seed by seed: 100 % is the dense model with the same training, 0 % as far from it as before."
     )

@@ -21,7 +21,7 @@ from prune_lab.report.compare import (
     remark,
 )
 from prune_lab.report.grid import Grid, latex, markdown
-from prune_lab.report.metric import Metric, key_of
+from prune_lab.report.metric import Metric, key_of, plain_name
 from prune_lab.report.pareto import front_grid
 from prune_lab.report.records import Records, measured, said, with_error
 from prune_lab.report.recovery import explanation, recovery_grid
@@ -94,7 +94,7 @@ def _sections(findings: Findings, origins: list[str]) -> Iterator[_Section]:
     if spec.recovery and records:
         for name in spec.recovery.metrics:
             shares = recovery_grid(spec, spec.recovery, name, records)
-            yield _Section(f"What training gives back of {name}", shares, above=explanation(name))
+            yield _Section(f"What training gives back of {plain_name(name)}", shares, above=explanation(name))
     for front, metric in _fronts(spec, records):
         title = f"{metric.title} over {_small(front.title)}: what no other cell beats in both"
         yield _Section(title, front_grid(spec, front, metric, records))
