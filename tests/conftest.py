@@ -182,7 +182,7 @@ def smollm2_folder(monkeypatch: pytest.MonkeyPatch) -> Path:
         if _CACHE is not None:
             patched.setenv("PRUNE_LAB_CACHE", _CACHE)
         if smollm2.found() is None:
-            pytest.skip("SmolLM2-135M-Instruct is not on this machine; a run with model=smollm2 brings it here")
+            pytest.skip("SmolLM2-135M-Instruct is not on this machine; python -m prune_lab.models.smollm2 brings it")
         return Checkpoint(None, kind="smollm2").folder
 
 

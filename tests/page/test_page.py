@@ -9,6 +9,7 @@ import pytest
 
 from prune_lab.report.page.run import Layers
 from prune_lab.report.pareto import front_of
+from prune_lab.run.continuations import Continued
 from tests.page.conftest import WEIGHTS, click, layers_of, run_of
 
 pytestmark = pytest.mark.slow
@@ -198,6 +199,21 @@ def test_the_front_is_that_of_tables(show):
     assert page.run("document.querySelectorAll('#scatters .best').length") == len(front_of(points))
 
 
+def test_continuations_stand_side_by_side_as_text(show):
+    texts = {"dense": f" Paris.\n\n{ATTACK}", "evaluate": " the the"}
+    continued = (Continued("The capital is", texts), Continued("Fox", {"evaluate": ""}))
+    page = show([run_of(0, continuations=continued), run_of(1)])
+    click(page, "[data-does=open]")
+    found = page.run(
+        "[...document.querySelectorAll('.continued')].map((each) => "
+        "[each.querySelector('figcaption').textContent, ...[...each.querySelectorAll('p')].map((p) => p.textContent)])"
+    )
+    assert found == [["The capital is", f"Paris.\n\n{ATTACK}", "the the"], ["Fox", "(nothing: the text ends here)"]]
+    boxes = page.run("[...document.querySelector('.beside').children].map((each) => each.getBoundingClientRect().y)")
+    assert boxes[0] == boxes[1]
+    assert page.run("document.title") == "sweep - prune_lab"
+
+
 def test_details_show_curves_layers_and_protocol(show):
     sparsity = tuple(0.5 + block / 100 for block in range(12) for _ in range(6))
     errors = tuple(block / 10 for block in range(12) for _ in range(6))
@@ -252,7 +268,7 @@ def test_what_records_say_is_shown_as_text(show):
     assert ATTACK in title and ATTACK in page.run("document.querySelector('.tip:not([hidden])').textContent")
     assert page.run("document.title") == "sweep - prune_lab"
     assert page.run("document.querySelectorAll('img').length") == 0
-    assert page.run("document.querySelectorAll('script').length") == 4
+    assert page.run("document.querySelectorAll('script').length") == 5
 
 
 def test_an_empty_page_says_so(show):

@@ -10,6 +10,7 @@ from typing import get_args
 from prune_lab.report.page.run import FILES, ReportRun, read_run
 from prune_lab.run import artifacts
 from prune_lab.run.record import Unreadable
+from prune_lab.utils.text import one_line
 
 MOST_METRICS = 5000
 """Different metrics that the page has columns for."""
@@ -117,11 +118,6 @@ def _fitting(read: Mapping[str, ReportRun | Unreadable]) -> dict[str, ReportRun 
         else:
             metrics.update(run.metrics)
     return fitting
-
-
-def one_line(text: str) -> str:
-    """A name or a reason as one line that any terminal can show."""
-    return "".join(each if each.isprintable() else "\ufffd" for each in text)
 
 
 def _distinct(runs: list[ReportRun]) -> list[ReportRun]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from prune_lab.errors import BadInput
-from prune_lab.report.page.collect import Collection, one_line
+from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.flat import write_flat
 from prune_lab.report.page.html import page_of
 from prune_lab.run.tracking.tracker import RunInfo
@@ -18,6 +18,7 @@ from prune_lab.run.tracking.wandb import Mode, WandbTracker
 from prune_lab.utils.files import write_text
 from prune_lab.utils.outputs import refuse_foreign
 from prune_lab.utils.paths import local_path
+from prune_lab.utils.text import one_line
 
 _EXAMPLES = """examples:
   prune-lab-report outputs                         all runs below outputs, to outputs/report

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from prune_lab.evaluation.metric import MEASURED
 from prune_lab.report.page.collect import Collection
 from prune_lab.report.page.flat import metrics_of
 from prune_lab.report.page.metrics import axes_of, columns_of, infos_of_runs, label_of, qualities_of
@@ -36,7 +37,7 @@ def payload_of(collection: Collection, watch: float) -> dict[str, Any]:
         "heldOut": {number: _pairs(run.held_out) for number, run in enumerate(runs) if run.held_out},
         "rounds": {number: _pairs(run.rounds) for number, run in enumerate(runs) if run.rounds},
     }
-    return {"runs": main, "protocols": _protocols(runs), "layers": _layers(runs)}
+    return {"runs": main, "protocols": _protocols(runs), "layers": _layers(runs), "continuations": _continuations(runs)}
 
 
 def embedded(value: Any) -> str:
@@ -81,6 +82,16 @@ def _layers(runs: Sequence[ReportRun]) -> dict[str, Any]:
     """Each run's measures, and once the names that runs of a model share."""
     pool = _Pool()
     return {"of": [_layers_of(run.layers, pool) for run in runs], "pool": pool.values}
+
+
+def _continuations(runs: Sequence[ReportRun]) -> dict[str, Any]:
+    """Each run's prompts with the texts of the stages that wrote; the dense model's are those of many runs."""
+    pool = _Pool()
+    of = []
+    for run in runs:
+        found = [(each.prompt, *map(each.texts.get, MEASURED)) for each in run.continuations]
+        of.append([[None if text is None else pool.place(text) for text in texts] for texts in found])
+    return {"of": of, "pool": pool.values}
 
 
 def _layers_of(layers: Layers | None, pool: "_Pool") -> list[Any] | None:

@@ -14,14 +14,15 @@ from typing import Any, TypeVar
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.folder import model_name
 from prune_lab.report.page.asked import Asked, read_asked
-from prune_lab.run import artifacts
+from prune_lab.run import artifacts, continuations
+from prune_lab.run.continuations import Continued
 from prune_lab.run.record import Unreadable, read_record
 from prune_lab.run.title import prunes
 from prune_lab.utils.files import read_regular
 from prune_lab.utils.secrets import forgetting, redacted_override, without_known_secrets, without_secrets
 
 ATTRIBUTES = ("model", "data", "method", "pattern", "level", "allocation", "finetune", "seed", "status", "written")
-FILES = (artifacts.RECORD, artifacts.LAYERS, artifacts.ROUNDS)
+FILES = (artifacts.RECORD, artifacts.LAYERS, artifacts.ROUNDS, *continuations.FILES)
 """What a run is read from."""
 _MEASURES = ("sparsity", "relative_output_error", "block_relative_output_error")
 _Point = TypeVar("_Point")
@@ -33,6 +34,7 @@ MOST_PROTOCOL = 2**20  # characters of JSON; that of a run has some ten thousand
 _MOST_TEXT = 10_000  # of a message or a command
 _MOST_NAME = 500  # of an attribute
 _MOST_POINTS = 2000  # of a curve
+_MOST_PROMPTS = 50  # with their continuations
 _MOST_TABLE = 2**24  # bytes of a CSV file; a hundred thousand layers
 
 
@@ -59,6 +61,7 @@ class ReportRun:
         held_out: losses of held-out samples, as steps and values.
         rounds: a row for each round of pruning and training in turns.
         layers: of the last pruning.
+        continuations: prompts, and what the dense and the pruned model wrote after them.
         identity: that runs have in common where one was taken from the other.
     """
 
@@ -72,6 +75,7 @@ class ReportRun:
     held_out: tuple[tuple[float, float], ...] = ()
     rounds: tuple[tuple[float, ...], ...] = ()
     layers: Layers | None = None
+    continuations: tuple[Continued, ...] = ()
     identity: str | None = None
 
     @property
@@ -113,6 +117,7 @@ def read_run(folder: Path, name: str) -> ReportRun:
         held_out=_held_out(protocol),
         rounds=_rounds(folder / artifacts.ROUNDS),
         layers=_layers(folder / artifacts.LAYERS),
+        continuations=_continuations(folder),
         identity=str(record["identity"]) if record.get("identity") else None,
     )
 
@@ -228,6 +233,14 @@ def _layers(path: Path) -> Layers | None:
     rows = [row for row in _csv(path) if row.get("name")]
     measures = {key: tuple(_or_nan(row.get(key)) for row in rows) for key in _MEASURES}
     return Layers(tuple(row["name"] for row in rows), measures) if rows else None
+
+
+def _continuations(folder: Path) -> tuple[Continued, ...]:
+    found = continuations.read_continuations(folder)[:_MOST_PROMPTS]
+    return tuple(
+        Continued(_cut(each.prompt, _MOST_TEXT), {stage: _cut(text, _MOST_TEXT) for stage, text in each.texts.items()})
+        for each in found
+    )
 
 
 def _csv(path: Path) -> list[dict[str, str]]:

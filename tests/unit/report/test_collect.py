@@ -182,6 +182,24 @@ def test_layers_rounds_and_held_out_losses_are_read(write, collect):
     assert layers["of"] == [[0, [0.5, 0.75], [0.1235, "nan"], [0.25, 0.5]]]
 
 
+def test_continuations_are_read_and_kept_once_and_within_bounds(write, collect):
+    rows = [{"prompt": "A", "continuation": " dense"}, {"prompt": "B" * 20_000, "continuation": "x"}]
+    for name, pruned in (("a", " one"), ("b", " two")):
+        folder = write(name, finished(**{"evaluate/repeated_4grams": 0.5}))
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (folder / "continuations_dense.jsonl").write_text(lines)
+        (folder / "continuations.jsonl").write_text(json.dumps(rows[0] | {"continuation": pruned}) + "\n[1]\n{half")
+    first = collect().runs[0]
+    assert [each.texts for each in first.continuations] == [{"dense": " dense", "evaluate": " one"}, {"dense": "x"}]
+    assert len(first.continuations[1].prompt) == 10_000
+    found = payload_of(collect(), 0)["continuations"]
+    shown = [[[text if text is None else found["pool"][text] for text in each] for each in run] for run in found["of"]]
+    assert [run[0] for run in shown] == [["A", " dense", " one"], ["A", " dense", " two"]]
+    assert shown[1][1][1:] == ["x", None] and len(found["pool"]) == 6
+    (folder / "continuations.jsonl").unlink()
+    assert "evaluate" not in collect().runs[1].continuations[0].texts
+
+
 def test_parquet_and_csv_hold_the_same(write, collect, tmp_path):
     protocol = {"model": {"dtype": "float32"}, "text": 'a "quoted", one'}
     config = settings("method=wanda", "sparsity.level=0.7", "seed=2")
@@ -253,7 +271,7 @@ def test_what_records_say_cannot_leave_the_data(write, collect):
     )
     page = page_of(collect(), attack)
     assert "alert(1)</script>" not in page
-    assert page.count("<script") == 4 and page.count("</script>") == 4
+    assert page.count("<script") == 5 and page.count("</script>") == 5
     assert page.count("<title>&lt;/script&gt;") == 1
     data = page.partition('id="data-runs">')[2].partition("</script>")[0]
     assert json.loads(data)["messages"] == {"0": attack}

@@ -87,3 +87,8 @@ function layersOf(run) {
   const [place, sparsity, error, blockError] = of[run];
   return { names: pool[place], sparsity, error, blockError };
 }
+
+function continuationsOf(run) {
+  const { pool, of } = part("continuations");
+  return of[run].map((places) => places.map((place) => (place === null ? null : pool[place])));
+}

@@ -10,6 +10,7 @@ function openDetails(run) {
     element("p", { class: "quiet" }, `${text("status", run)}, run folder ${RUNS.folders[run]}`),
     ...message(run),
     ...command(run),
+    ...continuations(run),
     ...ownCurve(run),
     ...heatMaps(run),
     ...metricsOf(run),
@@ -28,6 +29,36 @@ function command(run) {
   if (!line) return [element("p", { class: "quiet" }, "What it was started with was not kept.")];
   const button = element("button", { type: "button", onclick: () => copy(line, button) }, "copy command");
   return [element("h3", {}, "The command that repeats it"), element("pre", { id: "command" }, line), button];
+}
+
+// What the models wrote after each prompt, side by side.
+function continuations(run) {
+  const found = continuationsOf(run);
+  if (!found.length) return [];
+  return [
+    element("h3", {}, "Continuations"),
+    ...found.map(([prompt, ...texts]) =>
+      element(
+        "figure",
+        { class: "continued" },
+        element("figcaption", {}, prompt),
+        element(
+          "div",
+          { class: "beside" },
+          ...["dense", "pruned"].map((name, index) =>
+            texts[index] === null
+              ? null
+              : element(
+                  "div",
+                  {},
+                  element("span", { class: "quiet" }, name),
+                  element("p", {}, texts[index].trim() || "(nothing: the text ends here)"),
+                ),
+          ),
+        ),
+      ),
+    ),
+  ];
 }
 
 function ownCurve(run) {

@@ -1,0 +1,23 @@
+"""Texts of others, made fit to be shown."""
+
+
+def one_line(text: str) -> str:
+    """A text as one line that any terminal can show: what is not printable, line breaks among it, is replaced."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)
+
+
+def lines_of(text: str) -> list[str]:
+    """A text as lines that any terminal can show, without empty ones around it and with one at most between others.
+
+    A single blank before the text goes, which only parts it from what stands before it.
+    """
+    lines = [one_line(line.expandtabs(4)).rstrip() for line in text.splitlines()]
+    kept: list[str] = []
+    for line in lines:
+        if line or (kept and kept[-1]):
+            kept.append(line)
+    while kept and not kept[-1]:
+        kept.pop()
+    if kept and kept[0][:1] == " " != kept[0][1:2]:
+        kept[0] = kept[0][1:]
+    return kept
