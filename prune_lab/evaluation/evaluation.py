@@ -42,11 +42,13 @@ class Scores:
         protocol: how the numbers came about, as plain JSON.
         texts: what the model has written, by the kind of text: a row of plain JSON for each text, in the order of the
             prompts. The run folder gets them as ``KIND.jsonl``.
+        files: further text files, by their path below the run folder; the folder at the top has the stage in its name.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, object] = field(default_factory=dict)
     texts: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
 
 class Evaluation(Described, Protocol):
@@ -108,10 +110,10 @@ def measure(evaluation: Evaluation, subject: Subject) -> Scores:
         )
     try:
         metrics = {key: float(value) for key, value in scores.metrics.items()}
-        json.dumps([scores.protocol, scores.texts])
+        json.dumps([scores.protocol, scores.texts, scores.files])
     except (TypeError, ValueError, AttributeError) as error:
         raise RunFailed(
             f"the evaluation {name} returned scores that no record can hold ({error}); metrics are numbers by name, "
-            "protocol and texts are plain JSON"
+            "protocol, texts and files are plain JSON"
         ) from error
-    return Scores(metrics, scores.protocol, scores.texts)
+    return Scores(metrics, scores.protocol, scores.texts, scores.files)

@@ -12,7 +12,7 @@ from prune_lab.errors import BadInput, BadSetting, owned_by
 from prune_lab.evaluation import stdlib_tasks
 from prune_lab.evaluation.chat import check_template_args, template_protocol
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
-from prune_lab.evaluation.harness_context import quiet, seeded
+from prune_lab.evaluation.harness_context import quiet, seeded, standard_errors
 from prune_lab.evaluation.harness_scores import METRIC_INFO, scores_of
 from prune_lab.evaluation.harness_settings import (
     HARNESS_SEEDS,
@@ -21,6 +21,7 @@ from prune_lab.evaluation.harness_settings import (
     is_limit,
     is_options,
     may_not_fit,
+    named_seeds,
     untrusted,
 )
 from prune_lab.evaluation.metric import MetricInfo
@@ -58,6 +59,8 @@ class ZeroShot(Evaluation):
         system_instruction: a text that stands before all others, in the role of the system if there is a chat template.
         chat_template_args: what the chat template is given beside the conversation: `{"enable_thinking": False}`.
         add_bos_token: whether texts begin with the tokenizer's BOS token; None: as the tokenizer does it by itself.
+        log_samples: whether results and all answers are written to `lm_eval` in the run folder, in the harness' own
+            format; those of the dense model to `lm_eval_dense`.
         seed: of few-shot examples, and of the random numbers of Python, numpy and torch for tasks that draw; None: the
             harness' own, which are 0 for Python's random numbers and 1234 for all others.
     """
@@ -77,6 +80,7 @@ class ZeroShot(Evaluation):
     system_instruction: str | None = None
     chat_template_args: dict[str, Any] | None = None
     add_bos_token: bool | None = None
+    log_samples: bool = False
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -94,7 +98,7 @@ class ZeroShot(Evaluation):
             folder = getattr(self, name)
             if folder is not None and not local_path(folder).is_dir():
                 raise BadSetting(self, name, f": {why_missing(folder, 'folder')}")
-        check_flag(self, "apply_chat_template")
+        check_flag(self, "apply_chat_template", "log_samples")
         check_flag(self, "fewshot_as_multiturn", "add_bos_token", optional=True)
         check_text(self, "system_instruction", optional=True)
         check_template_args(self)
@@ -224,16 +228,21 @@ class ZeroShot(Evaluation):
             from prune_lab.evaluation.harness_model import HarnessModel
 
             tasks = self._load()
-            with subject.model.placed(subject.device) as hf:
+            with subject.model.placed(subject.device) as hf, standard_errors(self.log_samples) as how:
+                how["limit"] = self.limit
                 adapter = HarnessModel(hf, subject.model.tokenizer, **self._adapter_settings(subject))
-                results = evaluate(
-                    adapter, tasks, limit=self.limit, bootstrap_iters=0, log_samples=False, **self._prompting
-                )
+                results = evaluate(adapter, tasks, log_samples=self.log_samples, **how, **self._prompting)
+                scores = scores_of(results, self._protocol(subject, adapter))
+                if self.log_samples:
+                    from prune_lab.evaluation.harness_files import files_of
+
+                    config = {"batch_size": self.batch_size, **how, **named_seeds(self._seeds)}
+                    scores.files = files_of(results, adapter, subject.model.name, self._prompting, config)
         if adapter.truncated:
             logger.warning(
                 "%d requests of more than %d tokens lost their beginning", adapter.truncated, adapter.max_length
             )
-        return scores_of(results, self._protocol(subject, adapter))
+        return scores
 
     def _protocol(self, subject: Subject, adapter: "HarnessModel") -> dict[str, object]:
         return {

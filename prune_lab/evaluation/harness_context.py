@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import logging
 import os
 import random
@@ -10,11 +11,15 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
 PROBE_SECONDS = 5.0
+BOOTSTRAPS = 1000
+"""For standard errors that have no formula, such as those of perplexities; the harness' own front end makes 100,000."""
+_IN_PROCESS = "DISABLE_MULTIPROC"
 LOUD = ("lm_eval", "datasets", "huggingface_hub", "evaluate", "transformers")
 
 
@@ -55,6 +60,25 @@ def seeded(python_seed: int, numpy_seed: int, torch_seed: int) -> Iterator[None]
         finally:
             random.setstate(python)
             np.random.set_state(arrays)
+
+
+@contextlib.contextmanager
+def standard_errors(wanted: bool) -> Iterator[dict[str, Any]]:
+    """Gives the arguments by which the harness estimates standard errors, in this process and in silence, or does not.
+
+    Args:
+        wanted: whether it does.
+    """
+    before = os.environ.get(_IN_PROCESS)
+    os.environ[_IN_PROCESS] = "1"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) if wanted else contextlib.nullcontext():
+            yield {"bootstrap_iters": BOOTSTRAPS if wanted else 0}
+    finally:
+        if before is None:
+            del os.environ[_IN_PROCESS]
+        else:
+            os.environ[_IN_PROCESS] = before
 
 
 @contextlib.contextmanager

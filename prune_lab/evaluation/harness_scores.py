@@ -63,7 +63,7 @@ def _task_metrics(name: str, values: dict[str, Any], samples: int) -> dict[str, 
     metrics: dict[str, float] = {}
     for key, value in values.items():
         metric, comma, chosen = key.partition(",")
-        if not comma or isinstance(value, str):  # names, and standard errors that were not asked for
+        if not comma or isinstance(value, str) or metric.endswith("_stderr"):  # names, and errors: see below
             continue
         suffix = "" if chosen == "none" else f"/{chosen}"
         metrics[f"{name}/{metric}{suffix}"] = float(value)

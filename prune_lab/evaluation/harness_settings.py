@@ -14,6 +14,7 @@ MOST_NUMPY_SEED = 2**32 - 1
 HARNESS_SEEDS = {"python": 0, "numpy": 1234, "torch": 1234, "few-shot": 1234}
 """The seeds of the harness where none is asked for."""
 
+_SEEDS = {"python": "random_seed", "numpy": "numpy_seed", "torch": "torch_seed", "few-shot": "fewshot_seed"}
 _PLAIN_OPTIONS = (  # fields of tasks that are values; others are templates, in which the harness lets any code run, or
     # name metrics, classes and files that it loads
     "num_fewshot", "repeats", "test_split", "validation_split", "training_split", "fewshot_split", "target_delimiter",
@@ -32,6 +33,11 @@ def untrusted(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             plain = name != "generation_kwargs" or (isinstance(value, Mapping) and set(value) <= _PLAIN_GENERATION)
             if name not in _PLAIN_OPTIONS or not plain:
                 yield f"task_options.{task}.{name}", "may run any code, as templates do"
+
+
+def named_seeds(seeds: Mapping[str, int]) -> dict[str, int]:
+    """Seeds under the names that they have in the harness' own results."""
+    return {_SEEDS[name]: seed for name, seed in seeds.items()}
 
 
 def is_limit(value: object) -> bool:

@@ -67,7 +67,7 @@ def _cached(name: str, evaluation: Evaluation, subject: Subject, known_as: str) 
     def read(folder: Path) -> Scores:
         kept = json.loads((folder / _SCORES).read_text(encoding="utf-8"))
         metrics = {str(metric): float(value) for metric, value in kept["metrics"].items()}
-        scores = Scores(metrics, dict(kept["protocol"]), dict(kept["texts"]))
+        scores = Scores(metrics, dict(kept["protocol"]), dict(kept["texts"]), dict(kept["files"]))
         logger.info("%s: kept from an earlier run", name)
         return scores
 

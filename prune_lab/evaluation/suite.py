@@ -60,8 +60,10 @@ def merge(scores: Mapping[str, Scores]) -> Scores:
     """
     metrics: dict[str, float] = {}
     texts: dict[str, list[dict[str, object]]] = {}
+    files: dict[str, str] = {}
     for name, part in scores.items():
         metrics.update({(f"{name}/{key}" if key in metrics else key): value for key, value in part.metrics.items()})
         for kind, rows in part.texts.items():
             texts.setdefault(kind, []).extend(rows)
-    return Scores(metrics, {name: part.protocol for name, part in scores.items()}, texts)
+        files |= part.files
+    return Scores(metrics, {name: part.protocol for name, part in scores.items()}, texts, files)

@@ -14,6 +14,8 @@ CONTINUATIONS: Final = "continuations"
 """The kind of text that `prune_lab.evaluation.continuation` makes."""
 TEXTS: Final = ("generations", CONTINUATIONS)
 """Kinds of text that evaluations make."""
+EVALUATIONS: Final = ("lm_eval",)
+"""Folders with files that evaluations make."""
 MODEL: Final = "model"
 """The folder of the pruned model, in the Hugging Face format."""
 ADAPTER: Final = "adapter"
@@ -33,9 +35,18 @@ def texts_file(kind: str, stage: str) -> str:
     return f"{kind}.jsonl" if stage == "evaluate" else f"{kind}_{stage}.jsonl"
 
 
+def evaluation_folder(name: str, stage: str) -> str:
+    """Returns the folder with the files that an evaluation made in a stage."""
+    return name if stage == "evaluate" else f"{name}_{stage}"
+
+
+EVALUATION_FOLDERS: Final = tuple(
+    evaluation_folder(name, stage) for name in EVALUATIONS for stage in ("evaluate", "dense")
+)
 OUTPUTS: Final = (
     CONFIG, ENVIRONMENT, METRICS, LAYERS, ROUNDS, MASKS,
     *(texts_file(kind, stage) for kind in TEXTS for stage in ("evaluate", "dense")), MODEL, ADAPTER,
+    *EVALUATION_FOLDERS,
 )  # fmt: skip
 """What a run leaves beside its record."""
 

@@ -1,6 +1,7 @@
 """Measures the model: as it is now, or as it was before anything was done to it."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -52,7 +53,7 @@ class Evaluate(Stage):
         return metrics | {f"{name}_ratio": metrics[name] / value for name, value in dense.items() if value}
 
     def _note(self, run: RunState, stage: str, scores: Scores) -> dict[str, float]:
-        """Keeps protocol and texts, and returns the metrics."""
+        """Keeps protocol, texts and files, and returns the metrics."""
         for kind, rows in scores.texts.items():
             if kind not in artifacts.TEXTS:
                 raise RunFailed(
@@ -61,6 +62,16 @@ class Evaluate(Stage):
                 )
             lines = [json.dumps(row, ensure_ascii=False) for row in rows]
             write_text(run.folder / artifacts.texts_file(kind, stage), "".join(f"{line}\n" for line in lines))
+        for name in artifacts.EVALUATIONS:  # of the same run, which was interrupted behind this stage
+            shutil.rmtree(run.folder / artifacts.evaluation_folder(name, stage), ignore_errors=True)
+        for path, text in scores.files.items():
+            folder, _, rest = path.partition("/")
+            if folder not in artifacts.EVALUATIONS:
+                raise RunFailed(
+                    f"the evaluation returned the file {path}, for which a run folder has no place; folders are "
+                    f"{', '.join(artifacts.EVALUATIONS)}"
+                )
+            write_text(run.folder / artifacts.evaluation_folder(folder, stage) / rest, text)
         run.protocol[stage] = scores.protocol
         return scores.metrics
 

@@ -29,7 +29,8 @@ OTHER_VALUES = {  # of each setting
     "batch_size": 3, "windows": 1, "threshold": 0.5, "sensitivity": False, "samples": 2, "beams": 1, "limit": 1,
     "length_penalty": 0.5, "no_repeat_ngram_size": 2, "max_new_tokens": 3, "max_length": 32, "seed": 7,
     "num_fewshot": 1, "apply_chat_template": True, "fewshot_as_multiturn": False, "system_instruction": "Be brief",
-    "chat_template_args": {"a": 1}, "add_bos_token": True, "task_options": {"a": {"description": "Think. "}},
+    "chat_template_args": {"a": 1}, "add_bos_token": True, "log_samples": True,
+    "task_options": {"a": {"description": "Think. "}},
 }  # fmt: skip
 EVALUATIONS = {
     "perplexity": Perplexity(),

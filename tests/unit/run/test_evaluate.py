@@ -81,3 +81,18 @@ def test_texts_go_into_the_run_folder_also_those_that_were_kept(run, stage, name
 def test_texts_of_an_unknown_kind_are_told(run):
     with pytest.raises(RunFailed, match=r"texts of the kind 'poems'.*kinds are generations, continuations"):
         Evaluate(Returning(Scores({"a": 1.0}, {}, {"poems": []})))(run)
+
+
+@pytest.mark.parametrize(("stage", "name"), [(Evaluate, "lm_eval"), (EvaluateDense, "lm_eval_dense")])
+def test_files_go_into_the_run_folder_also_those_that_were_kept(run, stage, name, monkeypatch):
+    evaluation = Returning(Scores({"a": 1.0}, files={"lm_eval/model/results.json": "{}"}))
+    monkeypatch.setattr(Returning, "key", lambda *_: {"key": f"files {name}"})
+    for _ in range(2):
+        stage(evaluation)(run)
+        assert [path.name for path in (run.folder / name / "model").iterdir()] == ["results.json"]
+        (run.folder / name / "model" / "results.json").rename(run.folder / name / "model" / "older.json")
+
+
+def test_files_in_an_unknown_folder_are_told(run):
+    with pytest.raises(RunFailed, match=r"the file poems/a\.txt.*folders are lm_eval"):
+        Evaluate(Returning(Scores({"a": 1.0}, files={"poems/a.txt": ""})))(run)
