@@ -61,6 +61,8 @@ def print_continuations(console: Console, found: Sequence[Continued], columns: M
             _print_beside(console, each, columns)
         else:
             _print_below(console, each, columns)
+    if found:
+        console.print()
 
 
 def _print_beside(console: Console, each: Continued, columns: Mapping[str, str]) -> None:

