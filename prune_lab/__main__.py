@@ -151,6 +151,9 @@ def main() -> None:
         _exit_if_expected(error)
         if _is_of_hydra(error) and isinstance(error.__cause__, OSError):  # the log file
             _exit_if_expected(BadInput(f"the run folder cannot be written: {error.__cause__}; set hydra.run.dir=DIR"))
+        if _is_of_hydra(error) and _is_about_logging(error):
+            reason = ": ".join(str(each) for each in (error, error.__cause__) if each)
+            _exit_if_expected(BadInput(f"hydra.job_logging or hydra.hydra_logging cannot be used: {reason}"))
         if _is_of_hydra(error) and (mistakes := mistakes_in(*_typed())):
             _exit_if_expected(BadInput(mistakes))
         raise
@@ -234,6 +237,11 @@ def _is_of_hydra(error: Exception) -> bool:
         frame.name == run_job.__name__ and frame.filename == __file__
         for frame in traceback.extract_tb(error.__traceback__)
     )
+
+
+def _is_about_logging(error: Exception) -> bool:
+    """Whether the standard library could not configure the log."""
+    return any(frame.name == "configure_log" for frame in traceback.extract_tb(error.__traceback__))
 
 
 if __name__ == "__main__":

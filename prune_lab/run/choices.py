@@ -85,6 +85,8 @@ def no_key(key: str, line: str, others: Sequence[str]) -> str:
     cfg = _composed_hydra(others) if of_hydra else _composed(others)
     if cfg is None:
         return f"{key} is unknown; prune-lab --cfg {'hydra' if of_hydra else 'job'} shows all keys"
+    if key in _keys(cfg):
+        return f"{line}: what is new below {key} takes a plus sign: +{key}.NAME=VALUE"
     path, node, parent = key.split("."), cfg, ""
     while len(path) > 1 and isinstance(node.get(path[0]), dict):
         parent, node = f"{parent}{path[0]}.", node[path.pop(0)]

@@ -5,7 +5,6 @@ lines of shell on a cluster. Files may choose among what is there; all else is t
 """
 
 import inspect
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from prune_lab.errors import BadInput, shown
 from prune_lab.run.choices import choices_of
+from prune_lab.run.hydra_settings import mistakes_of
 from prune_lab.run.trust import OURS, how_to_trust, is_trusted, is_trusted_target
 
 SUMMARY = "prune_lab.sweep.summary.SweepSummary"
@@ -44,10 +44,11 @@ def vet_hydra(cfg: DictConfig) -> None:
         cfg: with Hydra's own settings, interpolations and all.
 
     Raises:
-        BadInput: a file asks for more than it may; the message lists all of it.
+        BadInput: a file asks for more than it may, or a value cannot be; the message lists all of it.
     """
     written: Any = OmegaConf.to_container(cfg.hydra, resolve=False)  # an interpolation is a text
-    problems = [*_callbacks(written), *_plugins(cfg, written), *_logging(written), *_job(cfg, written)]
+    problems = [*_callbacks(written), *_plugins(cfg, written), *_logging(written), *_job(written)]
+    problems += mistakes_of(cfg, written)
     if problems:
         raise BadInput("\n".join(dict.fromkeys(problems)))
 
@@ -157,8 +158,8 @@ def _logging(written: Mapping[str, Any]) -> Iterator[str]:
                 yield _refusal(path, value, "makes an object, or writes to a file of its choice")
 
 
-def _job(cfg: DictConfig, written: Mapping[str, Any]) -> Iterator[str]:
-    """Environment variables, and names that become paths."""
+def _job(written: Mapping[str, Any]) -> Iterator[str]:
+    """Environment variables."""
     job = written["job"]
     copied = job["env_copy"] or []
     for name in [copied] if isinstance(copied, str) else copied:
@@ -168,14 +169,6 @@ def _job(cfg: DictConfig, written: Mapping[str, Any]) -> Iterator[str]:
         key = f"hydra.job.env_set.{name}"
         if name not in (TRIAL, *copied) and not is_trusted(key):
             yield _refusal(key, "...", "changes the environment")
-    for key, allowed in (("hydra.job.name", "a name without /"), ("hydra.output_subdir", "a folder of the run folder")):
-        try:
-            name = str(OmegaConf.select(cfg, key, throw_on_missing=False))
-        except OmegaConfBaseException:
-            name = os.pardir
-        outside = os.path.isabs(name) or os.pardir in name.split("/") or (key.endswith("name") and "/" in name)
-        if outside and not is_trusted(key):
-            yield f"{key}={shown(name)} is not allowed in a file; allowed: {allowed}"
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:

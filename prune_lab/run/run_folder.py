@@ -31,6 +31,7 @@ def check_free(folder: Path) -> None:
     Raises:
         BadInput: another process is at work there, or something is in the way that is no run's.
     """
+    refuse_root(folder)
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"the run folder {folder} cannot be written (it is a file); set hydra.run.dir=DIR")
     if not folder.is_dir() or folder.resolve() in _held:
@@ -45,6 +46,19 @@ def check_free(folder: Path) -> None:
     if (folder / NOTES / _LOCK).exists():
         with _lock(folder):
             pass
+
+
+def refuse_root(folder: Path) -> None:
+    """Keeps the files of runs out of the root of the file system, where an administrator could write them.
+
+    Raises:
+        BadInput: the folder is the root.
+    """
+    if folder.resolve() == Path(folder.resolve().anchor):
+        raise BadInput(
+            f"{folder} is the root of the file system, and runs have many files; set hydra.run.dir=DIR (of a sweep "
+            "hydra.sweep.dir=DIR, of a search hydra.sweeper.folder=DIR) to a folder of its own"
+        )
 
 
 @contextmanager

@@ -63,6 +63,11 @@ def is_trusted(key: str) -> bool:
     return not Trust().names.isdisjoint({key, key.partition("[")[0]})
 
 
+def typed_keys() -> frozenset[str]:
+    """Returns the keys that were typed with a value; and what is named as trusted besides."""
+    return Trust().names
+
+
 def is_trusted_target(target: str) -> bool:
     """Returns whether a class may be made: one of prune_lab, or of a package that is named as trusted."""
     packages = (OURS, *(name.removesuffix("*") for name in Trust().names if name.endswith(".*")))

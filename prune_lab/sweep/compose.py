@@ -115,11 +115,10 @@ def job_folders(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequenc
 def _composed(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
     try:
         return loader.load_sweep_config(master, list(overrides))
-    except ValueError as error:  # a number of thousands of digits: of those that were typed, nobody has come here
-        mistakes = "" if isinstance(error, Reported) else mistakes_in(overrides, sweep=True)
-        if not mistakes:
+    except ValueError as error:
+        if isinstance(error, Reported) or "digits" not in str(error):  # a number of thousands, in a list of jobs
             raise
-        raise BadInput(mistakes) from error
+        raise BadInput(mistakes_in(overrides, sweep=True)) from error
 
 
 @contextmanager

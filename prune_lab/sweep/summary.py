@@ -1,9 +1,10 @@
 """What a sweep ends with: a line for each job, on the terminal and in ``sweep.csv``."""
 
+import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from prune_lab.run import artifacts
 from prune_lab.run.config import objectives_of
 from prune_lab.run.own_files import is_stale, mark_stale
 from prune_lab.run.record import read_record
-from prune_lab.run.run_folder import check_free, refuse_inputs_inside, writing
+from prune_lab.run.run_folder import check_free, refuse_inputs_inside, refuse_root, writing
 from prune_lab.utils.files import write_csv
 from prune_lab.utils.outputs import refuse_foreign
 from prune_lab.utils.plain import plain_dict
@@ -74,16 +75,15 @@ class SweepSummary(Callback):
         """Ends the command where it may not write into the run folder; Hydra turns exceptions into warnings."""
         HydraConfig.instance().set_config(config)
         folder = Path(config.hydra.run.dir)
-        try:
+        with _ending_the_command():
             check_free(folder)
             with suppress(OmegaConfBaseException):  # is told by the run
                 refuse_inputs_inside(folder, plain_dict(OmegaConf.masked_copy(config, _settings(config)), resolve=True))
-        except BadInput as error:
-            sys.stderr.write(f"prune-lab: {error}\n")
-            sys.exit(2)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Takes what the configuration says."""
+        """Takes what the configuration says, and ends the command likewise."""
+        with _ending_the_command():
+            refuse_root(Path(config.hydra.sweep.dir))
         if str(config.hydra.sweeper._target_).startswith(_COMBINATIONS):
             objectives = objectives_of(plain_dict(config)["objective"])
             self.begun.append(_Begun(Path(config.hydra.sweep.dir), objectives))
@@ -91,6 +91,15 @@ class SweepSummary(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Hides secrets among the overrides, which Hydra prints where a job has failed."""
         job_return.overrides = [redacted_override(each) for each in job_return.overrides or ()]
+
+
+@contextmanager
+def _ending_the_command() -> Iterator[None]:
+    try:
+        yield
+    except BadInput as error:
+        sys.stderr.write(f"prune-lab: {error}\n")
+        sys.exit(2)
 
 
 def _settings(config: DictConfig) -> list[str]:
@@ -105,7 +114,8 @@ def expect(folders: Sequence[Path], overrides: Sequence[Sequence[str]]) -> None:
         overrides: of each.
 
     Raises:
-        BadInput: two jobs would write into one folder, or one of the folders is in use or holds somebody's files.
+        BadInput: two jobs would write into one folder, or one of the folders is in use, holds somebody's files, or does
+            not lie below that of the sweep.
     """
     for path, times in Counter(folder.resolve() for folder in folders).items():
         if times > 1:
@@ -113,6 +123,8 @@ def expect(folders: Sequence[Path], overrides: Sequence[Sequence[str]]) -> None:
                 f"{times} jobs of this sweep would write into {path}; give each a folder of its own with "
                 "hydra.sweep.subdir='${hydra:job.num}', which is the default"
             )
+    if SweepSummary.begun:
+        _check_below(SweepSummary.begun[-1].folder, folders)
     for folder in folders:
         check_free(folder)
     if SweepSummary.begun:
@@ -123,6 +135,16 @@ def expect(folders: Sequence[Path], overrides: Sequence[Sequence[str]]) -> None:
             mark_stale(folder)
     if SweepSummary.begun:
         SweepSummary.begun[-1].jobs += zip(folders, map(list, overrides), strict=True)
+
+
+def _check_below(sweep: Path, folders: Sequence[Path]) -> None:
+    """A job whose folder lies elsewhere would write where nobody expects it; in the sweep's own, among its files."""
+    for folder in folders:
+        if Path(os.path.abspath(sweep)) not in Path(os.path.abspath(folder)).parents:
+            raise BadInput(
+                f"a job of this sweep would write into {folder}, which does not lie below the sweep's folder {sweep}; "
+                "leave out hydra.sweep.subdir, or give one like '${hydra:job.num}'"
+            )
 
 
 def summarise() -> None:

@@ -12,15 +12,17 @@ _SHOWN = 200  # characters of a path in a message
 
 
 MOST_FILES = 200_000
-"""So many entries below what one text names are looked at, which takes seconds at most."""
+"""So many entries below what one text names are looked at, which takes a second or two."""
+MOST_FOLDERS = 10_000
+"""Likewise of folders: to look into one costs as much as looking at ten files, and whole systems have more of them."""
 
 
 class TooManyFiles(Exception):
-    """There are more files below a path than are looked at."""
+    """There are more files or folders below a path than are looked at."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, what: str = "files") -> None:
         super().__init__(
-            f"more than {most:,} files lie there, and a run is known by all of its input files; name the file, or a "
+            f"more than {most:,} {what} lie there, and a run is known by all of its input files; name the file, or a "
             "folder with nothing else in it"
         )
 
@@ -86,7 +88,9 @@ def shown_path(path: str) -> str:
     return path if len(path) <= _SHOWN else f"{path[: _SHOWN // 2]}...({len(path)} characters)"
 
 
-def regular_files(path: Path, most: int = MOST_FILES) -> Iterator[tuple[str, os.stat_result]]:
+def regular_files(
+    path: Path, most: int = MOST_FILES, most_folders: int = MOST_FOLDERS
+) -> Iterator[tuple[str, os.stat_result]]:
     """Yields every regular file at or below a path, with what the system says about it; links are followed.
 
     Pipes, sockets and devices are no files here, and what cannot be looked at is left out. A folder that is reached in
@@ -95,6 +99,7 @@ def regular_files(path: Path, most: int = MOST_FILES) -> Iterator[tuple[str, os.
     Args:
         path: of a file or a folder.
         most: so many files, folders and others are looked at.
+        most_folders: so many folders are looked into.
 
     Raises:
         TooManyFiles: there are more of them.
@@ -110,6 +115,8 @@ def regular_files(path: Path, most: int = MOST_FILES) -> Iterator[tuple[str, os.
             if (state.st_dev, state.st_ino) in seen:
                 continue
             seen.add((state.st_dev, state.st_ino))
+            if len(seen) > most_folders:
+                raise TooManyFiles(most_folders, "folders")
             with os.scandir(folder) as listed:
                 entries = list(islice(listed, most - looked_at + 1))
         except OSError:

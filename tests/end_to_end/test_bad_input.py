@@ -88,6 +88,7 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
         ("evaluate=study evaluate.perplexity.batch_size=0", ["evaluate.perplexity.batch_size=0", "or null"]),
         ("allocation=measured allocation.inner.block_size=1.5", ["allocation.inner.block_size=1.5", "at least 1"]),
         ("seed=18446744073709551616", ["seed=18446744073709551616", "18446744073709551615"]),
+        ("hydra.job_logging.root.level=abc", ["hydra.job_logging or hydra.hydra_logging", "Unknown level: 'abc'"]),
         ("finetune=full training.patience=3", ["training.patience=3", "training.eval_samples=16"]),
     ],
 )
@@ -115,6 +116,8 @@ def test_a_pattern_that_does_not_divide(command, local_overrides, tmp_path):
         ("sparsity=0.5,0.7", ["sparsity=0.5,0.7 is not allowed", "unstructured"]),
         ("seed=interval(1,2)", ["hydra/sweeper=optuna"]),
         ("seed=range(0,99999999999)", ["seed=range(0,99999999999): that are more than 10000 jobs", "optuna"]),
+        ("hydra.sweep.subdir=../x", ["/sweep/../x, which does not lie below the sweep's folder", "job.num"]),
+        ("hydra.sweep.subdir=.", ["/sweep, which does not lie below the sweep's folder"]),
         ("seed=range(5,5)", ["seed=range(5,5): there is no number in this range"]),
         ("hydra.sweeper.max_batch_size=abc", ["hydra.sweeper.max_batch_size='abc' is not allowed", "whole numbers"]),
         ("hydra.sweeper.params=5", ["hydra.sweeper.params=5 is not allowed; allowed: a mapping"]),

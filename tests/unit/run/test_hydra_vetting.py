@@ -34,6 +34,46 @@ def vet(*overrides: str) -> None:
     ],
 )
 def test_only_what_hydra_can_make_of_its_settings(overrides, words):
+    assert_refused(overrides, words)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        *(
+            (f"hydra.output_subdir={given}", [f"hydra.output_subdir='{given.strip(chr(39))}' is not allowed", ".hydra"])
+            for given in ("../../x", "/x", "a/../../x", ".", "''", "model", "blocks/a", "record.json", ".prune_lab")
+        ),
+        *(
+            (f"hydra.job.name={given}", ["is not allowed; allowed: a name"])
+            for given in ("a/b", "../x", "..", ".", "''")
+        ),
+        *(
+            (f"hydra.verbose={given}", ["is not allowed; allowed: true, false, or names of packages"])
+            for given in ("no_such_package", "5", "null", "[prune_lab,5]", "[]", "{a:b}")
+        ),
+        ("hydra.run.dir=''", ["hydra.run.dir='' is not allowed; allowed: a folder"]),
+        ("hydra.sweep.dir=' '", ["hydra.sweep.dir='' is not allowed"]),
+        ("hydra.job.chdir=true", ["relative paths among the settings"]),
+        ("hydra.runtime.output_dir=x", ["hydra.runtime.output_dir is set by Hydra itself"]),
+        ("hydra.job.num=3", ["hydra.job.num is set by Hydra itself"]),
+    ],
+)
+def test_only_values_that_hydra_can_use_within_the_run_folder(override, words):
+    """Also what is typed, which is otherwise trusted: Hydra writes elsewhere, ignores it, or ends with a traceback."""
+    assert_refused([override], words)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["hydra.output_subdir=null", "hydra.output_subdir=a/b", "hydra.job.name=a.b", "hydra.job.chdir=null"]
+    + [f"hydra.verbose={given}" for given in ("true", "prune_lab", "[prune_lab.run,torch]", "__main__")],
+)
+def test_values_that_hydra_can_use(override):
+    vet(override)
+
+
+def assert_refused(overrides, words):
     with pytest.raises(BadInput) as raised:
         vet(*overrides)
     assert all(word in str(raised.value) for word in words), raised.value

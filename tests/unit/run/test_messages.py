@@ -72,6 +72,10 @@ def said(*overrides: str) -> str:
             ["method@method.inner=ria: nothing that is chosen", "method@method.inner (of method=d"],
         ),
         ("evaluate@evaluate.x=size", ["evaluate@evaluate.x=size: nothing", "evaluate@evaluate.size (of evaluate=all"]),
+        (
+            "hydra.job.env_set={A: b}",
+            ["what is new below hydra.job.env_set takes a plus sign: +hydra.job.env_set.NAME"],
+        ),
         ("hydra.job.chdir=abc", ["hydra.job.chdir=abc is not allowed: Value 'abc' is not a valid bool"]),
         ("~method.nosuch", ["~method.nosuch: there is no method.nosuch"]),
         ("seed=1,2", ["seed=1,2 is several values", "prune-lab -m", "seed=[1,2]", "'seed=\"1,2\"'"]),

@@ -114,6 +114,13 @@ def test_what_a_run_that_goes_on_cannot_use_is_set_aside(tmp_path, status, name,
     assert os.path.lexists(earlier / name) and not os.path.lexists(path)
 
 
+@pytest.mark.parametrize("path", ["/", "//", "/usr/..", "link"])
+def test_the_root_of_the_file_system_is_no_run_folder(tmp_path, path):
+    (tmp_path / "link").symlink_to("/")
+    with pytest.raises(BadInput, match=r"is the root of the file system.*hydra\.run\.dir=DIR"):
+        check_free(tmp_path / path)
+
+
 def test_other_files_are_in_nobodys_way(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     _run(tmp_path, "one", status="finished")

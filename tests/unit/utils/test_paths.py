@@ -8,8 +8,8 @@ import pytest
 from prune_lab.utils.paths import TooManyFiles, local_path, named_paths, regular_files, why_missing
 
 
-def below(path, most=100):
-    return sorted(os.path.relpath(file, path) for file, _ in regular_files(path, most))
+def below(path, most=100, **bounds):
+    return sorted(os.path.relpath(file, path) for file, _ in regular_files(path, most, **bounds))
 
 
 def test_a_tilde_is_a_home_folder_where_there_is_one(monkeypatch, tmp_path):
@@ -76,3 +76,6 @@ def test_looking_ends_at_the_bound_however_deep_the_files_lie(tmp_path):
     assert len(below(tmp_path, most=6)) == 3
     with pytest.raises(TooManyFiles):
         below(tmp_path, most=5)
+    assert len(below(tmp_path, most_folders=4)) == 3
+    with pytest.raises(TooManyFiles, match="more than 3 folders lie there"):
+        below(tmp_path, most_folders=3)
