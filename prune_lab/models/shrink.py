@@ -1,7 +1,8 @@
 """Removes what masks dropped, and keeps models whose blocks differ in width.
 
 A model with equal widths is an ordinary one of its family with a smaller configuration. One whose blocks differ in
-neurons or heads, or whose family ties the size of a head to the number of heads, has no configuration in its family:
+neurons or heads, whose family ties the size of a head to the number of heads, or whose width is no multiple of the
+heads that are left where the family wants that, has no configuration in its family:
 its folder says ``model_type: prune_lab_<family>``, which other loaders refuse by that name, and ``neurons_per_block``
 or ``heads_per_block``.
 """
@@ -121,17 +122,30 @@ def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[int]]) -> Non
     own_way = {WIDTHS: len(set(neurons)) == 1, HEADS: attention.heads == config.num_attention_heads}
     if own_way[WIDTHS]:
         setattr(config, family.width, neurons[0])
-    if family.head_dim is not None and len(set(heads)) == 1:
-        own_way[HEADS] = True
-        setattr(config, family.head_dim, attention.head_dim)
-        config.num_attention_heads, config.num_key_value_heads = attention.heads, attention.kv_heads
-    elif len(set(heads)) > 1:
+    if len(set(heads)) > 1:
         own_way[HEADS] = False
+    elif family.head_dim is not None:
+        fewer = {"num_attention_heads": attention.heads, "num_key_value_heads": attention.kv_heads}
+        sizes = {**fewer, family.head_dim: attention.head_dim}
+        own_way[HEADS] = _takes(config, sizes)
+        for name, size in sizes.items() if own_way[HEADS] else ():
+            setattr(config, name, size)
     for name, counts in left.items():
         if not own_way[name]:
             setattr(config, name, list(counts))
         elif getattr(config, name, None) is not None:
             setattr(config, name, None)
+
+
+def _takes(config: "PretrainedConfig", sizes: Mapping[str, int]) -> bool:
+    """Whether the family's configuration takes some sizes: most want the width to be a multiple of the heads."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        type(config)(**{**config.to_dict(), **sizes})
+    except (ValueError, StrictDataclassError):
+        return False
+    return True
 
 
 _COUNTED: dict[str, Callable[[PrunableModel], Sequence[Units]]] = {WIDTHS: all_neurons, HEADS: all_heads}

@@ -1,10 +1,11 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import prune_lab
 from prune_lab.errors import BadInput
 from prune_lab.models.families import family_of
+from prune_lab.models.model import PrunableModel
 from prune_lab.models.shrink import finish_folder, shrink
 from prune_lab.models.units import all_heads, all_neurons
 from prune_lab.pruning.masks import Masks
@@ -116,3 +117,30 @@ def test_a_damaged_folder_is_told(tiny_model, tmp_path):
     (tmp_path / "config.json").write_text(config.replace("20,", "21,", 1))
     with pytest.raises(BadInput, match=r"of another shape than config\.json says: .*fc1\.bias \(\(20,\), and \(21,\)"):
         prune_lab.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(("heads", "removed", "ordinary"), [(9, 1, True), (8, 1, False), (8, 2, True)])
+def test_a_number_of_heads_that_the_family_does_not_take_is_a_folder_of_our_own(
+    tmp_path, random_tokens, heads, removed, ordinary
+):
+    """LLaMA's configuration wants the width, 72 or 64, to be a multiple of the heads: 6, 6 and 4 of them are left."""
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=8 * heads, intermediate_size=48, num_hidden_layers=2, num_attention_heads=heads,
+        num_key_value_heads=heads // (3 if heads == 9 else 2), max_position_embeddings=64, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = PrunableModel(AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval())
+    shrink(model, {each.name: torch.arange(each.count) >= removed for each in all_heads(model)})
+    tokens, shared = random_tokens(), model.hf.lm_head.weight is model.hf.get_input_embeddings().weight
+    model.hf.save_pretrained(tmp_path)
+    finish_folder(tmp_path, model.hf.config)
+    loaded = prune_lab.load(str(tmp_path)).hf
+    assert shared and loaded.lm_head.weight is loaded.get_input_embeddings().weight
+    torch.testing.assert_close(loaded(tokens).logits, model.hf(tokens).logits, rtol=0, atol=0)
+    if ordinary:
+        torch.testing.assert_close(
+            AutoModelForCausalLM.from_pretrained(tmp_path).eval()(tokens).logits, loaded(tokens).logits, rtol=0, atol=0
+        )
+    else:
+        with pytest.raises(ValueError, match="prune_lab_llama"):
+            AutoModelForCausalLM.from_pretrained(tmp_path)
