@@ -13,6 +13,7 @@ from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.config_file import reason_of
 from prune_lab.models.shrink import is_unequal, unequal_class
 from prune_lab.models.weight_files import is_harmless, some
+from prune_lab.utils.finite import all_finite
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -82,7 +83,7 @@ def check_finite(hf: "PreTrainedModel", folder: Path) -> None:
         RunFailed: one is not finite.
     """
     for name, tensor in hf.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise RunFailed(f"{{at}}.path={folder}: {name} holds NaN or infinite values; the checkpoint is damaged")
 
 

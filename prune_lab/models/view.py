@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_lab.errors import RunFailed
+from prune_lab.utils.finite import all_finite
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers.pytorch_utils import Conv1D
@@ -58,7 +59,7 @@ class PrunableLinear:
             RunFailed: a value is not finite in the type of the parameter.
         """
         cast = weight.to(self.module.weight.dtype)
-        if not bool(torch.isfinite(cast.sum(dtype=torch.float32))):
+        if not all_finite(cast):
             raise RunFailed(
                 f"{self.name}: the pruned weight has NaN or infinite values; use a larger model.dtype or more damping"
             )

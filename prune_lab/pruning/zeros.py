@@ -11,6 +11,7 @@ from prune_lab.models.units import removable
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks
 from prune_lab.training.hooks import Hooks
+from prune_lab.utils.finite import all_finite
 
 
 def masks_of_zeros(model: PrunableModel) -> Masks:
@@ -49,7 +50,7 @@ def check_finite(model: PrunableModel, what: str) -> None:
         RunFailed: one is not; the message names it.
     """
     for name, parameter in model.hf.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not all_finite(parameter.detach()):
             raise RunFailed(
                 f"{name}: there are NaN or infinite values after {what}; use model.dtype=float32, or smaller steps "
                 "(training.lr) where the model was trained"

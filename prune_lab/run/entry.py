@@ -8,6 +8,7 @@ from typing import Any
 from prune_lab.run import finished_runs
 from prune_lab.run.config import RunConfig
 from prune_lab.run.run_folder import claimed, disk_failures, refuse_inputs_inside
+from prune_lab.utils.memory import growing
 from prune_lab.utils.processes import processes
 
 logger = logging.getLogger(__name__)
@@ -72,9 +73,10 @@ def _run(config: RunConfig, folder: Path, **how: Any) -> dict[str, Any]:
         from prune_lab.run.tracking.wandb import begin
 
         begin()
-    from prune_lab.run.runner import execute  # imports torch
+    with growing():
+        from prune_lab.run.runner import execute  # imports torch
 
-    quiet_libraries()
+        quiet_libraries()
     return execute(config, folder, **how)
 
 

@@ -41,6 +41,7 @@ from prune_lab.run.vetting import vet
 from prune_lab.utils.device import arithmetic, device_name, lack_of_memory, watch_peak_memory
 from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_json, write_text
+from prune_lab.utils.memory import growing
 from prune_lab.utils.secrets import redacted, redacted_override, without_known_secrets
 
 logger = logging.getLogger(__name__)
@@ -194,6 +195,7 @@ def _run_stages(
         tracker.finish(record["metrics"], failed=failed)
 
 
+@growing()  # the classes of a model bring much of transformers
 def _load(parts: Parts, folder: Path, seed: int) -> RunState:
     start = time.perf_counter()
     config, tokenizer = parts.model.load_config(), parts.model.load_tokenizer()

@@ -20,6 +20,7 @@ from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.capture import Call, capture_block_inputs
 from prune_lab.pruning.calibration.precision import widen
 from prune_lab.utils.device import release_free_memory
+from prune_lab.utils.finite import all_finite
 from prune_lab.utils.memory import available_memory, gigabytes
 from prune_lab.utils.progress import track
 
@@ -83,7 +84,7 @@ class BlockInputs:
             out = self.block.hidden(self.run(batch, call))
             if watch is not None:
                 watch(batch, out)
-            if not bool(torch.isfinite(out.sum(dtype=torch.float32))):
+            if not all_finite(out):
                 raise RunFailed(
                     f"{self.block.name}: the outputs have NaN or infinite values on the calibration samples "
                     f"{batch.start} to {batch.stop - 1}; use model.dtype=float32, or a lower sparsity"

@@ -14,6 +14,7 @@ from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.precision import is_slow_at, widened
 from prune_lab.pruning.calibration.statistics import Statistic
 from prune_lab.utils.device import release_free_memory
+from prune_lab.utils.finite import all_finite
 
 S = TypeVar("S", bound=Statistic)
 
@@ -108,7 +109,7 @@ class _CollectingPass(Generic[S]):
 
 
 def _check_finite(linear: PrunableLinear, rows: Tensor) -> None:
-    if not bool(torch.isfinite(rows.sum(dtype=torch.float32))):
+    if not all_finite(rows):
         raise RunFailed(
             f"{linear.name}: the inputs have NaN or infinite values; use model.dtype=float32, or a lower sparsity"
         )

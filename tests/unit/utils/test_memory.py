@@ -1,5 +1,7 @@
 """Memory that may still be taken is the least of what the system and a container's limit say."""
 
+import gc
+
 import pytest
 
 from prune_lab.utils import memory
@@ -29,3 +31,15 @@ def told(tmp_path, monkeypatch):
 )
 def test_the_least_counts_and_files_kept_in_memory_do_not(told, system, limit, available):
     assert told(system, limit) == available
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_python_looks_for_cycles_afterwards_as_before(looks):
+    (gc.enable if looks else gc.disable)()
+    try:
+        with pytest.raises(ValueError, match="x"), memory.growing():
+            assert not gc.isenabled()
+            raise ValueError("x")
+        assert gc.isenabled() == looks
+    finally:
+        gc.enable()
