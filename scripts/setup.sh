@@ -44,7 +44,8 @@ make_environment() { # $1: folder
 }
 
 install_locked() {
-    local lock="$root/requirements.lock" pip=(python -m pip --disable-pip-version-check install --quiet)
+    # -W ignore: older pips say at length how they will build packages in times to come.
+    local lock="$root/requirements.lock" pip=(python -W ignore -m pip --disable-pip-version-check install --quiet)
     if ! has_torch python; then
         echo "Installing torch" >&2
         "${pip[@]}" "$(grep '^torch==' "$lock")"

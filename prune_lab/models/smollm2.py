@@ -234,7 +234,7 @@ def main() -> None:
             from transformers.utils.logging import disable_progress_bar
 
             disable_progress_bar()
-            logger.info("%s: %s", shown_name(REPOSITORY), SmolLM2().folder)
+            _ = SmolLM2().folder
     except BadInput as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
