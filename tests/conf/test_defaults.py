@@ -13,11 +13,12 @@ GROUPS = ("method", "allocation", "schedule")
 
 
 def choices() -> dict[str, list[dict[str, Any]]]:
-    """What the YAMLs of a class say, without what they take from elsewhere."""
+    """What the YAMLs of a class say, without what they take from elsewhere; but the seed, which has a default, too."""
     found: dict[str, list[dict[str, Any]]] = {}
+    seed = yaml.safe_load((conf_folder() / "config.yaml").read_text(encoding="utf-8"))["seed"]
     for group in GROUPS:
         for path in sorted((conf_folder() / group).glob("*.yaml")):
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml.safe_load(path.read_text(encoding="utf-8").replace("${seed}", str(seed)))
             target = values.pop("_target_")
             found.setdefault(target, []).append({key: value for key, value in values.items() if "${" not in str(value)})
     return found

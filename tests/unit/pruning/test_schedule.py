@@ -50,7 +50,7 @@ def test_bad_shares_are_refused(make):
 
 
 @pytest.mark.parametrize(
-    ("warmup", "cooldown", "steps"), [(0.1, 0.3, 40), (0.0, 0.0, 5), (0.25, 0.5, 9), (0.3, 0.6, 3)]
+    ("warmup", "cooldown", "steps"), [(0.1, 0.3, 40), (0.0, 0.0, 5), (0.25, 0.5, 9), (0.3, 0.6, 3), (0.25, 0.5, 4)]
 )
 @pytest.mark.parametrize("power", [1.0, 3.0])
 def test_between_warm_up_and_cool_down_it_grows_by_its_power(warmup, cooldown, steps, power):

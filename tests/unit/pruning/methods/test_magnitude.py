@@ -146,3 +146,15 @@ def test_units_are_counted_by_the_decimal_number_that_was_written(tiny_model, ra
     target = Target("neurons", 1 / 3)
     masks = method.prune(PruningContext(tiny_model("llama"), target, Calibration(random_tokens(2, 8)))).masks
     assert [int((~keep).sum()) for keep in masks.values()] == [15] * 3
+
+
+@pytest.mark.parametrize("method", [Magnitude(), Magnitude("model"), Random()], ids=repr)
+def test_units_that_are_zero_already_are_gone_also_where_they_are_more_than_the_level(
+    tiny_model, random_tokens, method
+):
+    model, target = tiny_model("gpt2"), Target("neurons", 0.25)
+    dead = torch.arange(128) % 3 > 0
+    for units in target.units(model):
+        units.apply(~dead)
+    masks = method.prune(PruningContext(model, target, Calibration(random_tokens(2, 8)))).masks
+    assert all(torch.equal(keep, ~dead) for keep in masks.values())

@@ -79,6 +79,7 @@ def test_only_layers_at_their_floor_are_named(caplog):
         ((10, 10), 0.9, None, True),
         ((10, 10), 0.95, None, False),
         ((10,), 0.9, 1, True),
+        ((11, 18, 19), 1 / 3, 11, True),  # of 48, 0.333...3 is 15 and leaves 33
     ],
 )
 def test_counts_fit_where_every_layer_can_keep_its_floor(counts, level, floor, fits):
@@ -90,7 +91,9 @@ def test_counts_fit_where_every_layer_can_keep_its_floor(counts, level, floor, f
             method.check_counts(units(*counts), level)
 
 
-@pytest.mark.parametrize(("floor", "level", "kept"), [(1, 0.5, 2), (1, 0.9, 1), (3, 0.5, 3), (6, 0.5, 4), (1, 0.0, 4)])
+@pytest.mark.parametrize(
+    ("floor", "level", "kept"), [(1, 0.5, 2), (1, 0.9, 1), (3, 0.5, 3), (6, 0.5, 4), (1, 0.0, 4), (None, 0.75, 1)]
+)
 def test_a_layer_keeps_its_best_units_and_its_floor(floor, level, kept):
     scores = {"a": torch.tensor([0.3, 0.1, 0.4, 0.2])}
     keep = Movement(scope="layer", min_units=floor).select_mask(scores, level)["a"]

@@ -89,3 +89,11 @@ def test_rows_may_be_scored_a_few_at_a_time(monkeypatch, at_once):
     pruned = Wanda().solve(layer(weight.tolist()), norms(*inputs.tolist()), Target(level=0.4))
     least = (weight.abs() * inputs).argmin(1)
     assert torch.equal(pruned, weight.scatter(1, least[:, None], 0.0))
+
+
+def test_a_budget_is_met_whatever_is_scored_at_a_time(monkeypatch):
+    monkeypatch.setattr(wanda, "_SCORES_AT_ONCE", 1)
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    asked = Target(level=0.9, budget={"layer": 0.4})
+    pruned = Wanda().solve(layer(weight.tolist()), norms([1.0, 1.0, 1.0, 1.0]), asked)
+    assert int((pruned == 0).sum()) == 9  # one of every row, and three more
