@@ -7,6 +7,7 @@ that says finished holds no result.
 import logging
 import random
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from omegaconf import OmegaConf
 
 from prune_lab.cache.store import open_store
 from prune_lab.errors import RunFailed, TrialStopped
+from prune_lab.evaluation.metric import MEASURED, MetricInfo
 from prune_lab.models.families import family_of
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import seqlen_limit_of
@@ -175,7 +177,7 @@ def _run_stages(
                 infos = describe(result.name, parts.stages[result.name], result.metrics)
                 record["metric_info"] |= {name: info.to_json() for name, info in infos.items()}
                 tracker.define(infos)
-                _tell(result, run, tracker)
+                _tell(result, run, tracker, infos)
                 if not result.metrics:
                     idle.add(result.name)
                 elif run.model.adapter is None:  # with one, the weights are still those before the training
@@ -271,8 +273,8 @@ def _do(name: str, stage: Stage, run: RunState) -> Result:
     return Result(name, metrics, tables)
 
 
-def _tell(result: Result, run: RunState, tracker: Tracker) -> None:
-    """Notes a stage's metrics, and shows them."""
+def _tell(result: Result, run: RunState, tracker: Tracker, infos: Mapping[str, MetricInfo]) -> None:
+    """Notes a stage's metrics, and shows the ones that say most: the record has them all."""
     if not result.metrics:
         return
     metrics = {f"{result.name}/{metric}": value for metric, value in result.metrics.items()}
@@ -280,8 +282,11 @@ def _tell(result: Result, run: RunState, tracker: Tracker) -> None:
     tracker.log(result.name, metrics)
     for name, table in result.tables.items():
         tracker.table(name, table.columns, table.rows)
-    shown = {metric: value for metric, value in result.metrics.items() if "/" not in metric}  # tasks are in the record
-    logger.info("%s: %s", result.name, ", ".join(f"{metric} {value:.6g}" for metric, value in shown.items()))
+    alone = {metric: infos[f"{result.name}/{metric}"] for metric in result.metrics if "/" not in metric}  # no tasks
+    best = [metric for metric, info in alone.items() if info.quality]
+    shown = [*best, "seconds"] if best and result.name in MEASURED else list(alone)
+    written = (f"{metric} {alone[metric].written(result.metrics[metric])}" for metric in shown)
+    logger.info("%s: %s", result.name, ", ".join(written))
 
 
 def _seed(seed: int) -> None:

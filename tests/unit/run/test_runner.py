@@ -1,4 +1,6 @@
 import json
+import logging
+import re
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +38,16 @@ def spied(monkeypatch):
     for name in ("start", "log", "table", "finish"):
         spy(name)
     return told
+
+
+def test_a_stage_is_told_in_one_line_by_what_says_most(configured, local_overrides, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    changed = ("evaluate=all", "evaluate.zero_shot=null", "method=wanda", "save_model=false")
+    execute(configured(*local_overrides, *changed), tmp_path / "run")
+    lines = {text.partition(": ")[0]: text for text in caplog.messages}
+    for stage in ("dense", "evaluate"):
+        assert re.fullmatch(rf"{stage}: perplexity \d+\.\d{{3}}, seconds \d+\.\d", lines[stage])
+    assert lines["prune"].startswith("prune: sparsity 50.00%, seconds ")
 
 
 def read_record(folder: Path) -> dict:
