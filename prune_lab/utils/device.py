@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +21,21 @@ _CLEAR = Path("/proc/self/clear_refs")
 def resolve_device(name: str) -> torch.device:
     """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is a GPU if there is one.
 
-    Without a number it is the first one, or in one of several processes of a run that process' own.
+    Without a number it is the first one, or in one of several processes of a run that process' own. With one, all of
+    these would compute on the same GPU.
 
     Raises:
-        BadInput: the name is unknown, or there is no such device.
+        BadInput: the name is unknown, there is no such device, or it is one for several processes.
     """
     kind, _, index = str(name).partition(":")
-    if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdigit()):
+    if name not in ("auto", "cpu", "cuda") and not re.fullmatch(r"cuda:[0-9]{1,4}", str(name)):
         raise BadInput(f"device={name!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
-    own = processes().local_rank
+    own, count = processes().local_rank, processes().count
+    if index and count > 1:
+        raise BadInput(
+            f"device={name} is one GPU for all {count} processes of this run; use device=cuda, which gives each its "
+            "own, and CUDA_VISIBLE_DEVICES to say which ones there are"
+        )
     if name == "auto":
         return torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
     if kind == "cpu":

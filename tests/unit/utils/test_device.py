@@ -34,7 +34,20 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         resolve_device("cuda:2")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:0", "cuda:-1", "", None, 0])
+def test_several_processes_share_no_gpu(monkeypatch):
+    machine(monkeypatch, 2)
+    for rank in (0, 1):
+        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
+            monkeypatch.setenv(name, str(value))
+        assert resolve_device("cuda") == resolve_device("auto") == torch.device("cuda", rank)
+        for index in (0, 1):  # in all of them, or some would wait for the others
+            with pytest.raises(
+                BadInput, match=rf"device=cuda:{index} is one GPU for all 2 processes.*use device=cuda,"
+            ):
+                resolve_device(f"cuda:{index}")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:0", "cuda:-1", "cuda:²", "cuda:99999", "", None, 0])
 def test_an_unknown_name_is_refused(name):
     with pytest.raises(BadInput, match="allowed: auto, cpu, cuda, cuda:N"):
         resolve_device(name)

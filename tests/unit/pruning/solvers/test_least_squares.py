@@ -50,6 +50,20 @@ def test_a_matrix_that_is_not_positive_definite_is_refused(first):
         refit(torch.ones(1, 2), torch.tensor([[True, False]]), torch.tensor([[first, 0.5], [0.5, 1.0]]), damping=0.0)
 
 
+@pytest.mark.parametrize(("tokens", "damping"), [(200, 0.0), (24, 0.0), (12, 0.01)])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_tolerance_is_too_small(tokens, damping, seed):
+    """What is left by rounding is no sign of a matrix that is not positive definite."""
+    x, weight, keep = problem(seed, out=24, tokens=tokens)
+    found = refit(weight, keep, x.T @ x, damping=damping, iterations=1000, tolerance=0.0)
+    rows = torch.cat([x, (damping * (x**2).sum(0).mean()).sqrt() * torch.eye(x.shape[1])]).double()
+    for row, kept, result in zip(weight.double(), keep, found.double(), strict=True):
+        best = torch.linalg.lstsq(rows[:, kept], (rows @ row)[:, None], driver="gelsd").solution[:, 0]
+        least = (rows @ row - rows[:, kept] @ best).square().sum()
+        assert (rows @ (row - result)).square().sum() <= least * (1 + 1e-5) + 1e-5
+        assert not result[~kept].any()
+
+
 def plain_conjugate_gradient(weight, keep, hessian, damping, iterations, tolerance) -> np.ndarray:
     """Of one row, on the submatrix of what is kept, preconditioned by the diagonal, from the kept weights on."""
     matrix = hessian + damping * np.diag(hessian).mean() * np.eye(len(hessian))
