@@ -51,18 +51,24 @@ class CombinationsSweeper(BasicSweeper):
         from prune_lab.sweep.compose import job_folders
         from prune_lab.sweep.launch.engine import check_launcher, launching
         from prune_lab.sweep.summary import expect
+        from prune_lab.sweep.undo import taken_back_unless_begun
 
         assert self.config is not None and self.launcher is not None  # Hydra has called `setup`
         assert self.hydra_context is not None
         check_launcher(self.config)
         batches = self.batches(arguments)
         jobs = [job for batch in batches for job in batch]
-        expect(job_folders(self.hydra_context.config_loader, self.config, jobs), jobs)
-        save_config(self.config, "multirun.yaml", Path(self.config.hydra.sweep.dir))
+        folder, folders = (
+            Path(self.config.hydra.sweep.dir),
+            job_folders(self.hydra_context.config_loader, self.config, jobs),
+        )
+        expect(folders, jobs)
         results: list[Sequence[JobReturn]] = []
-        for batch in batches:
-            with launching(self.config):
-                results.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, results))))
+        with taken_back_unless_begun(folder, folders):
+            save_config(self.config, "multirun.yaml", folder)
+            for batch in batches:
+                with launching(self.config):
+                    results.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, results))))
         for result in (each for some in results for each in some):
             _ = result.return_value  # raises
         return results

@@ -54,6 +54,16 @@ def test_launchers_of_the_plugins_themselves(start, local_overrides, tmp_path, l
 
 
 @pytest.mark.slow
+def test_a_launcher_that_cannot_start_leaves_nothing(start, local_overrides, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")
+    bad = ("hydra/launcher=joblib", "hydra.launcher.prefer=nosuch", f"hydra.sweep.dir={tmp_path / 'sweeps/one'}")
+    process = start("cache", "-m", *local_overrides, "seed=0,1", *bad)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1 and "prefer=nosuch is not a valid backend hint" in said and "Traceback" not in said
+    assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.slow
 def test_each_process_has_a_gpu_of_its_own(start, local_overrides, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")
     job = (*local_overrides, "method=magnitude", "stages=[prune]", "save_model=false", "device=cpu")

@@ -34,14 +34,22 @@ def check_cluster(launcher: str) -> None:
 
 
 def check_launcher(config: DictConfig) -> None:
-    """Makes sure that there is a cluster for a launcher of the plugins themselves; ours look for one on their own.
+    """Makes sure that a launcher of the plugins themselves can work; ours look for what they need on their own.
 
     Args:
         config: of the sweep, with its settings of Hydra.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is no cluster, or a number is too small, which engines find out too late, if at all.
     """
+    from hydra_plugins.prune_lab_launchers import Slurm  # which imports this module
+
+    for key, least in Slurm.least.items():  # submitit's launchers call them alike
+        value = config.hydra.launcher.get(key)
+        if isinstance(value, int) and value < least:
+            raise BadInput(f"hydra.launcher.{key}={value} is not allowed; allowed: whole numbers of at least {least}")
+    if config.hydra.launcher.get("n_jobs") == 0:
+        raise BadInput("hydra.launcher.n_jobs=0 is not allowed; allowed: processes at once, or -1 for all cores")
     if str(config.hydra.launcher._target_).endswith(".SlurmLauncher"):
         check_cluster(_name_of(config))
 

@@ -65,6 +65,18 @@ def test_without_slurm_the_plugins_own_launcher_is_refused_too(monkeypatch, tmp_
     check_launcher(sweep("basic"))
 
 
+@pytest.mark.parametrize(("name", "least"), [("timeout_min", 1), ("gpus_per_node", 0), ("nodes", 1), ("n_jobs", 1)])
+def test_numbers_of_the_plugins_own_launchers_are_looked_at_before_they_begin(name, least):
+    config = sweep("submitit_local")
+    config.hydra.launcher[name] = least
+    check_launcher(config)
+    config.hydra.launcher[name] = None
+    check_launcher(config)
+    config.hydra.launcher[name] = least - 1
+    with pytest.raises(BadInput, match=rf"hydra\.launcher\.{name}={least - 1} is not allowed; allowed: "):
+        check_launcher(config)
+
+
 def test_an_engines_error_is_one_message_and_others_pass():
     said = r"hydra/launcher=joblib cannot run the jobs: ValueError: n_jobs == 0 is odd"
     with pytest.raises(RunFailed, match=said), launching(sweep("joblib")):
