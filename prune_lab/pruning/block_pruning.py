@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.collect import collect
+from prune_lab.pruning.calibration.held_out import HeldOut, SplitStatistic
 from prune_lab.pruning.calibration.output_error import OutputErrors
 from prune_lab.pruning.calibration.statistics import Record, Statistic
 from prune_lab.pruning.result import LayerRow, PruningResult
@@ -35,6 +37,7 @@ class BlockPruning:
         self.target = target
         self.result = result
         self.seed = seed
+        self._held = HeldOut.of(inputs.calibration, 0)
         self._errors = OutputErrors(inputs)
         self._records: dict[str, Record] = {}  # by linear layer, of the next pass that collects its inputs
         self._dense_weights: dict[PrunableLinear, Tensor] = {}  # (out, in); with propagate=dense
@@ -43,8 +46,34 @@ class BlockPruning:
         """Groups the linear layers that are calibrated at once: all of the block, or those that read one tensor."""
         return self.inputs.parts()
 
+    def hold_out(self, share: float) -> HeldOut:
+        """Holds tokens out of all statistics that are collected from now on; a larger share of before stays.
+
+        Args:
+            share: as `HeldOut.of` has it.
+        """
+        wanted = HeldOut.of(self.inputs.calibration, share)
+        if wanted.count > self._held.count:
+            self._held = wanted
+        return self._held
+
+    def collect_split(
+        self, statistic: Callable[[], S], linears: Sequence[PrunableLinear] | None = None
+    ) -> dict[str, SplitStatistic[S]]:
+        """Collects a statistic of the tokens that are not held out, and beside it what judges weights on the others."""
+        return self._collect(partial(SplitStatistic, statistic, self._held, self.inputs.calibration), linears)
+
     def collect(self, statistic: Callable[[], S], linears: Sequence[PrunableLinear] | None = None) -> dict[str, S]:
-        """Collects as `prune_lab.pruning.calibration.collect.collect` does, and takes error samples on the way."""
+        """Collects as `prune_lab.pruning.calibration.collect.collect` does, and takes error samples on the way.
+
+        Tokens that are held out are left out.
+        """
+        if not self._held:
+            return self._collect(statistic, linears)
+        split = partial(SplitStatistic, statistic, self._held, self.inputs.calibration, judged=False)
+        return {name: found.fitted for name, found in self._collect(split, linears).items()}
+
+    def _collect(self, statistic: Callable[[], S], linears: Sequence[PrunableLinear] | None) -> dict[str, S]:
         names = {linear.name for linear in (self.block.linears if linears is None else linears)}
         records = {name: self._records.pop(name) for name in names & self._records.keys()}
 
@@ -65,13 +94,14 @@ class BlockPruning:
         finally:
             self._records.pop(linear.name, None)
 
-    def write(self, linear: PrunableLinear, weight: Tensor, seconds: float = 0.0) -> None:
+    def write(self, linear: PrunableLinear, weight: Tensor, seconds: float = 0.0, refined: int | None = None) -> None:
         """Writes a pruned weight, and records its mask and what the change did to the layer's outputs.
 
         Args:
             linear: where.
             weight: ``(out, in)``, any float type; zero where pruned.
             seconds: what finding it took.
+            refined: of a method that refines, how many of its passes are in the weight; see `LayerRow`.
 
         Raises:
             RunFailed: a value is not finite in the type of the parameter.
@@ -83,7 +113,9 @@ class BlockPruning:
         linear.write(weight)
         keep = (linear.weight != 0).cpu()  # (out, in)
         sparsity = 1 - int(keep.count_nonzero()) / keep.numel()
-        self.result.record(LayerRow(linear.name, linear.shape, sparsity, self._errors.of_linear(linear), seconds), keep)
+        error = self._errors.of_linear(linear)
+        row = LayerRow(linear.name, linear.shape, sparsity, error, seconds, refined=refined)
+        self.result.record(row, keep)
         release_free_memory(self.inputs.calibration.device)
 
     def restore(

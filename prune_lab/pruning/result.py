@@ -17,6 +17,10 @@ class LayerRow:
     reach the linear layer when its statistic is collected. ``block_error`` is that of the whole block on the first
     batch, ``|f'(X) - f(X)|^2 / |f(X) - X|^2``: relative to what the block adds to the residual stream. ``seconds`` is
     the time of the solver. All three are ``None`` where a method measures nothing of the kind.
+
+    ``refined`` is how many passes of a method that refines are in the weight, those that are made at once counting as
+    one; 0 where none made it better on text held out (`prune_lab.pruning.held_out`), so that it is as the inner method
+    left it; ``None`` where nothing was refined.
     """
 
     name: str
@@ -25,6 +29,7 @@ class LayerRow:
     error: float | None
     seconds: float | None
     block_error: float | None = float("nan")
+    refined: int | None = None
 
 
 @dataclass

@@ -39,9 +39,15 @@ def pruned(dense: FeedForwardWeights, level: float = 0.5) -> FeedForwardWeights:
 
 
 def plain_adam(
-    weights: dict[str, Tensor], samples: int, epochs: int, minibatch: int, seed: int, gradients: Gradients
+    weights: dict[str, Tensor],
+    samples: int,
+    epochs: int,
+    minibatch: int,
+    seed: int,
+    gradients: Gradients,
+    share: float = 0.03,
 ) -> dict[str, Tensor]:
-    """Adam (0.9, 0.95, 1e-8), steps of 3 % of each matrix' root mean square of what is kept, falling to zero evenly.
+    """Adam (0.9, 0.95, 1e-8), steps of a share of each matrix' root mean square of what is kept, falling to 0 evenly.
 
     Args:
         weights: zero where pruned.
@@ -50,10 +56,11 @@ def plain_adam(
         minibatch: samples a step.
         seed: of the order.
         gradients: of weights, on some samples.
+        share: see there.
     """
     weights = {part: weight.double() for part, weight in weights.items()}
     keep = {part: weight != 0 for part, weight in weights.items()}
-    rates = {part: 0.03 * float(weight[keep[part]].square().mean().sqrt()) for part, weight in weights.items()}
+    rates = {part: share * float(weight[keep[part]].square().mean().sqrt()) for part, weight in weights.items()}
     first, second = ({part: torch.zeros_like(weight) for part, weight in weights.items()} for _ in range(2))
     generator, step = torch.Generator().manual_seed(seed), 0
     steps = epochs * len(torch.arange(samples).split(minibatch))
@@ -125,7 +132,7 @@ def test_reconstruction_trains_attention_then_network_towards_the_dense_model(
     found, first = tiny_model(family), tiny_model(family)
     calibration = Calibration(tokens, batch_size=batch_size)
     Magnitude().prune(PruningContext(first, target, Calibration(tokens)))
-    Reconstruction(Magnitude(), epochs=epochs, seed=5).prune(PruningContext(found, target, calibration))
+    Reconstruction(Magnitude(), epochs=epochs, seed=5, held_out=0).prune(PruningContext(found, target, calibration))
 
     def outputs(model, *linears) -> list[Tensor]:
         """What linear layers give, and what they are given."""
@@ -162,7 +169,8 @@ def test_reconstruction_trains_attention_then_network_towards_the_dense_model(
         return {linear.name: linear.seen(each) for linear, each in zip(linears, given, strict=True)}
 
     start = {linear.name: linear.weight for linear in first.blocks[0].linears}
-    trained = plain_adam({linear.name: start[linear.name] for linear in linears}, len(batches), epochs, 1, 5, gradients)
+    attention = {linear.name: start[linear.name] for linear in linears}
+    trained = plain_adam(attention, len(batches), epochs, 1, 5, gradients, share=0.01)
     for linear in found.blocks[0].linears:
         if linear.name in trained:
             torch.testing.assert_close(linear.weight.double(), trained[linear.name], rtol=1e-4, atol=1e-4)

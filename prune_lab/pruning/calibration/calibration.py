@@ -19,6 +19,7 @@ class Calibration:
         propagate: what the next block sees: the outputs of this one ``pruned``, or as it was ``dense``.
         sequential: when inputs are collected: once a ``block``, or again for every ``layer`` (or linear layers that
             read the same tensor), after the linear layers before it are pruned ("true sequential").
+        boundary: a sample before which a batch ends, as those from there on are used apart from the others.
 
     Raises:
         BadInput: an order is unknown.
@@ -29,6 +30,7 @@ class Calibration:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     propagate: str = "pruned"
     sequential: str = "block"
+    boundary: int | None = None
 
     def __post_init__(self) -> None:
         check_order(self)
@@ -36,12 +38,18 @@ class Calibration:
     def first_batch(self) -> "Calibration":
         """Returns the first batch alone: for methods that use data only to measure their error."""
         size = self.batch_size or self._default_batch()
-        return replace(self, tokens=self.tokens[:size], batch_size=size)
+        return replace(self, tokens=self.tokens[:size], batch_size=size, boundary=None)
 
     def batches(self) -> list[slice]:
         """Lists which samples make each batch."""
         size = self.batch_size or self._default_batch()
-        return [slice(start, min(start + size, len(self.tokens))) for start in range(0, len(self.tokens), size)]
+        samples = len(self.tokens)
+        ends = (self.boundary, samples) if self.boundary else (samples,)
+        return [
+            slice(start, min(start + size, end))
+            for first, end in zip((0, *ends), ends, strict=False)
+            for start in range(first, end, size)
+        ]
 
     def _default_batch(self) -> int:
         return max(1, (1024 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])

@@ -20,6 +20,15 @@ def is_slow_at(dtype: torch.dtype, device: torch.device) -> bool:
     return device.type == "cpu" and dtype in _HALF and not torch.cpu._is_amx_tile_supported()
 
 
+def products_for(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What products of a model of type ``dtype`` are made in while it is trained: bfloat16 where that is fast.
+
+    Weights, gradients and what is between the products are float32 in any case. Float16 cannot hold gradients of a
+    mean over tokens and width.
+    """
+    return dtype if dtype == torch.bfloat16 and not is_slow_at(dtype, device) else torch.float32
+
+
 @contextmanager
 def widened(module: nn.Module) -> Iterator[None]:
     """Half-precision parameters and buffers of ``module`` are float32 inside; afterwards they are what they were."""

@@ -84,6 +84,7 @@ class DSnoT(RefiningMethod):
     statistic: ClassVar = InputMoments
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole(self, "max_cycles", least=0)
         check_number(self, "tolerance", "power", least=0)
         check_flag(self, "skip_mlp")

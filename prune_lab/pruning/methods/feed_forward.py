@@ -7,6 +7,7 @@ from prune_lab.models.view import Mlp, PrunableLinear
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.collect import collect
+from prune_lab.pruning.calibration.precision import products_for
 from prune_lab.pruning.calibration.statistics import Record
 from prune_lab.pruning.solvers.auxiliary import Activation
 from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
@@ -24,7 +25,8 @@ def network_of(mlp: Mlp, inputs: BlockInputs, dense: FeedForwardWeights, x: Tens
     if x is None:
         x = collect(inputs, lambda: Record(inputs.hidden.dtype), [mlp.up])[mlp.up.name].release()
     chunk = 1024 if inputs.calibration.device.type == "cpu" else 8192
-    return FeedForward(dense, bias_of(mlp.up), bias_of(mlp.gate), activation_of(mlp), x, x[:, :0], chunk)
+    products = products_for(inputs.hidden.dtype, inputs.calibration.device)
+    return FeedForward(dense, bias_of(mlp.up), bias_of(mlp.gate), activation_of(mlp), x, x[:, :0], chunk, products)
 
 
 def feed_forward_weights(mlp: Mlp) -> FeedForwardWeights:
@@ -33,11 +35,11 @@ def feed_forward_weights(mlp: Mlp) -> FeedForwardWeights:
     return FeedForwardWeights(mlp.up.weight.float().clone(), mlp.down.weight.float().clone(), gate)
 
 
-def write_weights(mlp: Mlp, weights: FeedForwardWeights, pruning: BlockPruning, seconds: float) -> None:
-    """Writes its weights; each gets an equal share of the seconds."""
+def write_weights(mlp: Mlp, weights: FeedForwardWeights, pruning: BlockPruning, seconds: float, refined: int) -> None:
+    """Writes its weights; each gets an equal share of the seconds, and ``refined`` as `BlockPruning.write` has it."""
     ordered = (weights.up, weights.down) if weights.gate is None else (weights.gate, weights.up, weights.down)
     for linear, weight in zip(mlp.linears, ordered, strict=True):
-        pruning.write(linear, weight, seconds / len(ordered))
+        pruning.write(linear, weight, seconds / len(ordered), refined)
 
 
 def bias_of(linear: PrunableLinear | None) -> Tensor | None:

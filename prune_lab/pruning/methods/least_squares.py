@@ -31,6 +31,7 @@ class LeastSquares(RefiningMethod):
     statistic: ClassVar = Hessian
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number(self, "damping", above=0)
 
     def prepare(self, statistic: Hessian, calibration: Calibration) -> Tensor:

@@ -1,7 +1,7 @@
 """Block-wise reconstruction: after any method, trains what it kept, half a block at a time, against the dense model."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,20 +14,25 @@ from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.capture import Call
-from prune_lab.pruning.calibration.precision import widened
+from prune_lab.pruning.calibration.held_out import HeldOut, batches_of
+from prune_lab.pruning.calibration.precision import products_for, widened
 from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.held_out import BlockJudge
 from prune_lab.pruning.methods.blockwise import BlockMethod, prune_once
 from prune_lab.pruning.methods.feed_forward import bias_of, feed_forward_weights, network_of, write_weights
 from prune_lab.pruning.methods.method import Method
-from prune_lab.pruning.methods.refining import check_inner
+from prune_lab.pruning.methods.refining import Refining, check_inner
 from prune_lab.pruning.result import PruningResult
-from prune_lab.pruning.solvers.adam_refine import ADAM_BETAS, adam_refine, step_size
+from prune_lab.pruning.solvers.adam_refine import ADAM_BETAS, adam_epochs, step_size
+from prune_lab.pruning.solvers.best import best_of
 from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_seed, check_whole
 
+_STEP = 0.01  # of Adam in attention, as a share of a matrix' root mean square; 0.03 harms real models
+
 
 @dataclass
-class Reconstruction(Method):
+class Reconstruction(Refining, Method):
     """Prunes by ``inner``; then trains what it kept, attention and feed-forward network of a block one after the other.
 
     Both learn to give what the dense model gives at that place on the same text: the output of the attention's last
@@ -56,6 +61,7 @@ class Reconstruction(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole(self, "epochs")
         check_seed(self)
 
@@ -67,67 +73,76 @@ class Reconstruction(Method):
     def prune(self, context: PruningContext) -> PruningResult:
         """Iterates over the blocks of the pruned model, with the dense model's hidden states beside it."""
         model, target, calibration = context.model, context.target, context.calibration
-        calibration = replace(calibration, batch_size=calibration.batch_size or self._batch_size(calibration))
+        held = HeldOut.of(calibration, self.held_out)
+        batch_size = calibration.batch_size or self._batch_size(calibration)
+        calibration = replace(calibration, batch_size=batch_size, boundary=held.boundary)
         result, dense_hidden = PruningResult(), None
         for block, inputs in iterate_blocks(model, calibration, target.end(model)):
             if dense_hidden is None:
                 dense_hidden = inputs.hidden.clone()
             dense = BlockInputs(block, calibration, dense_hidden, inputs.calls, inputs.last)
             if target.includes(block):
-                goals = [_outputs(dense, linear) for linear in (_attention_out(block), block.mlp.down)]
+                halves = [_outputs(dense, linear) for linear in (_attention_out(block), block.mlp.down)]
+                goals = Goals(halves[0], halves[1], held.outputs(dense), held)
                 dense.propagate()
                 prune_once(inputs, context, result, partial(self._prune_block, goals=goals))
             else:
                 dense.propagate()
         return result
 
-    def _prune_block(self, pruning: BlockPruning, goals: Sequence[Tensor]) -> None:
-        """Lets the inner method prune the block, then trains its two parts towards the dense model's.
-
-        Args:
-            pruning: of the block.
-            goals: what the attention's last projection and the down-projection give in the dense model,
-                ``(samples, seqlen, hidden)`` each, on the host.
-        """
+    def _prune_block(self, pruning: BlockPruning, goals: "Goals") -> None:
+        """Lets the inner method prune the block, then trains its two halves towards the dense model's."""
+        pruning.hold_out(self.held_out)
         self.inner.prune_block(pruning)
-        self._train_attention(pruning, goals[0])
-        self._train_feed_forward(pruning, goals[1])
+        judge = BlockJudge(pruning, goals.held, goals.block)
+        judge.begin()
+        self._train_attention(pruning, goals)
+        self._train_feed_forward(pruning, goals)
+        judge.settle()
 
     def _batch_size(self, calibration: Calibration) -> int:
         """About 512 tokens a gradient step: with few samples, large batches leave too few steps."""
         return max(1, 512 // calibration.tokens.shape[1])
 
-    def _train_attention(self, pruning: BlockPruning, goal: Tensor) -> None:
+    def _train_attention(self, pruning: BlockPruning, goals: "Goals") -> None:
         start, block, inputs = time.perf_counter(), pruning.block, pruning.inputs
         linears = (*block.shared_inputs[0], *block.shared_inputs[1])
-        before = {linear: linear.weight.clone() for linear in linears}
-        error = _attention_error(block, inputs, goal)
-        with widened(block.module), trainable(linears) as (parameters, keep):
-            optimizer = torch.optim.Adam(
-                [{"params": [master], "lr": step_size(master, keep[index])} for index, master in enumerate(parameters)],
-                betas=ADAM_BETAS,
-            )
-            batches = inputs.batches()
-            steps = self.epochs * len(batches)
-            decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-            for number in _shuffled(len(batches), self.epochs, self.seed):
-                _step_attention(block, inputs, goal, batches[number], linears, parameters, keep, optimizer)
-                decay.step()
-        for linear, master in zip(linears, parameters, strict=True):
-            linear.module.weight.data.copy_(master)  # in the type of the model, in which the error counts
-        worse = not _attention_error(block, inputs, goal) < error
+        before = [linear.module.weight.data.clone() for linear in linears]
+        with _training(block, inputs) as products:
+            attention = _Attention(block, inputs, goals, linears, products)
+            weights, passes = best_of(before, attention.epochs(self.epochs, self.seed), attention.error)
         seconds = (time.perf_counter() - start) / len(linears)
-        for linear in linears:
-            pruning.write(linear, before[linear] if worse else linear.weight.clone(), seconds)
+        for linear, stored in zip(linears, weights, strict=True):
+            pruning.write(linear, linear.seen(stored), seconds, passes)
 
-    def _train_feed_forward(self, pruning: BlockPruning, goal: Tensor) -> None:
+    def _train_feed_forward(self, pruning: BlockPruning, goals: "Goals") -> None:
         start, mlp = time.perf_counter(), pruning.block.mlp
         network = network_of(mlp, pruning.inputs, dense=feed_forward_weights(mlp))
-        bias = bias_of(mlp.down)
-        outputs = goal.flatten(0, -2) if bias is None else goal.flatten(0, -2) - bias.to("cpu", goal.dtype)
-        network = replace(network, outputs=outputs)
-        refined = adam_refine(network, feed_forward_weights(mlp), self.epochs, self.seed)
-        write_weights(mlp, refined, pruning, time.perf_counter() - start)
+        bias, goal = bias_of(mlp.down), goals.network.flatten(0, -2)
+        network = replace(network, outputs=goal if bias is None else goal - bias.to("cpu", goal.dtype))
+        weights, held = feed_forward_weights(mlp), goals.held
+        judge, network = (
+            (network.only(each.flatten()) for each in (held.tokens, held.fitted)) if held else (network,) * 2
+        )
+        refined, passes = best_of(weights, adam_epochs(network, weights, self.epochs, self.seed), judge.error)
+        write_weights(mlp, refined, pruning, time.perf_counter() - start, passes)
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What the dense model gives at a block.
+
+    Attributes:
+        attention: by the attention's last projection, ``(samples, seqlen, hidden)`` on the host.
+        network: by the down-projection, likewise.
+        block: by the block on the tokens held out, ``(tokens, hidden)`` on the host.
+        held: which these are.
+    """
+
+    attention: Tensor
+    network: Tensor
+    block: Tensor
+    held: HeldOut
 
 
 def _attention_out(block: Block) -> PrunableLinear:
@@ -164,51 +179,86 @@ def _outputs(inputs: BlockInputs, linear: PrunableLinear) -> Tensor:
     return torch.cat([_output(inputs, linear, batch, call).cpu() for batch, call in inputs.batches()])
 
 
-def _attention_error(block: Block, inputs: BlockInputs, goal: Tensor) -> float:
-    total = 0.0
-    for batch, call in inputs.batches():
-        output = _output(inputs, _attention_out(block), batch, call)
-        total += float((output.float() - goal[batch].to(output.device).float()).square().sum(dtype=torch.float64))
-    return total
-
-
 @contextmanager
-def trainable(linears: tuple[PrunableLinear, ...]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Float32 copies of the weights as they are stored, and their keep-masks; gradients are on inside."""
-    weights = [linear.module.weight for linear in linears]
-    masters = [weight.detach().float().clone() for weight in weights]
-    for weight in weights:
-        weight.requires_grad_(True)
-    try:
-        yield masters, [master != 0 for master in masters]
-    finally:
-        for weight in weights:
-            weight.requires_grad_(False)
-            weight.grad = None
+def _training(block: Block, inputs: BlockInputs) -> Iterator[torch.dtype]:
+    """The block's weights are float32 inside; yields what they and their inputs are multiplied in."""
+    device = inputs.calibration.device
+    products = products_for(inputs.hidden.dtype, device)
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=products == torch.bfloat16, cache_enabled=False)
+    with widened(block.module), cast:  # without a cache, which would keep the weights as they were before a step
+        yield products
 
 
-def _step_attention(
-    block: Block,
-    inputs: BlockInputs,
-    goal: Tensor,
-    batch: tuple[slice, Call],
-    linears: tuple[PrunableLinear, ...],
-    masters: list[Tensor],
-    keep: list[Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    with torch.enable_grad():
-        output = _output(inputs, _attention_out(block), *batch, wide=True)
-        loss = (output - goal[batch[0]].to(output.device, torch.float32)).square().mean()
-        loss.backward()
-    for linear, master, kept in zip(linears, masters, keep, strict=True):
-        weight = linear.module.weight
-        assert weight.grad is not None
-        master.grad = weight.grad * kept  # a gradient of zero moves nothing, from the first step on
-        weight.grad = None
-    optimizer.step()
-    for linear, master in zip(linears, masters, strict=True):
-        linear.module.weight.data.copy_(master)
+class _Attention:
+    """The attention of a block while it is trained; its float32 weights are those that the block's modules hold."""
+
+    def __init__(
+        self,
+        block: Block,
+        inputs: BlockInputs,
+        goals: Goals,
+        linears: tuple[PrunableLinear, ...],
+        products: torch.dtype,
+    ):
+        self._out = _attention_out(block)
+        self._inputs = inputs
+        self._goal = goals.attention
+        self._held = goals.held
+        self._weights = [linear.module.weight for linear in linears]
+        self._wide = products == torch.float32
+
+    def epochs(self, count: int, seed: int) -> Iterator[list[Tensor]]:
+        """Trains on the tokens that are not held out; yields what each epoch leaves, as the model will store it."""
+        keep = [weight.detach() != 0 for weight in self._weights]
+        for weight in self._weights:
+            weight.requires_grad_(True)
+        optimizer = torch.optim.Adam(
+            [
+                {"params": [weight], "lr": step_size(weight.detach(), kept, _STEP)}
+                for weight, kept in zip(self._weights, keep, strict=True)
+            ],
+            betas=ADAM_BETAS,
+            fused=True,
+        )
+        batches = list(batches_of(self._inputs, self._held.fitted))
+        decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (count * len(batches)))
+        try:
+            for step, number in enumerate(_shuffled(len(batches), count, seed), 1):
+                with torch.enable_grad():
+                    self._loss(*batches[number]).mean().backward()
+                for weight, kept in zip(self._weights, keep, strict=True):
+                    assert weight.grad is not None
+                    weight.grad.mul_(kept)  # a gradient of zero moves nothing, from the first step on
+                optimizer.step()
+                optimizer.zero_grad()
+                decay.step()
+                if step % len(batches) == 0:
+                    dtype = self._inputs.hidden.dtype
+                    yield [weight.detach().to(dtype, copy=True) for weight in self._weights]
+        finally:
+            for weight in self._weights:
+                weight.requires_grad_(False)
+                weight.grad = None
+
+    def error(self, weights: list[Tensor]) -> float:
+        """The squared error on the tokens held out, or on all where none are."""
+        present = [weight.data.clone() for weight in self._weights]
+        self._fill(weights)
+        tokens = self._held.tokens if self._held else self._held.fitted
+        losses = (self._loss(*each).sum(dtype=torch.float64) for each in batches_of(self._inputs, tokens))
+        total = float(sum(losses))
+        self._fill(present)
+        return total
+
+    def _fill(self, weights: list[Tensor]) -> None:
+        for parameter, weight in zip(self._weights, weights, strict=True):
+            parameter.data.copy_(weight)
+
+    def _loss(self, batch: slice, call: Call, chosen: Tensor) -> Tensor:
+        """The squared distances to the goal of the chosen tokens, ``(tokens, hidden)`` float32."""
+        output = _output(self._inputs, self._out, batch, call, wide=self._wide)
+        change = output.float() - self._goal[batch].to(output.device, torch.float32)
+        return (change if bool(chosen.all()) else change[chosen.to(output.device)]).square()
 
 
 def _shuffled(count: int, epochs: int, seed: int) -> Iterator[int]:

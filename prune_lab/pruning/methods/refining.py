@@ -2,6 +2,7 @@
 
 import time
 from abc import abstractmethod
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,15 +14,38 @@ from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.collect import by_statistic
 from prune_lab.pruning.calibration.statistics import Statistic
+from prune_lab.pruning.held_out import BlockJudge
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming
+from prune_lab.pruning.solvers.best import best_of
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_number
 
 
-class RefiningMethod(BlockMethod):
+@dataclass(kw_only=True)
+class Refining:
+    """What methods share that start from weights which are there: they are judged by text that they are not fitted to.
+
+    Args:
+        held_out: share of the calibration samples (with one sample, of its positions) that nothing is fitted to, not
+            what the inner method makes either: at least one. A weight is refined only where its error on them falls,
+            and a block only where its own does not rise. 0: nothing is held out, and no block refused.
+    """
+
+    held_out: float = 0.125
+
+    def __post_init__(self) -> None:
+        check_number(self, "held_out", least=0, below=1, hint="0: nothing is held out")
+
+
+@dataclass(kw_only=True)
+class RefiningMethod(Refining, BlockMethod):
     """A method that starts from what another one did to a block: better masks, or better values under its masks.
 
     ``inner`` is that other method; what it needs of the data it collects itself. The inputs that this one refines with
     are those of the dense block (with ``sequential=layer``, of the block with all linear layers before refined).
+
+    What it makes of a weight is kept where the error ``|(W - W') X|^2`` on the tokens held out is lower than that of
+    the inner method's, and what it makes of a block where that of the block's outputs is no higher.
     """
 
     inner: BlockMethod
@@ -41,20 +65,28 @@ class RefiningMethod(BlockMethod):
     def prune_block(self, pruning: BlockPruning) -> None:
         """Lets the inner method prune the block, then refines linear layer by linear layer."""
         dense = {linear.name: linear.weight.clone() for linear in pruning.block.linears}
+        held = pruning.hold_out(self.held_out)
+        judge = BlockJudge(pruning, held)
         parts = pruning.parts()
-        early = pruning.collect(self.statistic) if len(parts) == 1 else None
+        early = pruning.collect_split(self.statistic) if len(parts) == 1 else None
         self.inner.prune_block(pruning)
+        judge.begin()
         for linears in parts:
-            statistics = pruning.collect(self.statistic, linears) if early is None else early
+            statistics = pruning.collect_split(self.statistic, linears) if early is None else early
             for statistic, shared in by_statistic(statistics, linears):
                 start = time.perf_counter()
+                error = statistic.judge() if held else None
                 with naming(shared[0], self):
-                    prepared = self.prepare(statistic, pruning.inputs.calibration)
+                    prepared = self.prepare(statistic.fitted, pruning.inputs.calibration)
                 for linear in filter(partial(self.refines, pruning.block), shared):
+                    before = linear.weight.clone()
                     with naming(linear, self):
-                        weight = self.refine(dense[linear.name], linear.weight, prepared, pruning.target)
-                    pruning.write(linear, weight, time.perf_counter() - start)
+                        after = self.refine(dense[linear.name], before, prepared, pruning.target).to(before.dtype)
+                    known = partial(error, dense[linear.name]) if error else None
+                    weight, passes = best_of(before, [after], known) if known else (after, 1)
+                    pruning.write(linear, weight, time.perf_counter() - start, passes)
                     start = time.perf_counter()
+        judge.settle()
 
     def refines(self, block: Block, linear: PrunableLinear) -> bool:
         """Returns whether a linear layer is refined; where not, it stays as the inner method left it."""

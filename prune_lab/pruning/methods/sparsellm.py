@@ -7,21 +7,22 @@ from torch import Tensor
 
 from prune_lab.models.view import Mlp
 from prune_lab.pruning.block_pruning import BlockPruning
+from prune_lab.pruning.held_out import BlockJudge
 from prune_lab.pruning.methods.blockwise import naming
 from prune_lab.pruning.methods.feed_forward import feed_forward_weights, network_of, write_weights
+from prune_lab.pruning.methods.refining import Refining
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.solvers import obs, sparsellm, sparsellm_paper
 from prune_lab.pruning.solvers.adam_refine import adam_refine
 from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
 from prune_lab.pruning.solvers.least_squares import refit
-from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_choice, check_number, check_whole
 
 VARIANTS = ("exact", "paper")
 
 
 @dataclass
-class SparseLLM(SparseGPT):
+class SparseLLM(SparseGPT, Refining):
     """Prunes attention by SparseGPT, and up-, gate- and down-projection together, by alternating minimisation.
 
     Args:
@@ -32,9 +33,9 @@ class SparseLLM(SparseGPT):
         gamma: weight of ``|p - h|^2``; null: as alpha. Only the ratios of the three matter.
         adam_refine: passes over the tokens with gradient steps on the weights that stay, at the end.
         tokens_per_input: auxiliary activations, and the gradient steps, take about so many calibration tokens for each
-            input of the network, evenly spaced; null: all. Which weights go, how the down-projection is fitted and
-            which round is the best depends on all tokens in any case.
-        variant: ``exact``, or ``paper``: the steps of the authors' code, for comparison.
+            input of the network, evenly spaced; null: all. Which weights go and how the down-projection is fitted
+            depends on all tokens in any case.
+        variant: ``exact``, or ``paper``: the steps of the authors' code, for comparison; it takes what they end with.
 
     Peak memory on the device, beyond the block: see `prune_lab.pruning.solvers.sparsellm.prune_feed_forward`.
     ``variant=paper`` needs ``tokens * (2 in + 2 out + 4 hidden)`` floats there.
@@ -56,7 +57,8 @@ class SparseLLM(SparseGPT):
     variant: str = "exact"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        SparseGPT.__post_init__(self)
+        Refining.__post_init__(self)
         check_whole(self, "rounds")
         check_whole(self, "adam_refine", least=0)
         check_whole(self, "tokens_per_input", optional=True, hint="null: all")
@@ -70,15 +72,26 @@ class SparseLLM(SparseGPT):
             return
         mlp = pruning.block.mlp
         dense = feed_forward_weights(mlp)
+        held = pruning.hold_out(0 if self.variant == "paper" else self.held_out)
+        judge = BlockJudge(pruning, held)
         with pruning.recording(mlp.up) as record:  # with sequential=layer, behind pruned attention
             super().prune_block(pruning)
+        judge.begin()
         network = network_of(mlp, pruning.inputs, dense, record.release())
         start = time.perf_counter()
         with naming(mlp.down, self):
-            pruned = self._prune_network(mlp, network, pruning.target, pruning.seed)
-        write_weights(mlp, pruned, pruning, time.perf_counter() - start)
+            pruned, refined = self._prune_network(mlp, network, held.tokens.flatten(), pruning)
+        write_weights(mlp, pruned, pruning, time.perf_counter() - start, refined)
+        judge.settle()
 
-    def _prune_network(self, mlp: Mlp, network: FeedForward, target: Target, seed: int) -> FeedForwardWeights:
+    def _prune_network(
+        self, mlp: Mlp, network: FeedForward, held: Tensor, pruning: BlockPruning
+    ) -> tuple[FeedForwardWeights, int]:
+        """Returns the weights, and how many further rounds and passes of gradient steps are in them.
+
+        ``held``: which tokens of the network are held out, ``(tokens,)`` bool.
+        """
+        target = pruning.target
         settings = self._settings(gated=mlp.gate is not None)
         linears = {"up": mlp.up, "gate": mlp.gate, "down": mlp.down}
         dense = {part: getattr(network.dense, part) for part, linear in linears.items() if linear is not None}
@@ -92,21 +105,31 @@ class SparseLLM(SparseGPT):
             )
 
         if self.variant == "paper":
-            return sparsellm_paper.prune_feed_forward_as_published(network.with_outputs(), prune, settings)
+            network = network.with_outputs()
+            return sparsellm_paper.prune_feed_forward_as_published(network, prune, settings), self.rounds - 1
 
         def refit_on(goal: Tensor, support: Tensor, gram: Tensor) -> Tensor:
             return refit(goal, support, gram, damping=_REFIT_DAMPING, iterations=_REFIT_ITERATIONS)
 
-        outcome = sparsellm.prune_feed_forward(network, feed_forward_weights(mlp), prune, refit_on, settings)
-        return adam_refine(
+        judge = network.only(held).with_outputs() if bool(held.any()) else None
+        outcome = sparsellm.prune_feed_forward(
+            network.only(~held) if judge else network,
+            feed_forward_weights(mlp),
+            prune,
+            refit_on,
+            settings,
+            judge=judge,
+        )
+        weights = adam_refine(
             outcome.sample.sample(_ADAM_STEPS * _ADAM_MINIBATCH),
             outcome.weights,
             self.adam_refine,
-            seed,
+            pruning.seed,
             minibatch=_ADAM_MINIBATCH,
-            judge=outcome.network,
+            judge=judge or outcome.network,
             error=min(outcome.errors),
         )
+        return weights, outcome.further_rounds + (self.adam_refine if weights is not outcome.weights else 0)
 
     def _settings(self, *, gated: bool) -> sparsellm.Settings:
         alpha = self.alpha or (5.0 if gated else 0.1)

@@ -37,6 +37,7 @@ class SparseSwaps(RefiningMethod):
     statistic: ClassVar = Hessian
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole(self, "max_swaps", least=0)
 
     def prepare(self, statistic: Hessian, calibration: Calibration) -> Tensor:

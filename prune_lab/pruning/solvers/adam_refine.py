@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from prune_lab.pruning.solvers.best import best_of
 from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
 
 ADAM_BETAS = (0.9, 0.95)
@@ -24,7 +25,7 @@ def adam_refine(
     """Lowers the output error by gradient steps on the weights that stay, all of the network's at once.
 
     Adam on minibatches of tokens; a weight's step is relative to the root mean square of its matrix, so there is no
-    learning rate to set. What the last epoch leaves is returned only where the error fell.
+    learning rate to set. What an epoch leaves is returned only where the error fell.
 
     Args:
         network: with its outputs.
@@ -37,33 +38,42 @@ def adam_refine(
     """
     if epochs == 0:
         return weights
+    candidates = adam_epochs(network, weights, epochs, seed, minibatch=minibatch)
+    return best_of(weights, candidates, (judge or network).error, error)[0]
+
+
+def adam_epochs(
+    network: FeedForward, weights: FeedForwardWeights, epochs: int, seed: int, *, minibatch: int = 256
+) -> Iterator[FeedForwardWeights]:
+    """Yields what each epoch of `adam_refine` leaves, while it is asked for."""
     names = ("up", "down") if weights.gate is None else ("up", "gate", "down")
     leaves = {name: getattr(weights, name).clone().requires_grad_() for name in names}
     keep = {name: (leaf != 0) for name, leaf in leaves.items()}
     optimizer = torch.optim.Adam(
-        [{"params": [leaf], "lr": step_size(leaf.detach(), keep[name])} for name, leaf in leaves.items()],
+        [{"params": [leaf], "lr": step_size(leaf.detach(), keep[name], _STEP)} for name, leaf in leaves.items()],
         betas=ADAM_BETAS,
+        fused=True,
     )
-    steps = epochs * -(-len(network.inputs) // minibatch)
+    batches = -(-len(network.inputs) // minibatch)
+    steps = epochs * batches
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    for rows in _minibatches(len(network.inputs), epochs, minibatch, seed):
+    for step, rows in enumerate(_minibatches(len(network.inputs), epochs, minibatch, seed), 1):
         with torch.enable_grad():
             moved = FeedForwardWeights(**leaves)
-            loss = (network.y(rows) - network.hidden(network.x(rows), moved) @ moved.down.T).square().mean()
+            loss = (network.y(rows) - network.output(network.x(rows), moved)).square().mean()
             optimizer.zero_grad()
             loss.backward()
         for name, leaf in leaves.items():
             leaf.grad.mul_(keep[name])  # a gradient of zero moves nothing, from the first step on
         optimizer.step()
         decay.step()
-    refined = FeedForwardWeights(**{name: leaf.detach() for name, leaf in leaves.items()})
-    judge = judge or network
-    return refined if judge.error(refined) < (judge.error(weights) if error is None else error) else weights
+        if step % batches == 0:
+            yield FeedForwardWeights(**{name: leaf.detach().clone() for name, leaf in leaves.items()})
 
 
-def step_size(weight: Tensor, keep: Tensor) -> float:
+def step_size(weight: Tensor, keep: Tensor, share: float) -> float:
     """The learning rate for a weight: a share of the root mean square of what is kept of it."""
-    return _STEP * float(weight[keep].square().mean().sqrt()) if bool(keep.any()) else 0.0
+    return share * float(weight[keep].square().mean().sqrt()) if bool(keep.any()) else 0.0
 
 
 def _minibatches(tokens: int, epochs: int, size: int, seed: int) -> Iterator[Tensor]:

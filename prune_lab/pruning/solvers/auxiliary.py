@@ -111,23 +111,29 @@ class _Search:
         self._activation, self._m, self._p, self._scale = activation, m, p, scale
         self._alpha, self._gamma = alpha, gamma
         self._best = start.clone()
-        self._cost, self._residual, self._slope = self._evaluate(start)
+        self._residual, self._slope = start, start  # of the best point; known once there is one
+        self._cost = self._evaluate(start)[0]
 
     def run(self) -> Tensor:
         self._try(self._m)
         self._try((self._p / self._scale).nan_to_num_(0.0, _FAR, -_FAR).clamp_(-_FAR, _FAR))
+        _, self._residual, self._slope = self._evaluate(self._best, sloped=True)
         reach: Tensor | float = 1.0  # a step that would not lower the cost is made shorter the next time
-        for _ in range(_STEPS):
-            lower = self._try(self._best - self._step().mul_(reach))
+        for step in range(_STEPS):
+            lower = self._try(self._best - self._step().mul_(reach), sloped=step < _STEPS - 1)
             reach = lower.mul_(0.75).add_(0.25).mul_(reach)
         return self._best
 
-    def _evaluate(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cost, ``p - scale phi``, and ``scale`` times the derivative of ``phi``."""
-        with torch.enable_grad():
-            leaf = s.detach().requires_grad_()
-            phi = self._activation(leaf)
-            (slope,) = torch.autograd.grad(phi, leaf, self._scale)
+    def _evaluate(self, s: Tensor, *, sloped: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Cost, ``p - scale phi``, and if ``sloped`` is asked for ``scale`` times the derivative of ``phi``."""
+        slope = s
+        if sloped:
+            with torch.enable_grad():
+                leaf = s.detach().requires_grad_()
+                phi = self._activation(leaf)
+                (slope,) = torch.autograd.grad(phi, leaf, self._scale)
+        else:
+            phi = self._activation(s)
         residual = torch.addcmul(self._p, self._scale, phi.detach(), value=-1)
         distance = s - self._m
         cost = distance.mul_(distance).mul_(self._alpha).addcmul_(residual, residual, value=self._gamma)
@@ -138,12 +144,16 @@ class _Search:
         gradient = (self._best - self._m).mul_(self._alpha).addcmul_(self._slope, self._residual, value=-self._gamma)
         return gradient.div_((self._slope * self._slope).mul_(self._gamma).add_(self._alpha))
 
-    def _try(self, other: Tensor) -> Tensor:
-        """Moves every element to ``other`` where that costs less; returns where, as 0 and 1."""
-        cost, residual, slope = self._evaluate(other)
+    def _try(self, other: Tensor, *, sloped: bool = False) -> Tensor:
+        """Moves every element to ``other`` where that costs less; returns where, as 0 and 1.
+
+        Only with ``sloped`` can a step be made from there.
+        """
+        cost, residual, slope = self._evaluate(other, sloped=sloped)
         lower = (cost < self._cost).to(cost.dtype)
         self._best.lerp_(other, lower)
-        self._residual.lerp_(residual, lower)
-        self._slope = self._slope.lerp(slope, lower)
         self._cost = torch.minimum(self._cost, cost)
+        if sloped:
+            self._residual = self._residual.lerp(residual, lower)
+            self._slope = self._slope.lerp(slope, lower)
         return lower

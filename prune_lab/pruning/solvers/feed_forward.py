@@ -49,6 +49,7 @@ class FeedForward:
         inputs: ``(tokens, in)``, host, any float type.
         outputs: ``(tokens, out)`` of the dense network without the last bias, host; made by `with_outputs`.
         chunk: tokens on the device at once.
+        products: what inputs and weights are multiplied in, float32 or bfloat16; everything else is float32.
     """
 
     dense: FeedForwardWeights
@@ -58,12 +59,13 @@ class FeedForward:
     inputs: Tensor
     outputs: Tensor
     chunk: int
+    products: torch.dtype = torch.float32
 
     def with_outputs(self) -> "FeedForward":
         """Itself, with the outputs of the dense weights in the type of the inputs."""
         outputs = torch.empty(len(self.inputs), len(self.dense.down), dtype=self.inputs.dtype)
         for rows in self.chunks():
-            outputs[rows] = (self.hidden(self.x(rows), self.dense) @ self.dense.down.T).to(outputs.dtype)
+            outputs[rows] = self.output(self.x(rows), self.dense).to(outputs.dtype)
         return replace(self, outputs=outputs)
 
     def sample(self, tokens: int | None) -> "FeedForward":
@@ -72,9 +74,11 @@ class FeedForward:
         The network must have its outputs.
         """
         stride = max(1, len(self.inputs) // tokens) if tokens else 1
-        if stride == 1:
-            return self
-        return replace(self, inputs=self.inputs[::stride].contiguous(), outputs=self.outputs[::stride].contiguous())
+        return self if stride == 1 else self.only(torch.arange(0, len(self.inputs), stride))
+
+    def only(self, rows: Tensor) -> "FeedForward":
+        """Itself on some of its tokens: their numbers, or which they are, ``(tokens,)`` bool."""
+        return replace(self, inputs=self.inputs[rows], outputs=self.outputs[rows])
 
     def gram(self) -> Tensor:
         """``sum x x^T``, ``(in, in)`` float32."""
@@ -99,9 +103,14 @@ class FeedForward:
 
     def before_activation(self, x: Tensor, weights: FeedForwardWeights) -> tuple[Tensor, Tensor | None]:
         """``z`` and, with a gate, ``s``: ``(rows, hidden)`` each."""
-        z = torch.nn.functional.linear(x, weights.up, self.up_bias)
-        s = None if weights.gate is None else torch.nn.functional.linear(x, weights.gate, self.gate_bias)
-        return z, s
+        z = self._linear(x, weights.up, self.up_bias)
+        return z, None if weights.gate is None else self._linear(x, weights.gate, self.gate_bias)
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self.products == torch.float32:
+            return torch.nn.functional.linear(x, weight, bias)
+        y = torch.nn.functional.linear(x.to(self.products), weight.to(self.products)).float()
+        return y if bias is None else y + bias
 
     def through(self, z: Tensor, s: Tensor | None) -> Tensor:
         """``h``, ``(rows, hidden)``, of what is before the activation."""
@@ -110,6 +119,10 @@ class FeedForward:
     def hidden(self, x: Tensor, weights: FeedForwardWeights) -> Tensor:
         """``h`` of inputs ``(rows, in)``."""
         return self.through(*self.before_activation(x, weights))
+
+    def output(self, x: Tensor, weights: FeedForwardWeights) -> Tensor:
+        """``down h`` of inputs ``(rows, in)``."""
+        return self._linear(self.hidden(x, weights), weights.down)
 
     def moments(self, weights: FeedForwardWeights) -> HiddenMoments:
         """What reaches the down-projection, for the weights before it."""
@@ -128,6 +141,6 @@ class FeedForward:
         error = outputs = 0.0
         for rows in self.chunks():
             y = self.y(rows)
-            error += float((y - self.hidden(self.x(rows), weights) @ weights.down.T).square().sum(dtype=torch.float64))
+            error += float((y - self.output(self.x(rows), weights)).square().sum(dtype=torch.float64))
             outputs += float(y.square().sum(dtype=torch.float64))
         return error / (outputs or 1.0)

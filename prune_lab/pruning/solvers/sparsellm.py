@@ -47,7 +47,7 @@ _CLOSE = 0.9  # a sample's error is off by a few percent
 class Outcome:
     """The best weights, and the relative output error after every round that was made.
 
-    The first of the errors is that of the sample where a later one is far below it.
+    The first of the errors is that of the sample where a later one is far below it, and nothing is held out.
     """
 
     weights: FeedForwardWeights
@@ -55,9 +55,19 @@ class Outcome:
     network: FeedForward  # with its outputs
     sample: FeedForward  # the tokens that had auxiliary activations
 
+    @property
+    def further_rounds(self) -> int:
+        """Which round the weights are of; 0 for the first, SparseGPT."""
+        return self.errors.index(min(self.errors))
+
 
 def prune_feed_forward(
-    network: FeedForward, start: FeedForwardWeights, prune: Prune, refit: Refit, settings: Settings
+    network: FeedForward,
+    start: FeedForwardWeights,
+    prune: Prune,
+    refit: Refit,
+    settings: Settings,
+    judge: FeedForward | None = None,
 ) -> Outcome:
     """Alternates between the auxiliary activations and the weights.
 
@@ -67,8 +77,7 @@ def prune_feed_forward(
     is returned, with the values of its down-projection refitted; a round that gains less than ``settings.tolerance``
     is the last.
 
-    The regression of the up- and gate-projections has one unknown per input and row, so a few tokens for each input
-    determine it; that of the down-projection, and the choice of the best round, are made on all tokens.
+    A few tokens for each input determine the regression of the up- and gate-projections; all others are made on all.
 
     Args:
         network: its outputs are set here.
@@ -76,6 +85,7 @@ def prune_feed_forward(
         prune: must set the same number of weights to zero every time.
         refit: makes the values on a support optimal.
         settings: see there.
+        judge: the network, with its outputs, on the tokens whose output error decides; by default as ``network``.
 
     Memory on the device, in floats: ``2 hidden^2 + 4 in^2 + (out + 4 hidden) * chunk`` and the weights four times. On
     the host: ``tokens * (in + out)`` in the type of the model, and for z, and for s, ``hidden`` floats for each token
@@ -87,17 +97,16 @@ def prune_feed_forward(
     few = settings.tokens_per_input
     sample = network.sample(None if few is None else few * network.inputs.shape[1])
     if settings.rounds == 1:
-        return Outcome(start, (network.error(start),), network, sample)
+        return Outcome(start, ((judge or network).error(start),), network, sample)
     states = _States.of(sample, settings.damping)
     factor = states.factor if sample is network else factorize(network.gram(), settings.damping)
-    current = start
-    best: _Round | None = None
-    errors = [sample.error(start)]  # on fewer tokens; where it decides anything, it is made good for all of them below
+    current, best = start, None
+    errors = [(judge or sample).error(start)]  # of a sample: where it decides, it is made good for all tokens below
     for _ in range(settings.rounds - 1):
         up, gate = states.advance(sample, current, settings)
         up = prune("up", up, factor)
         gate = None if gate is None else prune("gate", gate, factor)
-        made = _Round.of(network, up, gate, prune, settings.damping)
+        made = _Round.of(network, up, gate, prune, settings.damping, judge)
         current = made.weights
         errors.append(made.error)
         if best is None or made.error <= best.error:
@@ -105,11 +114,11 @@ def prune_feed_forward(
         if made.error > (1 - settings.tolerance) * min(errors[:-1]):
             break
     assert best is not None  # there was a round
-    if sample is not network and best.error > _CLOSE * errors[0]:
+    if judge is None and sample is not network and best.error > _CLOSE * errors[0]:
         errors[0] = network.error(start)
     if best.error >= errors[0]:
         return Outcome(start, tuple(errors), network, sample)
-    weights, error = best.refitted(refit)
+    weights, error = best.refitted(refit, judge)
     errors[errors.index(best.error)] = error
     return Outcome(weights, tuple(errors), network, sample)
 
@@ -121,21 +130,34 @@ class _Round:
     weights: FeedForwardWeights
     moments: HiddenMoments  # of what its pruned projections give
     target: Tensor  # (out, hidden): the down-projection before it was pruned
-    error: float  # relative, of the outputs on all tokens
+    error: float  # relative, of the outputs on all tokens, or on those that judge
 
     @classmethod
-    def of(cls, network: FeedForward, up: Tensor, gate: Tensor | None, prune: Prune, damping: float) -> "_Round":
+    def of(
+        cls,
+        network: FeedForward,
+        up: Tensor,
+        gate: Tensor | None,
+        prune: Prune,
+        damping: float,
+        judge: FeedForward | None,
+    ) -> "_Round":
         """Fits the down-projection to the dense outputs, on what ``up`` and ``gate`` give it, and prunes it."""
         moments = network.moments(replace(network.dense, up=up, gate=gate))
         factor = factorize(moments.hidden, damping)
         target = regress(moments.cross, moments.hidden, factor, network.dense.down)
-        down = prune("down", target, factor)
-        return cls(FeedForwardWeights(up, down, gate), moments, target, moments.error(down))
+        weights = FeedForwardWeights(up, prune("down", target, factor), gate)
+        error = moments.error(weights.down) if judge is None else judge.error(weights)
+        return cls(weights, moments, target, error)
 
-    def refitted(self, refit: Refit) -> tuple[FeedForwardWeights, float]:
-        """The weights with the best values on the down-projection's support, and their relative error."""
-        down = refit(self.target, self.weights.down != 0, self.moments.hidden)
-        return replace(self.weights, down=down), self.moments.error(down)
+    def refitted(self, refit: Refit, judge: FeedForward | None) -> tuple[FeedForwardWeights, float]:
+        """The weights with the best values on the down-projection's support, and their relative error.
+
+        Where these are worse on the tokens that judge, the weights are as they were.
+        """
+        weights = replace(self.weights, down=refit(self.target, self.weights.down != 0, self.moments.hidden))
+        error = self.moments.error(weights.down) if judge is None else judge.error(weights)
+        return (weights, error) if judge is None or error < self.error else (self.weights, self.error)
 
 
 def regress(cross: Tensor, gram: Tensor, factor: Factor, prior: Tensor) -> Tensor:

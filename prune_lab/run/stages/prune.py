@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -168,7 +169,7 @@ class Prune(Stage):
         layers = {"layers": list(self.target.layers or (0, len(run.model.blocks)))}
         metrics = {"sparsity": _sparsity_in_range(run, target, result), **allocated}
         if result.progress is None:
-            run.protocol["prune"] = layers | self._calibrated(run)
+            run.protocol["prune"] = layers | self._calibrated(run) | _refined(result)
             return metrics
         run.protocol["prune"] = layers | self._trained(samples())
         return metrics | {
@@ -218,8 +219,8 @@ class Prune(Stage):
         return replace(target, budget=budget), {"allocation_seconds": round(time.perf_counter() - start, 3)}
 
 
-def _calibration(run: RunState, **order: str) -> Calibration:
-    return Calibration(run.data.calibration, run.data.batch_size, run.device, **order)
+def _calibration(run: RunState, propagate: str = "pruned", sequential: str = "block") -> Calibration:
+    return Calibration(run.data.calibration, run.data.batch_size, run.device, propagate, sequential)
 
 
 def _note_masks(run: RunState, result: PruningResult) -> None:
@@ -236,6 +237,12 @@ def _sparsity_in_range(run: RunState, target: Target, result: PruningResult) -> 
         return sparsity_of({each.name: result.masks[each.name] for each in target.units(run.model)})
     linears, masks = target.linears(run.model), result.masks
     return sparsity_of({each.name: masks.get(each.name, each.weight != 0) for each in linears})
+
+
+def _refined(result: PruningResult) -> dict[str, object]:
+    """How many weights have how many passes of a method that refines in them; 0 for those that it left as they were."""
+    passes = Counter(row.refined for row in result.layers.values() if row.refined is not None)
+    return {"refined": {str(number): passes[number] for number in sorted(passes)}} if passes else {}
 
 
 def _cells(row: LayerRow) -> Sequence[object]:

@@ -97,7 +97,7 @@ def test_feed_forward_layers_can_be_skipped(tiny_model, random_tokens):
     target, wanda = Target(level=0.5, layers=[0, 1]), Wanda()
     plain = wanda.prune(PruningContext(tiny_model("llama"), target, Calibration(random_tokens(4, 16)))).masks
     masks = (
-        DSnoT(wanda, tolerance=0.0, skip_mlp=True)
+        DSnoT(wanda, tolerance=0.0, skip_mlp=True, held_out=0)
         .prune(PruningContext(model, target, Calibration(random_tokens(4, 16))))
         .masks
     )

@@ -10,7 +10,7 @@ from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods import reconstruction
 from prune_lab.pruning.methods.dsnot import DSnoT
 from prune_lab.pruning.methods.magnitude import Magnitude
-from prune_lab.pruning.methods.reconstruction import Reconstruction
+from prune_lab.pruning.methods.reconstruction import Goals, Reconstruction
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
 
@@ -96,8 +96,8 @@ def test_the_goals_are_the_dense_models_activations(tiny_model, random_tokens, m
     model, dense, tokens, goals = tiny_model("llama"), tiny_model("llama"), random_tokens(6, 16), []
     monkeypatch.setattr(Reconstruction, "_prune_block", lambda self, pruning, goals: seen(self, pruning, goals))
 
-    def seen(method: Reconstruction, pruning: BlockPruning, found: list[torch.Tensor]) -> None:
-        goals.extend(found)
+    def seen(method: Reconstruction, pruning: BlockPruning, found: Goals) -> None:
+        goals.extend((found.attention, found.network, found.block))
         method.inner.prune_block(pruning)
 
     Reconstruction(Magnitude()).prune(PruningContext(model, Target(level=0.9), Calibration(tokens)))
@@ -105,6 +105,7 @@ def test_the_goals_are_the_dense_models_activations(tiny_model, random_tokens, m
     for layer in dense.hf.model.layers:
         for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
             module.register_forward_hook(lambda _module, _args, output: expected.append(output.detach()))
+        layer.register_forward_hook(lambda _module, _args, output: expected.append(output[-1].detach()))  # held out
     dense.hf(tokens)
     torch.testing.assert_close(goals, expected)
 

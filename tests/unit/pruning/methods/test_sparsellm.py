@@ -37,7 +37,7 @@ def test_one_round_is_sparsegpt_bit_for_bit(tiny_model, random_tokens, family, t
 
 def test_attention_is_sparsegpts_bit_for_bit_whatever_the_rounds(tiny_model, random_tokens):
     found = []
-    for method in (SparseGPT(), SparseLLM(rounds=3)):
+    for method in (SparseGPT(), SparseLLM(rounds=3, held_out=0)):
         model = tiny_model("llama")
         method.prune(PruningContext(model, Target(level=0.6, layers=[0, 1]), Calibration(random_tokens(6, 16))))
         found.append(model.blocks[0])
@@ -59,7 +59,7 @@ def test_more_rounds_and_polish_never_end_worse_than_sparsegpt(tiny_model, famil
     errors = []
     for rounds, adam_refine in ((1, 0), (2, 0), (4, 0), (4, 1)):
         model = tiny_model(family)
-        SparseLLM(rounds=rounds, adam_refine=adam_refine).prune(
+        SparseLLM(rounds=rounds, adam_refine=adam_refine, held_out=0).prune(
             PruningContext(model, Target(level=level, layers=[0, 1]), Calibration(tokens))
         )
         errors.append(network_error(model, tiny_model(family), tokens))
@@ -152,7 +152,7 @@ def test_what_the_solvers_are_given(tiny_model, random_tokens, monkeypatch, fami
     watch(sparsellm_method, "adam_refine")
     tokens = random_tokens(150, 60)  # 9,000, of which 16 for each of 32 inputs are 512, and every 17th is taken
     context = PruningContext(tiny_model(family), Target(level=0.7, layers=[0, 1]), Calibration(tokens), seed=9)
-    SparseLLM(rounds=2, adam_refine=3, damping=0.02, tokens_per_input=16, **keys).prune(context)
+    SparseLLM(rounds=2, adam_refine=3, damping=0.02, tokens_per_input=16, held_out=0, **keys).prune(context)
     ((args, _, outcome),) = seen["prune_feed_forward"]
     settings = args[-1]
     assert (settings.alpha, settings.beta, settings.gamma) == terms
@@ -171,7 +171,7 @@ def test_gradient_steps_take_four_thousand_tokens(tiny_model, random_tokens, mon
         sparsellm_method, "adam_refine", lambda network, weights, *_, **__: seen.append(network) or weights
     )
     context = PruningContext(tiny_model("opt"), Target(level=0.7, layers=[0, 1]), Calibration(random_tokens(205, 60)))
-    SparseLLM(rounds=2, tokens_per_input=None).prune(context)
+    SparseLLM(rounds=2, tokens_per_input=None, held_out=0).prune(context)
     assert len(seen[0].inputs) == 12_300 // 3  # 64 steps of 64 tokens at least
 
 

@@ -1,0 +1,114 @@
+"""Which part of a calibration set refinements are judged by, and which they are fitted to."""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from prune_lab.pruning.calibration.blocks import BlockInputs
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.calibration.capture import Call
+from prune_lab.pruning.calibration.statistics import Hessian, Statistic
+from prune_lab.pruning.masks import count_dropped
+
+S = TypeVar("S", bound=Statistic)
+
+
+class HeldOut:
+    """Which tokens of a calibration set refinements are judged by, and which they are fitted to.
+
+    Attributes:
+        tokens: which are held out, ``(samples, seqlen)`` bool, on the host.
+    """
+
+    def __init__(self, tokens: Tensor):
+        self.tokens = tokens
+
+    @classmethod
+    def of(cls, calibration: Calibration, share: float) -> "HeldOut":
+        """Holds out the last samples, or where there is only one its last positions: at least one, and never all.
+
+        Args:
+            calibration: the calibration set.
+            share: of its samples, or positions, in [0, 1); 0 holds out nothing.
+        """
+        tokens = torch.zeros(calibration.tokens.shape, dtype=torch.bool)
+        parts = tokens if len(tokens) > 1 else tokens.T  # a view, of samples or of positions
+        if share:
+            count = min(max(1, count_dropped(share, len(parts))), len(parts) - 1)
+            parts[len(parts) - count :] = True
+        return cls(tokens)
+
+    def __bool__(self) -> bool:
+        """Whether anything is held out."""
+        return bool(self.tokens.any())
+
+    @property
+    def count(self) -> int:
+        """How many tokens are held out."""
+        return int(self.tokens.count_nonzero())
+
+    @property
+    def boundary(self) -> int | None:
+        """The first sample that is held out; ``None`` where there is none, or only a part of one."""
+        whole = self.tokens.all(1)
+        return int(whole.nonzero()[0]) if bool(whole.any()) else None
+
+    @property
+    def fitted(self) -> Tensor:
+        """The tokens that refinements are fitted to, ``(samples, seqlen)``."""
+        return ~self.tokens
+
+    def outputs(self, inputs: BlockInputs) -> Tensor:
+        """What a block gives for the tokens held out, ``(tokens, hidden)`` on the host."""
+        found = [
+            inputs.block.hidden(inputs.run(batch, call)).cpu()[chosen]
+            for batch, call, chosen in batches_of(inputs, self.tokens)
+        ]
+        return torch.cat(found) if found else inputs.hidden[self.tokens]
+
+
+def batches_of(inputs: BlockInputs, tokens: Tensor) -> Iterator[tuple[slice, Call, Tensor]]:
+    """The batches that have some of the tokens, and where in them these are, ``(batch, seqlen)`` bool."""
+    for batch, call in inputs.batches():
+        if bool(tokens[batch].any()):
+            yield batch, call, tokens[batch]
+
+
+class SplitStatistic(Generic[S]):
+    """A statistic of the tokens that are fitted, and the Hessian of those held out, from one pass.
+
+    Args:
+        make: makes an empty statistic.
+        held: what is held out.
+        calibration: says in which batches the tokens come.
+        judged: whether the Hessian is wanted.
+    """
+
+    def __init__(self, make: Callable[[], S], held: HeldOut, calibration: Calibration, *, judged: bool = True):
+        self.fitted = make()
+        self._held = Hessian() if judged else None
+        self._masks = (held.tokens[batch].flatten() for batch in calibration.batches())
+
+    def update(self, inputs: Tensor) -> None:
+        """Takes the next batch of inputs, ``(tokens, in)``."""
+        held = next(self._masks)
+        for statistic, chosen in ((self.fitted, ~held), (self._held, held)):
+            if statistic is None:
+                continue
+            if bool(chosen.all()):
+                statistic.update(inputs)
+            elif bool(chosen.any()):
+                statistic.update(inputs[chosen.to(inputs.device)])
+
+    def judge(self) -> Callable[[Tensor, Tensor], float]:
+        """Gives away the Hessian of what is held out, as a function: the error of a weight beside the dense one."""
+        assert self._held is not None
+        hessian = self._held.value
+
+        def error(dense: Tensor, weight: Tensor) -> float:
+            change = dense.float() - weight.float()
+            return float(((change @ hessian) * change).sum(dtype=torch.float64))
+
+        return error
