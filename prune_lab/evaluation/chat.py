@@ -81,8 +81,6 @@ def chat_tokens(owner: Chats, tokenizer: "PreTrainedTokenizerBase", prompt: str)
     Raises:
         BadSetting: the template makes no text of such a conversation.
     """
-    from jinja2 import TemplateError
-
     turns = [{"role": "user", "content": prompt}]
     if owner.system_instruction is not None:
         turns.insert(0, {"role": "system", "content": owner.system_instruction})
@@ -90,11 +88,12 @@ def chat_tokens(owner: Chats, tokenizer: "PreTrainedTokenizerBase", prompt: str)
         text = tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, tokenize=False, **(owner.chat_template_args or {})
         )
-    except TemplateError as error:
+    except Exception as error:  # a template is a program of others, which may fail in any way
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadSetting(
             owner,
             "apply_chat_template",
-            f": the tokenizer's chat template makes no prompt of a conversation: {str(error).splitlines()[0]}; "
+            f": the tokenizer's chat template makes no prompt of a conversation: {reason}; "
             "change {at}.system_instruction or {at}.chat_template_args, or set {at}.apply_chat_template=false",
         ) from error
     # The template writes all special tokens itself.

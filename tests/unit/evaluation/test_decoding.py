@@ -111,11 +111,18 @@ def test_a_chat_template_where_there_is_none_is_one_message(letters):
     assert "chat_template.jinja" in message and "Decoding.apply_chat_template=false" in message
 
 
-def test_a_template_that_cannot_make_a_prompt_is_told(letters):
-    letters.chat_template = "{{ raise_exception('no system role here') }}"
-    with pytest.raises(
-        BadInput, match=r"apply_chat_template=true: .*no system role here; change Decoding\.system_instr"
-    ):
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('no system role here') }}", "no system role here"),
+        ("{{ 1 + messages[0].content }}", r"unsupported operand type.*"),
+        ("{% if %}", r"Expected an expression.*"),
+        ("{{ who.name.first }}", r"'who' is undefined"),
+    ],
+)
+def test_a_template_that_cannot_make_a_prompt_is_told(letters, template, reason):
+    letters.chat_template = template
+    with pytest.raises(BadInput, match=rf"apply_chat_template=true: .*: {reason}; change Decoding\.system_instruction"):
         Decoding(apply_chat_template=True).check_tokenizer(letters, "tiny")
 
 
