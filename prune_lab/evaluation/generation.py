@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from prune_lab.data.pairs import pairs_digest
 from prune_lab.data.tokens import Pair
@@ -14,6 +14,9 @@ from prune_lab.evaluation.evaluation import Scores, Subject
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.utils.checks import check_whole
 from prune_lab.utils.digests import tokenizer_digest
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,11 @@ class Generation(Decoding):
         super().__post_init__()
         check_whole(self, "limit", optional=True)
 
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
+        """Looks at a tokenizer; where there is none, `check` says first if there are no prompts either."""
+        if tokenizer is not None:
+            super().check_tokenizer(tokenizer, name)
+
     def check(self, subject: Subject) -> None:
         """Looks for prompts, and for a tokenizer that turns tokens into text.
 
@@ -68,7 +76,7 @@ class Generation(Decoding):
                 "evaluate=generation needs prompts with references, which this data has not; use data=e2e, data=samsum "
                 "or data=wikisql, or another evaluation"
             )
-        self.check_tokenizer(subject.model.tokenizer, subject.model.name)
+        super().check_tokenizer(subject.model.tokenizer, subject.model.name)
         if self.apply_chat_template:  # the data has looked at its own
             self.check_prompts(self._prompts(subject), subject.model, "apply_chat_template")
 
