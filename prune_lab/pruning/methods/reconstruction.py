@@ -44,8 +44,11 @@ class Reconstruction(Refining, Method):
         epochs: passes over the calibration set for each half.
         seed: of the order of the samples.
 
-    Both are trained in float32, whatever the type of the model: the gradient of a mean over tokens and width is below
-    what float16 can hold.
+    Of what a half is after each epoch, and of what it was before, that with the least error on the tokens held out
+    stays.
+
+    Weights, gradients and moments are float32, whatever the type of the model: the gradient of a mean over tokens and
+    width is below what float16 can hold. Products are float32, too, but for models in bfloat16 where that is fast.
 
     Memory: on the device, the block in float32 with the gradients and two moments of its attention or of its network,
     and the activations of one batch; on the host, the hidden states of the dense and of the pruned model, and the

@@ -113,6 +113,18 @@ def test_lines_of_metrics_appear_stage_by_stage(configured, local_overrides, tmp
     assert lines[1]["prune/sparsity"] == 0.5
 
 
+def test_the_protocol_says_how_many_weights_were_refined(configured, local_overrides, tmp_path):
+    """Spoken of where there is something to refine only."""
+    for name, method in (("one", "wanda"), ("two", "least_squares")):
+        execute(configured(*local_overrides, f"method={method}"), tmp_path / name)
+    first, second = (
+        json.loads((tmp_path / name / "record.json").read_text())["protocol"]["prune"] for name in ("one", "two")
+    )
+    assert "refined" not in first
+    assert sum(second["refined"].values()) == 18
+    assert set(second["refined"]) <= {"0", "1"}
+
+
 def test_layers_csv_has_a_line_for_every_weight(configured, local_overrides, tmp_path):
     execute(configured(*local_overrides, "method=wanda"), tmp_path / "run")
     header, *rows = [line.split(",") for line in (tmp_path / "run" / "layers.csv").read_text().splitlines()]
