@@ -85,7 +85,7 @@ class FeedForward:
         width = self.inputs.shape[1]
         gram = torch.zeros(width, width, device=self.dense.up.device)
         for rows in self.chunks():
-            accumulate_upper(gram, self.x(rows))
+            accumulate_upper(gram, self.inputs[rows].to(gram.device))
         return mirror_upper(gram)
 
     def chunks(self) -> Iterator[slice]:
