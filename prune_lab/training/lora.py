@@ -80,6 +80,7 @@ def trained_beside(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor],
         model.hf.requires_grad_(False)
         if lora.merge:
             adapter.detach()
+            vars(model.hf).pop("peft_config", None)  # peft would take the next updates for second ones
             _merge(model, adapter, zero)
         else:
             model.adapter = adapter

@@ -65,6 +65,15 @@ def test_a_sparse_update_computes_while_it_is_trained_what_it_computes_merged(ti
     assert progress.held_out[6] != progress.held_out[0]
 
 
+def test_a_model_may_be_given_updates_again(tiny_model, random_tokens, recwarn):
+    model = tiny_model("llama")
+    masks = pruned(model)
+    for _ in range(2):
+        train(model, masks, random_tokens(6, 16), lora=Lora(rank=2), lr=1e-2)
+        assert not hasattr(model.hf, "peft_config")
+    assert not [each for each in recwarn if "peft_config" in str(each.message)]
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
 @pytest.mark.parametrize("family", ["opt", "gpt2", "llama"])
 def test_an_update_kept_apart_is_read_by_peft_beside_the_sparse_model(tiny_model, random_tokens, tmp_path, family):
