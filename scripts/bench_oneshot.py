@@ -1,12 +1,14 @@
 """Measures whole prunes against the papers' loops written plainly, and against the multiplications nobody can avoid.
 
-Each measurement is a process of its own that builds a random model, prunes all of it, and reports seconds and the peak
-of its memory beyond the model and the tokens. The two implementations alternate; medians are printed as a Markdown
-table.
+Each measurement is a process of its own that builds a random model or loads one from a folder, prunes all of it, and
+reports seconds and the peak of its memory beyond the model and the tokens. The two implementations alternate; medians
+are printed as a Markdown table. On a machine that does other work, `--processor` counts the seconds in which the
+threads of the process worked, on one thread, say (OMP_NUM_THREADS=1).
 
 Examples:
     python scripts/bench_oneshot.py                                   # both shapes, both methods, float32 and bfloat16
     python scripts/bench_oneshot.py --shapes opt_125m --methods wanda --dtypes bfloat16 --repeats 1
+    python scripts/bench_oneshot.py --shapes models/SmolLM2-135M --dtypes bfloat16 --seqlen 1024 --processor
     python scripts/bench_oneshot.py --quality                         # perplexity of both on the shipped models
     python scripts/bench_oneshot.py --costs --blocks 2                # all other methods beside SparseGPT
 """
@@ -26,6 +28,7 @@ import torch
 from plain_oneshot import prune as prune_plainly
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PretrainedConfig
 
+from prune_lab.models.load import Checkpoint, DTypeName
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
@@ -64,16 +67,26 @@ def config_of(shape: str, blocks: int) -> PretrainedConfig:
     )
 
 
+def model_of(shape: str, dtype: DTypeName, blocks: int) -> PrunableModel:
+    """A random model of a known shape, or the one of a folder."""
+    if shape not in SHAPES:
+        return Checkpoint(shape, dtype=dtype).load()
+    hf = AutoModelForCausalLM.from_config(config_of(shape, blocks)).to(getattr(torch, dtype)).eval()
+    return PrunableModel(hf)
+
+
+def shape_or_folder(text: str) -> str:
+    """Of the command line."""
+    if text not in SHAPES and not (Path(text) / "config.json").is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither one of {', '.join(SHAPES)} nor a folder with a model")
+    return text
+
+
 def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
     """One prune in this process: seconds, peak memory in MB beyond what was there before, and the floor in seconds."""
     device = resolve_device(arguments.device)
     torch.manual_seed(0)
-    hf = (
-        AutoModelForCausalLM.from_config(config_of(arguments.shapes[0], arguments.blocks))
-        .to(getattr(torch, arguments.dtypes[0]))
-        .eval()
-    )
-    model = PrunableModel(hf)
+    model = model_of(arguments.shapes[0], arguments.dtypes[0], arguments.blocks)
     tokens = torch.randint(0, model.vocab_size, (arguments.samples, arguments.seqlen))
     floor = floor_seconds(model, tokens.numel(), arguments.methods[0], device)
     prune_with(arguments, small_model(arguments.dtypes[0]), tokens[:1, :64] % 100, device)  # loads code, starts threads
@@ -81,11 +94,12 @@ def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
     release_free_memory(device)  # or what is measured next would hide in it
     before = watch_peak_memory(device)()
     peak = watch_peak_memory(device)
-    start = time.perf_counter()
+    clock = time.process_time if arguments.processor else time.perf_counter
+    start = clock()
     prune_with(arguments, model, tokens, device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     return {"seconds": seconds, "memory": peak() - before, "floor": floor}
 
 
@@ -153,7 +167,7 @@ def compare(shape: str, method: str, dtype: str, arguments: argparse.Namespace) 
     memory_plain, memory = median("plain", "memory"), median("prune_lab", "memory")
     floor = median("prune_lab", "floor")
     return (
-        f"| {shape} | {method} | {dtype} | {plain:.1f} | {ours:.1f} | {plain / ours:.2f} | {floor:.1f} "
+        f"| {Path(shape).name} | {method} | {dtype} | {plain:.1f} | {ours:.1f} | {plain / ours:.2f} | {floor:.1f} "
         f"| {ours / floor:.2f} | {memory_plain:.0f} | {memory:.0f} | {memory / memory_plain:.2f} |"
     )
 
@@ -166,6 +180,7 @@ def measure_elsewhere(
         sys.executable, __file__, "--implementation", implementation, "--shapes", shape, "--methods", method,
         "--dtypes", dtype, "--samples", str(arguments.samples), "--seqlen", str(arguments.seqlen),
         "--blocks", str(arguments.blocks), "--device", arguments.device,
+        *(["--processor"] if arguments.processor else []),
     ]  # fmt: skip
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, float] = json.loads(output.splitlines()[-1])
@@ -194,7 +209,6 @@ def compare_quality() -> None:
     """Prints the perplexity of both implementations on the shipped models."""
     from prune_lab.evaluation.evaluation import Subject
     from prune_lab.evaluation.perplexity import Perplexity
-    from prune_lab.models.load import Checkpoint
 
     rows = ["| model | method | plain | prune_lab | difference |", "|---|---|---:|---:|---:|"]
     for name in ("opt", "llama"):
@@ -226,7 +240,7 @@ def _stdlib_data(model: PrunableModel):
 def main() -> None:
     """Parses the command line and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), type=shape_or_folder, help="or folders")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*METHODS, *OTHERS])
     parser.add_argument(
         "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16", "float16"]
@@ -236,11 +250,14 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=12, help="of the models (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--processor", action="store_true", help="count processor seconds instead of the clock's")
     parser.add_argument("--quality", action="store_true", help="compare perplexity on the shipped models instead")
     parser.add_argument("--costs", action="store_true", help="measure the other methods beside SparseGPT instead")
     parser.add_argument("--implementation", choices=["plain", "prune_lab"], help=argparse.SUPPRESS)  # one measurement
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
+    if arguments.processor and not arguments.device.startswith("cpu"):
+        parser.error("--processor: a GPU's work is in no processor seconds")
     if arguments.implementation:
         sys.stdout.write(json.dumps(measure_one(arguments)) + "\n")
         return
@@ -253,7 +270,8 @@ def main() -> None:
     sys.stdout.write(
         f"{arguments.samples} x {arguments.seqlen} tokens, sparsity {SPARSITY}, {arguments.device}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; "
-        f"seconds and MB beyond the weights, medians of {arguments.repeats}\n\n"
+        f"{'processor ' if arguments.processor else ''}seconds and MB beyond the weights, medians of "
+        f"{arguments.repeats}\n\n"
         "| shape | method | dtype | plain s | prune_lab s | times faster | floor s | of floor "
         "| plain MB | prune_lab MB | of plain |\n"
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"

@@ -9,15 +9,19 @@ from prune_lab.errors import RunFailed
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import removable
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.masks import Masks
+from prune_lab.pruning.masks import Masks, zeros_in
 from prune_lab.training.hooks import Hooks
 from prune_lab.utils.finite import all_finite
 
 
 def masks_of_zeros(model: PrunableModel) -> Masks:
     """Returns the keep-masks ``(out, in)`` of the linear layers in which weights are zero, by name."""
-    found = {linear.name: linear.weight != 0 for linear in model.linears}
-    return Masks({name: keep for name, keep in found.items() if not bool(keep.all())})
+    masks = Masks()
+    for linear in model.linears:
+        zero = zeros_in(linear.weight)
+        if zero is not None:
+            masks[linear.name] = ~zero
+    return masks
 
 
 def check_zeros(model: PrunableModel, masks: Mapping[str, Tensor], what: str) -> None:
