@@ -126,6 +126,7 @@ class SparseLLM(SparseGPT, Refining):
             self.adam_refine,
             pruning.seed,
             minibatch=_ADAM_MINIBATCH,
+            step=_ADAM_STEP,
             judge=judge or outcome.network,
             error=min(outcome.errors),
         )
@@ -146,4 +147,5 @@ class SparseLLM(SparseGPT, Refining):
 _REFIT_DAMPING = 0.001
 _ADAM_STEPS = 64  # a pass, at least; the first few dozen bring most
 _ADAM_MINIBATCH = 64  # tokens
+_ADAM_STEP = 0.01  # with minibatches so small, 0.03 makes the networks of real models worse
 _REFIT_ITERATIONS = 8  # an iteration costs out * hidden^2; from SparseGPT's values on, these are most of the gain

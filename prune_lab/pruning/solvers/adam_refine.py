@@ -9,7 +9,7 @@ from prune_lab.pruning.solvers.best import best_of
 from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
 
 ADAM_BETAS = (0.9, 0.95)
-_STEP = 0.03  # of Adam, as a share of a matrix' root mean square
+_STEP = 0.03  # of Adam, as a share of a matrix' root mean square, by default
 
 
 def adam_refine(
@@ -19,6 +19,7 @@ def adam_refine(
     seed: int,
     *,
     minibatch: int = 256,
+    step: float = _STEP,
     judge: FeedForward | None = None,
     error: float | None = None,
 ) -> FeedForwardWeights:
@@ -33,24 +34,31 @@ def adam_refine(
         epochs: passes over the tokens; 0 returns the weights as they are.
         seed: of the order of the tokens.
         minibatch: tokens a step.
+        step: the learning rate at the start, as a share of the root mean square of a matrix.
         judge: the network on the tokens whose error must fall; the same as ``network`` by default.
         error: of the weights on those tokens, where it is known.
     """
     if epochs == 0:
         return weights
-    candidates = adam_epochs(network, weights, epochs, seed, minibatch=minibatch)
+    candidates = adam_epochs(network, weights, epochs, seed, minibatch=minibatch, share=step)
     return best_of(weights, candidates, (judge or network).error, error)[0]
 
 
 def adam_epochs(
-    network: FeedForward, weights: FeedForwardWeights, epochs: int, seed: int, *, minibatch: int = 256
+    network: FeedForward,
+    weights: FeedForwardWeights,
+    epochs: int,
+    seed: int,
+    *,
+    minibatch: int = 256,
+    share: float = _STEP,
 ) -> Iterator[FeedForwardWeights]:
     """Yields what each epoch of `adam_refine` leaves, while it is asked for."""
     names = ("up", "down") if weights.gate is None else ("up", "gate", "down")
     leaves = {name: getattr(weights, name).clone().requires_grad_() for name in names}
     keep = {name: (leaf != 0) for name, leaf in leaves.items()}
     optimizer = torch.optim.Adam(
-        [{"params": [leaf], "lr": step_size(leaf.detach(), keep[name], _STEP)} for name, leaf in leaves.items()],
+        [{"params": [leaf], "lr": step_size(leaf.detach(), keep[name], share)} for name, leaf in leaves.items()],
         betas=ADAM_BETAS,
         fused=True,
     )

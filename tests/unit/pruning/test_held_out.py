@@ -179,7 +179,7 @@ def test_nothing_is_fitted_to_the_text_that_judges(tiny_model, random_tokens, me
 
 def test_epochs_that_harm_are_not_kept(tiny_model, random_tokens, monkeypatch):
     monkeypatch.setattr(reconstruction, "_STEP", 30.0)
-    monkeypatch.setattr(adam_refine, "_STEP", 30.0)
+    monkeypatch.setitem(adam_refine.adam_epochs.__kwdefaults__, "share", 30.0)
     inner, model, context = tiny_model("llama"), tiny_model("llama"), Calibration(random_tokens(8, 16))
     Magnitude().prune(PruningContext(inner, Target(level=0.5), context))
     rows = Reconstruction(Magnitude()).prune(PruningContext(model, Target(level=0.5), context)).layers

@@ -162,7 +162,7 @@ def test_what_the_solvers_are_given(tiny_model, random_tokens, monkeypatch, fami
     ((args, keys, _),) = seen["adam_refine"]
     assert len(args[0].inputs) == 530
     assert args[1:] == (outcome.weights, 3, 9)
-    assert keys == {"minibatch": 64, "judge": outcome.network, "error": min(outcome.errors)}
+    assert keys == {"minibatch": 64, "step": 0.01, "judge": outcome.network, "error": min(outcome.errors)}
 
 
 def test_gradient_steps_take_four_thousand_tokens(tiny_model, random_tokens, monkeypatch):
