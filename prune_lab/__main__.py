@@ -168,11 +168,27 @@ def _guard(given: Namespace) -> None:
             "--experimental-rerun is not allowed: it loads a pickle, which may run any code; give the overrides of the "
             "run instead, from its .hydra/overrides.yaml"
         )
+    _check_flags(given)
     guard_hydra()
     hide_in_logs()
     trust_typed(given.overrides)
     for override in given.overrides:  # what is recognised here is kept out of every message
         redacted_override(override)
+
+
+def _check_flags(given: Namespace) -> None:
+    """Refuses flags that mean nothing together, about which Hydra ends with a traceback, or says nothing."""
+    shown_only = {"--cfg": given.cfg, "--info": given.info, "--shell-completion": given.shell_completion}
+    taken = [name for name, value in {"--run": given.run, "-m": given.multirun, **shown_only}.items() if value]
+    if len(taken) > 1:
+        raise BadInput(f"{', '.join(taken)} exclude each other; give one of them")
+    for name, value in {"--resolve": given.resolve and not given.help, "--package": given.package}.items():
+        if value and not given.cfg:
+            raise BadInput(f"{name} is about what --cfg shows; give --cfg job, too, or leave it out")
+    if given.shell_completion and [line.partition("=")[0] for line in given.overrides] not in (
+        ["install"], ["uninstall"], ["query"],
+    ):  # fmt: skip
+        raise BadInput("--shell-completion takes install=SHELL or uninstall=SHELL (bash, fish, zsh), and no settings")
 
 
 def _run_jobs() -> None:

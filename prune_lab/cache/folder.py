@@ -21,8 +21,8 @@ def cache_folder() -> Path:
     base = os.environ.get("PRUNE_LAB_CACHE")
     folder = local_path(base or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/prune_lab")
     try:
-        if folder.parts[0].startswith("~"):
-            raise FileNotFoundError(f"there is no home folder {folder.parts[0]}")
+        if str(folder).startswith("~"):
+            raise FileNotFoundError(f"there is no home folder {folder}")
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder

@@ -160,7 +160,9 @@ def _quoted(key: str, text: str) -> str:
 
 
 def _about_choice(error: MissingConfigException, typed: Sequence[Override]) -> str:
-    group, _, choice = str(error.missing_cfg_file).partition("/")
+    if error.missing_cfg_file is None:
+        return f"--config-path or --config-dir: {' '.join(str(error).split())}"
+    group, _, choice = error.missing_cfg_file.partition("/")
     if group == "hydra":
         second, _, choice = choice.partition("/")
         group = f"{group}/{second}"

@@ -5,6 +5,7 @@ import os
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import str_to_bool
 from torch import nn
 
 from prune_lab.errors import BadInput
@@ -25,6 +26,7 @@ def accelerator_for(training: Training, device: torch.device) -> Accelerator:
         BadInput: accelerate cannot read its environment or is configured to split weights among processes, or a process
             would have no sample.
     """
+    _check_switches()
     alone, cpu = processes().count == 1, device.type == "cpu"
     AcceleratorState._reset_state(alone)  # a second training in one process may have another precision or device
     try:
@@ -34,13 +36,7 @@ def accelerator_for(training: Training, device: torch.device) -> Accelerator:
     except ValueError as error:
         if "invalid truth value" not in str(error):
             raise
-        names = ", ".join(
-            f"{name}={value[:80]}" for name, value in os.environ.items() if name.startswith("ACCELERATE_")
-        )
-        raise BadInput(
-            f"accelerate cannot read its variables of the environment ({names}): {error}; allowed for a switch: true, "
-            "false; unset the others"
-        ) from error
+        raise _no_switch(error, "ACCELERATE_") from error
     if accelerator.distributed_type.value not in _WHOLE_WEIGHTS:
         raise BadInput(
             f"accelerate is configured for {accelerator.distributed_type.value}, which splits weights among processes, "
@@ -54,6 +50,25 @@ def accelerator_for(training: Training, device: torch.device) -> Accelerator:
             training,
         )
     return accelerator
+
+
+def _check_switches() -> None:
+    """Looks at the switches first: accelerate reads some of them only when it trains."""
+    for name, value in os.environ.items():
+        if name.startswith("ACCELERATE_USE_"):
+            try:
+                str_to_bool(value)
+            except ValueError as error:
+                raise _no_switch(error, name) from error
+
+
+def _no_switch(error: Exception, start: str) -> BadInput:
+    """Says which variables may be meant: those whose names begin so."""
+    names = ", ".join(f"{name}={value[:80]}" for name, value in os.environ.items() if name.startswith(start))
+    return BadInput(
+        f"accelerate cannot read its variables of the environment ({names}): {error}; allowed for a switch: true, "
+        "false; unset the others"
+    )
 
 
 def average(accelerator: Accelerator, optimizer: torch.optim.Optimizer, model: nn.Module, loss: float) -> float:

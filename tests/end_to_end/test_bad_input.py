@@ -139,11 +139,30 @@ def test_a_process_that_cannot_know_which_one_it_is(command, local_overrides, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_switch_of_accelerate_that_is_none(command, local_overrides, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "offline")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--resolve"], ["--resolve is about what --cfg shows"]),
+        (["-p", "model"], ["--package is about what --cfg shows"]),
+        (["--cfg", "job", "-m"], ["-m, --cfg exclude each other"]),
+        (["--info", "all", "--cfg", "job"], ["--cfg, --info exclude each other"]),
+        (["--shell-completion"], ["--shell-completion takes install=SHELL"]),
+        (
+            ["--config-path", "nosuch"],
+            ["--config-path or --config-dir: Primary config module 'prune_lab.nosuch' not found"],
+        ),
+    ],
+)
+def test_flags_that_mean_nothing(command, tmp_path, flags, words):
+    assert_refused(command(*flags), tmp_path, *words)
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "ACCELERATE_DEBUG_MODE"])
+def test_a_switch_of_accelerate_that_is_none(command, local_overrides, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "offline")
     training = ["finetune=full", "training.steps=1", "training.batch_size=1", f"hydra.run.dir={tmp_path}/run"]
     outcome = command(*local_overrides, *training)
-    assert_refused(outcome, tmp_path / "run", "ACCELERATE_USE_CPU=offline", "allowed for a switch: true, false")
+    assert_refused(outcome, tmp_path / "run", f"{name}=offline", "allowed for a switch: true, false")
 
 
 def test_a_folder_in_the_place_of_the_log_file(command, local_overrides, tmp_path):

@@ -49,6 +49,12 @@ def test_without_a_home_there_is_a_cache_all_the_same(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_the_folder_at_hand_may_be_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNE_LAB_CACHE", ".")
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder().resolve() == tmp_path.resolve()
+
+
 @pytest.mark.parametrize("wrong", ["link", "file", "permissions", "owner"])
 def test_a_replacement_that_somebody_else_can_write_to_is_refused(tmp_path, monkeypatch, wrong):
     monkeypatch.setattr("os.access", lambda *_: False)
