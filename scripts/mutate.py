@@ -218,12 +218,13 @@ def concerned(
 ) -> list[str]:
     """Returns the tests that are shown a fault: at least one, then those within so many seconds.
 
-    Those in files that name the module itself are first, and those of defaults; among them the quickest.
+    Those of defaults are first, then those in files that name the module itself; among them the quickest.
     """
     names = {str(test.relative_to(ROOT)) for test in own}
-    direct = {str(test.relative_to(ROOT)) for test in own if _names(_text(test), module_of(file))} | set(DEFAULTS)
+    direct = {str(test.relative_to(ROOT)) for test in own if _names(_text(test), module_of(file))}
+    rank = {**dict.fromkeys(names, 2), **dict.fromkeys(direct, 1), **dict.fromkeys(DEFAULTS, 0)}
     chosen = sorted(
-        (name.split("::")[0] not in direct, test["seconds"], name)
+        (rank.get(name.split("::")[0], 2), test["seconds"], name)
         for name, test in tests.items()
         if (_place(str(file), mutant.function) in test["called"] if mutant.function else name.split("::")[0] in names)
     )

@@ -44,6 +44,12 @@ def test_a_swap_restores_the_mean_output():
     assert refine([1.0, 2.0, -0.5, 3.0], [0.0, 0.0, -0.5, 3.0], seen) == [0.0, 2.0, 0.0, 3.0]  # lacks 3 - 2 - .5
 
 
+def test_an_input_with_a_mean_of_zero_moves_no_output():
+    """The weight that reads it would be the cheapest to prune."""
+    seen = moments([0.0, 0.0, 0.0, -1.0], [2.0, 2.0, 2.0, 1.0])
+    assert refine([1.0, 2.0, -0.5, -0.1], [0.0, 0.0, -0.5, -0.1], seen) == pytest.approx([0.0, 2.0, 0.0, -0.1])
+
+
 def test_the_tolerance_may_be_of_the_output_summed_over_a_sequence():
     seen, method = moments([0.0] * 4, [2.0] * 4), DSnoT(Wanda(), tolerance=10.0, tolerance_over="sequence")
     dense, pruned = torch.tensor([[1.0, 2.0, -0.5, 3.0]]), torch.tensor([[0.0, 0.0, -0.5, 3.0]])  # lacks 3 a token

@@ -100,6 +100,9 @@ def test_whole_units_go_with_all_that_belongs_to_them(tiny_model, random_tokens,
     level = 0.25 if method == Magnitude("model") else 0.5  # of two heads a block, half may be all of one block
     model, target = tiny_model(name), Target(kind, level, layers=[0, 2])
     units = target.units(model)
+    for member in (member for each in units for member in each.members):
+        if member.bias is not None:
+            member.bias.fill_(1.0)
     norms = {each.name: each.norm(2) for each in units}
     before = {key: tensor.clone() for key, tensor in model.hf.state_dict().items()}
     result = method.prune(PruningContext(model, target, Calibration(random_tokens(2, 8))))
@@ -116,7 +119,7 @@ def test_whole_units_go_with_all_that_belongs_to_them(tiny_model, random_tokens,
         kept.append(norms[each.name][keep])
         for member in each.members:
             if member.bias is not None:
-                assert torch.equal(member.bias != 0, member.spread(keep) & (member.bias != 0))
+                assert torch.equal(member.bias, member.spread(keep).float())
         if type(method) is Magnitude and method.scope == "layer":
             assert lost[-1].max() <= kept[-1].min()
     if type(method) is Magnitude and method.scope == "model":
@@ -130,6 +133,8 @@ def test_whole_units_go_with_all_that_belongs_to_them(tiny_model, random_tokens,
 def test_rows_mean_nothing_to_neurons():
     with pytest.raises(BadInput, match=r"Magnitude\.scope='row' has no meaning for neurons; use Magnitude.*=layer"):
         Magnitude("row").check(Target("neurons", 0.5))
+    Magnitude("row").check(Target(level=0.5))
+    Magnitude("layer").check(Target("neurons", 0.5))
 
 
 def test_one_cut_that_would_empty_a_block_ends_the_run(tiny_model, random_tokens):

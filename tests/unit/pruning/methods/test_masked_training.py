@@ -13,6 +13,7 @@ from prune_lab.pruning.methods.hard_concrete import HardConcrete
 from prune_lab.pruning.methods.masked_training import PolicyHooks
 from prune_lab.pruning.methods.movement import Movement
 from prune_lab.pruning.methods.soft_movement import SoftMovement
+from prune_lab.pruning.schedule import Linear
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.zeros import KeepZeros
 from prune_lab.training.settings import Training
@@ -29,6 +30,30 @@ def test_scores_and_masks_come_back_from_a_saved_state(tiny_model, random_tokens
         found.append(PolicyHooks(Movement(), live, context, KeepZeros(model, ())))
     found[1].load_state_dict(found[0].state_dict())
     assert all(mask.scores.tolist() == list(range(64)) and int(mask.keep.sum()) == 43 for mask in found[1].live)
+
+
+def test_masks_move_with_the_schedule_and_the_policy_sees_every_batch_and_gradient(tiny_model):
+    seen = []
+
+    class Watching(GradualMagnitude):
+        def before_forward(self, live, batch):
+            seen.append((live, batch))
+
+        def after_backward(self, live, sparsity):
+            seen.append((live, sparsity))
+
+    model, target = tiny_model("opt"), Target("neurons", 0.5)
+    context = PruningContext(model, target, None, training=Training(steps=10), schedule=Linear(0.0, 0.2))
+    live = Watching().make_masks(target.units(model), 0)
+    hooks, batch = PolicyHooks(Watching(), live, context, KeepZeros(model, ())), object()
+    for step in range(10):
+        hooks.before_step(step)
+        hooks.before_forward(batch)
+        hooks.after_backward()
+        level = 0.5 * min(1, step / 8)
+        assert all(int(mask.keep.sum()) == 64 - int(64 * level) for mask in live)
+        assert seen == [(live, batch), (live, pytest.approx(level))]
+        seen.clear()
 
 
 @pytest.mark.parametrize("keep", [True, False])

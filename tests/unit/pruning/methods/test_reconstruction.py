@@ -135,3 +135,23 @@ def test_it_cannot_be_where_another_method_starts():
     """It needs the dense model's hidden states beside the pruned ones, which only its own iteration has."""
     with pytest.raises(BadInput, match=r"DSnoT\.inner=Reconstruction does not prune block by block"):
         DSnoT(Reconstruction(Wanda())).check(Target(level=0.5))
+
+
+@pytest.mark.parametrize("layers", [None, [1, 3]])
+def test_goals_are_the_outputs_of_the_dense_model(tiny_model, random_tokens, layers):
+    """Of every block, also behind pruned ones and behind those that are not pruned."""
+    seen, expected, tokens, dense = [], [], random_tokens(3, 16), tiny_model("opt")
+
+    class Watching(Reconstruction):
+        def _prune_block(self, pruning, goals):
+            seen.extend(goals)
+            super()._prune_block(pruning, goals)
+
+    target = Target(level=0.7, layers=layers)
+    Watching(Magnitude(), epochs=1).prune(PruningContext(tiny_model("opt"), target, Calibration(tokens)))
+    for block in filter(target.includes, dense.blocks):
+        for linear in (block.shared_inputs[1][0], block.mlp.down):
+            linear.module.register_forward_hook(lambda _module, _inputs, output: expected.append(output.detach()))
+    dense.hf(tokens)
+    for mine, theirs in zip(seen, expected, strict=True):
+        torch.testing.assert_close(mine, theirs.view_as(mine), rtol=1e-4, atol=1e-4)

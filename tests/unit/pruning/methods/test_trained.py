@@ -128,6 +128,8 @@ def test_scores_of_one_neuron_or_of_its_two_matrices(tiny_model, random_tokens):
         check_reached(model, Target("neurons", 0.5, [0, 1]), method, PruningResult(masks), {})
     with pytest.raises(BadInput, match=r"GradualMagnitude\.shared=false is for sparsity=neurons"):
         GradualMagnitude(shared=False).check(Target("unstructured", 0.5))
+    GradualMagnitude(shared=False).check(Target("neurons", 0.5))
+    GradualMagnitude().check(Target("unstructured", 0.5))
 
 
 def test_hard_concrete_gates_by_hand():
