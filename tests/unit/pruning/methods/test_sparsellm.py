@@ -35,6 +35,16 @@ def test_one_round_is_sparsegpt_bit_for_bit(tiny_model, random_tokens, family, t
         assert torch.equal(tensor, found[1][name]), name
 
 
+def test_gradient_steps_follow_one_round_too(tiny_model, random_tokens):
+    blocks = []
+    for method in (SparseGPT(), SparseLLM(rounds=1, adam_refine=1, held_out=0)):
+        model = tiny_model("llama")
+        method.prune(PruningContext(model, Target(level=0.6, layers=[0, 1]), Calibration(random_tokens(6, 16))))
+        blocks.append(model.blocks[0])
+    for linear, other in zip(*(block.linears for block in blocks), strict=True):
+        assert torch.equal(linear.weight, other.weight) is (linear not in blocks[0].mlp.linears), linear.name
+
+
 def test_attention_is_sparsegpts_bit_for_bit_whatever_the_rounds(tiny_model, random_tokens):
     found = []
     for method in (SparseGPT(), SparseLLM(rounds=3, held_out=0)):
