@@ -122,6 +122,7 @@ def main() -> None:
     """Runs the command and exits with its status: 0 done, 1 a run failed, 2 bad input."""
     use_by_default()
     logging.raiseExceptions = False  # no traceback for each line that a full disk keeps out of the log
+    os.environ.setdefault("TQDM_LEAVE", "")  # bars of libraries vanish when they are done, as the lab's own do
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
     try:
         _guard(_arguments())
