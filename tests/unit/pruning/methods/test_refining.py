@@ -21,12 +21,12 @@ from prune_lab.pruning.target import Target
 
 
 class Watching(RefiningMethod):
-    """Leaves everything as it is."""
+    """Leaves everything as it is, and fits to all of the text."""
 
     statistic = InputNorm
 
     def __init__(self):
-        self.inner, self.seen = Magnitude(), []
+        self.inner, self.held_out, self.seen = Magnitude(), 0.0, []
 
     def prepare(self, statistic, calibration):
         self.seen.append(statistic.value.clone())
