@@ -6,6 +6,7 @@ Hydra takes whatever is typed: it writes outside the run folder, ignores what it
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -78,7 +79,7 @@ def _about_verbose(value: Any) -> Iterator[str]:
 def _is_logger(name: str) -> bool:
     package = name.partition(".")[0]
     try:
-        found = importlib.util.find_spec(package) is not None
+        found = package in sys.modules or importlib.util.find_spec(package) is not None  # __main__ has no spec
     except (ImportError, ValueError):
         found = False
     return found or name in logging.root.manager.loggerDict

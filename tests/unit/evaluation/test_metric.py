@@ -24,7 +24,8 @@ def subject(tiny_model, make_subject, letters, random_tokens):
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
-def test_every_metric_of_an_evaluation_is_described(composed, subject, task_folder, name):
+def test_every_metric_of_an_evaluation_is_described(composed, subject, task_folder, tmp_path, name):
+    (tmp_path / "validation.txt").write_text("a stitch in time saves nine, and still waters run deep.")
     choice = composed(f"evaluate={name}").evaluate
     for part in (choice, *(choice[key] for key in choice if isinstance(choice[key], type(choice)))):
         if "tasks" in part:
@@ -32,6 +33,8 @@ def test_every_metric_of_an_evaluation_is_described(composed, subject, task_fold
             part.include_path = str(
                 task_folder("proverbs", [("The fox", ["jumps", "x"], 0), ("Time", ["flies", "y"], 0)])
             )
+        if "text" in part:
+            part.text.root = str(tmp_path)
         if "beams" in part:
             part.beams, part.max_new_tokens = 1, 2
     evaluation = instantiate(choice)

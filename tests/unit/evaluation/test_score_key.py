@@ -10,8 +10,10 @@ import torch
 from omegaconf import OmegaConf
 
 from prune_lab.data.samples import Samples
+from prune_lab.data.sources import FileText
 from prune_lab.data.tokens import Data, Pair
 from prune_lab.evaluation import harness, score_cache
+from prune_lab.evaluation.continuation import Continuation
 from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.evaluation import Subject
 from prune_lab.evaluation.generation import Generation
@@ -21,23 +23,29 @@ from prune_lab.evaluation.redundancy import Redundancy
 from prune_lab.evaluation.score_cache import score_key
 from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.suite import Suite
+from prune_lab.evaluation.text_perplexity import TextPerplexity
 from prune_lab.evaluation.training_loss import TrainingLoss
 from prune_lab.run.conf_folder import conf_folder
 
 QUESTIONS = [("Time", ["flies", "stands still"], 0), ("Still waters", ["run deep", "run"], 0)]
 OTHER_VALUES = {  # of each setting
-    "batch_size": 3, "windows": 1, "threshold": 0.5, "sensitivity": False, "samples": 2, "beams": 1, "limit": 1,
+    "batch_size": 3, "windows": 1, "threshold": 0.5, "sensitivity": False, "samples": 2, "beams": 3, "limit": 1,
+    "limit_windows": 1, "prompts": ["a"],
     "length_penalty": 0.5, "no_repeat_ngram_size": 2, "max_new_tokens": 3, "max_length": 32, "seed": 7,
     "num_fewshot": 1, "apply_chat_template": True, "fewshot_as_multiturn": False, "system_instruction": "Be brief",
     "chat_template_args": {"a": 1}, "add_bos_token": True, "log_samples": True,
     "task_options": {"a": {"description": "Think. "}},
 }  # fmt: skip
+ASKED = {"apply_chat_template": True}
+NEEDS = {"system_instruction": ASKED, "chat_template_args": ASKED}  # of texts, settings that others need
 EVALUATIONS = {
-    "perplexity": Perplexity(),
-    "training_loss": TrainingLoss(samples=1),
-    "redundancy": Redundancy(),
-    "generation": Generation(),
-    "zero_shot": ZeroShot(),
+    "perplexity": Perplexity,
+    "training_loss": TrainingLoss,
+    "redundancy": Redundancy,
+    "generation": Generation,
+    "continuation": Continuation,
+    "text_perplexity": TextPerplexity,
+    "zero_shot": ZeroShot,
 }
 
 
@@ -47,11 +55,16 @@ class World:
     def __init__(self, subject, folder, monkeypatch):
         self.subject, self.folder, self.monkeypatch = subject, folder, monkeypatch
 
+    def make(self, name, **settings):
+        own = {
+            "zero_shot": {"tasks": ["a"], "include_path": str(self.folder)},
+            "text_perplexity": {"text": FileText(str(self.folder.parent / "text.txt"))},
+            "training_loss": {"samples": 1},
+        }
+        return EVALUATIONS[name](**{**own.get(name, {}), **settings})
+
     def key(self, name):
-        evaluation = EVALUATIONS[name]
-        if name == "zero_shot":
-            evaluation = ZeroShot(tasks=["a"], include_path=str(self.folder))
-        return json.dumps(score_key(evaluation, self.subject), sort_keys=True)
+        return json.dumps(score_key(self.make(name), self.subject), sort_keys=True)
 
 
 @pytest.fixture
@@ -78,6 +91,7 @@ def world(tiny_model, letters, random_tokens, task_folder, tmp_path, monkeypatch
     (folder / "a.jsonl").rename(tmp_path / "elsewhere" / "a.jsonl")
     text = (folder / "a.yaml").read_text().replace(str(folder / "a.jsonl"), str(tmp_path / "elsewhere" / "a.jsonl"))
     (folder / "a.yaml").write_text(text)
+    (tmp_path / "text.txt").write_text("a stitch in time saves nine, and still waters run deep. " * 2)
     found = World(Subject(model, data, torch.device("cpu"), tmp_path), folder, monkeypatch)
     found.samples, found.pairs = samples, pairs
     return found
@@ -124,7 +138,7 @@ def patched(owner, name, value):
     return lambda world: world.monkeypatch.setattr(owner, name, value)
 
 
-TOKENIZED = ("generation", "zero_shot")
+TOKENIZED = ("generation", "continuation", "zero_shot")
 CHANGES = {  # of what every score depends on, or of what some do
     "weights": (lambda world: next(world.subject.model.linears).weight[0, 0].add_(1), None),
     "configuration": (hf_config("rms_norm_eps", 0.5), None),
@@ -138,6 +152,10 @@ CHANGES = {  # of what every score depends on, or of what some do
     "threads": (patched(torch, "get_num_threads", lambda: 99), None),
     "device": (lambda world: setattr(world.subject, "device", torch.device("meta")), None),
     "evaluation tokens": (in_data(evaluation=torch.ones(4, 16, dtype=torch.int64)), ("perplexity", "redundancy")),
+    "text of its own": (
+        lambda world: (world.folder.parent / "text.txt").write_text("all that glitters is not gold. " * 2),
+        ("text_perplexity",),
+    ),
     "bytes of the text": (in_data(evaluation_bytes=101), ("perplexity",)),
     "training tokens": (lambda world: world.samples.tokens[0].add_(1), ("training_loss",)),
     "ends of samples": (lambda world: world.samples.lengths.sub_(1), ("training_loss",)),
@@ -177,20 +195,20 @@ SETTINGS = [
     (name, field.name)
     for name, each in EVALUATIONS.items()
     for field in dataclasses.fields(each)
-    if field.name not in ("tasks", "include_path", "data_root")  # what is there counts, see above
+    if field.name not in ("tasks", "include_path", "data_root", "text")  # what is there counts, see above
 ]
 
 
 @pytest.mark.parametrize(("name", "setting"), SETTINGS)
 def test_another_setting_is_another_key(world, name, setting):
-    own = {"tasks": ["a"], "include_path": str(world.folder)} if name == "zero_shot" else {}
-    plain, other = (type(EVALUATIONS[name])(**own, **some) for some in ({}, {setting: OTHER_VALUES[setting]}))
+    needed = {} if name == "zero_shot" else NEEDS.get(setting, {})
+    plain, other = (world.make(name, **needed, **some) for some in ({}, {setting: OTHER_VALUES[setting]}))
     assert score_key(plain, world.subject) != score_key(other, world.subject)
 
 
 def test_every_evaluation_of_the_lab_is_looked_at_here():
     targets = {OmegaConf.load(path)["_target_"] for path in (conf_folder() / "evaluate").glob("*.yaml")}
-    kinds = {type(each) for each in EVALUATIONS.values()} | {Efficiency, Size, Suite}
+    kinds = {*EVALUATIONS.values(), Efficiency, Size, Suite}
     assert targets <= {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}
 
 
