@@ -44,6 +44,17 @@ def letters() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
+def subject(
+    tiny_model: Callable[..., PrunableModel], make_subject: Callable[..., Subject], letters: PreTrainedTokenizerFast
+) -> Subject:
+    """A tiny model that reads letters, with room for the prompts of tasks."""
+    model = tiny_model("llama")
+    model.hf.config.max_position_embeddings = 512  # rotary: any length will do
+    model.tokenizer = letters
+    return make_subject(model)
+
+
+@pytest.fixture
 def task_folder(tmp_path: Path) -> Callable[..., Path]:
     """Writes a local multiple-choice task into a folder of tasks."""
 

@@ -19,14 +19,6 @@ OF_ITS_OWN_MODEL = {"batch_sizes", "gen_kwargs", "model_revision", "model_sha", 
 
 
 @pytest.fixture
-def subject(tiny_model, make_subject, letters):
-    model = tiny_model("llama")
-    model.hf.config.max_position_embeddings = 512  # rotary: any length will do
-    model.tokenizer = letters
-    return make_subject(model)
-
-
-@pytest.fixture
 def folder(task_folder):
     """Two tasks: one with choices, and one whose perplexity has no formula for its standard error."""
     task_folder("proverbs", QUESTIONS)

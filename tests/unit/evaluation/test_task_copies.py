@@ -99,14 +99,6 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def subject(tiny_model, make_subject, letters):
-    model = tiny_model("llama")
-    model.hf.config.max_position_embeddings = 512  # rotary: any length will do
-    model.tokenizer = letters
-    return make_subject(model)
-
-
-@pytest.fixture
 def theirs(subject, tmp_path):
     """The results of the harness' own run, on the same files."""
 
