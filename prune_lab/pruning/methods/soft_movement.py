@@ -13,7 +13,7 @@ from prune_lab.utils.checks import check_number
 
 @dataclass
 class SoftMovement(Movement):
-    """Masks units with ``sigmoid(score)`` below a threshold; a penalty on the sigmoids says how many that are.
+    """Masks units with ``sigmoid(score)`` of at most a threshold; a penalty on the sigmoids says how many that are.
 
     How much goes is not set but follows from ``weight``: the target's level is only the most that may go of a layer,
     and the threshold grows with the schedule.
@@ -42,7 +42,7 @@ class SoftMovement(Movement):
         return "at most"
 
     def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
-        """Masks the units below the threshold, but never below what the target leaves."""
+        """Masks the units that are not above the threshold, but never more than the target lets go."""
         for mask in live:
             scores = mask.ranking
             least = self.select_mask({mask.key: scores}, final)[mask.key]
