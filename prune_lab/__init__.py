@@ -1,5 +1,6 @@
 """prune_lab: prune language models, measure what is left, and say how every number came about."""
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -7,6 +8,10 @@ if TYPE_CHECKING:
     from prune_lab.models.model import PrunableModel
 
 __version__ = "0.1.0"
+
+# PyTorch reads this at its first allocation: tensors of 2 MB and more lie in huge pages, where Linux has them. Every
+# operation of a forward pass allocates its output anew, and in small pages that costs a page fault for every 4 KiB.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def load(folder: str, dtype: "DTypeName" = "auto") -> "PrunableModel":

@@ -43,7 +43,7 @@ from prune_lab.run.vetting import vet
 from prune_lab.utils.device import arithmetic, device_name, lack_of_memory, watch_peak_memory
 from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_json, write_text
-from prune_lab.utils.memory import growing
+from prune_lab.utils.memory import growing, keep_freed_memory
 from prune_lab.utils.secrets import redacted, redacted_override, without_known_secrets
 
 logger = logging.getLogger(__name__)
@@ -153,6 +153,7 @@ def _run_stages(
     parts: Parts, info: RunInfo, config: RunConfig, record: dict[str, Any], report: Report | None, taken: RunFolder
 ) -> None:
     """Loads, runs every stage, and tells the tracker; fills the record as it goes."""
+    keep_freed_memory()
     _seed(config.plain["seed"])
     tracker = Trackers(parts.tracker)
     tracker.start(info)

@@ -1,6 +1,10 @@
 """Memory that may still be taken is the least of what the system and a container's limit say."""
 
 import gc
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -43,3 +47,39 @@ def test_python_looks_for_cycles_afterwards_as_before(looks):
         assert gc.isenabled() == looks
     finally:
         gc.enable()
+
+
+FAULTS = """
+import ctypes, resource, sys
+from prune_lab.utils.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def use(times):
+    for _ in range(times):
+        taken = [libc.malloc(30 << 20) for _ in range(6)]
+        for each in taken:
+            libc.memset(each, 1, 30 << 20)
+        for each in taken:
+            libc.free(each)
+use(3)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use(5)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no such setting")
+def test_freed_memory_is_taken_again_without_page_faults():
+    run = subprocess.run([sys.executable, "-c", FAULTS, "keep"], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 10_000  # in new pages each of the 30 would cost 7,680
+
+
+def test_huge_pages_are_asked_for_unless_the_user_decided():
+    command = [sys.executable, "-c", "import os, prune_lab; print(os.environ['THP_MEM_ALLOC_ENABLE'])"]
+    for environment, wanted in (({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")):
+        plain = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"}
+        run = subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == wanted
