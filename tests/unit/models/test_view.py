@@ -53,3 +53,16 @@ def test_a_placed_model_comes_back_even_after_a_failure(tiny_model):
         assert hf is model.hf
         _ = 1 / 0
     assert {parameter.device.type for parameter in model.hf.parameters()} == {"cpu"}
+
+
+def test_the_output_embedding_of_a_placed_model_gets_contiguous_inputs(tiny_model, family):
+    model, seen = tiny_model(family), []
+    tokens = torch.arange(12).view(2, 6)
+    before = model.hf(input_ids=tokens, logits_to_keep=2).logits
+    head = model.hf.get_output_embeddings()
+    with model.placed(torch.device("cpu")) as hf:
+        watch = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+        assert torch.equal(hf(input_ids=tokens, logits_to_keep=2).logits, before)
+        watch.remove()
+    assert seen == [True]
+    assert not head._forward_pre_hooks
