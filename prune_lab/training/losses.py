@@ -43,7 +43,9 @@ def language_loss(logits: Tensor, tokens: Tensor, targets: Tensor | None = None)
     wanted = tokens[:, 1:]
     if targets is not None:
         wanted = wanted.masked_fill(~targets[:, 1:], -100)
-    return functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), wanted.flatten(), ignore_index=-100)
+    # The last position predicts nothing. Cut off, it would cost a copy of all other logits, and one of their gradients.
+    wanted = functional.pad(wanted, (0, 1), value=-100)
+    return functional.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=-100)
 
 
 @torch.no_grad()
