@@ -32,6 +32,7 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     import work
 
     recover, prune = partial(work.recover, setup := _setup(arguments)), partial(work.prune, setup)
+    block = partial(work.block_of_7b, setup, "float16")
     device, methods = arguments.device, ["dense", *work.one_shot_methods()]
     several = 1 if arguments.one_process else 4
     small = 20 if arguments.quick else 60
@@ -40,7 +41,12 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
         Step("model", partial(work.load, setup), 100),
         Step("tests", partial(work.test, setup, several), 110),
         *(Step(f"{name} in bfloat16", partial(prune, name, "bfloat16"), 60) for name in methods),
-        Step("block of LLaMA-7B", partial(work.block_of_7b, setup, "float16", "unstructured"), 60),
+        Step("block of LLaMA-7B", partial(block, "unstructured", "wanda", "sparsegpt"), 60),
+        Step("profile of SparseGPT on that block", partial(work.profile_block, setup, "sparsegpt"), 60),
+        Step("selection and factorisation", partial(work.rates_of_selection, setup), 60),
+        Step("block of LLaMA-7B, 2:4", partial(block, "2:4", "wanda", "sparsegpt"), 60),
+        Step("block of LLaMA-7B, SparseLLM", partial(block, "unstructured", "sparsellm"), 60),
+        Step("block of LLaMA-7B, ALPS", partial(block, "unstructured", "alps"), 60),
         Step("recovery", partial(recover, "sparse_lora", "bfloat16", "no", setup.steps), 150),
         Step("mixed bf16, all weights", partial(recover, "full", "float32", "bf16", small), 40),
         Step("mixed fp16, all weights", partial(recover, "full", "float16", "fp16", small), 40),
@@ -52,7 +58,6 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
             partial(recover, "lora", "bfloat16", "bf16", small, gradient_checkpointing=True),
             40,
         ),
-        Step("block of LLaMA-7B, 2:4", partial(work.block_of_7b, setup, "bfloat16", "2:4"), 60),
         Step("the same bits twice", partial(work.repeat, setup), 60),
     ]
     if device == "cpu":
