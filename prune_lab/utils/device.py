@@ -77,14 +77,22 @@ def lack_of_memory(error: BaseException) -> str | None:
 
 
 def release_free_memory(device: torch.device) -> None:
-    """Gives memory that torch no longer uses back to the system, on a GPU to the driver."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    else:
+    """Gives the host's memory that torch no longer uses back to the system.
+
+    That of a GPU stays with torch, which gives it to the driver by itself before it runs out of it: each time the GPU
+    would wait, and would be asked for the same memory again.
+    """
+    if device.type == "cpu":
         with contextlib.suppress(
             OSError, AttributeError
         ):  # glibc keeps what it may need again; others have no such call
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that torch can still get on a GPU: what the driver has, and what torch holds and does not use."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + held
 
 
 def watch_peak_memory(device: torch.device) -> Callable[[], float]:

@@ -34,15 +34,17 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     recover, prune = partial(work.recover, setup := _setup(arguments)), partial(work.prune, setup)
     block = partial(work.block_of_7b, setup, "float16")
     device, methods = arguments.device, ["dense", *work.one_shot_methods()]
-    several = 1 if arguments.one_process else 4
+    several = 1 if arguments.one_process else 8
     small = 20 if arguments.quick else 60
     steps = [
         Step("machine", partial(work.describe, setup), 40),
         Step("model", partial(work.load, setup), 100),
         Step("tests", partial(work.test, setup, several), 110),
         *(Step(f"{name} in bfloat16", partial(prune, name, "bfloat16"), 60) for name in methods),
-        Step("block of LLaMA-7B", partial(block, "unstructured", "wanda", "sparsegpt"), 60),
+        Step("block of LLaMA-7B", partial(block, "unstructured", "wanda", "sparsegpt", blocks=3), 90),
+        Step("sweep of columns", partial(work.sweep, setup), 40),
         Step("profile of SparseGPT on that block", partial(work.profile_block, setup, "sparsegpt"), 60),
+        Step("profile of Wanda on that block", partial(work.profile_block, setup, "wanda"), 60),
         Step("selection and factorisation", partial(work.rates_of_selection, setup), 60),
         Step("block of LLaMA-7B, 2:4", partial(block, "2:4", "wanda", "sparsegpt"), 60),
         Step("block of LLaMA-7B, SparseLLM", partial(block, "unstructured", "sparsellm"), 60),

@@ -99,6 +99,8 @@ def simulate(library: Path) -> None:
         "reset_peak_memory_stats": lambda device=None: None,
         "max_memory_allocated": lambda device=None: 0,
         "memory_allocated": lambda device=None: 0,
+        "memory_reserved": lambda device=None: 0,
+        "mem_get_info": lambda device=None: (1 << 30, 1 << 30),
         "get_rng_state": lambda device=None: torch.get_rng_state(),
         "set_rng_state": lambda state, device=None: None,
         "manual_seed": lambda seed: None,

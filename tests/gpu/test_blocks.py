@@ -23,7 +23,7 @@ def test_walk_gives_each_block_what_the_model_gives_it(cuda, tiny_model, family)
     with model.placed(cuda) as hf, torch.no_grad():
         expected = hf.base_model(TOKENS.to(cuda), output_hidden_states=True, use_cache=False).hidden_states
     for block, inputs in iterate_blocks(model, Calibration(TOKENS, batch_size=6, device=cuda)):
-        torch.testing.assert_close(inputs.hidden, expected[block.index].cpu())
+        torch.testing.assert_close(inputs.hidden.cpu(), expected[block.index].cpu())
         assert next(block.module.parameters()).device.type == "cuda"
     assert {parameter.device.type for parameter in model.hf.parameters()} == {"cpu"}
 

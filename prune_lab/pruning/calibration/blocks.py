@@ -1,9 +1,9 @@
 """Runs a model block by block over the calibration set.
 
 `iterate_blocks` is the one place that moves blocks: on the device are one block, its statistics and one batch of
-activations. The hidden states of the calibration set stay on the host, once, and are overwritten in place. Nothing here
-collects, writes or reports anything; see `prune_lab.pruning.calibration.collect` and
-`prune_lab.pruning.block_pruning`.
+activations. The hidden states of the calibration set are held once, and are overwritten in place: on a GPU, where they
+take little of its memory, and on the host otherwise. Nothing here collects, writes or reports anything; see
+`prune_lab.pruning.calibration.collect` and `prune_lab.pruning.block_pruning`.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.capture import Call, capture_block_inputs
 from prune_lab.pruning.calibration.precision import widen
-from prune_lab.utils.device import release_free_memory
+from prune_lab.utils.device import free_memory, release_free_memory
 from prune_lab.utils.finite import all_finite
 from prune_lab.utils.memory import available_memory, gigabytes
 from prune_lab.utils.progress import track
@@ -33,7 +33,7 @@ class BlockInputs:
         block: the block, on the device.
         calibration: the calibration set.
         hidden: the hidden states that enter the block, ``(samples, seqlen, hidden)`` in the type of the model, on the
-            host; all blocks share one tensor.
+            device or on the host; all blocks share one tensor.
         calls: the other arguments of the block, one a batch.
         last: no block follows whose inputs matter, so the outputs of this one are not computed.
     """
@@ -112,8 +112,8 @@ def iterate_blocks(
         RunFailed: activations are not finite.
     """
     _check_tokens(model, calibration)
-    _check_room(model, calibration)
-    hidden, calls = capture_block_inputs(model, calibration.tokens, calibration.batches(), calibration.device)
+    place = _place_of_hidden_states(model, calibration)
+    hidden, calls = capture_block_inputs(model, calibration.tokens, calibration.batches(), calibration.device, place)
     wanted = model.blocks[:blocks]
     for block, block_calls in track(zip(wanted, calls, strict=False), len(wanted), "blocks"):
         block.module.to(calibration.device)
@@ -135,11 +135,15 @@ def _check_tokens(model: PrunableModel, calibration: Calibration) -> None:
         )
 
 
-def _check_room(model: PrunableModel, calibration: Calibration) -> None:
+def _place_of_hidden_states(model: PrunableModel, calibration: Calibration) -> torch.device:
+    """Where the hidden states are held: with the blocks, if they take at most a quarter of the memory that is free."""
     available, (samples, seqlen) = available_memory(), calibration.tokens.shape
     needed = samples * seqlen * int(model.hf.config.get_text_config().hidden_size) * model.dtype.itemsize
+    if calibration.device.type == "cuda" and 4 * needed <= free_memory(calibration.device):
+        return calibration.device
     if available is not None and needed > available:
         raise BadInput(
             f"the hidden states of {samples} calibration samples of {seqlen} tokens take {gigabytes(needed)} of the "
             f"host's memory, and {gigabytes(available)} are available; use fewer (data.samples, data.seqlen)"
         )
+    return torch.device("cpu")

@@ -66,7 +66,7 @@ class HeldOut:
             inputs.block.hidden(inputs.run(batch, call)).cpu()[chosen]
             for batch, call, chosen in batches_of(inputs, self.tokens)
         ]
-        return torch.cat(found) if found else inputs.hidden[self.tokens]
+        return torch.cat(found) if found else inputs.hidden[self.tokens].cpu()
 
 
 def batches_of(inputs: BlockInputs, tokens: Tensor) -> Iterator[tuple[slice, Call, Tensor]]:

@@ -6,13 +6,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 def accumulate_upper(total: Tensor, x: Tensor) -> None:
     """Adds the upper triangle of ``x^T x`` to ``total``, ``(n, n)``; below it, ``total`` means nothing.
 
-    Row panels of a few hundred rows, each from its diagonal on, take 58 % of the whole product. Products of bfloat16
-    numbers are exact in float32, so a processor with matrix units for bfloat16 makes those of such inputs there, and
-    sums them in float32 as it would otherwise: the result is rounded no more, and takes half the time.
+    Row panels of a few hundred rows, each from its diagonal on, take 58 % of the whole product. Products of numbers in
+    half precision are exact in float32, so those of such inputs are made by matrix units for their type, if the
+    processor (for bfloat16) or the GPU has any, and summed in float32 as they would be otherwise. On a processor it
+    takes half the time, on a data centre's GPU a tenth.
 
     Args:
         total: float32; changed in place.
@@ -20,6 +23,11 @@ def accumulate_upper(total: Tensor, x: Tensor) -> None:
     """
     width = x.shape[1]
     panel = max(128, -(-width // 6))
+    if _gpu_sums_in_float32(x):
+        for start in range(0, width, panel):
+            rows, columns = x[:, start : start + panel].T, x[:, start:]
+            total[start : start + panel, start:] += torch.mm(rows, columns, out_dtype=torch.float32)
+        return
     with _bfloat16_units(x):
         x = x.float()
         for start in range(0, width, panel):
@@ -30,6 +38,13 @@ def mirror_upper(matrix: Tensor) -> Tensor:
     """The symmetric matrix that has the upper triangle of this one."""
     upper = matrix.triu()
     return upper + upper.triu(1).T
+
+
+def _gpu_sums_in_float32(x: Tensor) -> bool:
+    """Whether matrix units multiply values of this type and give float32: since PyTorch 2.8, on Ampere and later."""
+    if x.device.type != "cuda" or x.dtype not in _HALF or "dtype" not in torch.ops.aten.mm.overloads():
+        return False
+    return torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
 @contextmanager

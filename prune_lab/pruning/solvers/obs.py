@@ -7,6 +7,7 @@ from torch import Tensor
 
 from prune_lab.errors import NotPositiveDefinite
 from prune_lab.pruning.masks import count_dropped, keep_all_but, keep_n_of_m
+from prune_lab.pruning.solvers import sweep_kernel
 
 _SUB_BLOCK = 16  # columns whose mutual updates are done one by one; wider ones become matrix products
 
@@ -166,6 +167,17 @@ def _sweep(
     All are ``(columns, out)``; ``pending``, the sum over the columns before the block, is used up.
     """
     columns, upper = current.shape[0], factor.upper
+    if sweep_kernel.can_run_on(current.device) and (n_of_m is None or n_of_m[1] <= sweep_kernel.COLUMNS):
+        group = n_of_m[1] if n_of_m else 1
+        for start in range(0, columns, width := sweep_kernel.COLUMNS // group * group):
+            part = slice(start, min(start + width, columns))
+            if start:
+                pending[part].addmm_(upper[:start, part].T, change[:start])
+            given = [None if mask is None else mask[part] for mask in (keep, zero)]
+            kept, fixed = given
+            own = factor.block(part.start, part.stop)
+            sweep_kernel.sweep(current[part], pending[part], own.upper, own.dead, kept, n_of_m, change[part], fixed)
+        return
     width = n_of_m[1] if n_of_m else _SUB_BLOCK
     inverse_scale = upper.diagonal().reciprocal().tolist()
     pendings, currents, changes = pending.unbind(), current.unbind(), change.unbind()  # the columns, to save indexing
