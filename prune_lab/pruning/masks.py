@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_SORTED_ON_GPU = 1 << 21  # scores: with more, counting them 32 times takes less time than sorting them
-
 
 class Masks(MutableMapping[str, Tensor]):
     """Keep-masks by layer name: bool tensors on the host, held at one bit an entry.
@@ -149,31 +147,8 @@ def sparsity_of(masks: Mapping[str, Tensor]) -> float:
 def _kth_smallest(scores: Tensor, k: int) -> Tensor:
     """The k-th smallest (from 1) of each row, ``(..., 1)``."""
     if scores.device.type != "cpu":
-        return _kth_smallest_on_gpu(scores, k)
+        return scores.sort(dim=-1).values[..., k - 1 : k]  # kthvalue gives each row to one multiprocessor of many
     return torch.from_numpy(np.partition(_as_array(scores), k - 1, axis=-1)[..., k - 1 : k]).to(scores.dtype)
-
-
-def _kth_smallest_on_gpu(scores: Tensor, k: int) -> Tensor:
-    """The same without `torch.kthvalue`, which gives each row to one of a hundred multiprocessors."""
-    if scores.numel() < _SORTED_ON_GPU or scores.dtype == torch.float64:
-        return scores.sort(dim=-1).values[..., k - 1 : k]
-    return kth_by_halving(scores, k)
-
-
-def kth_by_halving(scores: Tensor, k: int) -> Tensor:
-    """The k-th smallest (from 1) of each row, ``(..., 1)``, by counting: of types of at most 32 bits, without NaN.
-
-    Halves the range of each row's value 32 times, and waits for none of the counts.
-    """
-    bits = _ordered_bits(scores)
-    low = torch.full((*bits.shape[:-1], 1), -(1 << 31), device=bits.device)  # int64
-    high = torch.full_like(low, (1 << 31) - 1)
-    for _ in range(32):
-        middle = (low + high) >> 1
-        reached = (bits <= middle).sum(-1, keepdim=True) >= k
-        low, high = torch.where(reached, low, middle + 1), torch.where(reached, middle, high)
-    found = low.to(torch.int32)
-    return torch.where(found < 0, found ^ 0x7FFFFFFF, found).view(torch.float32).to(scores.dtype)
 
 
 def _sorted(scores: Tensor) -> Tensor:

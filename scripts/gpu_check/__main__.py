@@ -39,7 +39,7 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     steps = [
         Step("machine", partial(work.describe, setup), 40),
         Step("model", partial(work.load, setup), 100),
-        Step("tests", partial(work.test, setup, several), 110),
+        Step("tests", partial(work.test, setup, several), 200),
         *(Step(f"{name} in bfloat16", partial(prune, name, "bfloat16"), 60) for name in methods),
         Step("block of LLaMA-7B", partial(block, "unstructured", "wanda", "sparsegpt", blocks=3), 90),
         Step("sweep of columns", partial(work.sweep, setup), 40),
@@ -69,12 +69,12 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
         steps += [Step(f"{name} in float32", partial(prune, name, "float32"), 600) for name in names]
     elif arguments.reference is None:
         steps += [
-            Step(f"on the CPU: {name} in {dtype}", partial(prune, name, dtype, "cpu"), 200, lane="cpu")
+            Step(f"on the CPU: {name} in {dtype}", partial(prune, name, dtype, "cpu"), 200)
             for name, dtype in CPU_METHODS
         ]
     chosen = [step for step in steps if arguments.only is None or any(part in step.name for part in arguments.only)]
     factor = arguments.patience
-    return [Step(step.name, step.work, step.limit * factor, step.lane) for step in chosen]
+    return [Step(step.name, step.work, step.limit * factor) for step in chosen]
 
 
 def _setup(arguments: argparse.Namespace) -> "object":

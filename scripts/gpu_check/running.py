@@ -7,7 +7,6 @@ import os
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,13 +24,11 @@ class Step:
         name: of the step.
         work: does it in a process of its own; returns what it found as JSON.
         limit: seconds after which it is ended.
-        lane: steps of one lane follow each other, lanes run side by side.
     """
 
     name: str
     work: Callable[[], dict[str, Any]]
     limit: float
-    lane: str = "device"
 
 
 @dataclass
@@ -47,7 +44,7 @@ class _Running:
 
 
 def run_all(steps: Iterable[Step], output: Path, seconds: float) -> list[dict[str, Any]]:
-    """Runs the steps of each lane in their order; one that fails, or takes too long, keeps no other from running.
+    """Runs the steps in their order; one that fails, or takes too long, keeps no other from running.
 
     The processes are forks of this one, which has imported what takes long, unless an import has asked for GPUs: forks
     could not use one then, and each process starts anew.
@@ -61,10 +58,6 @@ def run_all(steps: Iterable[Step], output: Path, seconds: float) -> list[dict[st
         The lines of `results.jsonl`: ``step``, ``status``, ``seconds`` and what the step returned, or ``error``.
     """
     end = time.monotonic() + seconds
-    waiting: dict[str, deque[Step]] = {}
-    for step in steps:
-        waiting.setdefault(step.lane, deque()).append(step)
-    running: dict[str, _Running] = {}
     context = multiprocessing.get_context("fork" if _forks_can_use_gpus() else "spawn")
     lines: list[dict[str, Any]] = []
 
@@ -76,26 +69,17 @@ def run_all(steps: Iterable[Step], output: Path, seconds: float) -> list[dict[st
         sys.stdout.write(f"{step.name}: {status} in {taken:.1f} s {found.get('error', '')}\n")
         sys.stdout.flush()
 
-    while waiting or running:
-        for lane in [lane for lane in waiting if lane not in running]:
-            step = waiting[lane].popleft()
-            if not waiting[lane]:
-                del waiting[lane]
-            if time.monotonic() >= end:
-                note(step, SKIPPED, 0.0, {"error": f"no time was left of {seconds:.0f} s"})
-            else:
-                running[lane] = _start(step, output, context)
-        if not running:
+    for step in steps:
+        if time.monotonic() >= end:
+            note(step, SKIPPED, 0.0, {"error": f"no time was left of {seconds:.0f} s"})
             continue
-        first = min(min(each.ends for each in running.values()), end)
-        multiprocessing.connection.wait(
-            [each.process.sentinel for each in running.values()] + [each.answer for each in running.values()],
-            timeout=max(0.0, first - time.monotonic()),
-        )
-        for lane, each in list(running.items()):
-            if finished := _finish(each, min(each.ends, end)):
-                note(each.step, *finished)
-                del running[lane]
+        running = _start(step, output, context)
+        deadline = min(running.ends, end)
+        while (finished := _finish(running, deadline)) is None:
+            multiprocessing.connection.wait(
+                [running.process.sentinel, running.answer], timeout=max(0.0, deadline - time.monotonic())
+            )
+        note(step, *finished)
     return lines
 
 

@@ -13,7 +13,7 @@ def compare(lines: Sequence[Line], carried: Iterable[Line]) -> list[dict[str, An
     """Puts the CPU's numbers beside those of the device.
 
     Args:
-        lines: of this machine; those of the lane ``cpu`` are compared with.
+        lines: of this machine; those of steps ``on the CPU`` are compared with.
         carried: of an earlier run on a CPU; they count where model and tokens are the same.
 
     Returns:

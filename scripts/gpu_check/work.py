@@ -225,8 +225,6 @@ def test(setup: Setup, processes: int) -> dict[str, Any]:
 def prune(setup: Setup, method: str, dtype: str, device_as: str | None = None) -> dict[str, Any]:
     """Prunes the model by half, or measures the dense one: perplexity, seconds and peak memory."""
     device = resolve_device(device_as or setup.device)
-    if device_as is not None:
-        torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # the other half serves the GPU
     wake(device)
     model, data = setup.load(dtype)
     calibration = Calibration(data.calibration, device=device)
@@ -364,12 +362,10 @@ def rates_of_selection(setup: Setup) -> dict[str, Any]:
         scores = torch.rand(entries, device=device)
         timed(f"kthvalue of a {label}", partial(scores.kthvalue, entries // 2))
         timed(f"sort of a {label}", scores.sort)
-        timed(f"halving of a {label}", partial(masks.kth_by_halving, scores, entries // 2))
         timed(f"keep_all_but of a {label}", partial(masks.keep_all_but, scores, entries // 2))
     rows = torch.rand(setup.width, setup.width, device=device)
     timed("keep_top of rows", partial(masks.keep_top, rows, LEVEL))
     timed("sort of rows", partial(rows.sort, dim=-1))
-    timed("halving of rows", partial(masks.kth_by_halving, rows, setup.width // 2))
     for width in (setup.width, 11008) if wide else (setup.width,):
         matrix = torch.eye(width, device=device) + 1e-3 * torch.rand(width, width, device=device)
         matrix = matrix @ matrix.T

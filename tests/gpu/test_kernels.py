@@ -41,15 +41,13 @@ def test_the_fused_sweep_prunes_as_plain_operations_do(cuda, monkeypatch, patter
 
 @pytest.mark.parametrize("shape", [(7,), (5, 1000), (3, 4, 33), (300000,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-def test_selections_find_the_same_value(cuda, monkeypatch, shape, dtype):
+def test_selections_find_the_same_value(cuda, shape, dtype):
     scores = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     scores[..., ::5] = 0.0
     scores[..., 1::5] = -0.0
     for k in (1, shape[-1] // 2, shape[-1]):
         expected = scores.kthvalue(k, dim=-1, keepdim=True).values
-        for sorted_below in (0, 1 << 40):
-            monkeypatch.setattr(masks, "_SORTED_ON_GPU", sorted_below)
-            assert torch.equal(masks._kth_smallest(scores.to(cuda), k).cpu(), expected)
+        assert torch.equal(masks._kth_smallest(scores.to(cuda), k).cpu(), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -60,7 +58,8 @@ def test_gram_matrices_of_half_precision_are_those_of_float64(cuda, dtype):
         accumulate_upper(total, inputs.to(cuda))
     exact = 2 * inputs.double().T @ inputs.double()
     bound = inputs.double().abs().T @ inputs.double().abs()
-    assert ((total.cpu().double() - exact).abs() / bound).triu().max() < 1e-5
+    # Matrix units cut what they sum where others round it: 2000 products of 16 at a time lose up to 2000 / 16 * 2^-23.
+    assert ((total.cpu().double() - exact).abs() / bound).triu().max() < 5e-5
 
 
 def test_hidden_states_lie_where_there_is_room(cuda, tiny_model, random_tokens, monkeypatch):

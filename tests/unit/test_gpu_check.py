@@ -39,7 +39,7 @@ def test_a_step_that_fails_dies_or_hangs_keeps_no_other_from_running(module, tmp
     works = {"fails": fail, "dies": die, "hangs": hang, "prints": lambda: print("told") or {"found": 1}}
     steps = [running.Step(name, work, 1.0) for name, work in works.items()]
     start = time.monotonic()
-    lines = running.run_all([*steps, running.Step("beside", lambda: {}, 9.0, lane="cpu")], tmp_path, 60)
+    lines = running.run_all([*steps, running.Step("last", dict, 9.0)], tmp_path, 60)
     assert time.monotonic() - start < 20
     ended = {line["step"]: (line["status"], line.get("error")) for line in lines}
     assert ended == {
@@ -47,7 +47,7 @@ def test_a_step_that_fails_dies_or_hangs_keeps_no_other_from_running(module, tmp
         "dies": ("failed", "the process ended with 3"),
         "hangs": ("timed out", "took longer than 1 s"),
         "prints": ("ok", None),
-        "beside": ("ok", None),
+        "last": ("ok", None),
     }
     assert [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()] == lines
     assert "told" in (tmp_path / "log.txt").read_text()

@@ -24,6 +24,7 @@ def accumulate_upper(total: Tensor, x: Tensor) -> None:
     width = x.shape[1]
     panel = max(128, -(-width // 6))
     if _gpu_sums_in_float32(x):
+        panel = -(-panel // 64) * 64  # matrix units are several times slower at matrices that begin anywhere
         for start in range(0, width, panel):
             rows, columns = x[:, start : start + panel].T, x[:, start:]
             total[start : start + panel, start:] += torch.mm(rows, columns, out_dtype=torch.float32)

@@ -167,7 +167,7 @@ def _sweep(
     All are ``(columns, out)``; ``pending``, the sum over the columns before the block, is used up.
     """
     columns, upper = current.shape[0], factor.upper
-    if sweep_kernel.can_run_on(current.device) and (n_of_m is None or n_of_m[1] <= sweep_kernel.COLUMNS):
+    if sweep_kernel.can_run_on(current.device) and (n_of_m is None or n_of_m[1] <= sweep_kernel.LARGEST_GROUP):
         group = n_of_m[1] if n_of_m else 1
         for start in range(0, columns, width := sweep_kernel.COLUMNS // group * group):
             part = slice(start, min(start + width, columns))

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 COLUMNS = 128
 """The most columns that one launch sweeps; what they still owe lies in registers meanwhile."""
 
+LARGEST_GROUP = 32
+"""The largest M of an N:M pattern: the kernel is compiled with its M steps written out."""
+
 if importlib.util.find_spec("triton") is not None:
     import triton
     import triton.language as tl
@@ -88,8 +91,8 @@ def sweep(
 
 
 def _define() -> Any:
-    @triton.jit
-    def kernel(
+    @triton.jit  # type: ignore[untyped-decorator]
+    def kernel(  # type: ignore[no-untyped-def]
         current, pending, upper, inverse, scale, mask, change,
         out_features, columns,
         current_column, pending_column, upper_row, change_column, mask_column,
@@ -130,9 +133,9 @@ def _define() -> Any:
                 j = start + i
                 at = (column == j)[:, None]
                 if M > 0:  # of two equal scores the first is dropped first
-                    own = tl.sum(tl.where(at, score, 0.0), axis=0)
+                    own = tl.sum(tl.where(at, score, 0.0), axis=0)  # type: ignore[possibly-undefined]
                     ahead = (score > own[None, :]) | ((score == own[None, :]) & (column > j)[:, None])
-                    kept = tl.sum((ahead & group).to(tl.int32), axis=0) < N
+                    kept = tl.sum((ahead & group).to(tl.int32), axis=0) < N  # type: ignore[possibly-undefined]
                     if HAS_MASK:
                         kept = kept & (own >= 0.0)
                 else:
@@ -151,4 +154,4 @@ def _define() -> Any:
     return kernel
 
 
-_kernel = None if triton is None else _define()
+_kernel: Any = None if triton is None else _define()
