@@ -8,7 +8,6 @@ import functools
 import importlib.util
 import logging
 import os
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,9 +89,10 @@ def sweep(
     )  # fmt: skip
 
 
-def _define() -> Any:
+if triton is not None:
+
     @triton.jit  # type: ignore[untyped-decorator]
-    def kernel(  # type: ignore[no-untyped-def]
+    def _kernel(  # type: ignore[no-untyped-def]
         current, pending, upper, inverse, scale, mask, change,
         out_features, columns,
         current_column, pending_column, upper_row, change_column, mask_column,
@@ -103,9 +103,8 @@ def _define() -> Any:
         inside = row < out_features
         column = tl.arange(0, COLUMNS)
         here = (column < columns)[:, None] & inside[None, :]
-        owed = tl.load(
-            pending + column[:, None] * pending_column + row[None, :] * pending_row, mask=here, other=0.0
-        )  # (COLUMNS, ROWS)
+        place = column[:, None] * pending_column + row[None, :] * pending_row
+        owed = tl.load(pending + place, mask=here, other=0.0)  # (COLUMNS, ROWS)
         step = M if M > 0 else 1
         for start in range(0, columns, step):
             if M > 0:  # what they would be if nothing of the group were pruned, as scores
@@ -115,11 +114,8 @@ def _define() -> Any:
                     j = start + i
                     at = (column == j)[:, None]
                     solved = tl.sum(tl.where(at, left, 0.0), axis=0) * tl.load(inverse + j)  # (ROWS,)
-                    factors = tl.load(
-                        upper + j * upper_row + column * upper_column,
-                        mask=(column > j) & (column < start + M),
-                        other=0.0,
-                    )
+                    rest = (column > j) & (column < start + M)
+                    factors = tl.load(upper + j * upper_row + column * upper_column, mask=rest, other=0.0)
                     left -= factors[:, None] * solved[None, :]
                     value = tl.load(current + j * current_column + row * current_row, mask=inside, other=0.0) + solved
                     value = value * tl.load(scale + j)
@@ -146,12 +142,6 @@ def _define() -> Any:
                 changed = before - value
                 tl.store(current + j * current_column + row * current_row, value, mask=inside)
                 tl.store(change + j * change_column + row * change_row, changed, mask=inside)
-                factors = tl.load(
-                    upper + j * upper_row + column * upper_column, mask=(column > j) & (column < columns), other=0.0
-                )
+                later = (column > j) & (column < columns)
+                factors = tl.load(upper + j * upper_row + column * upper_column, mask=later, other=0.0)
                 owed += factors[:, None] * changed[None, :]
-
-    return kernel
-
-
-_kernel: Any = None if triton is None else _define()
