@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the 
 from prune_lab.utils.progress import track
 
 DEFINITION = "exp of the mean over non-overlapping windows of the mean cross-entropy of the seqlen - 1 next tokens"
-TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
+MANY_TOKENS = 16384
+TOKENS_PER_PASS = {"cpu": 2048, "cuda": MANY_TOKENS}
 LOGIT_BYTES = 2**30
 """The logits of one forward pass take at most this much, unless those of one window alone take more."""
 LOSS_BYTES = 2**26
@@ -72,7 +73,9 @@ class Perplexity(Evaluation):
         windows = subject.data.evaluation
         _check(windows, subject.model.seqlen_limit)
         with subject.model.placed(subject.device) as hf:
-            batch = self.batch_size or _batch_size(hf, windows.shape[1], subject.model.vocab_size)
+            batch = self.batch_size or _batch_size(
+                hf, windows.shape[1], subject.model.vocab_size, many=subject.model.mapped is not None
+            )
             losses = window_losses(hf, windows, batch)
         mean = losses.mean().item()
         metrics = {"perplexity": math.exp(mean) if mean < 700 else math.inf}
@@ -127,8 +130,10 @@ def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return total / len(targets)
 
 
-def _batch_size(hf: "PreTrainedModel", seqlen: int, vocab_size: int) -> int:
-    tokens = min(TOKENS_PER_PASS.get(hf.device.type, 16384), LOGIT_BYTES // (vocab_size * hf.dtype.itemsize))
+def _batch_size(hf: "PreTrainedModel", seqlen: int, vocab_size: int, many: bool = False) -> int:
+    """Windows at once; ``many`` where each pass reads all weights from their files."""
+    most = MANY_TOKENS if many else TOKENS_PER_PASS.get(hf.device.type, MANY_TOKENS)
+    tokens = min(most, LOGIT_BYTES // (vocab_size * hf.dtype.itemsize))
     return max(1, tokens // seqlen)
 
 

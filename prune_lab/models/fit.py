@@ -1,7 +1,7 @@
 """Whether weights and configuration belong together: before the weights are read, by their headers, and after."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -76,13 +76,13 @@ def refuse_misfit(report: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def check_finite(hf: "PreTrainedModel", folder: Path) -> None:
-    """Looks at every weight.
+def check_finite(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """Looks at every weight, by name.
 
     Raises:
         RunFailed: one is not finite.
     """
-    for name, tensor in hf.state_dict().items():
+    for name, tensor in tensors:
         if tensor.is_floating_point() and not all_finite(tensor):
             raise RunFailed(f"{{at}}.path={folder}: {name} holds NaN or infinite values; the checkpoint is damaged")
 

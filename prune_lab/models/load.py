@@ -18,6 +18,7 @@ from prune_lab.models.folder import GGUF, model_name
 from prune_lab.models.gguf import GgufFile
 from prune_lab.models.hub import Repository
 from prune_lab.models.local import REFERENCE, LocalFolder, Shipped
+from prune_lab.models.mapped import MappedWeights, map_tensors
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import ORIGIN, Origin, is_changed, read_origin
 from prune_lab.models.shrink import is_unequal, unequal_config
@@ -26,6 +27,7 @@ from prune_lab.models.source import Source
 from prune_lab.models.tokenizer_files import mistake_in
 from prune_lab.models.weight_files import WeightFiles, find_weights
 from prune_lab.utils.checks import check_choice, check_flag, check_text
+from prune_lab.utils.memory import available_memory, gigabytes
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class Checkpoint:
         dtype: type of the weights in memory; ``auto`` is that of the checkpoint, and bfloat16 for a GGUF file.
         trust_remote_code: whether code that comes with the checkpoint may run.
         name: what tables call the model; by default what its folder says that it is, or the end of the path.
+        stream: whether the weights stay in their files, mapped into memory, instead of being read into it; by default
+            where they would not fit.
 
     Attributes:
         folder: where the checkpoint is.
@@ -66,6 +70,7 @@ class Checkpoint:
     dtype: DTypeName = "auto"
     trust_remote_code: bool = False
     name: str | None = None
+    stream: bool | None = None
 
     def __post_init__(self) -> None:
         check_choice(self, "dtype", DTYPES)
@@ -73,6 +78,8 @@ class Checkpoint:
         check_text(self, "path", optional=self.kind == "smollm2")
         check_text(self, "revision", "name", optional=True)
         check_flag(self, "trust_remote_code")
+        if self.stream is not None:
+            check_flag(self, "stream")
         if self.kind == "reference":
             shipped = sorted(folder.name for folder in REFERENCE.iterdir() if folder.is_dir())
             hint = "models that are shipped; any other: model=local model.path=DIR, or model=hub model.path=ORG/NAME"
@@ -158,12 +165,13 @@ class Checkpoint:
             check_sizes(raw, {name: tuple(tensor.shape) for name, tensor in headers.items()}, self.folder)
             config = self._config(raw)
             check_fit(config, headers, self.folder, raw)
-            hf = self._load(config, weights)
+            streamed = self._streams(weights, headers)
+            hf = self._map(config, weights, headers) if streamed else self._load(config, weights)
             if self.origin and is_changed(self.folder):
                 self._note_change(self.origin)
-            model = PrunableModel(hf, tokenizer, str(self.name))
+            model = PrunableModel(hf, tokenizer, str(self.name), MappedWeights(hf) if streamed else None)
             _ = model.blocks  # a model that the family table does not cover stops here
-            check_finite(hf, self.folder)
+            check_finite(model.tensors, self.folder)
             check_pass(hf, self.folder, raw)
         return model
 
@@ -230,6 +238,46 @@ class Checkpoint:
                 f"{{at}}.path={self.path}: cannot load the weights: {_in_short(error)}. Copy the folder again, with "
                 "complete weights as save_pretrained writes them."
             ) from error
+        hf, report = loaded
+        refuse_misfit(report, self.folder)
+        if is_unequal(config):
+            hf.__class__ = model_class.__base__
+        return hf  # type: ignore[no-any-return]
+
+    def _streams(self, weights: WeightFiles, headers: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the weights stay in their files, which they can as they are there only."""
+        if self.stream is False:
+            return False
+        types = {str(tensor.dtype).removeprefix("torch.") for tensor in headers.values() if tensor.ndim > 1}
+        lacks = None
+        if weights.pickled:
+            lacks = f"{weights.files[0].name} is no safetensors file; save the model again with save_pretrained"
+        elif self.dtype != "auto" and types != {self.dtype}:
+            lacks = f"the weights are stored as {', '.join(sorted(types))}; use model.dtype=auto"
+        if self.stream:
+            if lacks:
+                raise BadInput(f"model.stream=true maps weights as they are stored, and {lacks}", self)
+            return True
+        available = available_memory()
+        size = sum(tensor.nbytes for tensor in headers.values())
+        if lacks or available is None or size <= available:
+            return False
+        logger.info(
+            "the weights take %s and %s are free in memory, so they stay in their files (model.stream=true)",
+            gigabytes(size), gigabytes(available),
+        )  # fmt: skip
+        return True
+
+    def _map(
+        self, config: "transformers.PretrainedConfig", weights: WeightFiles, headers: Mapping[str, torch.Tensor]
+    ) -> "transformers.PreTrainedModel":
+        """Loads the model with parameters that are the files' own tensors."""
+        tensors = map_tensors(weights.files, headers)
+        stored = next(tensor.dtype for tensor in tensors.values() if tensor.ndim > 1)
+        model_class = model_class_of(config)
+        loaded: Any = model_class.from_pretrained(
+            None, config=config, state_dict=tensors, dtype=stored, output_loading_info=True
+        )
         hf, report = loaded
         refuse_misfit(report, self.folder)
         if is_unequal(config):

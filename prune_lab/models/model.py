@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prune_lab.models.adapter import Adapter
 from prune_lab.models.families import read_blocks
+from prune_lab.models.mapped import MappedWeights
 from prune_lab.models.view import Block, PrunableLinear
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -30,17 +31,28 @@ class PrunableModel:
         hf: the model, on the host, in evaluation mode.
         tokenizer: its tokenizer; ``None`` for a model that is fed token arrays only.
         name: what a reader calls it.
+        mapped: its weights, where they stay in their files.
 
     Raises:
         BadInput: the family is unknown, or a block holds weights that no linear layer covers (on reading ``blocks``).
     """
 
-    def __init__(self, hf: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None" = None, name: str = "model"):
+    def __init__(
+        self,
+        hf: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+        name: str = "model",
+        mapped: MappedWeights | None = None,
+    ):
         self.hf = hf.eval().requires_grad_(False)
         self.hf.config.use_cache = False  # a cache kept between calls would let one sample attend to another
         self.tokenizer = tokenizer
         self.name = name
         self.adapter: Adapter | None = None  # updates that stand beside the weights
+        self.mapped = mapped
+        if mapped is not None:
+            for block in self.blocks:
+                block.module.register_forward_hook(lambda module, _inputs, _output: mapped.release(module))
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -50,8 +62,24 @@ class PrunableModel:
     @property
     def linears(self) -> Iterator[PrunableLinear]:
         """Every linear layer, block by block."""
-        for block in self.blocks:
-            yield from block.linears
+        yield from self.in_turn(linear for block in self.blocks for linear in block.linears)
+
+    def in_turn(self, linears: Iterable[PrunableLinear]) -> Iterator[PrunableLinear]:
+        """Linear layers whose weights are read one after the other: no more than one of them need be in memory."""
+        for linear in linears:
+            yield linear
+            if self.mapped is not None:
+                self.mapped.release(linear.module)
+
+    @property
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter and buffer that is saved, by name, in the order of the names."""
+        modules: dict[str, nn.Module] = dict(self.hf.named_modules())
+        saved: dict[str, Tensor] = self.hf.state_dict()
+        for name, tensor in sorted(saved.items()):
+            yield name, tensor
+            if self.mapped is not None:
+                self.mapped.release(modules[name.rpartition(".")[0]])
 
     @property
     def seqlen_limit(self) -> int:
@@ -72,10 +100,23 @@ class PrunableModel:
     def fingerprint(self) -> str:
         """A SHA-256 over the configuration and every weight: equal only for models that compute the same."""
         digest = hashlib.sha256(json.dumps(self.hf.config.to_diff_dict(), sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.hf.state_dict().items()):
+        for name, tensor in self.tensors:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    @contextmanager
+    def at_work(self, block: Block, device: torch.device) -> Iterator[None]:
+        """One block on ``device``, to be read often and changed, and back on the host, or in its file, afterwards."""
+        if self.mapped is not None:
+            self.mapped.own(block.module)
+        block.module.to(device)
+        try:
+            yield
+        finally:
+            block.module.to("cpu")
+            if self.mapped is not None:
+                self.mapped.settle(block.module)
 
     @contextmanager
     def placed(self, device: torch.device) -> "Iterator[PreTrainedModel]":

@@ -106,7 +106,7 @@ def _units(
 def _weights(
     model: PrunableModel, target: Target, result: PruningResult, before: Mapping[str, Tensor]
 ) -> Iterator[_Count]:
-    for linear in target.linears(model):
+    for linear in model.in_turn(target.linears(model)):
         kept = before.get(linear.name)
         zero = None if kept is None else ~kept
         order = result.channel_orders.get(linear.name)

@@ -53,8 +53,8 @@ def check_finite(model: PrunableModel, what: str) -> None:
     Raises:
         RunFailed: one is not; the message names it.
     """
-    for name, parameter in model.hf.named_parameters():
-        if not all_finite(parameter.detach()):
+    for name, tensor in model.tensors:
+        if not all_finite(tensor):
             raise RunFailed(
                 f"{name}: there are NaN or infinite values after {what}; use model.dtype=float32, or smaller steps "
                 "(training.lr) where the model was trained"

@@ -152,7 +152,8 @@ def _keys(run: RunState, config: RunConfig, stages: Mapping[str, Stage]) -> dict
     """What the results of stages are known by; of those that can be taken from another run."""
     plain = config.plain
     several = processes().count > 1  # they would have to agree on what they find
-    if plain["stage_cache_min_seconds"] is None or not plain["skip_finished"] or several:
+    streamed = run.model.mapped is not None  # the store would hold a model that is larger than the memory
+    if plain["stage_cache_min_seconds"] is None or not plain["skip_finished"] or several or streamed:
         return {}
     common = {
         "model": run.protocol["model"],

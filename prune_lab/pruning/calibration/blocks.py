@@ -116,13 +116,10 @@ def iterate_blocks(
     hidden, calls = capture_block_inputs(model, calibration.tokens, calibration.batches(), calibration.device, place)
     wanted = model.blocks[:blocks]
     for block, block_calls in track(zip(wanted, calls, strict=False), len(wanted), "blocks"):
-        block.module.to(calibration.device)
         inputs = BlockInputs(block, calibration, hidden, block_calls, last=block is wanted[-1])
-        try:
+        with model.at_work(block, calibration.device):
             yield block, inputs
             inputs.propagate()
-        finally:
-            block.module.to("cpu")
         release_free_memory(calibration.device)
 
 

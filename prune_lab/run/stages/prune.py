@@ -17,7 +17,7 @@ from prune_lab.pruning.allocation.allocation import Allocation
 from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.calibration.calibration import Calibration, check_order
 from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.masks import sparsity_of
+from prune_lab.pruning.masks import Masks, sparsity_of
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.reached import check_reached
 from prune_lab.pruning.result import LayerRow, PruningResult
@@ -235,8 +235,8 @@ def _sparsity_in_range(run: RunState, target: Target, result: PruningResult) -> 
     """The share of zeros among the weights that the target covers, or of the neurons or heads that went."""
     if target.removes_units:
         return sparsity_of({each.name: result.masks[each.name] for each in target.units(run.model)})
-    linears, masks = target.linears(run.model), result.masks
-    return sparsity_of({each.name: masks.get(each.name, each.weight != 0) for each in linears})
+    linears, masks = run.model.in_turn(target.linears(run.model)), result.masks
+    return sparsity_of(Masks({each.name: masks.get(each.name, each.weight != 0) for each in linears}))
 
 
 def _refined(result: PruningResult) -> dict[str, object]:

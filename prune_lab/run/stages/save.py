@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from safetensors.torch import save_file
+
 from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.models.mapped import MappedWeights
+from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import write_origin
 from prune_lab.models.shrink import finish_folder
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_flag
-from prune_lab.utils.files import appearing
+from prune_lab.utils.files import appearing, write_json
 
 logger = logging.getLogger(__name__)
+
+_SHARD = "1GB"
+"""How much of a model that does not fit into memory is put together there."""
 
 
 @dataclass
@@ -63,10 +70,39 @@ def save_model(run: RunState, target: Path) -> None:
     with appearing(target) as folder, model.adapter.off() if model.adapter else nullcontext():
         model.hf.config.use_cache = True  # switched off for calibration only; users generate from what is saved
         try:
-            model.hf.save_pretrained(folder)
+            if model.mapped is None:
+                model.hf.save_pretrained(folder)
+            else:
+                _save_in_turn(model, model.mapped, folder)
         finally:
             model.hf.config.use_cache = False
         finish_folder(folder, model.hf.config)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
         write_origin(folder, run.origin)
+
+
+def _save_in_turn(model: PrunableModel, mapped: MappedWeights, folder: Path) -> None:
+    """Does what ``save_pretrained`` does, with no more than one file's weights in memory."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from transformers.core_model_loading import revert_weight_conversion
+
+    hf = model.hf
+    hf.config.save_pretrained(folder)
+    if hf.generation_config is not None:
+        hf.generation_config.save_pretrained(folder)
+    own: dict[int, str] = {}  # by where a tensor lies, its first name; others are tied to it
+    for name, tensor in hf.state_dict().items():
+        own.setdefault(tensor.data_ptr(), name)
+    names = set(own.values())
+    tensors = {name: tensor for name, tensor in hf.state_dict().items() if name in names}
+    tensors = revert_weight_conversion(hf, tensors)  # to the names that files have
+    split = split_torch_state_dict_into_shards(
+        tensors, filename_pattern="model{suffix}.safetensors", max_shard_size=_SHARD
+    )
+    for file, held in split.filename_to_tensors.items():
+        save_file({name: tensors[name].contiguous() for name in held}, folder / file, metadata={"format": "pt"})
+        mapped.release(hf)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)

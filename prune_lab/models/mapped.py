@@ -1,0 +1,103 @@
+"""Weights that stay in their files: these are mapped into memory, and the system reads what is touched.
+
+So a model need not fit into memory. Whoever works on one part of it for long takes that part into memory and puts it
+back (`MappedWeights.own`, `MappedWeights.settle`); what was changed goes to a file of its own, which is gone once the
+process has ended.
+"""
+
+import ctypes
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+_DONTNEED = 4  # of madvise(2): the pages are read from the file again when they are touched
+
+
+def map_tensors(files: Iterable[Path], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Maps the tensors of safetensors files into memory; nothing is read.
+
+    Args:
+        files: that hold them.
+        wanted: the names of those that are mapped, all others are left out.
+    """
+    found: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            found |= {name: opened.get_tensor(name) for name in opened.keys() if name in wanted}  # noqa: SIM118
+    return found
+
+
+class MappedWeights:
+    """The parameters of a model that lie in mapped files.
+
+    Args:
+        hf: whose parameters are tensors of `map_tensors`, as they are.
+
+    Attributes:
+        scratch: the folder for what is changed; by default the system's for temporary files.
+    """
+
+    def __init__(self, hf: nn.Module):
+        self.scratch = Path(tempfile.gettempdir())
+        self._versions = {id(parameter): parameter._version for parameter in hf.parameters()}
+        self._owned: dict[int, Tensor] = {}  # by parameter, what it was mapped to
+
+    def own(self, module: nn.Module) -> None:
+        """Takes a module's parameters into memory, to be read often and changed."""
+        for parameter in self._mapped(module):
+            self._owned[id(parameter)] = parameter.data
+            parameter.data = parameter.data.clone()
+
+    def settle(self, module: nn.Module) -> None:
+        """Puts a module that was taken into memory back: to its file, or what was changed to a new one.
+
+        Raises:
+            OSError: that cannot be written.
+        """
+        owned = {name: each for name, each in module.named_parameters() if id(each) in self._owned}
+        changed = {name: each for name, each in owned.items() if not torch.equal(each.data, self._owned[id(each)])}
+        placed = self._written({name: each.data for name, each in changed.items()}) if changed else {}
+        for name, parameter in owned.items():
+            before = self._owned.pop(id(parameter))
+            _forget(before)
+            parameter.data = placed.get(name, before)
+            self._versions[id(parameter)] = parameter._version
+        self.release(module)
+
+    def release(self, module: nn.Module) -> None:
+        """Forgets what was read of a module's parameters; where they are touched again, they are read again."""
+        for parameter in self._mapped(module):
+            _forget(parameter.data)
+
+    def _mapped(self, module: nn.Module) -> Iterator[nn.Parameter]:
+        """Those that are as they are in their file: one that was changed in place has pages of its own."""
+        for parameter in module.parameters():
+            if id(parameter) not in self._owned and self._versions.get(id(parameter)) == parameter._version:
+                yield parameter
+
+    def _written(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Writes tensors to a file without a name, and maps it."""
+        handle, name = tempfile.mkstemp(".safetensors", ".changed-", self.scratch)
+        os.close(handle)
+        file = Path(name)
+        try:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+            return map_tensors([file], tensors)
+        finally:
+            file.unlink()
+
+
+def _forget(tensor: Tensor) -> None:
+    start, page = tensor.data_ptr(), mmap.PAGESIZE
+    first, last = -(-start // page) * page, (start + tensor.nbytes) // page * page
+    if last > first:
+        with suppress(AttributeError, OSError):  # libraries without madvise: the system looks for room by itself
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONTNEED)
