@@ -47,30 +47,36 @@ class MappedWeights:
 
     def __init__(self, hf: nn.Module):
         self.scratch = Path(tempfile.gettempdir())
-        self._versions = {id(parameter): parameter._version for parameter in hf.parameters()}
-        self._owned: dict[int, Tensor] = {}  # by parameter, what it was mapped to
+        # By parameter, the tensor of a file and the version with it. The tensors are kept, so that nothing else comes to
+        # lie where they lie: its pages would be let go of, and hold zeros then.
+        self._files: dict[int, tuple[Tensor, int]] = {}
+        for parameter in hf.parameters():
+            self._map(parameter, parameter.data)
 
     def own(self, module: nn.Module) -> None:
         """Takes a module's parameters into memory, to be read often and changed."""
         for parameter in self._mapped(module):
-            self._owned[id(parameter)] = parameter.data
             parameter.data = parameter.data.clone()
 
     def settle(self, module: nn.Module) -> None:
-        """Puts a module that was taken into memory back: to its file, or what was changed to a new one.
+        """Puts the parameters of a module, all on the host, back to their file, or what was changed to a new one.
 
         Raises:
             OSError: that cannot be written.
         """
-        owned = {name: each for name, each in module.named_parameters() if id(each) in self._owned}
-        changed = {name: each for name, each in owned.items() if not torch.equal(each.data, self._owned[id(each)])}
-        placed = self._written({name: each.data for name, each in changed.items()}) if changed else {}
-        for name, parameter in owned.items():
-            before = self._owned.pop(id(parameter))
+        named = {name: each for name, each in module.named_parameters() if id(each) in self._files}
+        changed = {name: each.data for name, each in named.items() if self._is_changed(each)}
+        placed = self._written(changed) if changed else {}
+        for name, parameter in named.items():
+            before = self._file(parameter)
             _forget(before)
-            parameter.data = placed.get(name, before)
-            self._versions[id(parameter)] = parameter._version
-        self.release(module)
+            self._map(parameter, placed.get(name, before))
+
+    def restore(self, module: nn.Module) -> None:
+        """Lets a module's parameters, which were somewhere else and are as they were, be those of their file again."""
+        for parameter in module.parameters():
+            if id(parameter) in self._files and self._files[id(parameter)][1] == parameter._version:
+                self._map(parameter, self._file(parameter))
 
     def release(self, module: nn.Module) -> None:
         """Forgets what was read of a module's parameters; where they are touched again, they are read again."""
@@ -78,10 +84,24 @@ class MappedWeights:
             _forget(parameter.data)
 
     def _mapped(self, module: nn.Module) -> Iterator[nn.Parameter]:
-        """Those that are as they are in their file: one that was changed in place has pages of its own."""
+        """Those that are in their file, and as they are there: one that was changed in place has pages of its own."""
         for parameter in module.parameters():
-            if id(parameter) not in self._owned and self._versions.get(id(parameter)) == parameter._version:
+            file, version = self._files.get(id(parameter), (None, 0))
+            if file is not None and parameter.data_ptr() == file.data_ptr() and parameter._version == version:
                 yield parameter
+
+    def _is_changed(self, parameter: nn.Parameter) -> bool:
+        file, version = self._files[id(parameter)]
+        if parameter.data_ptr() == file.data_ptr():
+            return parameter._version != version  # in place: the pages are no longer the file's
+        return not torch.equal(parameter.data, file)
+
+    def _file(self, parameter: nn.Parameter) -> Tensor:
+        return self._files[id(parameter)][0]
+
+    def _map(self, parameter: nn.Parameter, file: Tensor) -> None:
+        parameter.data = file
+        self._files[id(parameter)] = (file, parameter._version)
 
     def _written(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Writes tensors to a file without a name, and maps it."""

@@ -128,6 +128,8 @@ class PrunableModel:
         finally:
             hook.remove()
             self.hf.to("cpu")
+            if self.mapped is not None:
+                self.mapped.restore(self.hf)
 
 
 def _contiguous(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

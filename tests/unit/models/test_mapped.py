@@ -79,6 +79,23 @@ def test_what_was_changed_in_place_is_not_forgotten(model_folder, tmp_path):
     linear.write(expected)
     model.mapped.release(model.hf)
     assert torch.equal(linear.weight, expected)
+    with model.at_work(model.blocks[0], torch.device("cpu")):
+        assert torch.equal(linear.weight, expected)
+    model.mapped.release(model.hf)
+    assert torch.equal(linear.weight, expected)
+
+
+def test_what_lies_elsewhere_is_not_forgotten(model_folder, tmp_path):
+    _, model = both(model_folder("llama"), tmp_path)
+    before = model.fingerprint()
+    for parameter in model.hf.parameters():
+        parameter.data = parameter.data.clone()  # as when it was on a GPU meanwhile
+    model.mapped.release(model.hf)
+    assert model.fingerprint() == before
+    copies = {parameter.data_ptr() for parameter in model.hf.parameters()}
+    model.mapped.restore(model.hf)
+    assert not copies & {parameter.data_ptr() for parameter in model.hf.parameters()}
+    assert model.fingerprint() == before
 
 
 def test_a_block_that_was_left_as_it_was_goes_back_to_its_file(model_folder, tmp_path):
