@@ -166,7 +166,7 @@ class Checkpoint:
             config = self._config(raw)
             check_fit(config, headers, self.folder, raw)
             streamed = self._streams(weights, headers)
-            hf = self._map(config, weights, headers) if streamed else self._load(config, weights)
+            hf = self._load(config, weights, map_tensors(weights.files, headers) if streamed else None)
             if self.origin and is_changed(self.folder):
                 self._note_change(self.origin)
             model = PrunableModel(hf, tokenizer, str(self.name), MappedWeights(hf) if streamed else None)
@@ -221,17 +221,22 @@ class Checkpoint:
         family_of(config.model_type)
         return config
 
-    def _load(self, config: "transformers.PretrainedConfig", weights: WeightFiles) -> "transformers.PreTrainedModel":
+    def _load(
+        self, config: "transformers.PretrainedConfig", weights: WeightFiles, mapped: dict[str, torch.Tensor] | None
+    ) -> "transformers.PreTrainedModel":
+        """Loads the model; with ``mapped``, its parameters are these tensors themselves."""
         model_class = model_class_of(config)
+        source: dict[str, Any] = {"dtype": DTYPES[self.dtype], "use_safetensors": not weights.pickled}
+        if mapped is not None:
+            source = {"dtype": next(each.dtype for each in mapped.values() if each.ndim > 1), "state_dict": mapped}
         try:
             # declared as the model alone, which is what it is without output_loading_info
             loaded: Any = model_class.from_pretrained(
-                self.folder,
+                self.folder if mapped is None else None,
                 config=config,
-                dtype=DTYPES[self.dtype],
                 output_loading_info=True,
-                use_safetensors=not weights.pickled,
                 weights_only=True,
+                **source,
             )
         except Exception as error:  # from OSError to SafetensorError
             raise BadInput(
@@ -267,22 +272,6 @@ class Checkpoint:
             gigabytes(size), gigabytes(available),
         )  # fmt: skip
         return True
-
-    def _map(
-        self, config: "transformers.PretrainedConfig", weights: WeightFiles, headers: Mapping[str, torch.Tensor]
-    ) -> "transformers.PreTrainedModel":
-        """Loads the model with parameters that are the files' own tensors."""
-        tensors = map_tensors(weights.files, headers)
-        stored = next(tensor.dtype for tensor in tensors.values() if tensor.ndim > 1)
-        model_class = model_class_of(config)
-        loaded: Any = model_class.from_pretrained(
-            None, config=config, state_dict=tensors, dtype=stored, output_loading_info=True
-        )
-        hf, report = loaded
-        refuse_misfit(report, self.folder)
-        if is_unequal(config):
-            hf.__class__ = model_class.__base__
-        return hf  # type: ignore[no-any-return]
 
     @property
     def _trusting(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import ctypes
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+_MAPS = Path("/proc/self/maps")
 _DONTNEED = 4  # of madvise(2): the pages are read from the file again when they are touched
 
 
@@ -39,7 +41,7 @@ class MappedWeights:
     """The parameters of a model that lie in mapped files.
 
     Args:
-        hf: whose parameters are tensors of `map_tensors`, as they are.
+        hf: whose parameters are tensors of `map_tensors`, as they are; others are left alone.
 
     Attributes:
         scratch: the folder for what is changed; by default the system's for temporary files.
@@ -47,11 +49,13 @@ class MappedWeights:
 
     def __init__(self, hf: nn.Module):
         self.scratch = Path(tempfile.gettempdir())
-        # By parameter, the tensor of a file and the version with it. The tensors are kept, so that nothing else comes to
-        # lie where they lie: its pages would be let go of, and hold zeros then.
+        # By parameter, the tensor of a file and the version with it. The tensors are kept, so that nothing else comes
+        # to lie where they lie: its pages would be let go of, and hold zeros then.
         self._files: dict[int, tuple[Tensor, int]] = {}
+        in_files = _in_files()
         for parameter in hf.parameters():
-            self._map(parameter, parameter.data)
+            if in_files(parameter.data):
+                self._map(parameter, parameter.data)
 
     def own(self, module: nn.Module) -> None:
         """Takes a module's parameters into memory, to be read often and changed."""
@@ -67,10 +71,16 @@ class MappedWeights:
         named = {name: each for name, each in module.named_parameters() if id(each) in self._files}
         changed = {name: each.data for name, each in named.items() if self._is_changed(each)}
         placed = self._written(changed) if changed else {}
+        in_files = _in_files()
         for name, parameter in named.items():
             before = self._file(parameter)
             _forget(before)
-            self._map(parameter, placed.get(name, before))
+            now = placed.get(name, before)
+            if in_files(now):
+                self._map(parameter, now)
+            else:
+                parameter.data = now
+                del self._files[id(parameter)]
 
     def restore(self, module: nn.Module) -> None:
         """Lets a module's parameters, which were somewhere else and are as they were, be those of their file again."""
@@ -94,7 +104,7 @@ class MappedWeights:
         file, version = self._files[id(parameter)]
         if parameter.data_ptr() == file.data_ptr():
             return parameter._version != version  # in place: the pages are no longer the file's
-        return not torch.equal(parameter.data, file)
+        return not torch.equal(_bits(parameter.data), _bits(file))
 
     def _file(self, parameter: nn.Parameter) -> Tensor:
         return self._files[id(parameter)][0]
@@ -113,6 +123,35 @@ class MappedWeights:
             return map_tensors([file], tensors)
         finally:
             file.unlink()
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor: of two zeros with different signs they differ."""
+    return tensor.contiguous().view(torch.uint8)
+
+
+def _in_files() -> Callable[[Tensor], bool]:
+    """Returns what says whether a tensor lies in a mapped file, as of now: only its pages can be read again."""
+    starts: list[int] = []
+    ends: list[int] = []
+    try:
+        for line in _MAPS.read_text(encoding="utf-8", errors="replace").splitlines():
+            addresses, _, _, _, inode, *_ = line.split()
+            if inode != "0":
+                start, end = (int(address, 16) for address in addresses.split("-"))
+                if ends and start == ends[-1]:  # one file is mapped in several parts
+                    ends[-1] = end
+                else:
+                    starts.append(start)
+                    ends.append(end)
+    except OSError:
+        return lambda tensor: False
+
+    def inside(tensor: Tensor) -> bool:
+        at = bisect_right(starts, tensor.data_ptr()) - 1
+        return at >= 0 and tensor.data_ptr() + tensor.nbytes <= ends[at]
+
+    return inside
 
 
 def _forget(tensor: Tensor) -> None:

@@ -98,6 +98,25 @@ def test_what_lies_elsewhere_is_not_forgotten(model_folder, tmp_path):
     assert model.fingerprint() == before
 
 
+def test_what_lies_in_no_file_is_left_alone(model_folder, tmp_path):
+    model = Checkpoint(str(model_folder("llama")), stream=False).load()
+    before, mapped = model.fingerprint(), MappedWeights(model.hf)
+    mapped.own(model.hf)
+    mapped.settle(model.hf)
+    mapped.release(model.hf)
+    assert model.fingerprint() == before
+
+
+def test_weights_of_other_types_are_left_in_memory(model_folder, change_weights, tmp_path):
+    folder = model_folder("llama", torch.bfloat16)
+    change_weights(
+        folder, lambda tensors: tensors.update({name: t.float() for name, t in tensors.items() if "norm" in name})
+    )
+    models = both(folder, tmp_path)
+    models[1].mapped.release(models[1].hf)
+    assert models[0].fingerprint() == models[1].fingerprint()
+
+
 def test_a_block_that_was_left_as_it_was_goes_back_to_its_file(model_folder, tmp_path):
     _, model = both(model_folder("llama"), tmp_path)
     block = model.blocks[1]
