@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,7 +53,7 @@ class PrunableModel:
         self.mapped = mapped
         if mapped is not None:
             for block in self.blocks:
-                block.module.register_forward_hook(lambda module, _inputs, _output: mapped.release(module))
+                block.module.register_forward_hook(lambda module, _inputs, _output: self.release(module))
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -68,8 +69,17 @@ class PrunableModel:
         """Linear layers whose weights are read one after the other: no more than one of them need be in memory."""
         for linear in linears:
             yield linear
-            if self.mapped is not None:
-                self.mapped.release(linear.module)
+            self.release(linear.module)
+
+    def release(self, module: nn.Module | None = None) -> None:
+        """Lets go of weights that were read and can be read again, of one module or of all; see `MappedWeights`."""
+        if self.mapped is not None:
+            self.mapped.release(self.hf if module is None else module)
+
+    def keep_changes_in(self, folder: Path) -> None:
+        """Says where changed weights go that are not held in memory, until the process ends."""
+        if self.mapped is not None:
+            self.mapped.scratch = folder
 
     @property
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -78,8 +88,7 @@ class PrunableModel:
         saved: dict[str, Tensor] = self.hf.state_dict()
         for name, tensor in sorted(saved.items()):
             yield name, tensor
-            if self.mapped is not None:
-                self.mapped.release(modules[name.rpartition(".")[0]])
+            self.release(modules[name.rpartition(".")[0]])
 
     @property
     def seqlen_limit(self) -> int:

@@ -209,8 +209,7 @@ def _load(parts: Parts, folder: Path, seed: int) -> RunState:
     bos = family_of(config.model_type).bos
     data = parts.data.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit, default_bos=bos)
     model = parts.model.load(tokenizer)
-    if model.mapped is not None:
-        model.mapped.scratch = folder
+    model.keep_changes_in(folder)
     run = RunState(model, data, parts.device, folder, seed)
     if parts.model.origin:
         run.protocol["parent"] = parts.model.origin.told()
@@ -264,8 +263,7 @@ def _do(name: str, stage: Stage, run: RunState) -> Result:
             "evaluation), training.gradient_checkpointing=true, or model.dtype=bfloat16"
         ) from error
     finally:
-        if run.model.mapped is not None:
-            run.model.mapped.release(run.model.hf)
+        run.model.release()
     if not metrics:  # it had nothing to do
         return Result(name, {})
     if run.device.type == "cuda":

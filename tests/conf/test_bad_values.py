@@ -19,7 +19,7 @@ from tests.conf.conftest import CHOICES, GIVEN
 pytestmark = pytest.mark.usefixtures("given_files")
 
 CONF = conf_folder()
-OPTIONAL_FLAGS = ("fewshot_as_multiturn", "add_bos_token")  # null by default, and take true
+OPTIONAL_FLAGS = ("fewshot_as_multiturn", "add_bos_token", "stream")  # null by default, and take true
 NESTED = {  # the same keys one level deeper, and two
     "method.inner": ["method=dsnot", "method@method.inner=sparsellm"],
     "method.inner.inner": ["method=least_squares", "method@method.inner=dsnot", "method@method.inner.inner=ria"],

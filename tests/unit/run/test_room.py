@@ -39,20 +39,20 @@ def test_the_model_is_kept_elsewhere_when_the_run_folder_is_full(
     def is_full(path: object) -> bool:
         return where == "everywhere" or str(path).startswith(str(run))
 
-    save_pretrained, save_file = PreTrainedModel.save_pretrained, masks_file.save_file
+    save_pretrained, write_masks = PreTrainedModel.save_pretrained, masks_file._write
 
     def save(model: PreTrainedModel, folder: object, **options: object) -> None:
         if where != "masks" and is_full(folder):
             raise full
         save_pretrained(model, folder, **options)
 
-    def write(tensors: object, path: object, **options: object) -> None:
+    def write(masks: object, orders: object, path: object) -> None:
         if where == "masks" and is_full(path):
-            raise full
-        save_file(tensors, path, **options)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_masks(masks, orders, path)
 
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", save)
-    monkeypatch.setattr(masks_file, "save_file", write)
+    monkeypatch.setattr(masks_file, "_write", write)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(RunFailed, match=r"No space left on device.*hydra\.run\.dir=DIR") as told:
         execute(configured(*local_overrides, "method=magnitude"), run)
