@@ -6,5 +6,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 cd "$root"
 for table in post_training sparsellm_gain; do
-    prune-lab-table "$table" --readme README.md "$@"
+    prune-lab-table "$table" --readme docs/small_models.md "$@"
 done

@@ -4,4 +4,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
 cd "$root"
-exec prune-lab-table reference --readme README.md "$@"
+exec prune-lab-table reference --readme docs/small_models.md "$@"

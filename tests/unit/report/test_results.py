@@ -14,8 +14,9 @@ from prune_lab.report.table import tables_folder
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/small_models.md")}
 TABLES = sorted(path.stem for path in RESULTS.glob("*.csv"))
+SHOWN = [(name, page) for page, text in PAGES.items() for name in re.findall("<!-- (.*):begin -->", text)]
 
 
 def findings_of(name: str) -> Findings:
@@ -45,8 +46,8 @@ def test_no_file_is_of_a_table_that_is_not_there():
             assert any(re.fullmatch(name + more, path.stem) for name in TABLES), path
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if f"<!-- {name}:begin -->" in README])
-def test_the_readme_shows_the_same_table(name):
+@pytest.mark.parametrize(("name", "page"), SHOWN)
+def test_a_page_shows_the_same_table(name, page):
     findings = findings_of(name)
     spec = findings.spec
-    assert "\n".join(markdown(table_grid(spec, spec.metrics[0], findings.records))) in README
+    assert "\n".join(markdown(table_grid(spec, spec.metrics[0], findings.records))) in PAGES[page]
