@@ -29,10 +29,11 @@ CPU_METHODS += [(name, "bfloat16") for name in ("wanda", "sparsegpt", "dense", "
 
 def plan(arguments: argparse.Namespace) -> list[Step]:
     """The steps, what matters most first: the rest may be cut off by the time that is left."""
+    import shapes
     import work
 
     recover, prune = partial(work.recover, setup := _setup(arguments)), partial(work.prune, setup)
-    block = partial(work.block_of_7b, setup, "float16")
+    block = partial(shapes.block_of_7b, setup, "float16")
     device, methods = arguments.device, ["dense", *work.one_shot_methods()]
     several = 1 if arguments.one_process else 8
     small = 20 if arguments.quick else 60
@@ -42,10 +43,10 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
         Step("tests", partial(work.test, setup, several), 200),
         *(Step(f"{name} in bfloat16", partial(prune, name, "bfloat16"), 60) for name in methods),
         Step("block of LLaMA-7B", partial(block, "unstructured", "wanda", "sparsegpt", blocks=3), 90),
-        Step("sweep of columns", partial(work.sweep, setup), 40),
-        Step("profile of SparseGPT on that block", partial(work.profile_block, setup, "sparsegpt"), 60),
-        Step("profile of Wanda on that block", partial(work.profile_block, setup, "wanda"), 60),
-        Step("selection and factorisation", partial(work.rates_of_selection, setup), 60),
+        Step("sweep of columns", partial(shapes.sweep, setup), 40),
+        Step("profile of SparseGPT on that block", partial(shapes.profile_block, setup, "sparsegpt"), 60),
+        Step("profile of Wanda on that block", partial(shapes.profile_block, setup, "wanda"), 60),
+        Step("selection and factorisation", partial(shapes.rates_of_selection, setup), 60),
         Step("block of LLaMA-7B, 2:4", partial(block, "2:4", "wanda", "sparsegpt"), 60),
         Step("block of LLaMA-7B, SparseLLM", partial(block, "unstructured", "sparsellm"), 60),
         Step("block of LLaMA-7B, ALPS", partial(block, "unstructured", "alps"), 60),

@@ -173,8 +173,7 @@ def _sweep(
             part = slice(start, min(start + width, columns))
             if start:
                 pending[part].addmm_(upper[:start, part].T, change[:start])
-            given = [None if mask is None else mask[part] for mask in (keep, zero)]
-            kept, fixed = given
+            kept, fixed = (None if mask is None else mask[part] for mask in (keep, zero))
             own = factor.block(part.start, part.stop)
             sweep_kernel.sweep(current[part], pending[part], own.upper, own.dead, kept, n_of_m, change[part], fixed)
         return
