@@ -1,16 +1,20 @@
 """What training minimises."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from prune_lab.data.samples import Batch, Samples
 from prune_lab.utils.checks import check_number, check_text
+
+_IGNORED = -100  # torch's mark of a position that predicts nothing
+_ON_CPU, _ON_GPU = 2**21, 2**26  # logits at a time: few enough to be kept in a CPU's memory pool, and to fill a GPU
 
 
 class Outputs(Protocol):
@@ -42,10 +46,33 @@ def language_loss(logits: Tensor, tokens: Tensor, targets: Tensor | None = None)
     """
     wanted = tokens[:, 1:]
     if targets is not None:
-        wanted = wanted.masked_fill(~targets[:, 1:], -100)
+        wanted = wanted.masked_fill(~targets[:, 1:], _IGNORED)
     # The last position predicts nothing. Cut off, it would cost a copy of all other logits, and one of their gradients.
-    wanted = functional.pad(wanted, (0, 1), value=-100)
-    return functional.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=-100)
+    wanted = functional.pad(wanted, (0, 1), value=_IGNORED).flatten()
+    return _sum_over_rows(_cross_entropy, logits.flatten(0, 1), wanted) / wanted.ne(_IGNORED).sum()
+
+
+def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """The sum over rows, in nats: ``logits`` is ``(rows, vocab)``, ``wanted`` ``(rows,)`` int64."""
+    return functional.cross_entropy(logits.float(), wanted, ignore_index=_IGNORED, reduction="sum")
+
+
+def _sum_over_rows(summed: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> Tensor:
+    """What a function sums over rows, a few rows at a time, and once more in the backward pass.
+
+    A vocabulary's logits are the largest tensors of a training. In float32, with their softmax and its gradients beside
+    them, they take several times the memory of all else, and more time for being allocated than for the arithmetic.
+
+    Args:
+        summed: takes rows of ``logits`` and of the others, and returns a sum over them.
+        logits: ``(rows, vocab)``.
+        others: of as many rows.
+    """
+    rows = max(1, (_ON_CPU if logits.device.type == "cpu" else _ON_GPU) // logits.shape[1])
+    total = logits.new_zeros((), dtype=torch.float32)
+    for parts in zip(*(each.split(rows) for each in (logits, *others)), strict=True):
+        total = total + checkpoint(summed, *parts, use_reentrant=False, preserve_rng_state=False)
+    return total
 
 
 @torch.no_grad()
@@ -109,10 +136,17 @@ class Distillation:
 
     def divergence(self, logits: Tensor, teacher: Tensor, targets: Tensor | None = None) -> Tensor:
         """``T^2 KL``, the mean over targets."""
-        student = (logits[:, :-1].float() / self.temperature).log_softmax(-1)
-        goal = (teacher[:, :-1].float() / self.temperature).log_softmax(-1)
+        counted = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device) if targets is None else targets
+        counted = functional.pad(counted[:, 1:], (0, 1)).flatten()
+        total = _sum_over_rows(self._divergence, logits.flatten(0, 1), teacher.flatten(0, 1), counted)
+        return self.temperature**2 * total / counted.sum().clamp_min(1)
+
+    def _divergence(self, logits: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
+        """``KL``, the sum over the rows that count: logits are ``(rows, vocab)``, ``counted`` ``(rows,)`` bool."""
+        student = (logits.float() / self.temperature).log_softmax(-1)
+        goal = (teacher.float() / self.temperature).log_softmax(-1)
         per_token = functional.kl_div(student, goal, log_target=True, reduction="none").sum(-1)
-        return self.temperature**2 * _mean(per_token, targets)
+        return (per_token * counted).sum()
 
 
 def _mean(values: Tensor, targets: Tensor | None) -> Tensor:

@@ -95,3 +95,14 @@ def test_weights_split_among_processes_are_refused(tiny_model, random_tokens, mo
     monkeypatch.setattr("prune_lab.training.accelerator.Accelerator", lambda **_: split)
     with pytest.raises(BadInput, match=r"accelerate is configured for FSDP, which splits weights .* --multi_gpu"):
         fit(tiny_model("opt").hf, Samples(random_tokens(4, 16)), Training(steps=1, batch_size=2), CPU)
+
+
+def test_mixed_precision_ends_with_the_training(tiny_model, random_tokens):
+    """The trained model computes what a model with its weights computes that was never trained."""
+    tokens = random_tokens(4, 16)
+    model, other = tiny_model("llama").hf, tiny_model("llama").hf
+    with trainable_weights(model):
+        fit(model, Samples(tokens), Training(steps=2, batch_size=2, precision="bf16"), CPU)
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(tokens).logits, other(tokens).logits)

@@ -44,3 +44,36 @@ def test_hidden_states_are_compared_where_a_target_is_predicted():
 def test_bad_settings_are_refused(settings):
     with pytest.raises(BadInput, match=r"Distillation\." + next(iter(settings))):
         Distillation(**settings)
+
+
+@pytest.mark.parametrize("name", ["language", "divergence"])
+def test_losses_and_gradients_do_not_depend_on_how_many_rows_are_taken_at_a_time(name, monkeypatch):
+    """Against the whole logits in one piece, written out, with positions that predict nothing."""
+    generator = torch.Generator().manual_seed(0)
+    logits, teacher = (torch.randn(3, 5, 11, generator=generator, dtype=torch.float64) for _ in range(2))
+    tokens = torch.randint(11, (3, 5), generator=generator)
+    targets = torch.rand(3, 5, generator=generator) < 0.6
+    monkeypatch.setattr("prune_lab.training.losses._ON_CPU", 4 * 11)  # 15 rows in parts of 4
+
+    def whole(student):
+        student, counted = student[:, :-1], targets[:, 1:]
+        if name == "language":
+            per_token = -student.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+        else:
+            p, q = (teacher[:, :-1] / 3).softmax(-1), (student / 3).softmax(-1)
+            per_token = 9 * (p * (p / q).log()).sum(-1)
+        return per_token[counted].mean()
+
+    def parts(student):
+        if name == "language":
+            return language_loss(student, tokens, targets)
+        return Distillation(temperature=3.0).divergence(student, teacher, targets)
+
+    results = []
+    for loss in (whole, parts):
+        student = logits.clone().requires_grad_()
+        value = loss(student)
+        value.backward()
+        results.append((value.detach().float(), student.grad))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-4, atol=1e-6)
