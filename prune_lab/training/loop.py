@@ -82,8 +82,8 @@ def _fit(
     accelerator = accelerator_for(training, device)
     optimizer, scheduler = _optimizer(model, training, groups, fused=device.type == "cpu")
     prepared, optimizer = accelerator.prepare(model.to(device), optimizer)
-    # Accelerate leaves a forward pass behind that copies all logits to float32, and that computes in mixed precision for
-    # good, also when the model is evaluated later.
+    # Accelerate leaves a forward pass behind that copies all logits to float32, and that goes on computing in mixed
+    # precision when the model is evaluated later.
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     make_step = Stepper(accelerator, prepared, optimizer, hooks, teacher, samples, training)
     progress = Progress(trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad))

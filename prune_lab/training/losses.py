@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from prune_lab.data.samples import Batch, Samples
 from prune_lab.utils.checks import check_number, check_text
@@ -58,21 +57,44 @@ def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _sum_over_rows(summed: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> Tensor:
-    """What a function sums over rows, a few rows at a time, and once more in the backward pass.
+    """What a function sums over rows, computed for a few rows at a time.
 
     A vocabulary's logits are the largest tensors of a training. In float32, with their softmax and its gradients beside
-    them, they take several times the memory of all else, and more time for being allocated than for the arithmetic.
+    them, they would take several times the memory of all else, and more time to allocate than to compute.
 
     Args:
-        summed: takes rows of ``logits`` and of the others, and returns a sum over them.
-        logits: ``(rows, vocab)``.
+        summed: takes rows of ``logits`` and of the others, and returns a sum over them, a float32 scalar.
+        logits: ``(rows, vocab)``; the only argument that gets a gradient.
         others: of as many rows.
     """
     rows = max(1, (_ON_CPU if logits.device.type == "cpu" else _ON_GPU) // logits.shape[1])
-    total = logits.new_zeros((), dtype=torch.float32)
-    for parts in zip(*(each.split(rows) for each in (logits, *others)), strict=True):
-        total = total + checkpoint(summed, *parts, use_reentrant=False, preserve_rng_state=False)
+    total: Tensor = _SumOverRows.apply(summed, rows, logits, *others)  # type: ignore[no-untyped-call]
     return total
+
+
+class _SumOverRows(torch.autograd.Function):
+    """Keeps nothing but its arguments, and computes the parts again in the backward pass.
+
+    ``torch.utils.checkpoint`` does that too, but it imports PyTorch's compiler, which takes seconds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, summed: Callable[..., Tensor], rows: int, *tensors: Tensor) -> Tensor:
+        ctx.summed, ctx.rows = summed, rows
+        ctx.save_for_backward(*tensors)
+        parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+        return torch.stack([summed(*part) for part in parts]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        logits, *others = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        for place, *part in zip(*(each.split(ctx.rows) for each in (gradient, logits, *others)), strict=True):
+            with torch.enable_grad():
+                taken = part[0].detach().requires_grad_()
+                value = ctx.summed(taken, *part[1:])
+            place.copy_(torch.autograd.grad(value, taken, above)[0])
+        return None, None, gradient, *(None for _ in others)
 
 
 @torch.no_grad()
