@@ -25,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from cost_model.counting import floor_operations
+from cost_model.shapes import groups_of
 from plain_oneshot import prune as prune_plainly
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PretrainedConfig
 
@@ -123,21 +125,10 @@ def small_model(dtype: str) -> PrunableModel:
 
 
 def floor_seconds(model: PrunableModel, tokens: int, method: str, device: torch.device) -> float:
-    """What the unavoidable multiplications take at the rates of this process.
-
-    Two passes through the blocks; for SparseGPT also one symmetric product (half of a full one) and one Cholesky
-    factorisation per distinct input, and the updates of each weight by the columns before.
-    """
-    passes = 2 * sum(2 * tokens * linear.weight.numel() for linear in model.linears)
-    float32_work = 0.0
-    if method == "sparsegpt":
-        for block in model.blocks:
-            family_inputs = {linear.name.rpartition(".")[2]: linear for linear in block.linears}
-            for name, linear in family_inputs.items():
-                if name not in ("k_proj", "v_proj", "up_proj"):  # these read what q_proj and gate_proj read
-                    float32_work += tokens * linear.shape[1] ** 2 + linear.shape[1] ** 3 / 3
-            float32_work += sum(linear.shape[0] * linear.shape[1] ** 2 for linear in block.linears)
-    return passes / matmul_rate(model.dtype, device) + float32_work / matmul_rate(torch.float32, device)
+    """What the unavoidable multiplications take at the rates of this process; `floor_operations` has what they are."""
+    blocks = [groups_of(block.shared_inputs) for block in model.blocks]
+    passes, float32 = floor_operations(tokens, blocks, method)
+    return passes / matmul_rate(model.dtype, device) + float32 / matmul_rate(torch.float32, device)
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
