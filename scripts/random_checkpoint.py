@@ -16,16 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cost_model.shapes import SHAPES as ALL_SHAPES
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
-SHAPES = {  # hidden, intermediate, layers, heads
-    "llama_1b": (2048, 5632, 22, 32),
-    "llama_3b": (3200, 8640, 26, 32),
-    "llama_7b": (4096, 11008, 32, 32),
-    "llama_13b": (5120, 13824, 40, 40),
-}
+SHAPES = {name: shape for name, shape in ALL_SHAPES.items() if shape.gated}
 STD = 0.02
 
 
@@ -37,10 +33,12 @@ def shards(config: LlamaConfig, dtype: torch.dtype, seed: int) -> Iterator[tuple
         return torch.empty(rows, columns, dtype=dtype).normal_(0, STD, generator=generator)
 
     width, inner = config.hidden_size, config.intermediate_size
+    keys = width // config.num_attention_heads * config.num_key_value_heads
     yield "embeddings", {"model.embed_tokens.weight": matrix(config.vocab_size, width)}
     for number in range(config.num_hidden_layers):
         at = f"model.layers.{number}"
-        attention = {f"{at}.self_attn.{name}_proj.weight": matrix(width, width) for name in "qkvo"}
+        rows = {"q": width, "k": keys, "v": keys, "o": width}
+        attention = {f"{at}.self_attn.{name}_proj.weight": matrix(rows[name], width) for name in rows}
         up = {f"{at}.mlp.{name}_proj.weight": matrix(inner, width) for name in ("gate", "up")}
         norms = {
             f"{at}.{name}_layernorm.weight": torch.ones(width, dtype=dtype) for name in ("input", "post_attention")
@@ -66,12 +64,13 @@ def main() -> None:
     parser.add_argument("--seqlen", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    width, inner, layers, heads = SHAPES[arguments.like]
+    shape = SHAPES[arguments.like]
     config = LlamaConfig(
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=arguments.layers or layers,
-        num_attention_heads=heads,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=arguments.layers or shape.blocks,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
         vocab_size=arguments.vocabulary,
         max_position_embeddings=max(2048, arguments.seqlen),
         architectures=["LlamaForCausalLM"],
