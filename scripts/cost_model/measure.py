@@ -96,7 +96,7 @@ def measure(
     eigenvalues = width**3 / timed(f"eigenvalues of {width}", partial(torch.linalg.eigh, small))
     scores = new(inner, width)
     sorting = scores.numel() / timed("cut in rows", partial(keep_top, scores, 0.5))
-    columns, weights = _sweep(timed, shape, factor.block(0, width), float32, BYTES_OF_A_SWEEP / elementwise, on_gpu)
+    columns, weights = _sweep(timed, shape, factor.block(0, width), float32, BYTES_OF_A_SWEEP / elementwise)
     mask = scores.cpu() > 0
     keep = partial(_keep, mask)
     rates = Rates(
@@ -144,10 +144,11 @@ def _activate(shape: Shape, wide: Tensor) -> Tensor:
     return functional.silu(wide) * wide if shape.gated else functional.relu(wide)
 
 
-def _sweep(
-    timed: Stopwatch, shape: Shape, factor: obs.Factor, float32: float, least: float, on_gpu: bool
-) -> tuple[float, float]:
-    """Seconds of SparseGPT for 128 columns, and for each weight, besides the updates by products."""
+def _sweep(timed: Stopwatch, shape: Shape, factor: obs.Factor, float32: float, least: float) -> tuple[float, float]:
+    """Seconds of SparseGPT for 128 columns, and for each weight, besides the updates by products.
+
+    A weight takes at least what reading and writing it does.
+    """
     width = shape.width
     outputs = (width, 4 * width)
     taken = []
@@ -155,7 +156,7 @@ def _sweep(
         weight = torch.randn(out, width, device=factor.upper.device)
         seconds = timed(f"sweep of {out} x {width}", partial(obs.sparsegpt, weight, factor, 0.5))
         taken.append(seconds - counting.updates(width, out) / float32)
-    weights = max(least if on_gpu else 0.0, (taken[1] - taken[0]) / (width * (outputs[1] - outputs[0])))
+    weights = max(least, (taken[1] - taken[0]) / (width * (outputs[1] - outputs[0])))
     columns = (taken[0] - weights * width * outputs[0]) / -(-width // counting.COLUMNS)
     return max(0.0, columns), weights
 

@@ -5,7 +5,7 @@ has a part of the samples; statistics are added up and go to all, each linear la
 rows by all), and what is pruned goes to all, each of which writes it and keeps its mask.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cost_model import counting
 from cost_model.rates import Rates
@@ -52,8 +52,9 @@ class Job:
 
     @property
     def tokens(self) -> int:
-        """Of the process that has most."""
-        return -(-self.samples // self.processes) * self.seqlen
+        """Of the process that has most; each has all where there is not a sample for every one."""
+        divided = self.processes if self.samples >= self.processes else 1
+        return -(-self.samples // divided) * self.seqlen
 
     def link(self) -> float:
         """Bytes a second between two processes: assumed, not measured. NVLink within a host, 400 Gbit/s beyond."""
@@ -188,6 +189,12 @@ def makespan(job: Job, rates: Rates) -> float:
         busy[free] += costs[free]
         prepared[free].add(group)
     return max(busy)
+
+
+def widest_share(job: Job, rates: Rates) -> float:
+    """Of a process's time for solving alone, how much the layer takes that bounds it with any number of processes."""
+    alone, many = replace(job, processes=1), replace(job, processes=job.samples)
+    return makespan(many, rates) / makespan(alone, rates)
 
 
 def exchange_bytes(job: Job) -> float:

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 from cost_model import rates as of_machines
 from cost_model.checks import Check, alps_iterations, checks, slower_in_context
-from cost_model.predict import METHODS, Cost, Job, predict
+from cost_model.predict import METHODS, Cost, Job, predict, widest_share
 from cost_model.rates import Rates
 from cost_model.shapes import SHAPES, Shape
 
@@ -186,20 +186,32 @@ def rates(machine: Rates) -> str:
     return table([machine.name, "rate"], rows)
 
 
+def listed(items: Iterable[str]) -> str:
+    """Several things in a sentence."""
+    *most, last = items
+    return f"{', '.join(most)} and {last}"
+
+
 def section() -> str:
     """All that stands between the markers of the page."""
     machine = of_machines.h200()
     shapes = {name: SHAPES[name] for name in MODELS}
+    in_memory = listed(f"{_short(2 * shape.parameters / 1e9)} GB" for shape in shapes.values())
+    bound = listed(f"{widest_share(job_of(shape, 'sparsegpt', 1), machine):.0%}" for shape in shapes.values())
     return f"""{BEGIN}
 **Predicted, not measured**: 128 x 2,048 tokens, 50 %, half precision, a process for each NVIDIA H200, eight on a
 host. `products` to `exchange` are shares of the time. `files` comes on top where a model is read from files and written
-to them, at {DISK / 1e9:.0f} GB/s.
+to them, at {DISK / 1e9:.0f} GB/s. The host's memory is that of the blocks at work, while weights and masks stay in
+files; held in memory, the weights alone take {in_memory}.
 
 {predictions(shapes, METHODS, PROCESSES, machine, 128, 2048)}
 
 **How it grows**: by what the terms of SparseGPT on the 70B model and 8 GPUs of one host are multiplied.
 
 {growth(machine)}
+
+Of the time that SparseGPT takes to solve for a block's layers, the down projection alone has {bound.replace("%", " %")}
+for the three models; the other processes wait for the one that has it.
 
 **What would save time** on the 70B model, by the same prediction:
 

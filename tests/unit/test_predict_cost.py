@@ -210,6 +210,12 @@ def test_layers_go_to_processes_so_that_the_widest_bounds_their_time():
     widest = predict.prepare_seconds(job, H200, down) + predict.layer_seconds(job, H200, down.inputs, down.outputs[0])
     assert predict.makespan(replace(job, processes=64), H200) == pytest.approx(widest)
     assert widest <= predict.makespan(replace(job, processes=2), H200) < alone
+    assert predict.widest_share(job, H200) == pytest.approx(widest / alone)
+
+
+def test_each_process_has_all_samples_where_there_is_not_one_for_each():
+    job = predict.Job(shapes.SHAPES["llama_7b"], "wanda", samples=10, seqlen=100)
+    assert [replace(job, processes=count).tokens for count in (1, 4, 10, 11)] == [1000, 300, 100, 1000]
 
 
 def test_memory_of_a_device_holds_what_is_held_there():
