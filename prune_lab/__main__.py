@@ -33,6 +33,7 @@ from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.model_ids import as_typed
 from prune_lab.run.run_folder import leave_failure
 from prune_lab.run.trust import trust_typed
+from prune_lab.utils.group import current, leave
 from prune_lab.utils.processes import processes
 from prune_lab.utils.secrets import hide_in_logs, redacted, redacted_override
 
@@ -159,6 +160,7 @@ def main() -> None:
             _exit_if_expected(BadInput(mistakes))
         raise
     finally:
+        leave()
         gc.freeze()  # or Python looks for cycles in all of torch before it ends, which takes a second
 
 
@@ -204,7 +206,7 @@ def _run_jobs() -> None:
 def is_assistant() -> bool:
     """Whether this is one of several processes of a run (``accelerate launch``, ``torchrun``), but not the first.
 
-    It does what the first does, shares the training with it, and leaves nothing behind.
+    It shares the work with the first one, has the same model afterwards, and leaves nothing behind.
     """
     return processes().rank > 0
 
@@ -219,7 +221,13 @@ def _exit_if_expected(error: Exception) -> None:
         return
     ours = isinstance(error, Reported)  # which may be about arguments that cannot be read
     message = as_typed(str(error), sys.argv[1:]) if ours else message_of(error, *_typed())
-    sys.stderr.write(f"prune-lab: {shortened(redacted(message))}\n")
+    message = shortened(redacted(message))
+    group, name = current(), "prune-lab"
+    if is_assistant():
+        name = f"prune-lab, process {processes().rank} of {processes().count}"
+    if group is None or not group.said_by_first(message):
+        sys.stderr.write(f"{name}: {message}\n")
+        sys.stderr.flush()
     sys.exit(status)
 
 

@@ -13,6 +13,7 @@ from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.utils.checks import check_whole
+from prune_lab.utils.collectives import add_up, own_share
 from prune_lab.utils.digests import tensor_digest
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -97,6 +98,8 @@ class Perplexity(Evaluation):
 def window_losses(hf: "PreTrainedModel", windows: Tensor, batch_size: int) -> Tensor:
     """The mean next-token cross-entropy of each window in nats, float64 `(windows,)` on the host.
 
+    Several processes measure a share of the windows each, and have the losses of all of them in the end.
+
     Args:
         hf: a causal language model, anywhere.
         windows: `(windows, seqlen)` int64, on the host.
@@ -105,20 +108,26 @@ def window_losses(hf: "PreTrainedModel", windows: Tensor, batch_size: int) -> Te
     Raises:
         RunFailed: a loss is not finite.
     """
-    means: list[Tensor] = []
-    batches = windows.split(batch_size)
+    share = own_share(len(windows))
+    losses = torch.zeros(len(windows), dtype=torch.float64)
+    batches, at = windows[share].split(batch_size) if windows[share].numel() else (), share.start
     for batch in track(batches, len(batches), "perplexity"):
         tokens = batch.to(hf.device)
         logits = hf(input_ids=tokens, use_cache=False).logits  # (batch, seqlen, vocab)
-        for window, (window_logits, targets) in enumerate(zip(logits, tokens, strict=True), start=len(means)):
-            mean = _mean_loss(window_logits[:-1], targets[1:]).cpu()
-            if not math.isfinite(mean.item()):
-                raise RunFailed(
-                    f"the loss of evaluation window {window} (of {len(windows)}, counted from 0) is {mean.item()}: the "
-                    "model overflows there; use a larger model.dtype (bfloat16 or float32 for float16), or prune less"
-                )
-            means.append(mean)
-    return torch.stack(means)
+        for number, (window_logits, targets) in enumerate(zip(logits, tokens, strict=True), start=at):
+            losses[number] = _mean_loss(window_logits[:-1], targets[1:])
+        at += len(batch)
+        if not bool(losses.isfinite().all()):  # the others are not worth the time
+            break
+    add_up([losses])
+    failed = (~losses.isfinite()).nonzero().flatten().tolist()
+    if failed:
+        raise RunFailed(
+            f"the loss of evaluation window {failed[0]} (of {len(windows)}, counted from 0) is "
+            f"{losses[failed[0]].item()}: the model overflows there; use a larger model.dtype (bfloat16 or float32 for "
+            "float16), or prune less"
+        )
+    return losses
 
 
 def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from prune_lab.pruning.calibration.output_error import OutputErrors
 from prune_lab.pruning.calibration.statistics import Record, Statistic
 from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.pruning.target import Target
+from prune_lab.utils.collectives import count, hand_out
 from prune_lab.utils.device import release_free_memory
 
 S = TypeVar("S", bound=Statistic)
@@ -41,6 +42,7 @@ class BlockPruning:
         self._errors = OutputErrors(inputs)
         self._records: dict[str, Record] = {}  # by linear layer, of the next pass that collects its inputs
         self._dense_weights: dict[PrunableLinear, Tensor] = {}  # (out, in); with propagate=dense
+        self._own: set[PrunableLinear] = set()  # written, and each process has found the weight by itself
 
     def parts(self) -> tuple[tuple[PrunableLinear, ...], ...]:
         """Groups the linear layers that are calibrated at once: all of the block, or those that read one tensor."""
@@ -94,7 +96,15 @@ class BlockPruning:
         finally:
             self._records.pop(linear.name, None)
 
-    def write(self, linear: PrunableLinear, weight: Tensor, seconds: float = 0.0, refined: int | None = None) -> None:
+    def write(
+        self,
+        linear: PrunableLinear,
+        weight: Tensor,
+        seconds: float = 0.0,
+        refined: int | None = None,
+        *,
+        handed_out: bool = False,
+    ) -> None:
         """Writes a pruned weight, and records its mask and what the change did to the layer's outputs.
 
         Args:
@@ -102,6 +112,7 @@ class BlockPruning:
             weight: ``(out, in)``, any float type; zero where pruned.
             seconds: what finding it took.
             refined: of a method that refines, how many of its passes are in the weight; see `LayerRow`.
+            handed_out: all processes have this very weight; otherwise they get that of the first one in the end.
 
         Raises:
             RunFailed: a value is not finite in the type of the parameter.
@@ -111,6 +122,7 @@ class BlockPruning:
         self._errors.keep_dense_output()
         self._keep_dense_weight(linear)
         linear.write(weight)
+        (self._own.discard if handed_out else self._own.add)(linear)
         keep = (linear.weight != 0).cpu()  # (out, in)
         sparsity = 1 - int(keep.count_nonzero()) / keep.numel()
         error = self._errors.of_linear(linear)
@@ -144,6 +156,7 @@ class BlockPruning:
         Raises:
             RunFailed: an output is not finite.
         """
+        self._hand_out_own()
         if self._dense_weights:
             self._record_block_error()
             pruned = {linear: linear.weight.clone() for linear in self._dense_weights}
@@ -155,6 +168,18 @@ class BlockPruning:
             self._record_block_error()
         else:
             self.inputs.propagate(self._watch_first_batch)
+
+    def _hand_out_own(self) -> None:
+        """Gives all processes the weights of the first one: other machines may have rounded otherwise."""
+        if count() == 1:
+            return
+        for linear in self.block.linears:
+            if linear in self._own:
+                weight = linear.weight.clone(memory_format=torch.contiguous_format)
+                hand_out(weight, 0)
+                linear.write(weight)
+                self.result.masks[linear.name] = (linear.weight != 0).cpu()
+        self._own.clear()
 
     def _watch_first_batch(self, batch: slice, output: Tensor) -> None:
         if batch.start == 0:
@@ -173,6 +198,8 @@ class BlockPruning:
 
 class _Nothing:
     """A statistic of nothing: for a pass that only takes error samples."""
+
+    sums: ClassVar = ()
 
     def update(self, inputs: Tensor) -> None:
         """Does nothing."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.held_out import HeldOut
+from prune_lab.utils.collectives import add_up, gather, hand_out
 
 
 class BlockJudge:
@@ -42,12 +43,17 @@ class BlockJudge:
 
     def settle(self) -> None:
         """Gives the block back the weights that it had, where refining them made it worse."""
-        changed = {linear: weight for linear, weight in self._before.items() if not torch.equal(linear.weight, weight)}
-        if changed and not self._measure() <= self._error:
-            for linear, weight in changed.items():
-                self._pruning.write(linear, weight, refined=0)
+        changed = [linear for linear, weight in self._before.items() if not torch.equal(linear.weight, weight)]
+        if any(gather(bool(changed))) and not self._measure() <= self._error:
+            for linear in changed:
+                self._pruning.write(linear, self._before[linear], refined=0, handed_out=True)
 
     def _measure(self) -> float:
         """The squared distance of the outputs to the goal."""
         change = self._held.outputs(self._pruning.inputs).float() - self._goal.float()
-        return float(change.square().sum(dtype=torch.float64))
+        distance = change.square().sum(dtype=torch.float64)
+        if self._pruning.inputs.calibration.share is not None:
+            add_up([distance])
+        else:  # which other machines may have rounded otherwise; all must decide the same
+            hand_out(distance, 0)
+        return float(distance)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,10 +16,14 @@ from torch import Tensor
 from prune_lab.models.view import Block
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.result import LayerRow, PruningResult
+from prune_lab.utils.collectives import count, gather, hand_out, rank
 from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
+
+Found = tuple[dict[str, Tensor], Sequence[LayerRow], dict[str, Tensor]]
+"""The weights of a block by their names in it, the rows of its linear layers, and the orders of their channels."""
 
 
 @dataclass
@@ -49,7 +54,7 @@ class FinishedBlocks:
         Returns:
             Whether the block was done.
         """
-        found = self._read(pruning.block)
+        found = self._found(pruning.block)
         if found is None:
             return False
         pruning.restore(*found)
@@ -57,8 +62,9 @@ class FinishedBlocks:
         return True
 
     def note(self, block: Block) -> None:
-        """Notes that a block is pruned; it is written by a later `settle`."""
-        self._waiting.append(block)
+        """Notes that a block is pruned; it is written by a later `settle`, by the first of several processes."""
+        if rank() == 0:
+            self._waiting.append(block)
 
     def settle(self, result: PruningResult) -> None:
         """Writes the blocks before, if it is time: their outputs are known, and their rows complete."""
@@ -77,6 +83,22 @@ class FinishedBlocks:
         self._waiting.clear()
         self._written = time.monotonic()
 
+    def _found(self, block: Block) -> Found | None:
+        """Reads a block; several processes get what the first one finds."""
+        if count() == 1:
+            return self._read(block)
+        found = self._read(block) if rank() == 0 else None
+        told = gather(found and (found[1], found[2]))[0]
+        if told is None:
+            return None
+        weights = {
+            name: found[0][name] if found else torch.empty_like(tensor, device="cpu")
+            for name, tensor in block.module.state_dict().items()
+        }
+        for weight in weights.values():
+            hand_out(weight, 0)
+        return weights, *told
+
     def _write(self, block: Block, result: PruningResult) -> None:
         rows = [result.layers[linear.name] for linear in block.linears if linear.name in result.layers]
         orders = {row.name: result.channel_orders[row.name] for row in rows if row.name in result.channel_orders}
@@ -85,7 +107,7 @@ class FinishedBlocks:
         about = {"settings": self.settings, "rows": json.dumps([asdict(row) for row in rows])}
         write_atomically(self._path(block), lambda path: save_file(tensors, path, metadata=about))
 
-    def _read(self, block: Block) -> tuple[dict[str, Tensor], Sequence[LayerRow], dict[str, Tensor]] | None:
+    def _read(self, block: Block) -> Found | None:
         """Reads the weights, the rows and the channel orders of a block; ``None`` if there is no file that counts."""
         try:
             with safe_open(self._path(block), "pt") as file:

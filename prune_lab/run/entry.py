@@ -8,6 +8,7 @@ from typing import Any
 from prune_lab.run import finished_runs
 from prune_lab.run.config import RunConfig
 from prune_lab.run.run_folder import claimed, disk_failures, refuse_inputs_inside
+from prune_lab.utils.group import meet
 from prune_lab.utils.memory import growing
 from prune_lab.utils.processes import processes
 
@@ -77,7 +78,11 @@ def _run(config: RunConfig, folder: Path, **how: Any) -> dict[str, Any]:
         from prune_lab.run.runner import execute  # imports torch
 
         quiet_libraries()
-    return execute(config, folder, **how)
+    group = meet()
+    record = execute(config, folder, **how)
+    if group is not None:
+        group.part()
+    return record
 
 
 def quiet_libraries() -> None:

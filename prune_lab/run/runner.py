@@ -26,6 +26,7 @@ from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import seqlen_limit_of
 from prune_lab.models.origin import Origin
 from prune_lab.run import artifacts
+from prune_lab.run.agreement import agree_on_input, agree_on_settings
 from prune_lab.run.config import RunConfig
 from prune_lab.run.environment import describe_environment, package_versions
 from prune_lab.run.finished_runs import begin
@@ -43,6 +44,7 @@ from prune_lab.run.vetting import vet
 from prune_lab.utils.device import arithmetic, device_name, lack_of_memory, watch_peak_memory
 from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_json, write_text
+from prune_lab.utils.group import open_backend
 from prune_lab.utils.memory import growing, keep_freed_memory
 from prune_lab.utils.secrets import redacted, redacted_override, without_known_secrets
 
@@ -74,18 +76,14 @@ def execute(
         RunFailed: a stage could not go on.
         TrialStopped: ``report`` said so; the record's status is ``stopped``, with the reason.
     """
+    agree_on_settings(config)
     parts = check_settings(config)
+    open_backend(parts.device)
+    overrides = None if config.overrides is None else [redacted_override(each) for each in config.overrides]
     record: dict[str, Any] = {
-        "status": artifacts.FAILED,
-        "key": config.key,
-        "identity": identity,
-        "choices": dict(config.choices),
-        "overrides": None if config.overrides is None else [redacted_override(each) for each in config.overrides],
-        "config": config.redacted,
-        "metrics": {},
-        "metric_info": {},
-        "protocol": {},
-    }
+        "status": artifacts.FAILED, "key": config.key, "identity": identity, "choices": dict(config.choices),
+        "overrides": overrides, "config": config.redacted, "metrics": {}, "metric_info": {}, "protocol": {},
+    }  # fmt: skip
     with claimed(folder):
         taken = _open_folder(folder, config, parts.device, identity)
         record["title"] = redacted(title_of(config.plain, parts.model.name))
@@ -226,6 +224,7 @@ def _load(parts: Parts, folder: Path, seed: int) -> RunState:
         "arithmetic": arithmetic(),
         "packages": package_versions(),
     }
+    agree_on_input(run)
     logger.info(
         "%s: %d blocks, %s; %d calibration samples of %d tokens, %d evaluation windows (%.1f s)",
         model.name, len(model.blocks), str(model.dtype).removeprefix("torch."), *data.calibration.shape,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from prune_lab.pruning.allocation.division import Point, divide
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.collect import by_statistic, collect
+from prune_lab.pruning.calibration.shared import is_sum
 from prune_lab.pruning.calibration.statistics import Hessian, Statistic
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.blockwise import naming
@@ -82,6 +83,7 @@ class Measured(LayerAllocation):
         """Walks the dense model, then divides: the total is right as it is."""
         linears, caps = target.linears(model), self.caps(model, target)
         curves: dict[str, list[Point]] = {}
+        calibration = calibration.divided() if is_sum(self.inner.statistic) else calibration
         for block, inputs in iterate_blocks(model, calibration, target.end(model)):
             if target.includes(block):
                 curves |= self._curves(block.linears, inputs, target, caps)
@@ -129,6 +131,8 @@ def output_energy(weight: Tensor, hessian: Tensor) -> float:
 
 class _Inputs:
     """The Hessian of a layer's inputs, and the statistic of the inner method; one object where they are the same."""
+
+    sums: ClassVar = ("hessian", "own")
 
     def __init__(self, statistic: Callable[[], Statistic]):
         self.hessian = Hessian()

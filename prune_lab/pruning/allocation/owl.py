@@ -43,10 +43,10 @@ class OWL(LayerAllocation):
 
     @torch.no_grad()
     def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
-        """Walks the dense model."""
+        """Walks the dense model; several processes walk it with a share of the samples each."""
         shares: dict[str, float] = {}
         blocks = [block for block in model.blocks if target.includes(block)]
-        for block, inputs in iterate_blocks(model, calibration, target.end(model)):
+        for block, inputs in iterate_blocks(model, calibration.divided(), target.end(model)):
             if target.includes(block):
                 shares[block.name] = outlier_share(block, collect(inputs, InputNorm), self.multiple)
         levels = spread(shares, target.sparsity, self.half_width)

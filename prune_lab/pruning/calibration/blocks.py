@@ -85,9 +85,10 @@ class BlockInputs:
             if watch is not None:
                 watch(batch, out)
             if not all_finite(out):
+                first = batch.start + (self.calibration.share.start if self.calibration.share else 0)
                 raise RunFailed(
                     f"{self.block.name}: the outputs have NaN or infinite values on the calibration samples "
-                    f"{batch.start} to {batch.stop - 1}; use model.dtype=float32, or a lower sparsity"
+                    f"{first} to {first + len(out) - 1}; use model.dtype=float32, or a lower sparsity"
                 )
             self.hidden[batch].copy_(out)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.utils.checks import check_choice
+from prune_lab.utils.collectives import count, own_share
 
 
 @dataclass
@@ -20,6 +21,9 @@ class Calibration:
         sequential: when inputs are collected: once a ``block``, or again for every ``layer`` (or linear layers that
             read the same tensor), after the linear layers before it are pruned ("true sequential").
         boundary: a sample before which a batch ends, as those from there on are used apart from the others.
+        share: which samples of the whole set these are, in one of several processes that have a share each; ``None``:
+            they are the whole set.
+        samples: of the whole set, where these are a share of it.
 
     Raises:
         BadInput: an order is unknown.
@@ -31,9 +35,27 @@ class Calibration:
     propagate: str = "pruned"
     sequential: str = "block"
     boundary: int | None = None
+    share: slice | None = None
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         check_order(self)
+
+    def divided(self) -> "Calibration":
+        """Returns this process' share, of the samples in order; all of them where there is not one for each process.
+
+        What is found on a share must be added up over the processes (`prune_lab.utils.collectives`).
+        """
+        if count() == 1 or len(self.tokens) < count():
+            return self
+        share = own_share(len(self.tokens))
+        return replace(self, tokens=self.tokens[share], share=share, samples=len(self.tokens))
+
+    @property
+    def whole_shape(self) -> tuple[int, int]:
+        """``(samples, seqlen)`` of the whole set."""
+        samples, seqlen = self.tokens.shape
+        return self.samples or samples, seqlen
 
     def first_batch(self) -> "Calibration":
         """Returns the first batch alone: for methods that use data only to measure their error."""

@@ -12,6 +12,7 @@ from prune_lab.errors import RunFailed
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.precision import is_slow_at, widened
+from prune_lab.pruning.calibration.shared import add_up_statistics
 from prune_lab.pruning.calibration.statistics import Statistic
 from prune_lab.utils.device import release_free_memory
 from prune_lab.utils.finite import all_finite
@@ -32,7 +33,8 @@ def collect(
 
     Linear layers that read the same tensor (query, key and value; gate and up) share one object. Each forward pass ends
     at the last linear layer that is asked for: what comes after it would be thrown away. Where the processor is slow at
-    half precision, the pass runs in float32.
+    half precision, the pass runs in float32. Where processes have a share of the samples each, all get the sums over
+    all samples.
 
     Args:
         inputs: of the block.
@@ -48,6 +50,9 @@ def collect(
     collecting = _CollectingPass([group for group in groups if group], statistic, watch)
     if wanted:
         collecting.run(inputs)
+    if inputs.calibration.share is not None:
+        collected = [collecting.statistics[group[0].name] for group in groups if group]
+        add_up_statistics(collected, inputs.calibration.device)
     release_free_memory(inputs.calibration.device)  # the activations; solvers need room next
     return {name: collecting.statistics[name] for name in wanted}
 

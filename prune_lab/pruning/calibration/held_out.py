@@ -1,7 +1,7 @@
 """Which part of a calibration set refinements are judged by, and which they are fitted to."""
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,12 +18,18 @@ S = TypeVar("S", bound=Statistic)
 class HeldOut:
     """Which tokens of a calibration set refinements are judged by, and which they are fitted to.
 
+    Args:
+        tokens: which are held out of the whole set, ``(samples, seqlen)`` bool, on the host.
+        share: the samples that this process has, where several share the set.
+
     Attributes:
-        tokens: which are held out, ``(samples, seqlen)`` bool, on the host.
+        tokens: which are held out of the samples that this process has, ``(samples, seqlen)`` bool, on the host.
+        count: how many tokens are held out of the whole set.
     """
 
-    def __init__(self, tokens: Tensor):
-        self.tokens = tokens
+    def __init__(self, tokens: Tensor, share: slice | None = None):
+        self.count = int(tokens.count_nonzero())
+        self.tokens = tokens if share is None else tokens[share]
 
     @classmethod
     def of(cls, calibration: Calibration, share: float) -> "HeldOut":
@@ -33,21 +39,16 @@ class HeldOut:
             calibration: the calibration set.
             share: of its samples, or positions, in [0, 1); 0 holds out nothing.
         """
-        tokens = torch.zeros(calibration.tokens.shape, dtype=torch.bool)
+        tokens = torch.zeros(calibration.whole_shape, dtype=torch.bool)
         parts = tokens if len(tokens) > 1 else tokens.T  # a view, of samples or of positions
         if share:
             count = min(max(1, count_dropped(share, len(parts))), len(parts) - 1)
             parts[len(parts) - count :] = True
-        return cls(tokens)
+        return cls(tokens, calibration.share)
 
     def __bool__(self) -> bool:
-        """Whether anything is held out."""
-        return bool(self.tokens.any())
-
-    @property
-    def count(self) -> int:
-        """How many tokens are held out."""
-        return int(self.tokens.count_nonzero())
+        """Whether anything is held out of the whole set."""
+        return self.count > 0
 
     @property
     def boundary(self) -> int | None:
@@ -61,7 +62,7 @@ class HeldOut:
         return ~self.tokens
 
     def outputs(self, inputs: BlockInputs) -> Tensor:
-        """What a block gives for the tokens held out, ``(tokens, hidden)`` on the host."""
+        """What a block gives for the tokens held out that this process has, ``(tokens, hidden)`` on the host."""
         found = [
             inputs.block.hidden(inputs.run(batch, call)).cpu()[chosen]
             for batch, call, chosen in batches_of(inputs, self.tokens)
@@ -79,12 +80,16 @@ def batches_of(inputs: BlockInputs, tokens: Tensor) -> Iterator[tuple[slice, Cal
 class SplitStatistic(Generic[S]):
     """A statistic of the tokens that are fitted, and the Hessian of those held out, from one pass.
 
+    It is a sum over samples where the statistic is one.
+
     Args:
         make: makes an empty statistic.
         held: what is held out.
         calibration: says in which batches the tokens come.
         judged: whether the Hessian is wanted.
     """
+
+    sums: ClassVar = ("fitted", "_held")
 
     def __init__(self, make: Callable[[], S], held: HeldOut, calibration: Calibration, *, judged: bool = True):
         self.fitted = make()

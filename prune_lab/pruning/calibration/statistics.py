@@ -3,7 +3,7 @@
 Everything accumulates in float32, on the device where the inputs arrive, unless it says otherwise.
 """
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,12 @@ from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
 
 
 class Statistic(Protocol):
-    """Something accumulated over the inputs of a linear layer."""
+    """Something accumulated over the inputs of a linear layer.
+
+    A class that names in ``sums`` those of its attributes that are sums over tokens (numbers, tensors, and statistics
+    in it that do so themselves) can be collected by several processes, of a share of the samples each; see
+    `prune_lab.pruning.calibration.shared`. An attribute may be ``None`` as long as no token was seen.
+    """
 
     def update(self, inputs: Tensor) -> None:
         """Takes one batch of inputs, ``(tokens, in)``, in the type of the model."""
@@ -23,6 +28,8 @@ class Hessian:
 
     Only the upper triangle is computed. Peak memory on the device: ``in^2`` floats, and one batch of inputs in float32.
     """
+
+    sums: ClassVar = ("tokens", "_sum")
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -54,6 +61,8 @@ class Hessian:
 
 class InputNorm:
     """L2 norm of each input over the tokens seen."""
+
+    sums: ClassVar = ("_squares",)
 
     def __init__(self) -> None:
         self._squares: Tensor | None = None

@@ -1,5 +1,6 @@
 """Methods that prune one block at a time, in order."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,9 +11,13 @@ from prune_lab.errors import NotPositiveDefinite
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.result import PruningResult
+from prune_lab.utils.collectives import count
+
+logger = logging.getLogger(__name__)
 
 
 class BlockMethod(Method):
@@ -21,8 +26,8 @@ class BlockMethod(Method):
     @torch.no_grad()
     def prune(self, context: PruningContext) -> PruningResult:
         """Iterates over the blocks, and calls `prune_block` on those in the target's range."""
-        result = PruningResult()
-        for block, inputs in iterate_blocks(context.model, context.calibration, context.target.end(context.model)):
+        result, calibration = PruningResult(), share_of(self, context.calibration)
+        for block, inputs in iterate_blocks(context.model, calibration, context.target.end(context.model)):
             if context.target.includes(block):
                 prune_once(inputs, context, result, self.prune_block)
         return result
@@ -30,6 +35,15 @@ class BlockMethod(Method):
     @abstractmethod
     def prune_block(self, pruning: BlockPruning) -> None:
         """Prunes one block in place, by `BlockPruning.write`."""
+
+
+def share_of(method: Method, calibration: Calibration) -> Calibration:
+    """Returns the samples that this process walks: all, or its share; says so where it must walk more than a share."""
+    share = calibration.divided() if method.divides_samples else calibration
+    if share.share is None and count() > 1:
+        why = "there are fewer of them" if method.divides_samples else f"{type(method).__name__} takes more than sums"
+        logger.info("each of %d processes works on all calibration samples: %s", count(), why)
+    return share
 
 
 def prune_once(

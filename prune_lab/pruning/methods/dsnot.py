@@ -20,6 +20,8 @@ TOLERANCE_OVER = ("token", "sequence")
 class InputMoments:
     """Mean, variance and norm of each input over the tokens seen, ``(in,)`` float32 each."""
 
+    sums: ClassVar = ("moments",)
+
     def __init__(self) -> None:
         self.tokens = 0
         self.mean = self._squares = torch.zeros(())  # the squares are of deviations from the mean
@@ -33,6 +35,20 @@ class InputMoments:
         self._squares = self._squares.to(x.device) + (x - mean).square().sum(0) + between
         self.mean = self.mean.to(x.device) + shift * (len(x) / tokens)
         self.tokens = tokens
+
+    @property
+    def moments(self) -> Tensor:
+        """Number of tokens, sum and sum of squares, ``(3, in)`` float64, which does not cancel: sums over samples."""
+        mean = self.mean.double()
+        total = self.tokens * mean
+        return torch.stack([torch.full_like(mean, self.tokens), total, self._squares.double() + total * mean])
+
+    @moments.setter
+    def moments(self, sums: Tensor) -> None:
+        tokens, total, squares = sums
+        mean = total / tokens.clamp_min(1)
+        self.tokens, self.mean = int(tokens.max()), mean.float()
+        self._squares = (squares - total * mean).clamp_min(0).float()
 
     @property
     def variance(self) -> Tensor:

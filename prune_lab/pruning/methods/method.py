@@ -46,6 +46,14 @@ class Method(ABC):
         return True
 
     @property
+    def divides_samples(self) -> bool:
+        """Whether each of several processes may walk a share of the calibration samples alone.
+
+        So it is where all that the method takes from them are sums (`Statistic`). Otherwise each process walks all.
+        """
+        return False
+
+    @property
     def allocation_conflict(self) -> str | None:
         """Why the method cannot follow an allocation, as a predicate with a remedy; ``None`` if it can.
 

@@ -18,7 +18,7 @@ from prune_lab.pruning.calibration.held_out import HeldOut, batches_of
 from prune_lab.pruning.calibration.precision import products_for, widened
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.held_out import BlockJudge
-from prune_lab.pruning.methods.blockwise import BlockMethod, prune_once
+from prune_lab.pruning.methods.blockwise import BlockMethod, prune_once, share_of
 from prune_lab.pruning.methods.feed_forward import bias_of, feed_forward_weights, network_of, write_weights
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.methods.refining import Refining, check_inner
@@ -80,7 +80,7 @@ class Reconstruction(Refining, Method):
         batch_size = calibration.batch_size or self._batch_size(calibration)
         calibration = replace(calibration, batch_size=batch_size, boundary=held.boundary)
         result, dense_hidden = PruningResult(), None
-        for block, inputs in iterate_blocks(model, calibration, target.end(model)):
+        for block, inputs in iterate_blocks(model, share_of(self, calibration), target.end(model)):
             if dense_hidden is None:
                 dense_hidden = inputs.hidden.clone()
             dense = BlockInputs(block, calibration, dense_hidden, inputs.calls, inputs.last)

@@ -2,6 +2,7 @@
 
 import time
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -13,9 +14,13 @@ from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.collect import by_statistic
+from prune_lab.pruning.calibration.held_out import SplitStatistic
+from prune_lab.pruning.calibration.shared import is_sum
 from prune_lab.pruning.calibration.statistics import Statistic
 from prune_lab.pruning.held_out import BlockJudge
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming
+from prune_lab.pruning.methods.data_free import DataFreeMethod
+from prune_lab.pruning.sharing import InTurn, Site, Solved, solve_apart
 from prune_lab.pruning.solvers.best import best_of
 from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_number
@@ -51,6 +56,12 @@ class RefiningMethod(Refining, BlockMethod):
     inner: BlockMethod
     statistic: ClassVar[type[Statistic]]
 
+    @property
+    def divides_samples(self) -> bool:
+        """Where the inner method does, and the statistic is a sum."""
+        own = type(self).prune_block is RefiningMethod.prune_block
+        return own and is_sum(self.statistic) and (self.inner.divides_samples or isinstance(self.inner, DataFreeMethod))
+
     def check(self, target: Target) -> None:
         """What the inner method cannot do, this one cannot either."""
         check_inner(self, target)
@@ -73,20 +84,36 @@ class RefiningMethod(Refining, BlockMethod):
         judge.begin()
         for linears in parts:
             statistics = pruning.collect_split(self.statistic, linears) if early is None else early
-            for statistic, shared in by_statistic(statistics, linears):
+            groups = list(by_statistic(statistics, linears))
+            sites = [
+                Site(linear, number, linear.shape[1] ** 2)
+                for number, (_, shared) in enumerate(groups)
+                for linear in filter(partial(self.refines, pruning.block), shared)
+            ]
+            prepared = InTurn(
+                [statistic for statistic, _ in groups], partial(self._prepared, pruning, judged=bool(held))
+            )
+
+            def solve(linear: PrunableLinear, group: int, prepared: InTurn[Any, Any] = prepared) -> Solved:
                 start = time.perf_counter()
-                error = statistic.judge() if held else None
-                with naming(shared[0], self):
-                    prepared = self.prepare(statistic.fitted, pruning.inputs.calibration)
-                for linear in filter(partial(self.refines, pruning.block), shared):
-                    before = linear.weight.clone()
-                    with naming(linear, self):
-                        after = self.refine(dense[linear.name], before, prepared, pruning.target).to(before.dtype)
-                    known = partial(error, dense[linear.name]) if error else None
-                    weight, passes = best_of(before, [after], known) if known else (after, 1)
-                    pruning.write(linear, weight, time.perf_counter() - start, passes)
-                    start = time.perf_counter()
+                before = linear.weight.clone()
+                with naming(linear, self):
+                    of_group, error = prepared[group]
+                    after = self.refine(dense[linear.name], before, of_group, pruning.target).to(before.dtype)
+                known = partial(error, dense[linear.name]) if error else None
+                weight, passes = best_of(before, [after], known) if known else (after, 1)
+                return Solved(weight, time.perf_counter() - start, refined=passes)
+
+            for linear, solved in solve_apart(sites, solve):
+                pruning.write(linear, solved.weight, solved.seconds, solved.refined, handed_out=True)
         judge.settle()
+
+    def _prepared(
+        self, pruning: BlockPruning, statistic: SplitStatistic[Any], *, judged: bool
+    ) -> tuple[Any, Callable[[Tensor, Tensor], float] | None]:
+        """What `refine` gets, and the error of a weight on what is held out, if anything is."""
+        error = statistic.judge() if judged else None
+        return self.prepare(statistic.fitted, pruning.inputs.calibration), error
 
     def refines(self, block: Block, linear: PrunableLinear) -> bool:
         """Returns whether a linear layer is refined; where not, it stays as the inner method left it."""

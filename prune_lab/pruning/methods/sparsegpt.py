@@ -37,6 +37,10 @@ class SparseGPT(LayerwiseMethod):
         """Factorises the Hessian, once for all weights that read the same inputs."""
         return obs.factorize(statistic.release(), self.damping, in_place=True)
 
+    def solves_rows(self, linear: PrunableLinear, target: Target) -> bool:
+        """Returns whether weights compete within rows alone."""
+        return target.n_of_m is not None
+
     def solve(self, linear: PrunableLinear, prepared: obs.Factor, target: Target) -> Tensor:
         """Sweeps the columns."""
         return obs.sparsegpt(

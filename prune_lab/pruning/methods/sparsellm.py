@@ -65,9 +65,18 @@ class SparseLLM(SparseGPT, Refining):
         check_number(self, "alpha", "beta", "gamma", above=0, optional=True, hint="null: the paper's")
         check_choice(self, "variant", VARIANTS)
 
+    @property
+    def divides_samples(self) -> bool:
+        """Without further rounds it is SparseGPT; these work on the network's inputs themselves."""
+        return self._is_sparsegpt
+
+    @property
+    def _is_sparsegpt(self) -> bool:
+        return self.rounds == 1 and (self.adam_refine == 0 or self.variant == "paper")
+
     def prune_block(self, pruning: BlockPruning) -> None:
         """Prunes the whole block by SparseGPT; then makes further rounds on its feed-forward network."""
-        if self.rounds == 1 and (self.adam_refine == 0 or self.variant == "paper"):
+        if self._is_sparsegpt:
             super().prune_block(pruning)
             return
         mlp = pruning.block.mlp

@@ -26,6 +26,10 @@ class Wanda(LayerwiseMethod):
 
     statistic: ClassVar = InputNorm
 
+    def solves_rows(self, linear: PrunableLinear, target: Target) -> bool:
+        """Returns whether every row loses its own share; with a budget the remainder goes from some of them."""
+        return target.n_of_m is not None or linear.name not in target.budget
+
     def solve(self, linear: PrunableLinear, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the scores within rows."""
         pruned = torch.empty(linear.shape, dtype=linear.weight.dtype, device=linear.weight.device)

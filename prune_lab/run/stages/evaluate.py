@@ -11,6 +11,7 @@ from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage
+from prune_lab.utils.collectives import count
 from prune_lab.utils.files import write_text
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -81,7 +82,10 @@ class EvaluateDense(Evaluate):
     """Runs the same evaluation on the model as it was loaded, or takes the result from an earlier run of it."""
 
     def __call__(self, run: RunState) -> dict[str, float]:
-        """Measures, or remembers, which ``skip_finished=false`` forbids."""
-        measured = cached_scores if run.takes_kept else measure
+        """Measures, or remembers, which ``skip_finished=false`` forbids.
+
+        Several processes measure: they work together, and would have to agree on what they find.
+        """
+        measured = cached_scores if run.takes_kept and count() == 1 else measure
         scores = measured(self.evaluation, run.subject)
         return self._note(run, "dense", scores)

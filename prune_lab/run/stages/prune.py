@@ -33,6 +33,7 @@ from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
 from prune_lab.training.updates import Update
 from prune_lab.utils.checks import check_number
+from prune_lab.utils.collectives import gather
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_csv
 
@@ -213,7 +214,7 @@ class Prune(Stage):
         target = replace(
             self.target, keep_zeros=self.target.keep_zeros or bool(run.masks)
         )  # what this run pruned stays
-        budget = self.allocation.budget(run.model, _calibration(run), target)
+        budget = gather(self.allocation.budget(run.model, _calibration(run), target))[0]  # the same in all processes
         if not budget:
             return target, {}
         return replace(target, budget=budget), {"allocation_seconds": round(time.perf_counter() - start, 3)}

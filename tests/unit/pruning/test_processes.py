@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.gum import GUM
 from prune_lab.pruning.target import Target
 from prune_lab.training.settings import Training
+from tests.processes import in_two_processes
 
 
 def train(folder: Path, out: Path, states: Path | None = None) -> None:
@@ -33,30 +33,6 @@ def train(folder: Path, out: Path, states: Path | None = None) -> None:
         torch.save(
             {"weights": model.hf.state_dict(), "masks": dict(result.masks), "losses": result.progress.losses}, out
         )
-
-
-def in_two_processes(*command: str) -> list[str]:
-    """Runs the command twice, as a launcher would; returns what each wrote to standard output."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {
-        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }  # fmt: skip
-    started = [
-        subprocess.Popen(
-            [sys.executable, *command], env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    found = []
-    for process in started:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        found.append(out)
-    return found
 
 
 @pytest.mark.slow
