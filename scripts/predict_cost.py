@@ -32,15 +32,17 @@ def named_shape(text: str) -> tuple[str, Shape]:
     try:
         config = json.loads((Path(text) / "config.json").read_text(encoding="utf-8"))
         heads = config["num_attention_heads"]
-        return Path(text).name, Shape(
-            config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"], heads,
-            config.get("num_key_value_heads") or heads, config["vocab_size"],
-            tied=config.get("tie_word_embeddings", False),
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError) as error:
+        sizes = [config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")]
+        sizes += [heads, config.get("num_key_value_heads") or heads, config["vocab_size"]]
+        if any(type(size) is not int or size < 1 for size in sizes):
+            raise ValueError("a size is no whole number above 0")
+        if experts := next((name for name in config if name.startswith("num_") and name.endswith("experts")), None):
+            raise ValueError(f"it has experts, {experts}, which are not counted")
+        return Path(text).resolve().name, Shape(*sizes, tied=bool(config.get("tie_word_embeddings")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         known = ", ".join(SHAPES)
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither one of {known} nor a folder with the config.json of a LLaMA ({error})"
+            f"{text!r} is neither one of {known} nor a folder with the config.json of a LLaMA-like model ({error})"
         ) from error
 
 
@@ -59,15 +61,20 @@ def known_rates(text: str) -> rates.Rates:
         raise argparse.ArgumentTypeError(f"{text!r} is neither h200 nor a file of --measure ({error})") from error
 
 
-def measure(arguments: argparse.Namespace) -> None:
+def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Measures this machine and writes its rates."""
     import torch
-    from cost_model.measure import measure as measured
 
+    from prune_lab.errors import BadInput
     from prune_lab.utils.device import resolve_device
 
     _, shape = arguments.measure
-    dtype, device = getattr(torch, arguments.dtype), resolve_device(arguments.device)
+    try:
+        dtype, device = getattr(torch, arguments.dtype), resolve_device(arguments.device)
+    except BadInput as error:
+        parser.error(str(error))
+    from cost_model.measure import measure as measured
+
     found, seconds = measured(shape, dtype, device, arguments.seqlen, arguments.threads)
     rates.write(arguments.output, found, seconds)
     print(tables.rates(found))
@@ -89,11 +96,11 @@ def main() -> None:
     does.add_argument("--measure", type=named_shape, metavar="MODEL", help="measure this machine at a model's sizes")
     parser.add_argument("--device", default="cpu", help="to be measured: cpu, cuda or cuda:N")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help=THREADS)
+    parser.add_argument("--threads", type=positive, default=0, metavar="N", help=THREADS)
     parser.add_argument("--output", type=Path, default=Path("rates.json"), help="of --measure (%(default)s)")
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(arguments)
+        measure(arguments, parser)
     elif arguments.write:
         PAGE.write_text(tables.replaced(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     elif arguments.checks:

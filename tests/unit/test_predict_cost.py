@@ -1,5 +1,7 @@
 """scripts/predict_cost.py: work is what PyTorch counts, terms grow as they should, and the page has the tables."""
 
+import argparse
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +29,7 @@ try:
         import_module(f"cost_model.{name}")
         for name in ("checks", "counting", "measure", "predict", "rates", "shapes", "tables")
     )
+    script = import_module("predict_cost")
 finally:
     sys.path.remove(str(SCRIPTS))
 
@@ -270,13 +273,15 @@ def test_the_page_has_the_tables_that_the_script_makes():
         (["--models", "llama_8t"], "llama_405b"),
         (["--gpus", "0"], "no whole number above 0"),
         (["--rates", "none.json"], "neither h200 nor a file"),
+        (["--measure", "llama_7b", "--device", "gpu"], "allowed: auto, cpu, cuda"),
     ],
 )
-def test_bad_input_is_told_in_one_line(typed, told):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / "predict_cost.py"), *typed], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2 and told in done.stderr.splitlines()[-1] and done.stdout == ""
+def test_bad_input_is_told_in_one_line(typed, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["predict_cost.py", *typed])
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and told in printed.err.splitlines()[-1] and printed.out == ""
 
 
 def test_a_models_own_configuration_is_read(tmp_path):
@@ -286,3 +291,26 @@ def test_a_models_own_configuration_is_read(tmp_path):
     assert [line.split(" | ")[:3] for line in done.stdout.splitlines()[2:]] == [
         [f"| {tmp_path.name}", name, "2"] for name in ("Wanda", "SparseGPT", "ALPS")
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[]", "list indices"),
+        ('{"num_attention_heads": 4}', "'hidden_size'"),
+        ('{"hidden_size": "wide"}', "no whole number"),
+        ('{"num_local_experts": 8}', "experts"),
+    ],
+)
+def test_a_configuration_that_is_none_of_a_llama_is_refused(tmp_path, content, told):
+    given = json.loads(content)
+    whole = given if isinstance(given, list) or "num_attention_heads" in given else json.loads(CONFIG) | given
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    with pytest.raises(argparse.ArgumentTypeError, match="nor a folder with") as refused:
+        script.named_shape(str(tmp_path))
+    assert told in str(refused.value)
+
+
+CONFIG = (
+    '{"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}'
+)
