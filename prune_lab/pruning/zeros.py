@@ -1,6 +1,7 @@
 """Zeros of a model's prunable weights: where they are, and what keeps them while the model is trained."""
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks, zeros_in
 from prune_lab.training.hooks import Hooks
 from prune_lab.utils.finite import all_finite
+
+if TYPE_CHECKING:  # PyTorch's FSDP takes a second to import
+    from prune_lab.training.sharded import Shards
 
 
 def masks_of_zeros(model: PrunableModel) -> Masks:
@@ -69,7 +73,7 @@ class KeepZeros(Hooks):
         names: of the linear layers or units whose zeros stay; all their linear layers', and the biases' of units.
 
     Attributes:
-        zero: by linear layer, ``(out, in)`` bool on the host.
+        zero: by linear layer, ``(out, in)`` bool on the host; empty once weights are divided among processes.
     """
 
     def __init__(self, model: PrunableModel, names: Collection[str]):
@@ -78,6 +82,11 @@ class KeepZeros(Hooks):
         self.zero = {linear.name: linear.weight == 0 for linear in linears}
         self._kept = [(linear.module.weight, linear.seen(self.zero[linear.name])) for linear in linears]
         self._kept += [(bias, bias.detach() == 0) for bias in _biases(linears, touched)]
+
+    def follow(self, shards: "Shards") -> None:
+        """Divides the masks as the weights are: every process keeps the part of its rows."""
+        self._kept = [(shards.of(parameter), shards.like(parameter, zero)) for parameter, zero in self._kept]
+        self.zero = {}
 
     @torch.no_grad()
     def after_backward(self) -> None:

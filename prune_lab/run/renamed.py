@@ -8,7 +8,7 @@ from prune_lab.errors import BadInput
 
 _TRAINING = (
     "steps|batch_size|lr|weight_decay|warmup|decay|max_grad_norm|precision|distill|patience|save_every|seed|"
-    "gradient_accumulation_steps|gradient_checkpointing|eval_samples|eval_every"
+    "gradient_accumulation_steps|gradient_checkpointing|eval_samples|eval_every|fsdp"
 )
 _RENAMED = tuple(  # a pattern of the whole key as it was, and what it is called now
     (re.compile(old), new)

@@ -1,4 +1,4 @@
-"""Accelerate as the training loop needs it: one accelerator for each training, whole weights in every process."""
+"""Accelerate as the training loop needs it: one accelerator for each training, which leaves weights whole."""
 
 import os
 
@@ -32,15 +32,18 @@ def accelerator_for(training: Training, device: torch.device) -> Accelerator:
     try:
         if alone:
             PartialState(cpu=cpu).device = device  # left to itself, accelerate takes the first GPU
-        accelerator = Accelerator(mixed_precision=training.precision, cpu=cpu)
+        precision = "no" if training.fsdp else training.precision  # FSDP has mixed precision of its own
+        accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
     except ValueError as error:
         if "invalid truth value" not in str(error):
             raise
         raise _no_switch(error, "ACCELERATE_") from error
     if accelerator.distributed_type.value not in _WHOLE_WEIGHTS:
         raise BadInput(
-            f"accelerate is configured for {accelerator.distributed_type.value}, which splits weights among processes, "
-            "and zeros are kept on whole ones; use processes with a model each (accelerate launch --multi_gpu)"
+            f"accelerate is configured for {accelerator.distributed_type.value}, which splits weights among processes "
+            "and knows nothing of zeros that stay; use {at}.fsdp=true without it (torchrun, or accelerate launch "
+            "--multi_gpu), or processes with a model each",
+            training,
         )
     if training.batch_size // training.gradient_accumulation_steps < accelerator.num_processes:
         raise BadInput(
@@ -71,6 +74,14 @@ def _no_switch(error: Exception, start: str) -> BadInput:
     )
 
 
+def mean(accelerator: Accelerator, value: float) -> float:
+    """The mean of a number over processes, the same to the bit in all of them."""
+    if accelerator.num_processes == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
+    return float(accelerator.reduce(total, reduction="mean"))
+
+
 def average(accelerator: Accelerator, optimizer: torch.optim.Optimizer, model: nn.Module, loss: float) -> float:
     """Averages over processes the gradients of parameters outside the model, such as scores, and the loss.
 
@@ -84,4 +95,4 @@ def average(accelerator: Accelerator, optimizer: torch.optim.Optimizer, model: n
         for parameter in group["params"]:
             if id(parameter) not in own and parameter.grad is not None:
                 parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
-    return float(accelerator.reduce(torch.tensor(loss, device=accelerator.device), reduction="mean"))
+    return mean(accelerator, loss)

@@ -22,6 +22,7 @@ class HeldOut:
         patience: measurements without a lower loss after which to end; null: never.
         batch_size: samples a forward pass.
         report: is told every loss, with the steps before it; may raise `TrialStopped`.
+        agreed: makes of this process' loss the one of all of them, which must end at the same step.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class HeldOut:
         patience: int | None,
         batch_size: int,
         report: Callable[[int, float], None] | None = None,
+        agreed: Callable[[float], float] = float,
     ):
         self.samples = samples
         self.every = every
         self.patience = patience
         self.batch_size = batch_size
         self.report = report
+        self.agreed = agreed
         self.losses: dict[int, float] = {}  # by the number of steps made
         self._best: dict[str, Tensor] = {}
 
@@ -44,7 +47,7 @@ class HeldOut:
         """Measures where it is time to; returns whether the training should end."""
         if len(self.samples) == 0 or steps in self.losses or (steps % self.every and not last):
             return False
-        self.losses[steps] = loss = self._loss(model, device)
+        self.losses[steps] = loss = self.agreed(self._loss(model, device))
         logger.info("after %d steps: loss of held-out samples %.4f", steps, loss)
         if self.report is not None:
             self.report(steps, loss)

@@ -1,10 +1,13 @@
 """What is done beside a training: masks that move, zeros that stay."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from prune_lab.data.samples import Batch
+
+if TYPE_CHECKING:  # PyTorch's FSDP takes a second to import
+    from prune_lab.training.sharded import Shards
 
 
 class Hooks:
@@ -14,6 +17,9 @@ class Hooks:
     def settings(self) -> str:
         """What a saved state depends on besides `Training`, in words."""
         return ""
+
+    def follow(self, shards: "Shards") -> None:
+        """Before the training, where weights are divided: other parameters are trained in the place of the model's."""
 
     def before_step(self, step: int) -> None:
         """Before the first forward pass of a step."""

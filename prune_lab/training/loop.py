@@ -4,8 +4,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -14,14 +15,17 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
-from prune_lab.training.accelerator import accelerator_for
+from prune_lab.training.accelerator import accelerator_for, mean
 from prune_lab.training.held_out import HeldOut, split
 from prune_lab.training.hooks import Hooks
 from prune_lab.training.masters import check_types, widened
 from prune_lab.training.progress import Progress
 from prune_lab.training.settings import Training
-from prune_lab.training.states import SavedStates
+from prune_lab.training.states import SavedStates, Stateful
 from prune_lab.training.step import Stepper
+
+if TYPE_CHECKING:  # PyTorch's FSDP takes a second to import
+    from prune_lab.training.sharded import Shards
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +63,38 @@ def fit(
             training with other settings.
     """
     check_types(next(model.parameters()).dtype, training, device)
+    hooks, accelerator = hooks or Hooks(), accelerator_for(training, device)
+    with _placed(model, training, hooks, teacher, device) as shards:
+        return _fit(accelerator, model, shards, samples, training, device, groups, hooks, teacher, folder, report)
+
+
+@contextmanager
+def _placed(
+    model: nn.Module, training: Training, hooks: Hooks, teacher: nn.Module | None, device: torch.device
+) -> "Iterator[Shards | None]":
+    """Has the model on the device for the time of its training: whole, or in parts of which each process has its own.
+
+    What is trained is the model itself, or the copy of it that is divided.
+    """
+    if training.fsdp:
+        from prune_lab.training.sharded import sharded  # PyTorch's FSDP takes a second to import
+
+        with sharded(model, training, teacher, device) as shards:
+            hooks.follow(shards)
+            yield shards
+        return
     with widened(model, wanted=training.master_weights):
         try:
-            return _fit(model, samples, training, device, groups, hooks or Hooks(), teacher, folder, report)
+            model.to(device)
+            yield None
         finally:
             model.to("cpu")
 
 
 def _fit(
+    accelerator: Accelerator,
     model: nn.Module,
+    shards: "Shards | None",
     samples: Samples,
     training: Training,
     device: torch.device,
@@ -77,19 +104,22 @@ def _fit(
     folder: Path | None,
     report: Callable[[int, float], None] | None,
 ) -> Progress:
-    samples, held_out = _held_out(samples, training, report)
+    samples, held_out = _held_out(samples, training, report, partial(mean, accelerator))
+    model = model if shards is None else shards.model
     torch.manual_seed(training.seed)  # of dropout
-    accelerator = accelerator_for(training, device)
     optimizer, scheduler = _optimizer(model, training, groups, fused=device.type == "cpu")
-    prepared, optimizer = accelerator.prepare(model.to(device), optimizer)
-    # Accelerate leaves a forward pass behind that copies all logits to float32, and that goes on computing in mixed
-    # precision when the model is evaluated later.
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    prepared = model
+    if shards is None:
+        prepared, optimizer = accelerator.prepare(model, optimizer)
+        # Accelerate leaves a forward pass behind that copies all logits to float32, and that goes on computing in
+        # mixed precision when the model is evaluated later.
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     make_step = Stepper(accelerator, prepared, optimizer, hooks, teacher, samples, training)
     progress = Progress(trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad))
-    parts = {"optimizer": optimizer, "scheduler": scheduler, "hooks": hooks, "held_out": held_out, "progress": progress}
+    parts: dict[str, Stateful] = {"optimizer": optimizer, "scheduler": scheduler, "hooks": hooks}
+    parts |= {"held_out": held_out, "progress": progress}
     settings = f"{training} {hooks.settings}".strip()
-    states = SavedStates(accelerator, prepared, parts, folder, training.save_every, settings)
+    states = SavedStates(accelerator, prepared, parts, folder, training.save_every, settings, shards)
     first = progress.resumed_at = states.resume()
     start = time.perf_counter() - progress.seconds
     with _training_mode(model, training, accelerator):
@@ -125,7 +155,10 @@ def _optimizer(
 
 
 def _held_out(
-    samples: Samples, training: Training, report: Callable[[int, float], None] | None
+    samples: Samples,
+    training: Training,
+    report: Callable[[int, float], None] | None,
+    agreed: Callable[[float], float],
 ) -> tuple[Samples, HeldOut]:
     """The samples to train on, and the others with what measures their loss."""
     if len(samples) <= training.eval_samples:
@@ -135,7 +168,7 @@ def _held_out(
             training,
         )
     samples, others = split(samples, training.eval_samples, training.seed)
-    return samples, HeldOut(others, training.eval_every, training.patience, training.batch_size, report)
+    return samples, HeldOut(others, training.eval_every, training.patience, training.batch_size, report, agreed)
 
 
 @contextmanager

@@ -87,28 +87,32 @@ def trained_beside(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor],
 
 
 class _MaskedProduct(nn.Module):
-    """A parametrization that adds ``scale * (B A)`` to a weight as it is stored, except where it was pruned."""
+    """A parametrization that adds ``scale * (B A)`` to a weight as it is stored.
 
-    zero: Tensor | None
+    Args:
+        linear: whose weight it is, which is not trained.
+        lora: the update's shape and scale.
+        masked: nothing is added where the weight is zero, so that no mask need be held beside it, nor divided as it is.
+    """
 
-    def __init__(self, linear: PrunableLinear, lora: Lora, zero: Tensor | None):
+    def __init__(self, linear: PrunableLinear, lora: Lora, *, masked: bool):
         super().__init__()
         rows, columns = linear.shape
         self.down = nn.Parameter(torch.empty(lora.rank, columns))
         self.up = nn.Parameter(torch.zeros(rows, lora.rank))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))  # as peft does
         self._site, self._scale = (linear,), lora.scale  # in a tuple, so that its module is not one of this one's
-        self.register_buffer("zero", None if zero is None else linear.seen(zero), persistent=False)
+        self._masked = masked
 
     def forward(self, weight: Tensor) -> Tensor:
         update = self._site[0].seen(self.up @ self.down).to(weight.dtype) * self._scale
-        return weight + (update if self.zero is None else update.masked_fill(self.zero, 0))
+        return weight + (update.masked_fill(weight == 0, 0) if self._masked else update)
 
 
 @contextmanager
 def _masked_products(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor]) -> Iterator[None]:
     linears = list(model.linears)
-    shapes = [_MaskedProduct(linear, lora, zero.get(linear.name)) for linear in linears]
+    shapes = [_MaskedProduct(linear, lora, masked=linear.name in zero) for linear in linears]
     for linear, product in zip(linears, shapes, strict=True):
         parametrize.register_parametrization(linear.module, "weight", product)
     try:

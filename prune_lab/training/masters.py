@@ -12,6 +12,7 @@ from torch import nn
 
 from prune_lab.errors import BadSetting
 from prune_lab.training.settings import Training
+from prune_lab.utils.processes import processes
 
 
 def check_types(dtype: torch.dtype, training: Training, device: torch.device) -> None:
@@ -31,24 +32,32 @@ def check_types(dtype: torch.dtype, training: Training, device: torch.device) ->
         raise BadSetting(training, "precision", "needs a GPU; use {at}.precision=no or bf16, or device=cuda")
 
 
+def in_float32(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters in half precision that are float32 while a model is trained.
+
+    Those that are trained; and all of a model that has float16 weights, as gradients on their way through those would
+    underflow.
+    """
+    parameters = list(model.parameters())
+    float16 = any(parameter.dtype == torch.float16 for parameter in parameters)
+    return [
+        parameter
+        for parameter in parameters
+        if parameter.dtype in (torch.float16, torch.bfloat16) and (float16 or parameter.requires_grad)
+    ]
+
+
 @contextmanager
 def widened(model: nn.Module, *, wanted: bool) -> Iterator[None]:
     """Holds weights in float32 inside, and casts them back to their types afterwards; zeros stay zero.
 
-    Those that are trained; and all of a model that has float16 weights, as gradients on their way through those
-    would underflow. The parameters stay the same objects.
+    The parameters stay the same objects.
 
     Args:
         model: whatever its type.
         wanted: false: does nothing.
     """
-    parameters = list(model.parameters()) if wanted else []
-    float16 = any(parameter.dtype == torch.float16 for parameter in parameters)
-    types = {
-        parameter: parameter.dtype
-        for parameter in parameters
-        if parameter.dtype in (torch.float16, torch.bfloat16) and (float16 or parameter.requires_grad)
-    }
+    types = {parameter: parameter.dtype for parameter in in_float32(model)} if wanted else {}
     for parameter in types:
         parameter.data = parameter.data.float()
     try:
@@ -60,6 +69,7 @@ def widened(model: nn.Module, *, wanted: bool) -> Iterator[None]:
 
 
 def told_types(dtype: torch.dtype, training: Training) -> str:
-    """Says in what type the weights were trained, for the protocol."""
+    """Says in what type the weights were trained, and in how many parts, for the protocol."""
     name = str(dtype).removeprefix("torch.")
-    return f"{name}, float32 while they are trained" if dtype.itemsize < 4 and training.master_weights else name
+    widened = ", float32 while they are trained" if dtype.itemsize < 4 and training.master_weights else ""
+    return f"{name}{widened}" + (f", divided among {processes().count} processes" if training.fsdp else "")

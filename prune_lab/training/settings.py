@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from torch import distributed
+
 from prune_lab.errors import BadSetting
 from prune_lab.training.losses import Distillation
 from prune_lab.utils.checks import check_choice, check_flag, check_number, check_seed, check_whole
@@ -31,6 +33,8 @@ class Training:
             weight more than bfloat16; ``false``: bfloat16 weights are trained as they are, and a step of less than
             1/512 of a weight is lost.
         precision: ``no`` (that of the weights), ``bf16`` or ``fp16``: mixed precision.
+        fsdp: divides weights, gradients, the optimizer's state and masks among the processes of the run, by PyTorch's
+            FSDP2, for models that are larger than a device.
         distill: mixes in the divergence from the model as it was before training; null: none.
         gradient_checkpointing: computes activations again in the backward pass instead of keeping them.
         eval_samples: so many samples are not trained on; their loss is measured.
@@ -54,6 +58,7 @@ class Training:
     max_grad_norm: float | None = 1.0
     master_weights: bool = True
     precision: str = "no"
+    fsdp: bool = False
     distill: Distillation | None = None
     gradient_checkpointing: bool = False
     eval_samples: int = 0
@@ -74,7 +79,7 @@ class Training:
         check_number(self, "warmup", least=0, most=1, hint="a share of the steps")
         check_number(self, "max_grad_norm", above=0, optional=True, hint="null: no limit")
         check_number(self, "epsilon", above=0, optional=True, hint="null: the method's, or 1e-8")
-        check_flag(self, "gradient_checkpointing", "master_weights")
+        check_flag(self, "gradient_checkpointing", "master_weights", "fsdp")
         check_whole(self, "patience", optional=True, hint="null: never")
         if self.patience is not None and not self.eval_samples:
             raise BadSetting(
@@ -87,6 +92,14 @@ class Training:
         check_whole(self, "part", least=0, most=self.parts - 1)
         check_choice(self, "decay", DECAYS)
         check_choice(self, "precision", PRECISIONS)
+        if self.fsdp and not distributed.is_available():
+            raise BadSetting(
+                self, "fsdp", "needs torch.distributed, which this build of torch lacks; use {at}.fsdp=false"
+            )
+        if self.fsdp and self.precision == "fp16":
+            raise BadSetting(
+                self, "precision", "with {at}.fsdp=true is not allowed; allowed: no, bf16, which need no scaled losses"
+            )
         check_seed(self)
 
     @property

@@ -1,7 +1,9 @@
 """Saved states of a training, from which an interrupted one goes on: safetensors and JSON, so that none runs code.
 
 A state is a folder: the model's weights, and what everything else remembers (optimizer, scaler of losses, and the parts
-that the training names), by `save_values`; each process adds where its random numbers are.
+that the training names), by `save_values`; each process adds where its random numbers are. Where weights are divided
+among processes, each writes its part of them and of the optimizer's state (`prune_lab.training.sharded_values`). A
+training goes on with any number of processes.
 """
 
 import json
@@ -11,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -25,10 +27,13 @@ from prune_lab.training.packing import load_values, save_values
 from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_json
 
+if TYPE_CHECKING:  # PyTorch's FSDP takes a second to import
+    from prune_lab.training.sharded import Shards
+
 logger = logging.getLogger(__name__)
 
 _LATEST = "latest.json"
-_WEIGHTS, _REST = "model.safetensors", "rest"
+_WEIGHTS, _SHARDS, _REST = "model.safetensors", "shards", "rest"
 
 
 class Stateful(Protocol):
@@ -54,6 +59,7 @@ class SavedStates:
         folder: of the states; ``None``: nothing is saved.
         every: steps between two states.
         settings: that a state depends on, in words.
+        shards: of the model, where it is divided among processes.
     """
 
     accelerator: Accelerator
@@ -62,6 +68,7 @@ class SavedStates:
     folder: Path | None
     every: int
     settings: str
+    shards: "Shards | None" = None
 
     def __post_init__(self) -> None:
         if not self.every:
@@ -71,6 +78,8 @@ class SavedStates:
         self.model = self.accelerator.unwrap_model(self.model)
         if self.accelerator.scaler is not None:
             self.parts = {**self.parts, "scaler": self.accelerator.scaler}
+        if self.shards is not None:
+            self.parts = {**self.parts, "weights": self.shards}
 
     def resume(self) -> int:
         """Loads the latest state and returns the step at which training goes on; 0 where there is none.
@@ -108,12 +117,13 @@ class SavedStates:
         assert self.folder is not None
         state = self.folder / f"step-{step}"
         failure: str | None = None
+        if self.accelerator.is_main_process:  # parts of it may be left of a process that was killed while it wrote
+            shutil.rmtree(state, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         try:
             state.mkdir(parents=True, exist_ok=True)
-            save_values(_random_state(self.accelerator.device), state / self._random)
-            if self.accelerator.is_main_process:
-                save_model(self.model, str(state / _WEIGHTS))
-                save_values({name: part.state_dict() for name, part in self.parts.items()}, state / _REST)
+            save_values(_random_state(self.accelerator.device), state / _random(self.accelerator.process_index))
+            self._write(state)
         except Exception as error:
             failure = disk_failure(error)
             if failure is None:
@@ -140,13 +150,31 @@ class SavedStates:
         if self.folder is not None and self.accelerator.is_main_process:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    @property
-    def _random(self) -> str:
-        return f"random_{self.accelerator.process_index}"
+    def _write(self, state: Path) -> None:
+        main = self.accelerator.is_main_process
+        if self.shards is None and not main:
+            return
+        rest: Any = {name: part.state_dict() for name, part in self.parts.items()}
+        if self.shards is None:
+            save_model(self.model, str(state / _WEIGHTS))
+        else:
+            from prune_lab.training.sharded_values import save_shards
+
+            rest = save_shards(rest, state / _SHARDS)
+        if main:
+            save_values(rest, state / _REST)
 
     def _load(self, state: Path) -> None:
-        rest, numbers = load_values(state / _REST), load_values(state / self._random)
-        load_model(self.model, state / _WEIGHTS)
+        own = _random(self.accelerator.process_index)
+        if not (state / own).with_suffix(".json").exists():  # there were fewer processes, all with the same numbers
+            own = _random(0)
+        rest, numbers = load_values(state / _REST), load_values(state / own)
+        if self.shards is None:
+            load_model(self.model, state / _WEIGHTS)
+        else:
+            from prune_lab.training.sharded_values import load_shards
+
+            rest = load_shards(rest, state / _SHARDS, self.shards.mesh)
         for name, part in self.parts.items():
             part.load_state_dict(rest[name])
         _set_random_state(numbers, self.accelerator.device)
@@ -157,6 +185,11 @@ class SavedStates:
             f"{self.folder} holds the state of an interrupted training that cannot be read ({reason}); remove it to "
             "start anew"
         )
+
+
+def _random(process: int) -> str:
+    """The name of the file that says where the random numbers of a process are."""
+    return f"random_{process}"
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def assert_refused(outcome, folder: Path, *words: str, status: int = 2) -> None:
         ("training.steps=0", ["training.steps=0"]),
         ("stages=[finetune,evaluate]", ["finetune=none trains nothing", "finetune=full"]),
         ("method=gum finetune=lora", ["GUM trains all weights", "after pruning"]),
+        ("method=gum training.fsdp=true", ["training.fsdp=true", "GUM", "wanda and train afterwards"]),
+        ("finetune=full finetune.fsdp=true", ["finetune.fsdp is called training.fsdp now"]),
         ("method=dsnot method.max_cycles=-1", ["method.max_cycles=-1", "whole numbers of at least 0"]),
         (
             "method=dsnot method@method.inner=sparsegpt method.inner.damping=-1",

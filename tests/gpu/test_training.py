@@ -74,6 +74,7 @@ def test_mixed_precision_trains_every_type_of_weights(cuda, train, update, preci
         {"distill": Distillation(weight=0.5, hidden=1.0)},
         {"patience": 1},
         {"master_weights": False},
+        {"fsdp": True, "distill": Distillation(weight=0.5), "patience": 1},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import BadInput, BadSetting, RunFailed
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.pruning.context import PruningContext
@@ -79,7 +79,14 @@ class TrainedMethod(MaskPolicy, Method):
         return "shares out what goes by its own scores; use allocation=uniform, and {at}.scope=layer or global"
 
     def check_training(self, training: Training, update: Update | None) -> None:
-        """Checks that all weights are trained to the end."""
+        """Checks that all weights are trained to the end, and in one piece."""
+        if training.fsdp:
+            raise BadSetting(
+                training,
+                "fsdp",
+                f"is not allowed with the method {type(self).__name__}, which needs whole weights for its scores; use "
+                "{at}.fsdp=false, or prune by a method such as wanda and train afterwards, with finetune=full",
+            )
         if isinstance(update, Lora) or training.patience:
             raise BadInput(
                 f"method {type(self).__name__} trains all weights for all of its steps; "

@@ -55,6 +55,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(tiny_model, random_tokens
         {"warmup": 2.0},
         {"decay": "square"},
         {"precision": "int8"},
+        {"fsdp": True, "precision": "fp16"},
     ],
     ids=str,
 )
