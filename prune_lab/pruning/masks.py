@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_AT_ONCE = 2**24  # scores of which copies are held at a time
+
 
 class Masks(MutableMapping[str, Tensor]):
     """Keep-masks by layer name: bool tensors on the host, held at one bit an entry.
@@ -76,6 +78,20 @@ def keep_all_but(scores: Tensor, drop: int) -> Tensor:
 
 def keep_all_but_counts(scores: Tensor, drop: Tensor) -> Tensor:
     """Drops the ``drop`` ``(rows,)`` int64 lowest scores of each row of ``(rows, n)``; NaN is above all others."""
+    keep = torch.empty_like(scores, dtype=torch.bool)
+    rows = max(1, _AT_ONCE // scores.shape[-1])
+    common = int(drop.mode().values) if len(drop) else 0  # of most rows: those need not be sorted
+    for part, some, into in zip(scores.split(rows), drop.split(rows), keep.split(rows), strict=True):
+        simple = some.eq(common).logical_and_(part.isnan().any(-1).logical_not_())
+        if bool(simple.all()):
+            into.copy_(keep_all_but(part, common))
+        else:
+            into[simple] = keep_all_but(part[simple], common)
+            into[~simple] = _keep_all_but_counts(part[~simple], some[~simple])
+    return keep
+
+
+def _keep_all_but_counts(scores: Tensor, drop: Tensor) -> Tensor:
     cut = _sorted(scores).gather(-1, (drop - 1).clamp_min(0)[:, None])  # (rows, 1)
     below, tied = scores < cut, scores == cut
     if bool(cut.isnan().any()):  # it is equal to nothing, and all others are below it

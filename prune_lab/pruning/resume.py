@@ -4,14 +4,14 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from prune_lab.models.view import Block
 from prune_lab.pruning.block_pruning import BlockPruning
@@ -37,11 +37,13 @@ class FinishedBlocks:
         folder: of the files.
         settings: that the blocks depend on, as text: method, target, data, and the model before it was pruned.
         every: seconds between two times of writing.
+        release: lets go of what was read of a block for writing it; see `PrunableModel.release`.
     """
 
     folder: Path
     settings: str
     every: float
+    release: Callable[[nn.Module], None] = lambda _: None
     _waiting: list[Block] = field(default_factory=list, init=False)
     _written: float = field(default_factory=time.monotonic, init=False)
 
@@ -73,6 +75,7 @@ class FinishedBlocks:
         for block in self._waiting:
             try:
                 self._write(block, result)
+                self.release(block.module)
             except Exception as error:
                 failure = disk_failure(error)
                 if failure is None:

@@ -32,8 +32,8 @@ def check_room(run: RunState, stages: Mapping[str, Stage]) -> None:
         BadInput: they do not fit.
     """
     needed, free = sum(stage.room(run) for stage in stages.values()), shutil.disk_usage(run.folder).free
-    if run.model.mapped is not None and not all(stage.measures for stage in stages.values()):
-        needed += run.weight_bytes  # what is changed goes to files until the run has ended
+    if run.model.mapped is not None:  # what is changed goes to files until the run has ended
+        needed += max((stage.changed_bytes(run) for stage in stages.values()), default=0)
     if needed > free:
         raise BadInput(
             f"the run folder {run.folder} has room for {free / 1e9:.3g} GB, and the run would leave about "

@@ -134,6 +134,10 @@ class Stage(Described, Protocol):
         """Returns the bytes that the stage leaves in the run folder, roughly."""
         return 0
 
+    def changed_bytes(self, run: RunState) -> int:
+        """Returns the bytes of the weights that the stage may change, roughly."""
+        return 0 if self.measures else run.weight_bytes
+
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """What of its settings decides what the stage makes of a model, so that another run's result can be taken.
 

@@ -75,7 +75,7 @@ def _sum_over_rows(summed: Callable[..., Tensor], logits: Tensor, *others: Tenso
 class _SumOverRows(torch.autograd.Function):
     """Keeps nothing but its arguments, and computes the parts again in the backward pass.
 
-    ``torch.utils.checkpoint`` does that too, but it imports PyTorch's compiler, which takes seconds.
+    ``torch.utils.checkpoint`` on each part would keep the parts' gradients apart, and join them in a copy.
     """
 
     @staticmethod

@@ -17,7 +17,7 @@ from prune_lab.pruning.allocation.allocation import Allocation
 from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.calibration.calibration import Calibration, check_order
 from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.masks import Masks, sparsity_of
+from prune_lab.pruning.masks import sparsity_of
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.reached import check_reached
 from prune_lab.pruning.result import LayerRow, PruningResult
@@ -125,6 +125,12 @@ class Prune(Stage):
         """Masks: a byte for each weight."""
         return sum(linear.weight.numel() for linear in self.target.linears(run.model))
 
+    def changed_bytes(self, run: RunState) -> int:
+        """The target's weights; all that are trained, by a method that trains."""
+        if self.method.trains:
+            return run.weight_bytes
+        return sum(linear.weight.nbytes for linear in self.target.linears(run.model))
+
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """All, but those of a training only where the method trains."""
         if not self.method.trains:
@@ -205,7 +211,7 @@ class Prune(Stage):
             return
         parts = (run.key, source_digest(), str(target), run.protocol.get("model"), run.data.protocol.get("calibration"))
         folder = run.folder / artifacts.BLOCKS
-        yield FinishedBlocks(folder, json_digest(parts), self.save_every)
+        yield FinishedBlocks(folder, json_digest(parts), self.save_every, run.model.release)
         shutil.rmtree(folder, ignore_errors=True)
 
     def _allocate(self, run: RunState) -> tuple[Target, dict[str, float]]:
@@ -236,8 +242,13 @@ def _sparsity_in_range(run: RunState, target: Target, result: PruningResult) -> 
     """The share of zeros among the weights that the target covers, or of the neurons or heads that went."""
     if target.removes_units:
         return sparsity_of({each.name: result.masks[each.name] for each in target.units(run.model)})
-    linears, masks = run.model.in_turn(target.linears(run.model)), result.masks
-    return sparsity_of(Masks({each.name: masks.get(each.name, each.weight != 0) for each in linears}))
+    entries = kept = (
+        0  # counted one after the other: all masks at once, a byte an entry, are as large as half the model
+    )
+    for each in run.model.in_turn(target.linears(run.model)):
+        mask = result.masks.get(each.name, each.weight)
+        entries, kept = entries + mask.numel(), kept + int(mask.count_nonzero())
+    return 1 - kept / entries if entries else 0.0
 
 
 def _refined(result: PruningResult) -> dict[str, object]:

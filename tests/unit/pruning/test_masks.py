@@ -98,8 +98,10 @@ def test_keep_all_but_drops_exactly_as_many_as_it_is_told(scores, data):
 @hypothesis_settings
 @given(scores=matrices(), data=st.data())
 def test_each_row_loses_as_many_as_it_is_told_and_nan_is_the_highest(scores, data):
+    """Most rows lose as many as most others, and few rows are taken at a time."""
     rows, columns = scores.shape
-    drop = torch.tensor([data.draw(st.integers(0, columns)) for _ in range(rows)])
+    common, at_once = data.draw(st.integers(0, columns)), data.draw(st.sampled_from([1, 2 * columns, 2**24]))
+    drop = torch.tensor([data.draw(st.one_of(st.just(common), st.integers(0, columns))) for _ in range(rows)])
     odd = torch.tensor(
         data.draw(st.lists(st.sampled_from([0, 1, 2]), min_size=rows * columns, max_size=rows * columns))
     )
@@ -107,7 +109,9 @@ def test_each_row_loses_as_many_as_it_is_told_and_nan_is_the_highest(scores, dat
     scores = scores.masked_fill(odd.view(rows, columns) == 2, torch.nan)
     ranked = scores.float().nan_to_num(nan=1e38, posinf=1e37)  # beyond all values in use
     expected = [brute_force(row, count) for row, count in zip(ranked.tolist(), drop.tolist(), strict=True)]
-    assert keep_all_but_counts(scores, drop).tolist() == expected
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prune_lab.pruning.masks._AT_ONCE", at_once)
+        assert keep_all_but_counts(scores, drop).tolist() == expected
 
 
 @hypothesis_settings

@@ -21,13 +21,13 @@ def pruned(tiny_model, random_tokens, tmp_path):
         calls = []
         prune_block = method.prune_block
         method.prune_block = lambda pruning: calls.append(pruning.block.index) or prune_block(pruning)
-        finished = FinishedBlocks(tmp_path, settings, every)
+        finished = FinishedBlocks(tmp_path, settings, every, prune.released.append)
         calibration = Calibration(random_tokens(4, 16), batch_size=4)
         context = PruningContext(model, target or Target(level=0.5), calibration, finished_blocks=finished)
         prune.results.append(method.prune(context))
         return calls, model
 
-    prune.results = []
+    prune.results, prune.released = [], []
     return prune
 
 
@@ -36,6 +36,7 @@ def test_only_blocks_whose_outputs_are_known_are_written(pruned, tmp_path):
     assert calls == [0, 1, 2]
     # the last one has no successor that would know
     assert sorted(path.name for path in tmp_path.iterdir()) == ["block_0.safetensors", "block_1.safetensors"]
+    assert pruned.released == [block.module for block in model.blocks[:2]]  # a mapped block is read for being written
     calls, again = pruned()
     assert calls == [2]
     assert all(torch.equal(tensor, again.hf.state_dict()[name]) for name, tensor in model.hf.state_dict().items())

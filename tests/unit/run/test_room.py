@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 import prune_lab
 from prune_lab.errors import BadInput, RunFailed
+from prune_lab.models.load import Checkpoint
 from prune_lab.run import artifacts, masks_file
 from prune_lab.run.runner import execute
 from prune_lab.run.stages.prune import Prune
@@ -24,6 +25,19 @@ def test_a_model_that_does_not_fit_is_told_before_the_work(configured, local_ove
     monkeypatch.setattr(Prune, "__call__", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(BadInput, match=r"has room for 1e-06 GB.*hydra\.run\.dir=DIR.*save_model=false"):
         execute(configured(*local_overrides, "stages=[prune,save]"), tmp_path / "run")
+
+
+def test_what_is_changed_of_a_streamed_model_takes_room(configured, local_overrides, tmp_path, monkeypatch):
+    """The masks of a block, and its changed weights, in float32; not the blocks that are left as they are."""
+    asked = [*local_overrides, "stages=[prune,evaluate]", "method=magnitude", "sparsity.layers=[0,1]"]
+    model = Checkpoint(local_overrides[1].removeprefix("model.path=")).load()
+    weights = sum(linear.weight.numel() for linear in model.blocks[0].linears)
+    for stream, needed in (("false", weights), ("true", 5 * weights)):
+        for free in (needed - 1, needed):
+            monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: _Usage(free, 0, free))
+            monkeypatch.setattr(Prune, "__call__", lambda *_: pytest.fail("begun"))
+            with pytest.raises(BadInput if free < needed else pytest.fail.Exception):
+                execute(configured(*asked, f"model.stream={stream}"), tmp_path / f"{stream}-{free}")
 
 
 @pytest.mark.parametrize("where", ["model", "masks", "everywhere"])
