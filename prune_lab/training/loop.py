@@ -23,6 +23,7 @@ from prune_lab.training.progress import Progress
 from prune_lab.training.settings import Training
 from prune_lab.training.states import SavedStates, Stateful
 from prune_lab.training.step import Stepper
+from prune_lab.utils.collectives import naming_who_is_lost
 
 if TYPE_CHECKING:  # PyTorch's FSDP takes a second to import
     from prune_lab.training.sharded import Shards
@@ -57,14 +58,14 @@ def fit(
         report: is told the losses of held-out samples.
 
     Raises:
-        RunFailed: the loss is not finite.
+        RunFailed: the loss is not finite, or one of several processes is gone.
         TrialStopped: ``report`` said so.
         BadInput: there are no samples, the type of the weights cannot be trained so, or the folder has states of a
             training with other settings.
     """
     check_types(next(model.parameters()).dtype, training, device)
     hooks, accelerator = hooks or Hooks(), accelerator_for(training, device)
-    with _placed(model, training, hooks, teacher, device) as shards:
+    with naming_who_is_lost(), _placed(model, training, hooks, teacher, device) as shards:
         return _fit(accelerator, model, shards, samples, training, device, groups, hooks, teacher, folder, report)
 
 

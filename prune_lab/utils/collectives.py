@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from prune_lab.errors import Reported
 from prune_lab.utils.group import current
 
 _KINDS = (RuntimeError, ValueError)  # what backends raise
@@ -67,6 +68,22 @@ def gather(value: Any) -> list[Any]:
     with _naming_the_lost():
         distributed.all_gather_object(found, value)
     return found
+
+
+@contextmanager
+def naming_who_is_lost() -> Iterator[None]:
+    """Tells which process is lost where a library computes with all of them inside; other errors stay as they are.
+
+    Raises:
+        RunFailed: an error of torch's, and a process is gone.
+    """
+    try:
+        yield
+    except _KINDS as error:
+        group = current()
+        if group is None or isinstance(error, Reported | torch.OutOfMemoryError) or group.lost() is None:
+            raise
+        raise group.loss(error) from error
 
 
 @contextmanager

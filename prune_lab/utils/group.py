@@ -78,11 +78,7 @@ class Group:
             self._of(rank, f"{place}/{rank}", patience=None)
 
     def said_by_first(self, message: str) -> bool:
-        """Tells the others why this process ends; returns whether the first one ends with the same words.
-
-        Args:
-            message: for the user.
-        """
+        """Tells the others by what message this process ends; returns whether the first one ends with the same."""
         with suppress(RuntimeError):  # the store is gone with the process that held it
             self.store.set(f"failed/{self.rank}", message)
             if self.rank > 0:
@@ -96,9 +92,12 @@ class Group:
         Args:
             error: of torch's backend.
         """
-        found = self._signs.look(patience=4 * _BEAT)
-        reason = str(error).splitlines()[0]
-        return RunFailed(f"{found or f'the processes of this run lost each other ({reason})'}; {_GO_ON}")
+        unknown = f"the processes of this run lost each other ({str(error).splitlines()[0]})"
+        return RunFailed(f"{self.lost() or unknown}; {_GO_ON}")
+
+    def lost(self) -> str | None:
+        """Says which process has failed, or has stopped giving signs of life; ``None``: none has, after a while."""
+        return self._signs.look(patience=4 * _BEAT)
 
     def _of(self, rank: int, key: str, patience: float | None = _ARRIVAL) -> str:
         """What another process has left; waits for it."""

@@ -19,7 +19,7 @@ from prune_lab.training.lora import Lora
 from prune_lab.training.losses import Distillation
 from prune_lab.training.settings import Training
 from prune_lab.training.step import Stepper
-from tests.unit.pruning.test_processes import in_two_processes
+from tests.processes import in_two_processes
 
 CPU = torch.device("cpu")
 MANY = {  # of what a training may do
@@ -129,7 +129,8 @@ def test_two_processes_with_half_of_each_weight_train_as_one(model_folder, tmp_p
         same(first[str(sparse)], train(folder, SHORT, update=Lora(rank=2, sparse=sparse), fsdp=False))
 
 
-def test_every_family_trains_with_divided_weights(model_folder, family):
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma3_text"])
+def test_every_kind_of_family_trains_with_divided_weights(model_folder, family):
     same(train(model_folder(family), SHORT), train(model_folder(family), SHORT, fsdp=False))
 
 
