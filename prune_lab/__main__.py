@@ -33,7 +33,7 @@ from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.model_ids import as_typed
 from prune_lab.run.run_folder import leave_failure
 from prune_lab.run.trust import trust_typed
-from prune_lab.utils.group import current, leave
+from prune_lab.utils.group import leave, meet_at_launcher
 from prune_lab.utils.processes import processes
 from prune_lab.utils.secrets import hide_in_logs, redacted, redacted_override
 
@@ -222,7 +222,7 @@ def _exit_if_expected(error: Exception) -> None:
     ours = isinstance(error, Reported)  # which may be about arguments that cannot be read
     message = as_typed(str(error), sys.argv[1:]) if ours else message_of(error, *_typed())
     message = shortened(redacted(message))
-    group, name = current(), "prune-lab"
+    group, name = meet_at_launcher(), "prune-lab"
     if is_assistant():
         name = f"prune-lab, process {processes().rank} of {processes().count}"
     if group is None or not group.said_by_first(message):

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune_lab.errors import BadInput, RunFailed
+from prune_lab.utils.collectives import count, gather, rank
 from prune_lab.utils.progress import track
 
 TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
@@ -125,14 +126,19 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
     def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         """Scores `(texts, context, continuation)` requests, the latter two as tokens.
 
+        Several processes make every so many-th pass each, which is even since the passes are in order of length, and
+        all have all results.
+
         Returns:
             The log-probability in nats of each continuation, and whether each of its tokens is the likeliest.
         """
         rows = _share([self._row(number, *request[1:]) for number, request in enumerate(requests)])
         results: dict[int, tuple[float, bool]] = {}
-        passes = list(self._passes(rows))
+        passes = list(self._passes(rows))[rank() :: count()]
         for batch in track(passes, len(passes), "answers"):
             results.update(self._score(batch))
+        for found in gather(results):
+            results.update(found)
         return [results[number] for number in range(len(requests))]
 
     def _row(self, number: int, context: Sequence[int], continuation: Sequence[int]) -> _Row:

@@ -1,15 +1,11 @@
 """The processes of one run as a group: they meet, agree on what they run, and notice when one of them is lost.
 
-They meet at a store of torch's (``MASTER_ADDR``, ``MASTER_PORT``), which launchers name. A thread of each process
-leaves a sign of life there and looks for those of the others: backends notice late, or never, that a process is gone,
-and do not say which. What processes compute together is in `prune_lab.utils.collectives`.
+They meet at a store of torch's (``MASTER_ADDR``, ``MASTER_PORT``), which launchers name. What they compute together is
+in `prune_lab.utils.collectives`, and how they notice that one is gone in `prune_lab.utils.signs`.
 """
 
 import json
 import os
-import socket
-import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,17 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.utils.processes import processes
+from prune_lab.utils.signs import BEAT, GO_ON, Signs, here
 
 if TYPE_CHECKING:  # the command starts without torch
     import torch
     from torch._C._distributed_c10d import Store
 
 _ARRIVAL = 300.0  # seconds until all processes must have come: one may find its modules in no cache
-_BEAT = 2.0  # seconds between two signs of life
-_SILENCE = 40.0  # seconds without one after which a process is lost: it may be held up by a call into a library
 _SETTLING = 3.0  # seconds in which the first process says what all others would say, too
 _LIFE = timedelta(days=1)  # of a wait for the others in a computation: they may save a model meanwhile, or time one
-_LEFT = "left"
 
 
 @dataclass
@@ -44,7 +38,7 @@ class Group:
     rank: int
     count: int
     store: "Store"
-    _signs: "_Signs"
+    _signs: "Signs"
     _runs: int = field(default=0, init=False)
 
     def agree(self, settings: dict[str, Any]) -> None:
@@ -58,7 +52,7 @@ class Group:
         """
         self._runs += 1
         place = f"settings/{self._runs}"
-        mine = json.dumps({"host": _here(), "settings": settings}, sort_keys=True, default=str)
+        mine = json.dumps({"host": here(), "settings": settings}, sort_keys=True, default=str)
         self.store.set(f"{place}/{self.rank}", mine)
         found = [json.loads(self._of(rank, f"{place}/{rank}")) for rank in range(self.count)]
         for rank, theirs in enumerate(found):
@@ -93,11 +87,11 @@ class Group:
             error: of torch's backend.
         """
         unknown = f"the processes of this run lost each other ({str(error).splitlines()[0]})"
-        return RunFailed(f"{self.lost() or unknown}; {_GO_ON}")
+        return RunFailed(f"{self.lost() or unknown}; {GO_ON}")
 
     def lost(self) -> str | None:
         """Says which process has failed, or has stopped giving signs of life; ``None``: none has, after a while."""
-        return self._signs.look(patience=4 * _BEAT)
+        return self._signs.look(patience=4 * BEAT)
 
     def _of(self, rank: int, key: str, patience: float | None = _ARRIVAL) -> str:
         """What another process has left; waits for it."""
@@ -111,7 +105,6 @@ class Group:
         return str(self.store.get(key).decode())
 
 
-_GO_ON = "the same command goes on where this one ended"
 _group: Group | None = None
 
 
@@ -145,9 +138,16 @@ def meet() -> Group | None:
             f"process {own.rank} of {own.count} cannot meet the others at {address}:{port} "
             f"({str(error).splitlines()[0]}); see whether process 0 runs there, and whether the port is free"
         ) from error
-    _group = Group(own.rank, own.count, store, _Signs(own.rank, own.count, second))
+    _group = Group(own.rank, own.count, store, Signs(own.rank, own.count, second))
     _group._signs.begin()
     return _group
+
+
+def meet_at_launcher() -> Group | None:
+    """Meets the others where the launcher holds the store, so that one of them says what all would say."""
+    with suppress(BadInput, RunFailed):
+        return meet() if _launcher_holds_store() else _group
+    return None
 
 
 def open_backend(device: "torch.device") -> None:
@@ -193,82 +193,15 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
-class _Signs:
-    """Signs of life of all processes, by a connection of its own: a process may be waiting on the other one."""
-
-    def __init__(self, rank: int, count: int, store: "Store"):
-        self._rank, self._count, self._store = rank, count, store
-        self._ended = threading.Event()
-        self._seen: dict[int, tuple[str, float]] = {}  # of the others: the sign, and when it changed
-
-    def begin(self) -> None:
-        self._store.set(f"who/{self._rank}", _here())
-        self._store.set(f"sign/{self._rank}", "0")
-        threading.Thread(target=self._keep_watch, name="signs of life", daemon=True).start()
-
-    def end(self) -> None:
-        self._ended.set()
-        with suppress(RuntimeError):
-            self._store.set(f"sign/{self._rank}", _LEFT)
-
-    def look(self, patience: float) -> str | None:
-        """Says which process has failed, or gives no sign of life for so many seconds; ``None``: none."""
-        start = time.monotonic()
-        while time.monotonic() - start < patience + _BEAT:
-            found = self._found(since=patience)
-            if found:
-                return found
-            time.sleep(_BEAT / 8)
-        return None
-
-    def _keep_watch(self) -> None:
-        """Ends the process soon after another one is lost, if it has not ended by itself."""
-        number = 0
-        while not self._ended.wait(_BEAT):
-            number += 1
-            with suppress(RuntimeError):
-                self._store.set(f"sign/{self._rank}", str(number))
-            found = self._found(since=_SILENCE)
-            if found and not self._ended.wait(_BEAT * 4):  # a computation of all processes fails by itself
-                sys.stderr.write(f"prune-lab: {found}; {_GO_ON}\n")
-                sys.stderr.flush()
-                os._exit(1)
-
-    def _found(self, since: float) -> str | None:
-        now = time.monotonic()
-        for rank in range(self._count):
-            if rank == self._rank:
-                continue
-            try:
-                if self._store.check([f"failed/{rank}"]):
-                    return f"process {rank} of {self._count} failed: {self._store.get(f'failed/{rank}').decode()}"
-                sign = self._store.get(f"sign/{rank}").decode() if self._store.check([f"sign/{rank}"]) else ""
-            except RuntimeError:  # who holds the store is gone
-                sign = self._seen.get(rank, ("", now))[0]
-            if sign in ("", _LEFT):
-                continue
-            if self._seen.get(rank, (None, now))[0] != sign:
-                self._seen[rank] = sign, now
-            elif now - self._seen[rank][1] > since:
-                return f"process {rank} of {self._count}{self._who(rank)} is gone: no sign of life for {since:g} s"
-        return None
-
-    def _who(self, rank: int) -> str:
-        with suppress(RuntimeError):
-            return f" ({self._store.get(f'who/{rank}').decode()})"
-        return ""
-
-
 def _store(address: str, port: int, rank: int, count: int) -> "Store":
     """A connection to where the processes meet; the first one holds it, unless their launcher does."""
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-    held = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = TCPStore(
         address,
         port,
         count,
-        is_master=rank == 0 and not held,
+        is_master=rank == 0 and not _launcher_holds_store(),
         timeout=timedelta(seconds=_ARRIVAL),
         wait_for_workers=False,
         multi_tenant=True,
@@ -276,8 +209,8 @@ def _store(address: str, port: int, rank: int, count: int) -> "Store":
     return PrefixStore(f"prune_lab/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def _here() -> str:
-    return f"{socket.gethostname()}, process {os.getpid()}"
+def _launcher_holds_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _differences(first: dict[str, Any], other: dict[str, Any], place: str = "") -> list[str]:

@@ -261,6 +261,25 @@ def test_scores_are_those_of_the_harness_itself(tiny_model, letters, family):
     assert ours.truncated == 1
 
 
+def test_processes_share_the_passes_and_have_all_scores(tiny_model, letters, monkeypatch):
+    requests = [(("q", str(length)), list(range(2, length)), [6, 7]) for length in range(4, 20)]
+    ours = harness_model.HarnessModel(tiny_model("llama").hf, letters, rows=2, max_length=64)
+    alone = ours._loglikelihood_tokens(requests)
+    given = {}  # what each process tells the others
+    monkeypatch.setattr(harness_model, "count", lambda: 3)
+    for process in (0, 1, 2, 0):
+        monkeypatch.setattr(harness_model, "rank", lambda process=process: process)
+
+        def gather(own, process=process):
+            given[process] = dict(own)
+            return [*given.values(), *([] if len(given) == 3 else [dict.fromkeys(range(len(requests)))])]
+
+        monkeypatch.setattr(harness_model, "gather", gather)
+        found = ours._loglikelihood_tokens(requests)
+    assert found == alone
+    assert sum(map(len, given.values())) == len(requests) and max(map(len, given.values())) < len(requests) / 2
+
+
 def test_a_sequence_that_begins_another_is_not_run_by_itself():
     rows = [
         harness_model._Row(tokens, [harness_model._Answer(number, 1, tokens[1:])])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from prune_lab.data.samples import Samples
 from prune_lab.models.load import Checkpoint
@@ -15,6 +16,7 @@ from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.gum import GUM
 from prune_lab.pruning.target import Target
+from prune_lab.run.runner import execute
 from prune_lab.training.settings import Training
 from tests.processes import in_two_processes
 
@@ -68,6 +70,25 @@ def test_the_command_in_two_processes_leaves_one_run_folder(model_folder, token_
     perplexities = [record["metrics"]["evaluate/perplexity"] for record in records]
     assert perplexities[1] == pytest.approx(perplexities[0], rel=1e-4)
     assert not (tmp_path / "two" / "training" / "prune").exists()
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes_prunes_and_measures_as_one(configured, model_folder, token_files, tmp_path):
+    """Perplexity is that of one process, also of the dense model, which the store has kept."""
+    calibration, evaluation = token_files
+    job = [
+        "model=local", f"model.path={model_folder('llama')}", "data=tokens", "method=sparsegpt", "tracker=jsonl",
+        f"data.calibration={calibration}", f"data.evaluation={evaluation}", "evaluate=perplexity", "device=cpu",
+        "stages=[dense,prune,evaluate]", "save_model=false",
+    ]  # fmt: skip
+    one = execute(configured(*job), tmp_path / "one")
+    first, second = in_two_processes("-m", "prune_lab", *job, f"hydra.run.dir={tmp_path}/two")
+    assert "perplexity" in first and second == ""
+    two = json.loads((tmp_path / "two" / "record.json").read_text())
+    for name in ("dense/perplexity", "evaluate/perplexity", "prune/sparsity"):
+        assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-6), name
+    masks = [load_file(tmp_path / name / "masks.safetensors") for name in ("one", "two")]
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from prune_lab.evaluation.perplexity import window_losses
 from prune_lab.models.load import Checkpoint
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.allocation.owl import OWL
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
@@ -23,6 +25,7 @@ from prune_lab.pruning.methods.ria import RIA
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.sparsellm import SparseLLM
 from prune_lab.pruning.methods.wanda import Wanda
+from prune_lab.pruning.sharing import Site, assign
 from prune_lab.pruning.target import Target
 from prune_lab.utils.group import leave, meet, open_backend
 from tests.processes import in_two_processes
@@ -90,6 +93,70 @@ def test_two_processes_prune_as_one(model_folder: Callable[..., Path], tmp_path:
             assert torch.equal(first[name]["masks"][linear], first[name]["weights"][linear] != 0)
         assert differing <= 1e-3 * total, name
         assert first[name]["orders"].keys() == alone["orders"].keys()
+
+
+SHAPES = {  # (out, in) by group
+    "llama 7b": [[(4096, 4096)] * 3, [(4096, 4096)], [(11008, 4096)] * 2, [(4096, 11008)]],
+    "smollm2": [[(576, 576), (192, 576), (192, 576)], [(576, 576)], [(1536, 576)] * 2, [(576, 1536)]],
+}
+
+
+def sites_of(model: str, *, by_rows: bool, hessian: bool = False) -> list[Site]:
+    """The linear layers of a block."""
+    return [
+        Site(
+            PrunableLinear(f"{group}.{number}", nn.Linear(width, rows, device="meta")),
+            group,
+            *((width**2, width**3 / 3) if hessian else (width, 0.0)),
+            by_rows,
+        )
+        for group, shapes in enumerate(SHAPES[model])
+        for number, (rows, width) in enumerate(shapes)
+    ]
+
+
+def loads(sites: list[Site], processes: int) -> list[float]:
+    """The work of each process; every row must be somebody's, once."""
+    pieces = assign(sites, processes)
+    for number, site in enumerate(sites):
+        rows = sorted(
+            row for own in pieces for piece in own if piece.site == number for row in range(piece.start, piece.stop)
+        )
+        assert rows == list(range(site.linear.shape[0]))
+    return [
+        sum(sites[piece.site].row_work * (piece.stop - piece.start) for piece in own)
+        + sum({sites[piece.site].group: sites[piece.site].group_work for piece in own}.values())
+        for own in pieces
+    ]
+
+
+@pytest.mark.parametrize("model", SHAPES)
+@pytest.mark.parametrize("processes", [2, 8])
+def test_rows_are_divided_evenly(model: str, processes: int) -> None:
+    found = loads(sites_of(model, by_rows=True), processes)
+    assert max(found) <= 1.1 * sum(found) / processes
+
+
+@pytest.mark.parametrize("model", SHAPES)
+@pytest.mark.parametrize("processes", [2, 8])
+def test_no_more_than_a_factorisation_comes_on_top_of_an_even_share(model: str, processes: int) -> None:
+    """Each process that has rows of a group factorises its Hessian itself."""
+    sites = sites_of(model, by_rows=True, hessian=True)
+    once = sum(site.row_work * site.linear.shape[0] for site in sites) + sum(
+        {s.group: s.group_work for s in sites}.values()
+    )
+    assert max(loads(sites, processes)) <= once / processes + max(site.group_work for site in sites)
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_whole_layers_take_no_longer_than_the_largest_of_them_or_an_even_share(processes: int) -> None:
+    sites = sites_of("llama 7b", by_rows=False)
+    found, largest = loads(sites, processes), max(site.row_work * site.linear.shape[0] for site in sites)
+    assert max(found) <= max(largest, 1.1 * sum(found) / processes)
+
+
+def test_a_process_more_than_there_are_layers_has_nothing_to_do() -> None:
+    assert sorted(map(len, assign(sites_of("smollm2", by_rows=False)[:2], 3))) == [0, 1, 1]
 
 
 if __name__ == "__main__":
