@@ -35,11 +35,13 @@ class Signs:
         self._seen: dict[int, tuple[str, float]] = {}  # of the others: the sign, and when it changed
 
     def begin(self) -> None:
+        """Starts to give signs, and to look for those of the others."""
         self._store.set(f"who/{self._rank}", here())
         self._store.set(f"sign/{self._rank}", "0")
         threading.Thread(target=self._keep_watch, name="signs of life", daemon=True).start()
 
     def end(self) -> None:
+        """Stops both, and tells the others that this process has left."""
         self._ended.set()
         with suppress(RuntimeError):
             self._store.set(f"sign/{self._rank}", LEFT)
