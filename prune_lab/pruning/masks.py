@@ -68,10 +68,10 @@ def keep_all_but(scores: Tensor, drop: int) -> Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     cut = _kth_smallest(scores, drop)
     keep = scores > cut
-    excess = keep.shape[-1] - drop - keep.sum(-1, keepdim=True)  # entries equal to the cut that stay, (..., 1)
+    excess = keep.shape[-1] - drop - keep.count_nonzero(-1)[..., None]  # entries equal to the cut that stay, (..., 1)
     if bool(excess.any()):
         tied = scores == cut
-        to_drop = tied.sum(-1, keepdim=True) - excess
+        to_drop = tied.count_nonzero(-1)[..., None] - excess
         keep |= tied & (tied.cumsum(-1, dtype=torch.int32) > to_drop)
     return keep
 
@@ -82,7 +82,7 @@ def keep_all_but_counts(scores: Tensor, drop: Tensor) -> Tensor:
     rows = max(1, _AT_ONCE // scores.shape[-1])
     common = int(drop.mode().values) if len(drop) else 0  # of most rows: those need not be sorted
     for part, some, into in zip(scores.split(rows), drop.split(rows), keep.split(rows), strict=True):
-        simple = some.eq(common).logical_and_(part.isnan().any(-1).logical_not_())
+        simple = some.eq(common).logical_and_(part.sum(-1).isnan().logical_not_())
         if bool(simple.all()):
             into.copy_(keep_all_but(part, common))
         else:
