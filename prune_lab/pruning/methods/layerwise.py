@@ -14,6 +14,7 @@ from prune_lab.pruning.calibration.statistics import Hessian, Statistic
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming
 from prune_lab.pruning.sharing import InTurn, Site, Solved, solve_apart
 from prune_lab.pruning.target import Target
+from prune_lab.utils.collectives import count
 
 
 class LayerwiseMethod(BlockMethod):
@@ -35,7 +36,9 @@ class LayerwiseMethod(BlockMethod):
         for linears in pruning.parts():
             groups = list(by_statistic(pruning.collect(self.statistic, linears), linears))
             sites = [
-                Site(linear, number, *self.work(linear), by_rows=self.solves_rows(linear, pruning.target))
+                Site(
+                    linear, number, *self.work(linear), by_rows=count() > 1 and self.solves_rows(linear, pruning.target)
+                )
                 for number, (_, shared) in enumerate(groups)
                 for linear in shared
             ]

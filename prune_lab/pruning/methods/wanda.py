@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.statistics import InputNorm
-from prune_lab.pruning.masks import zeros_in
+from prune_lab.pruning.masks import count_dropped, zeros_in
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.selection import keep_in_rows
 from prune_lab.pruning.target import Target
@@ -27,8 +27,14 @@ class Wanda(LayerwiseMethod):
     statistic: ClassVar = InputNorm
 
     def solves_rows(self, linear: PrunableLinear, target: Target) -> bool:
-        """Returns whether every row loses its own share; with a budget the remainder goes from some of them."""
-        return target.n_of_m is not None or linear.name not in target.budget
+        """Returns whether every row loses its own share.
+
+        With a budget the remainder goes from some of them, and rows with more zeros than that share leave less to the
+        others.
+        """
+        if target.n_of_m is not None or linear.name in target.budget:
+            return target.n_of_m is not None
+        return int((linear.weight == 0).sum(1).max()) <= count_dropped(target.of(linear.name), linear.shape[1])
 
     def solve(self, linear: PrunableLinear, prepared: InputNorm, target: Target) -> Tensor:
         """Cuts the scores within rows."""

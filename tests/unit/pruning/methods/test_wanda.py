@@ -11,6 +11,7 @@ from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import keep_top
 from prune_lab.pruning.methods import wanda
 from prune_lab.pruning.methods.wanda import Wanda
+from prune_lab.pruning.sharing import RowsOf
 from prune_lab.pruning.target import Target
 
 
@@ -97,3 +98,25 @@ def test_a_budget_is_met_whatever_is_scored_at_a_time(monkeypatch):
     asked = Target(level=0.9, budget={"layer": 0.4})
     pruned = Wanda().solve(layer(weight.tolist()), norms([1.0, 1.0, 1.0, 1.0]), asked)
     assert int((pruned == 0).sum()) == 9  # one of every row, and three more
+
+
+@pytest.mark.parametrize(
+    "zeros, target, apart",
+    [
+        (0, Target(level=0.5), True),
+        (4, Target(level=0.5), True),
+        (5, Target(level=0.5), False),  # one more zero than a row is to lose: the others lose less
+        (5, Target(level=0.5, pattern="2:4"), True),
+        (0, Target(level=0.5, budget={"layer": 0.5}), False),
+    ],
+)
+def test_rows_are_solved_apart_only_where_they_do_not_depend_on_others(zeros, target, apart):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 8, generator=generator)
+    weight[1, :zeros] = 0
+    linear, statistic = layer(weight.tolist()), norms(torch.rand(8, generator=generator).tolist())
+    assert Wanda().solves_rows(linear, target) == apart
+    if apart:
+        halves = [RowsOf(linear.name, linear.module, rows) for rows in (slice(0, 3), slice(3, 6))]
+        parts = [Wanda().solve(half, statistic, target) for half in halves]
+        assert torch.equal(torch.cat(parts), Wanda().solve(linear, statistic, target))
