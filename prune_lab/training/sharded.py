@@ -93,8 +93,11 @@ def sharded(model: nn.Module, training: Training, teacher: nn.Module | None, dev
         shards = Shards(model, training, mesh)
         if teacher is not None:
             _divide(teacher, training, mesh, set())
-        yield shards
-        shards.write_back()
+        try:
+            yield shards
+            shards.write_back()
+        finally:
+            _release(shards.model, teacher)
 
 
 @contextmanager
@@ -133,3 +136,14 @@ def _divide(model: nn.Module, training: Training, mesh: DeviceMesh, widened: set
             if parameter in widened:
                 parameter.data = parameter.data.float()
         divide(part)
+
+
+@torch.no_grad()
+def _release(*models: nn.Module | None) -> None:
+    """Gives back the memory of parts, which nobody uses any more.
+
+    Divided modules refer to each other in circles, so that they would hold it until Python looks for those.
+    """
+    for parameter in (each for model in models if model is not None for each in model.parameters()):
+        if isinstance(parameter, DTensor):
+            parameter.to_local().untyped_storage().resize_(0)

@@ -134,6 +134,21 @@ def test_every_kind_of_family_trains_with_divided_weights(model_folder, family):
     same(train(model_folder(family), SHORT), train(model_folder(family), SHORT, fsdp=False))
 
 
+def test_the_memory_of_parts_is_given_back_with_the_training(model_folder, monkeypatch):
+    """Of the weights and of a teacher's: the device is needed for what comes next."""
+    parts, make_step = {}, Stepper.__call__
+
+    def step(self, number):
+        parts.update({id(each): each.to_local() for each in (*self.model.parameters(), *self.teacher.parameters())})
+        assert all(each.untyped_storage().nbytes() for each in parts.values())
+        return make_step(self, number)
+
+    monkeypatch.setattr(Stepper, "__call__", step)
+    train(model_folder("llama"), SHORT | {"distill": Distillation()})
+    assert parts
+    assert not any(each.untyped_storage().nbytes() for each in parts.values())
+
+
 def test_zeros_without_a_mask_are_noticed(model_folder, monkeypatch):
     monkeypatch.setattr(KeepZeros, "after_backward", lambda self: None)
     with pytest.raises(AssertionError, match=r"weight\n"):
