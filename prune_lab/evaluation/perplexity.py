@@ -98,7 +98,7 @@ class Perplexity(Evaluation):
 def window_losses(hf: "PreTrainedModel", windows: Tensor, batch_size: int) -> Tensor:
     """The mean next-token cross-entropy of each window in nats, float64 `(windows,)` on the host.
 
-    Several processes measure a share of the windows each, and have the losses of all of them in the end.
+    Several processes measure a share of the batches each, and have the losses of all windows in the end.
 
     Args:
         hf: a causal language model, anywhere.
@@ -108,15 +108,14 @@ def window_losses(hf: "PreTrainedModel", windows: Tensor, batch_size: int) -> Te
     Raises:
         RunFailed: a loss is not finite.
     """
-    share = own_share(len(windows))
+    batches = windows.split(batch_size)
+    share = own_share(len(batches))  # whole batches: in half precision the rounding depends on what is run together
     losses = torch.zeros(len(windows), dtype=torch.float64)
-    batches, at = windows[share].split(batch_size) if windows[share].numel() else (), share.start
-    for batch in track(batches, len(batches), "perplexity"):
+    for number, batch in enumerate(track(batches[share], share.stop - share.start, "perplexity"), share.start):
         tokens = batch.to(hf.device)
         logits = hf(input_ids=tokens, use_cache=False).logits  # (batch, seqlen, vocab)
-        for number, (window_logits, targets) in enumerate(zip(logits, tokens, strict=True), start=at):
-            losses[number] = _mean_loss(window_logits[:-1], targets[1:])
-        at += len(batch)
+        for window, (window_logits, targets) in enumerate(zip(logits, tokens, strict=True), number * batch_size):
+            losses[window] = _mean_loss(window_logits[:-1], targets[1:])
         if not bool(losses.isfinite().all()):  # the others are not worth the time
             break
     add_up([losses])
