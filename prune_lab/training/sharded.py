@@ -118,7 +118,7 @@ def _group(device: torch.device) -> Iterator[None]:
 
 
 def _divide(model: nn.Module, training: Training, mesh: DeviceMesh, widened: set[nn.Parameter]) -> None:
-    """Replaces the parameters of a causal language model by their parts, one block after the other.
+    """Replaces the parameters of a causal language model by this process' rows of them.
 
     Args:
         model: on the host.
@@ -130,12 +130,21 @@ def _divide(model: nn.Module, training: Training, mesh: DeviceMesh, widened: set
     types = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
     # What is left after a forward pass is a part everywhere: what looks at weights between steps sees nothing else.
     divide = partial(fully_shard, mesh=mesh, mp_policy=types, reshard_after_forward=True)
-    config: Any = model.config
-    for part in [*cast(nn.ModuleList, model.get_submodule(family_of(config.model_type).blocks)), model]:
-        for parameter in part.parameters():
+    for part in _parts(model):
+        whole = [parameter for parameter in part.parameters() if not isinstance(parameter, DTensor)]
+        for parameter in whole:
             if parameter in widened:
                 parameter.data = parameter.data.float()
         divide(part)
+        for parameter in whole:  # whoever still knows it must not keep it on the device
+            parameter.data = parameter.data.new_empty(0)
+
+
+def _parts(model: Any) -> list[nn.Module]:
+    """What is whole at a time: each block, embedding and head unless they share a weight, and all that is left."""
+    blocks = model.get_submodule(family_of(model.config.model_type).blocks)
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return [*blocks, *(ends if ends[0].weight is not ends[1].weight else ()), model]
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Training with divided weights is training with whole ones: the same losses, weights and zeros, also gone on with."""
 
+import os
+import pickle
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import distributed
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from prune_lab.data.samples import Samples
@@ -15,6 +18,7 @@ from prune_lab.errors import BadInput
 from prune_lab.models.load import Checkpoint
 from prune_lab.pruning.finetune import tune
 from prune_lab.pruning.zeros import KeepZeros, masks_of_zeros
+from prune_lab.training import sharded
 from prune_lab.training.lora import Lora
 from prune_lab.training.losses import Distillation
 from prune_lab.training.settings import Training
@@ -28,6 +32,16 @@ MANY = {  # of what a training may do
 }  # fmt: skip
 MIXED = {"steps": 3, "batch_size": 4, "lr": 1e-2, "precision": "bf16", "gradient_checkpointing": True}
 SHORT = {"steps": 2, "batch_size": 4, "lr": 1e-2}
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
 
 
 def samples_of_many_lengths() -> Samples:
@@ -115,7 +129,10 @@ def test_two_processes_with_half_of_each_weight_train_as_one(model_folder, tmp_p
     expected = train(folder, MANY, fsdp=False)
     with pytest.raises(KeyboardInterrupt):
         train(folder, MANY, states=tmp_path / "one", stop=3)
+    mark, parts = tmp_path / "mark", tmp_path / "one" / "step-2" / "shards"
+    (parts / ".metadata").write_bytes(pickle.dumps(Evil(mark)))  # torch's own format, which is not asked for
     in_two_processes(__file__, str(folder), str(tmp_path))
+    assert not mark.exists()
     first, second = (torch.load(tmp_path / f"found-{rank}.pt") for rank in range(2))
     for name, weight in first["goes on"]["weights"].items():
         assert torch.equal(weight, second["goes on"]["weights"][name])
@@ -129,9 +146,28 @@ def test_two_processes_with_half_of_each_weight_train_as_one(model_folder, tmp_p
         same(first[str(sparse)], train(folder, SHORT, update=Lora(rank=2, sparse=sparse), fsdp=False))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma3_text"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma3_text", "llama"])
 def test_every_kind_of_family_trains_with_divided_weights(model_folder, family):
     same(train(model_folder(family), SHORT), train(model_folder(family), SHORT, fsdp=False))
+
+
+def test_one_part_is_whole_at_a_time_while_a_model_is_divided(tiny_model, monkeypatch):
+    wholes = []
+
+    def divide(module, **settings):
+        assert not any(each.numel() for each in wholes)
+        wholes.extend(each for each in module.parameters() if not isinstance(each, DTensor))
+        return fully_shard(module, **settings)
+
+    monkeypatch.setattr(sharded, "fully_shard", divide)
+    model = tiny_model("llama", torch.bfloat16).hf.requires_grad_(True)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with sharded.sharded(model, Training(fsdp=True), None, CPU) as shards:
+        assert len(wholes) == len(before)
+        assert not any(each.numel() for each in wholes)
+        assert {each.dtype for each in shards.model.parameters()} == {torch.float32}
+        for name, weight in model.state_dict().items():
+            assert torch.equal(weight, before[name])
 
 
 def test_the_memory_of_parts_is_given_back_with_the_training(model_folder, monkeypatch):
