@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prune_lab.evaluation.perplexity import window_losses
 from prune_lab.models.load import Checkpoint
@@ -25,6 +25,7 @@ from prune_lab.pruning.methods.ria import RIA
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.sparsellm import SparseLLM
 from prune_lab.pruning.methods.wanda import Wanda
+from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.sharing import Site, assign
 from prune_lab.pruning.target import Target
 from prune_lab.utils.group import leave, meet, open_backend
@@ -33,6 +34,7 @@ from tests.processes import in_two_processes
 HALF, TWO_OF_FOUR = Target(level=0.5), Target("2:4")
 CASES: dict[str, tuple[Method, Target, dict[str, Any]]] = {
     "wanda": (Wanda(), HALF, {}),
+    "wanda on rows of zeros": (Wanda(), HALF, {}),
     "wanda 2:4": (Wanda(), TWO_OF_FOUR, {}),
     "sparsegpt": (SparseGPT(), HALF, {}),
     "sparsegpt 2:4": (SparseGPT(), TWO_OF_FOUR, {}),
@@ -57,6 +59,9 @@ def work(out: Path, *folders: Path) -> None:
     for (case, (method, target, order)), folder in product(CASES.items(), folders):
         name = f"{case}, {folder.name}"
         model, calibration = Checkpoint(str(folder)).load(), Calibration(tokens, batch_size=2, **order)
+        if case.endswith("rows of zeros"):
+            for linear in model.linears:
+                linear.weight[: linear.shape[0] // 3] = 0
         result = method.prune(PruningContext(model, target, calibration))
         found[name] = {
             "weights": {linear.name: linear.weight.clone() for linear in model.linears},
@@ -66,10 +71,24 @@ def work(out: Path, *folders: Path) -> None:
         }
     model = Checkpoint(str(folders[0])).load()
     found["owl"] = OWL().budget(model, Calibration(tokens), HALF)
+    if group is not None:
+        found["again"] = twice(folders[0], Calibration(tokens), out / f"blocks of {group.rank}")
     torch.save(found, out if group is None else out / f"{group.rank}.pt")
     if group is not None:
         group.part()
     leave()
+
+
+def twice(folder: Path, calibration: Calibration, blocks: Path) -> list[dict[str, Tensor]]:
+    """The weights after two prunings, of which the second finds the blocks that the first one has kept."""
+    blocks.mkdir()
+    found = []
+    for _ in range(2):
+        model = Checkpoint(str(folder)).load()
+        kept = FinishedBlocks(blocks, "the same", every=0)
+        SparseGPT().prune(PruningContext(model, HALF, calibration, finished_blocks=kept))
+        found.append({linear.name: linear.weight.clone() for linear in model.linears})
+    return found
 
 
 @pytest.mark.slow
@@ -79,6 +98,9 @@ def test_two_processes_prune_as_one(model_folder: Callable[..., Path], tmp_path:
     work(tmp_path / "one.pt", *folders)
     in_two_processes(__file__, str(tmp_path), *map(str, folders))
     one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "0", "1"))
+    again = [*first.pop("again"), *second.pop("again")]
+    assert all(torch.equal(weight, each[name]) for each in again[1:] for name, weight in again[0].items())
+    assert any((tmp_path / "blocks of 0").iterdir()) and not any((tmp_path / "blocks of 1").iterdir())
     for name, alone in one.items():
         if name == "owl":
             assert first[name] == second[name] == pytest.approx(alone, rel=1e-5)
