@@ -20,7 +20,7 @@ def agree_on_settings(config: RunConfig) -> None:
 
 
 def agree_on_input(run: RunState) -> None:
-    """Compares what was loaded, before anything is done: weights and tokens.
+    """Compares what was loaded, before anything is done: weights and tokens. The protocol says how many agree.
 
     Raises:
         BadInput: they differ.
@@ -28,3 +28,4 @@ def agree_on_input(run: RunState) -> None:
     if (group := current()) is not None:
         data = {"calibration": tensor_digest(run.data.calibration), "evaluation": tensor_digest(run.data.evaluation)}
         group.agree({"model": run.protocol["model"], "data": data})
+        run.protocol["processes"] = group.count  # by which sums are rounded

@@ -85,6 +85,7 @@ def test_the_command_in_two_processes_prunes_and_measures_as_one(configured, mod
     first, second = in_two_processes("-m", "prune_lab", *job, f"hydra.run.dir={tmp_path}/two")
     assert "perplexity" in first and second == ""
     two = json.loads((tmp_path / "two" / "record.json").read_text())
+    assert two["protocol"]["processes"] == 2 and "processes" not in one["protocol"]
     for name in ("dense/perplexity", "evaluate/perplexity", "prune/sparsity"):
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-6), name
     masks = [load_file(tmp_path / name / "masks.safetensors") for name in ("one", "two")]
