@@ -188,9 +188,11 @@ def leave() -> None:
         return
     from torch import distributed
 
-    group._signs.end()
-    if distributed.is_initialized():
+    if (
+        distributed.is_initialized()
+    ):  # which may wait for a process that is gone, and is ended by the signs of life then
         distributed.destroy_process_group()
+    group._signs.end()
 
 
 def _store(address: str, port: int, rank: int, count: int) -> "Store":
