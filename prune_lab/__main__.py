@@ -127,6 +127,10 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
     try:
         _guard(_arguments())
+        if (
+            processes().count > 1
+        ):  # of a process that is gone the lab says what is needed, torch where in its code it was
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         if is_assistant():
             with tempfile.TemporaryDirectory() as aside:
                 sys.argv += [f"hydra.run.dir={aside}/run", f"hydra.sweep.dir={aside}/sweep"]
@@ -222,13 +226,20 @@ def _exit_if_expected(error: Exception) -> None:
     ours = isinstance(error, Reported)  # which may be about arguments that cannot be read
     message = as_typed(str(error), sys.argv[1:]) if ours else message_of(error, *_typed())
     message = shortened(redacted(message))
-    group, name = meet_at_launcher(), "prune-lab"
-    if is_assistant():
-        name = f"prune-lab, process {processes().rank} of {processes().count}"
+    group = meet_at_launcher()
     if group is None or not group.said_by_first(message):
-        sys.stderr.write(f"{name}: {message}\n")
+        sys.stderr.write(f"{_speaker()}: {message}\n")
         sys.stderr.flush()
     sys.exit(status)
+
+
+def _speaker() -> str:
+    """Who says something: one of several processes gives its number, but not the first."""
+    with suppress(BadInput):  # that may be what is said
+        own = processes()
+        if own.rank > 0:
+            return f"prune-lab, process {own.rank} of {own.count}"
+    return "prune-lab"
 
 
 def _arguments() -> Namespace:
