@@ -165,7 +165,8 @@ def main() -> None:
         raise
     finally:
         leave()
-        gc.freeze()  # or Python looks for cycles in all of torch before it ends, which takes a second
+        if "triton" not in sys.modules:  # its binding reports what is not collected, in dozens of lines
+            gc.freeze()  # or Python looks for cycles in all of torch before it ends, which takes a second
 
 
 def _guard(given: Namespace) -> None:

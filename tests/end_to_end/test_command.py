@@ -31,6 +31,7 @@ def test_a_local_model_is_pruned_measured_and_saved(spawn, local_overrides, toke
     folder = tmp_path / "run"
     outcome = spawn(*local_overrides, "method=wanda", "sparsity=nm_2of4", f"hydra.run.dir={folder}")
     assert outcome.status == 0, outcome.err
+    assert "leaked" not in outcome.err  # no library says at the end what it has not tidied up
     assert "tiny_opt, Wanda, 2:4" in outcome.out
     assert str(folder) in outcome.out
     expected = {
