@@ -65,6 +65,11 @@ def spawn(tmp_path: Path) -> Callable[..., Outcome]:
     return run
 
 
+def _handlers() -> list[logging.Handler]:
+    """All that exist, as logging closes them at the end of a process."""
+    return [handler for reference in logging._handlerList if (handler := reference()) is not None]
+
+
 @pytest.fixture
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -77,7 +82,7 @@ def command(
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         put_guards_back(monkeypatch)
         root = logging.getLogger()
-        handlers, level = root.handlers[:], root.level
+        handlers, level, before = root.handlers[:], root.level, set(_handlers())
         capfd.readouterr()
         status = 0
         try:
@@ -86,7 +91,7 @@ def command(
             status = int(ended.code or 0)
         finally:
             GlobalHydra.instance().clear()
-            for handler in set(root.handlers) - set(handlers):
+            for handler in set(_handlers()) - before:  # also those of a configuration that failed half-way
                 handler.close()
             root.handlers[:] = handlers
             root.setLevel(level)
