@@ -127,9 +127,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
     try:
         _guard(_arguments())
-        if (
-            processes().count > 1
-        ):  # of a process that is gone the lab says what is needed, torch where in its code it was
+        # of a process that is gone the lab says what is needed, torch where in its code it was
+        if processes().count > 1:
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         if is_assistant():
             with tempfile.TemporaryDirectory() as aside:

@@ -82,6 +82,7 @@ def keep_all_but_counts(scores: Tensor, drop: Tensor) -> Tensor:
     rows = max(1, _AT_ONCE // scores.shape[-1])
     common = int(drop.mode().values) if len(drop) else 0  # of most rows: those need not be sorted
     for part, some, into in zip(scores.split(rows), drop.split(rows), keep.split(rows), strict=True):
+        # a sum is NaN wherever an entry is; that of opposite infinities is too, which costs a sort and nothing else
         simple = some.eq(common).logical_and_(part.sum(-1).isnan().logical_not_())
         if bool(simple.all()):
             into.copy_(keep_all_but(part, common))

@@ -81,7 +81,8 @@ def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:
         few = min(count.entries for count in counts)
         logger.warning(
             "%.1f %% of the %s went, where %.1f %% were asked for: a layer has as few as %d, of which whole ones go, "
-            "rounded down; choose among those of all layers (method.scope=model or global), or a higher sparsity.level",
+            "rounded down; raise sparsity.level, or choose among those of all layers, by a method with method.scope="
+            "model or global",
             100 * gone / entries, _kind(target), 100 * target.sparsity, few,
         )  # fmt: skip
 

@@ -242,9 +242,8 @@ def _sparsity_in_range(run: RunState, target: Target, result: PruningResult) -> 
     """The share of zeros among the weights that the target covers, or of the neurons or heads that went."""
     if target.removes_units:
         return sparsity_of({each.name: result.masks[each.name] for each in target.units(run.model)})
-    entries = kept = (
-        0  # counted one after the other: all masks at once, a byte an entry, are as large as half the model
-    )
+    entries = kept = 0
+    # one after the other: all masks at once, a byte an entry, are as large as half the model
     for each in run.model.in_turn(target.linears(run.model)):
         mask = result.masks.get(each.name, each.weight)
         entries, kept = entries + mask.numel(), kept + int(mask.count_nonzero())
