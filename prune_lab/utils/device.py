@@ -18,22 +18,26 @@ _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, key: str = "device") -> torch.device:
     """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is a GPU if there is one.
 
     Without a number it is the first one, or in one of several processes of a run that process' own. With one, all of
     these would compute on the same GPU.
+
+    Args:
+        name: of the device.
+        key: whose value the name is, for messages.
 
     Raises:
         BadInput: the name is unknown, there is no such device, or it is one for several processes.
     """
     kind, _, index = str(name).partition(":")
     if name not in ("auto", "cpu", "cuda") and not re.fullmatch(r"cuda:[0-9]{1,4}", str(name)):
-        raise BadInput(f"device={name!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
+        raise BadInput(f"{key}={name!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
     own, count = processes().local_rank, processes().count
     if index and count > 1:
         raise BadInput(
-            f"device={name} is one GPU for all {count} processes of this run; use device=cuda, which gives each its "
+            f"{key}={name} is one GPU for all {count} processes of this run; use {key}=cuda, which gives each its "
             "own, and CUDA_VISIBLE_DEVICES to say which ones there are"
         )
     if name == "auto":
@@ -42,10 +46,10 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise BadInput(
-            f"device={name}: torch {torch.__version__} finds no CUDA device here; use device=cpu or device=auto"
+            f"{key}={name}: torch {torch.__version__} finds no CUDA device here; use {key}=cpu or {key}=auto"
         )
     if int(index or own) >= torch.cuda.device_count():
-        raise BadInput(f"device={name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+        raise BadInput(f"{key}={name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
     return torch.device("cuda", int(index or own))
 
 

@@ -44,6 +44,7 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
         *(Step(f"{name} in bfloat16", partial(prune, name, "bfloat16"), 60) for name in methods),
         Step("block of LLaMA-7B", partial(block, "unstructured", "wanda", "sparsegpt", blocks=3), 90),
         Step("sweep of columns", partial(shapes.sweep, setup), 40),
+        Step("sweep of columns, compiled", partial(shapes.compiled_sweep, setup), 60),
         Step("profile of SparseGPT on that block", partial(shapes.profile_block, setup, "sparsegpt"), 60),
         Step("profile of Wanda on that block", partial(shapes.profile_block, setup, "wanda"), 60),
         Step("selection and factorisation", partial(shapes.rates_of_selection, setup), 60),

@@ -196,10 +196,68 @@ def sweep(setup: Setup) -> dict[str, Any]:
 
 def _sweep_in_float64(weight: torch.Tensor, factor: obs.Factor, keep: torch.Tensor) -> torch.Tensor:
     """The paper's own form: errors over the diagonal of the inverse's factor, subtracted from the later columns."""
-    current = weight.double()
-    inverse = torch.linalg.inv(factor.upper.double())
+    return _as_in_the_paper(weight.double(), torch.linalg.inv(factor.upper.double()), keep)[0]
+
+
+def _as_in_the_paper(
+    current: torch.Tensor, inverse: torch.Tensor, keep: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The columns pruned one by one, in place, and their errors, both ``(out, columns)``."""
+    errors = []
     for j in range(current.shape[1]):
-        errors = current[:, j] * ~keep[:, j] / inverse[j, j]
-        current[:, j:] -= errors[:, None] * inverse[j, j:]
+        errors.append(current[:, j] * ~keep[:, j] / inverse[j, j])
+        current[:, j:] -= errors[-1][:, None] * inverse[j, j:]
         current[:, j] *= keep[:, j]
-    return current
+    return current, torch.stack(errors, 1)
+
+
+@torch.no_grad()
+def compiled_sweep(setup: Setup) -> dict[str, Any]:
+    """Milliseconds of 128 columns under a given mask: the paper's loop, the same compiled by torch, and the kernel.
+
+    The loop goes over 16 columns at a time, with products between: all 128 take torch a minute and a half to compile,
+    and are slower then. ``errors`` are the largest differences to float64, as shares of the largest weight.
+    """
+    device, columns = resolve_device(setup.device), 128
+    wake(device)
+    generator = torch.Generator(device).manual_seed(0)
+    inputs = torch.randn(4 * columns, columns, device=device, generator=generator)
+    factor = obs.factorize(inputs.T @ inputs, 0.01)
+    inverse = torch.linalg.inv(factor.upper)
+    weight = torch.randn(setup.width, columns, device=device, generator=generator)
+    keep = torch.rand(setup.width, columns, device=device, generator=generator) > LEVEL
+    wanted = _sweep_in_float64(weight, factor, keep)
+
+    def loop(few: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        current = weight.clone()
+        for start in range(0, columns, 16):
+            part = slice(start, start + 16)
+            done, errors = few(current[:, part].contiguous(), inverse[part, part].contiguous(), keep[:, part])
+            current[:, part] = done
+            current[:, start + 16 :] -= errors @ inverse[part, start + 16 :]
+        return current
+
+    def ours() -> torch.Tensor:
+        current, change = weight.T.contiguous(), torch.empty_like(weight.T)
+        obs._sweep(current, torch.zeros_like(current), factor, keep.T, None, change, None)
+        return current.T
+
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "the paper's loop": partial(loop, _as_in_the_paper),
+        "compiled": partial(loop, torch.compile(_as_in_the_paper)),
+        "compiled, as a graph of launches": partial(loop, torch.compile(_as_in_the_paper, mode="reduce-overhead")),
+        "fused" if sweep_kernel.can_run_on(device) else "plain operations": ours,
+    }
+    found: dict[str, Any] = {"milliseconds": {}, "first_milliseconds": {}, "errors": {}}
+    for name, work in ways.items():
+        start = now(device)
+        result = work().double()
+        found["first_milliseconds"][name] = round(1000 * (now(device) - start), 1)
+        found["errors"][name] = float((result - wanted).abs().max() / wanted.abs().max())
+        taken = []
+        for _ in range(12):
+            start = now(device)
+            work()
+            taken.append(now(device) - start)
+        found["milliseconds"][name] = round(1000 * sorted(taken[2:])[5], 3)
+    return found

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from prune_lab.errors import BadSetting, RunFailed
+from prune_lab.errors import BadSetting
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global, zeros_in
+from prune_lab.pruning.masks import Masks, keep_global, zeros_in
 from prune_lab.pruning.methods.data_free import DataFreeMethod
-from prune_lab.pruning.methods.selection import keep_in_layer, keep_in_rows
+from prune_lab.pruning.methods.selection import keep_in_layer, keep_in_rows, keep_units
 from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_choice
 
@@ -24,7 +24,8 @@ class Magnitude(DataFreeMethod):
     Args:
         scope: where weights compete. ``layer``: ``floor(s * out * in)`` of each layer go, the baseline of the pruning
             papers; ``row``: ``floor(s * in)`` of each row; ``model``: ``floor(s * n)`` of all ``n`` prunable weights.
-            Neurons and heads compete within their block (``layer``) or with those of all blocks (``model``).
+            Neurons and heads compete within their block (``layer``) or with those of all blocks (``model``), of which
+            each keeps one.
 
     Source: the baseline in SparseGPT (arXiv:2301.00774) and Wanda (arXiv:2306.11695). Their code drops every weight up
     to and including the cut, so one more per layer; here the count is exact.
@@ -72,15 +73,4 @@ class Magnitude(DataFreeMethod):
         Raises:
             RunFailed: one cut for the model would leave a block without any.
         """
-        scores = {each.name: each.norm(2) for each in units}
-        if self.scope == "layer":
-            return Masks({name: keep_all_but(s, count_dropped(target.sparsity, len(s))) for name, s in scores.items()})
-        masks = keep_global(scores, target.sparsity)
-        for name, keep in masks.items():
-            if not bool(keep.any()):
-                raise RunFailed(
-                    f"{name}: one cut of {target.sparsity:g} for the model leaves none of {len(keep)} {target.kind}; "
-                    "use {at}.scope=layer or a lower sparsity.level",
-                    self,
-                )
-        return masks
+        return keep_units({each.name: each.norm(2) for each in units}, target, self.scope, self)

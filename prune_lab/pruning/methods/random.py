@@ -6,20 +6,48 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prune_lab.errors import BadSetting
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, zeros_in
+from prune_lab.pruning.masks import Masks, zeros_in
 from prune_lab.pruning.methods.data_free import DataFreeMethod
-from prune_lab.pruning.methods.selection import keep_in_layer
+from prune_lab.pruning.methods.selection import keep_in_layer, keep_units
 from prune_lab.pruning.target import Target
+from prune_lab.utils.checks import check_choice
+
+SCOPES = ("layer", "model")
 
 
 @dataclass
 class Random(DataFreeMethod):
     """Drops a random choice of each layer's weights, neurons or heads, exactly ``floor(s * n)``.
 
-    The choice depends on the run's ``seed`` and the name of the layer only, so it is the same whatever else is pruned.
+    Scores depend on the run's ``seed`` and the name of the layer only, so that within layers the choice is the same
+    whatever else is pruned.
+
+    Args:
+        scope: where neurons and heads are drawn from: those of a block (``layer``) or of all blocks (``model``), which
+            also removes a quarter of heads that come in threes and leaves each block one. Weights are drawn within
+            their layer.
     """
+
+    scope: str = "layer"
+
+    def __post_init__(self) -> None:
+        check_choice(self, "scope", SCOPES)
+
+    @property
+    def allocation_conflict(self) -> str | None:
+        """Returns why one draw from the whole model cannot follow one."""
+        return (
+            None if self.scope == "layer" else "draws from the whole model; use allocation=uniform, or {at}.scope=layer"
+        )
+
+    def check(self, target: Target) -> None:
+        """Refuses to draw weights from the whole model."""
+        super().check(target)
+        if self.scope == "model" and not target.removes_units:
+            raise BadSetting(self, "scope", "is for neurons and heads; weights are drawn in layers: {at}.scope=layer")
 
     def select_mask(self, linears: list[PrunableLinear], target: Target, seed: int) -> Masks:
         """Uniform scores, cut per layer."""
@@ -30,13 +58,15 @@ class Random(DataFreeMethod):
         return masks
 
     def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
-        """Likewise, per block."""
-        masks = Masks()
-        for each in units:
-            dropped = count_dropped(target.sparsity, each.count)
-            scores = _scores((each.count,), each.name, seed).masked_fill(each.zero, -torch.inf)
-            masks[each.name] = keep_all_but(scores, dropped)
-        return masks
+        """Likewise, per block or for all of them.
+
+        Raises:
+            RunFailed: one cut for the model would leave a block without any.
+        """
+        scores = {
+            each.name: _scores((each.count,), each.name, seed).masked_fill(each.zero, -torch.inf) for each in units
+        }
+        return keep_units(scores, target, self.scope, self)
 
 
 def _scores(shape: tuple[int, ...], name: str, seed: int) -> Tensor:

@@ -4,10 +4,13 @@ Weights that are zero already are given as ``zero``, ``(out, in)`` bool or ``Non
 their scores, and count as part of the level. Where there are more of them than the level asks for, all of them go.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from prune_lab.pruning.masks import count_dropped, keep_all_but, keep_all_but_counts, keep_n_of_m
+from prune_lab.errors import RunFailed
+from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_all_but_counts, keep_global, keep_n_of_m
 from prune_lab.pruning.target import Target
 
 SCOPES = ("layer", "row")
@@ -17,6 +20,49 @@ SCOPES = ("layer", "row")
 def keep_in_scope(scores: Tensor, target: Target, name: str, scope: str, zero: Tensor | None = None) -> Tensor:
     """Drops the lowest scores ``(out, in)`` of a layer or of every row, or of every group for an N:M target."""
     return (keep_in_layer if scope == "layer" else keep_in_rows)(scores, target, name, zero)
+
+
+def keep_units(scores: Mapping[str, Tensor], target: Target, scope: str, method: object) -> Masks:
+    """Drops the neurons or heads with the lowest scores ``(count,)``: of every block, or of all blocks together.
+
+    Raises:
+        RunFailed: one cut for the model (``scope="model"``) would leave a block without any.
+    """
+    if scope == "layer":
+        return Masks({name: keep_all_but(s, count_dropped(target.sparsity, len(s))) for name, s in scores.items()})
+    return keep_over_all(scores, target.sparsity, 1, method)
+
+
+def keep_over_all(scores: Mapping[str, Tensor], sparsity: float, min_units: int | None, method: object) -> Masks:
+    """Drops the lowest scores of all layers together, but leaves each its ``min_units`` highest.
+
+    Args:
+        scores: of the layers, any shapes.
+        sparsity: share of all entries to drop.
+        min_units: that a layer keeps; ``None``: it may lose all of them.
+        method: whose ``scope`` and ``min_units`` an error names.
+
+    Raises:
+        RunFailed: a layer would keep nothing.
+    """
+    if min_units is not None:
+        scores = {name: _protect_highest(score, min_units) for name, score in scores.items()}
+    masks = keep_global(scores, sparsity)
+    for name, keep in masks.items():
+        if not bool(keep.any()):
+            more = "{at}.min_units=1 (or more), " if min_units is None else ""
+            raise RunFailed(
+                f"{name}: one cut of {sparsity:.3g} over all layers leaves none of its {keep.numel()} units; "
+                f"use {more}{{at}}.scope=layer, or a lower sparsity.level",
+                method,
+            )
+    return masks
+
+
+def _protect_highest(scores: Tensor, count: int) -> Tensor:
+    flat = scores.flatten().clone()
+    flat[flat.topk(min(count, len(flat))).indices] = torch.inf
+    return flat.view_as(scores)
 
 
 def keep_in_groups(scores: Tensor, n: int, m: int, zero: Tensor | None = None) -> Tensor:

@@ -13,9 +13,10 @@ from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask
-from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_global, sparsity_of
+from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, sparsity_of
 from prune_lab.pruning.methods.masked_training import MaskPolicy, train_with_masks
 from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.methods.selection import keep_over_all
 from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.pruning.target import Target
 from prune_lab.training.lora import Lora
@@ -133,21 +134,7 @@ class TrainedMethod(MaskPolicy, Method):
                 name: keep_all_but(score.flatten(), self._dropped(name, score, sparsity)).view_as(score)
                 for name, score in scores.items()
             }
-        if self.min_units is None:
-            keep = keep_global(scores, sparsity)
-            for name in keep:
-                if not bool(keep[name].any()):
-                    raise RunFailed(
-                        f"{name}: the cut of {sparsity:.3g} over all layers leaves none of its {scores[name].numel()} "
-                        "units; use {at}.min_units=1 (or more), {at}.scope=layer, or a lower sparsity.level",
-                        self,
-                    )
-            return keep
-        safe = {name: score.clone() for name, score in scores.items()}
-        for score in safe.values():
-            flat = score.view(-1)
-            flat[flat.topk(min(self.min_units, len(flat))).indices] = torch.inf
-        return keep_global(safe, sparsity)
+        return keep_over_all(scores, sparsity, self.min_units, self)
 
     def check_counts(self, units: Sequence[Units], sparsity: float) -> None:
         """Checks that every layer can keep as many units as it must.

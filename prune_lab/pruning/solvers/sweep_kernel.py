@@ -18,7 +18,7 @@ COLUMNS = 128
 """The most columns that one launch sweeps; what they still owe lies in registers meanwhile."""
 
 LARGEST_GROUP = 32
-"""The largest M of an N:M pattern: the kernel is compiled with its M steps written out."""
+"""The largest M of an N:M pattern that the kernel takes: a group has to lie within its columns."""
 
 _ROWS = 32  # rows of the weight that one program sweeps
 

@@ -23,7 +23,7 @@ def kernel(  # type: ignore[no-untyped-def]
         if M > 0:  # what they would be if nothing of the group were pruned, as scores
             left = owed
             score = tl.zeros([COLUMNS, ROWS], dtype=tl.float32)
-            for i in tl.static_range(M):
+            for i in range(M):
                 j = start + i
                 at = (column == j)[:, None]
                 solved = tl.sum(tl.where(at, left, 0.0), axis=0) * tl.load(inverse + j)  # (ROWS,)
@@ -38,7 +38,7 @@ def kernel(  # type: ignore[no-untyped-def]
                     value = tl.where(fixed != 0, -1.0, value)
                 score = tl.where(at, value[None, :], score)
             group = ((column >= start) & (column < start + M))[:, None]
-        for i in tl.static_range(M if M > 0 else 1):
+        for i in range(M if M > 0 else 1):
             j = start + i
             at = (column == j)[:, None]
             if M > 0:  # of two equal scores the first is dropped first

@@ -5,12 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
+
+from prune_lab.errors import owned_by
 from prune_lab.evaluation.latency import LATENCY_INFO, PARTS, Workload, latency, time_passes
 from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.evaluation.size import Size
 from prune_lab.models.shrink import shrink
 from prune_lab.models.units import removable
 from prune_lab.run.state import RunState, Stage
+from prune_lab.utils.checks import check_text
+from prune_lab.utils.device import device_name, resolve_device
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +40,8 @@ class Shrink(Stage):
         seqlen: tokens a sample, at most the model's positions.
         new_tokens: that follow one by one, with the cache of keys and values; as far as the positions reach.
         repeats: timed passes after one that is not counted.
+        device: that the passes are timed on, as ``device`` of a run; by default the run's own. A small model takes a
+            GPU as long as its operations take to start, whatever their size, but not a CPU.
     """
 
     metric_info: ClassVar[Mapping[str, MetricInfo]] = {
@@ -51,10 +58,15 @@ class Shrink(Stage):
     seqlen: int = 512
     new_tokens: int = 16
     repeats: int = 5
+    device: str | None = None
 
     def __post_init__(self) -> None:
         self._workload = Workload(self.batch_size, self.seqlen, self.new_tokens, self.repeats)
         self._workload.check(self)
+        check_text(self, "device", optional=True)
+        if self.device is not None:
+            with owned_by(self):
+                resolve_device(self.device, "{at}.device")
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Shrinks the run's model in place; does nothing where no neuron or head was pruned."""
@@ -62,25 +74,27 @@ class Shrink(Stage):
             logger.info("shrink: no neuron and no head was pruned, so nothing can be taken out")
             return {}
         workload = self._workload.fit(run.model)
-        before = self._measure(run, workload)
+        device = run.device if self.device is None else resolve_device(self.device)
+        before = self._measure(run, workload, device)
         left = shrink(run.model, run.masks)
-        after = self._measure(run, workload)
+        after = self._measure(run, workload, device)
         for units in removable(run.model):
             run.masks.pop(units.name, None)
         run.masks.update({each.name: each.weight != 0 for each in run.model.linears if each.name in run.masks})
         run.protocol["shrink"] = {
             **left,
             **workload.protocol(),
+            "device": device_name(device),
             "macs_per_token": "multiply-adds of the blocks' weight matrices",
         }
         metrics = {f"{name}_before": value for name, value in before.items()} | after
         ratios = {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
         return metrics | ratios
 
-    def _measure(self, run: RunState, workload: Workload) -> dict[str, float]:
+    def _measure(self, run: RunState, workload: Workload, device: torch.device) -> dict[str, float]:
         size = Size()(run.subject).metrics
-        with run.model.placed(run.device) as hf:
-            passes = time_passes(hf, workload.prompts(run.model).to(run.device), workload)
+        with run.model.placed(device) as hf:
+            passes = time_passes(hf, workload.prompts(run.model).to(device), workload)
         return {
             "parameters": size["parameters"],
             "bytes": size["dense_bytes"],

@@ -1,5 +1,6 @@
 """Only a class that belongs to its place is made."""
 
+import importlib.util
 import inspect
 import pkgutil
 from importlib import import_module
@@ -56,7 +57,8 @@ def test_so_is_one_below_a_part(target, parameter, inner):
 def test_only_parts_of_a_run_fit_anywhere():
     """Classes that start processes or read and write the files of many runs fit no place."""
     names = [found.name for found in pkgutil.walk_packages(prune_lab.__path__, "prune_lab.")]
-    modules = [import_module(name) for name in names if "__main__" not in name]
+    absent = () if importlib.util.find_spec("triton") else ("prune_lab.pruning.solvers.sweep_triton",)
+    modules = [import_module(name) for name in names if "__main__" not in name and name not in absent]
     classes = {each for module in modules for each in vars(module).values() if inspect.isclass(each)}
     ours = {each for each in classes if each.__module__.startswith("prune_lab.")}
     made = {each.__module__ for each in ours if any(fits(each, kinds) for kinds in SECTIONS.values())}

@@ -137,12 +137,21 @@ def test_rows_mean_nothing_to_neurons():
     Magnitude("layer").check(Target("neurons", 0.5))
 
 
-def test_one_cut_that_would_empty_a_block_ends_the_run(tiny_model, random_tokens):
+def test_one_cut_that_would_empty_a_block_leaves_it_one(tiny_model, random_tokens):
     model = tiny_model("opt")
     for linear in model.blocks[0].mlp.linears:
         linear.weight.mul_(1e-3)
-    with pytest.raises(RunFailed, match=r"one cut of 0\.6 for the model leaves none of .* Magnitude\.scope=layer"):
-        Magnitude("model").prune(PruningContext(model, Target("neurons", 0.6), Calibration(random_tokens(2, 8))))
+    context = PruningContext(model, Target("neurons", 0.6), Calibration(random_tokens(2, 8)))
+    masks = Magnitude("model").prune(context).masks
+    left = [int(keep.sum()) for keep in masks.values()]
+    assert left[0] == 1
+    assert sum(left) == sum(len(keep) for keep in masks.values()) - int(0.6 * sum(len(keep) for keep in masks.values()))
+
+
+def test_a_cut_that_leaves_fewer_heads_than_blocks_ends_the_run(tiny_model, random_tokens):
+    context = PruningContext(tiny_model("llama"), Target("heads", 0.8), Calibration(random_tokens(2, 8)))
+    with pytest.raises(RunFailed, match=r"one cut of 0\.8 .* leaves none of its 2 .* Magnitude\.scope=layer"):
+        Magnitude("model").prune(context)
 
 
 @pytest.mark.parametrize("method", [Magnitude(), Random()], ids=repr)

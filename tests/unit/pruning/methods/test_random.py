@@ -1,8 +1,10 @@
+import pytest
 import torch
 
+from prune_lab.errors import BadInput, RunFailed
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.methods.random import Random
+from prune_lab.pruning.methods.random import SCOPES, Random
 from prune_lab.pruning.target import Target
 
 
@@ -50,3 +52,27 @@ def test_units_that_are_zero_already_are_the_first_to_go(tiny_model, random_toke
         units.apply(~dead)
     masks = Random().prune(PruningContext(model, target, Calibration(random_tokens(2, 8)))).masks
     assert all(int(keep.sum()) == 32 and not keep[dead].any() for keep in masks.values())
+
+
+def test_one_draw_for_the_model_removes_a_quarter_of_heads_that_come_in_twos(tiny_model, random_tokens):
+    """Within blocks the share is rounded down to none."""
+    model, target = tiny_model("llama"), Target("heads", 0.25)
+    context = PruningContext(model, target, Calibration(random_tokens(2, 8)))
+    within, over = ([*Random(scope=scope).select_units(target.units(model), target, 0).values()] for scope in SCOPES)
+    counts = {len(keep) for keep in within}
+    assert counts == {2}
+    assert all(bool(keep.all()) for keep in within)
+    masks = Random(scope="model").prune(context).masks
+    assert [keep.tolist() for keep in masks.values()] == [keep.tolist() for keep in over]
+    assert sum(int((~keep).sum()) for keep in over) == int(0.25 * sum(len(keep) for keep in over)) > 0
+
+
+def test_a_draw_that_leaves_a_block_without_heads_fails(tiny_model, random_tokens):
+    context = PruningContext(tiny_model("llama"), Target("heads", 0.8), Calibration(random_tokens(2, 8)))
+    with pytest.raises(RunFailed, match=r"leaves none of its 2 units; use Random\.scope=layer"):
+        Random(scope="model").prune(context)
+
+
+def test_weights_are_not_drawn_from_the_whole_model():
+    with pytest.raises(BadInput, match=r"Random\.scope='model' is for neurons and heads"):
+        Random(scope="model").check(Target(level=0.5))
