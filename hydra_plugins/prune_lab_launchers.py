@@ -128,26 +128,28 @@ class Ray(_Engine):
 
 
 class Joblib(_Engine):
-    """hydra-joblib-launcher: processes of this machine, each with a GPU of its own if there are any."""
+    """hydra-joblib-launcher: processes of this machine, each with a GPU if there are any."""
 
     name, extra = "processes", "joblib"
-    types: ClassVar = {"n_jobs": int | None, "gpus": Any}  # of which `gpus_of` says what is allowed
-    least: ClassVar = {"n_jobs": 1}
+    types: ClassVar = {"n_jobs": int | None, "gpus": Any, "processes_per_gpu": int}  # of gpus, `gpus_of` checks more
+    least: ClassVar = {"n_jobs": 1, "processes_per_gpu": 1}
 
     def make(self) -> Launcher:
-        """One process for each GPU, if the settings do not say how many."""
+        """As many processes as the GPUs take, if the settings do not say how many."""
         from hydra_plugins.hydra_joblib_launcher import _core  # noqa: F401 - says whether joblib is there
         from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
-        from prune_lab.sweep.launch.gpus import gpus_of
+        from prune_lab.sweep.launch.gpus import check_jobs, gpus_of
 
         others = dict(self.settings)
         self.gpus, jobs = gpus_of(others.pop("gpus", None)), others.pop("n_jobs", None)
-        launcher: Launcher = JoblibLauncher(n_jobs=jobs or len(self.gpus) or -1, **others)
+        self.each = others.pop("processes_per_gpu", 1)
+        check_jobs(jobs or 1, self.gpus, self.each)
+        launcher: Launcher = JoblibLauncher(n_jobs=jobs or self.each * len(self.gpus) or -1, **others)
         return launcher
 
     def task(self, function: TaskFunction) -> TaskFunction:
         """Takes a GPU first."""
         from prune_lab.sweep.launch.gpus import on_a_gpu
 
-        return partial(on_a_gpu, function, self.gpus) if self.gpus else function
+        return partial(on_a_gpu, function, self.gpus, self.each) if self.gpus else function

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from prune_lab.errors import BadInput
+from prune_lab.sweep.launch import gpus
 from prune_lab.sweep.launch.gpus import gpus_of
 from tests.clusters.conftest import numbers, record
 
@@ -85,6 +86,27 @@ def test_gpus_are_those_that_may_be_used(monkeypatch):
     assert gpus_of([0, "1"]) == ["0", "1"]
     with pytest.raises(BadInput, match="different GPUs"):
         gpus_of([1, 1])
+
+
+def test_gpus_are_shared_evenly_and_by_no_more_than_allowed(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpus, "_held", [])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert [gpus._take(["3", "5"], 2) for _ in range(4)] == ["3", "5", "3", "5"]  # locks of one process are different
+    with pytest.raises(RuntimeError, match=r"have taken the GPUs 3, 5; .* hydra\.launcher\.gpus"):
+        gpus._take(["3", "5"], 2)
+
+
+def test_more_processes_than_the_gpus_take_are_refused(start, local_overrides, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")
+    launcher = ("hydra/launcher=processes", "hydra.launcher.gpus=[3,5]", "hydra.launcher.n_jobs=3")
+    process = start("cache", "-m", *local_overrides, *launcher, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "Traceback" not in said
+    assert "hydra.launcher.n_jobs=3 is not allowed; allowed: at most 2" in said and "processes_per_gpu" in said, said
+    assert not (tmp_path / "sweep").exists()
+    gpus.check_jobs(6, ["3", "5"], 3)
+    gpus.check_jobs(6, [], 1)
 
 
 @pytest.mark.parametrize(("name", "extra"), [("slurm", "slurm"), ("ray_tasks", "ray"), ("processes", "joblib")])

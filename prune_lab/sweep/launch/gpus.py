@@ -1,4 +1,4 @@
-"""A GPU of its own for each process of this machine."""
+"""A GPU for each process of this machine, its own or shared with others."""
 
 import glob
 import os
@@ -36,26 +36,50 @@ def gpus_of(given: Sequence[Any] | None) -> list[str]:
     return sorted((path.removeprefix("/dev/nvidia") for path in glob.glob("/dev/nvidia[0-9]*")), key=int)
 
 
-def on_a_gpu(function: TaskFunction, gpus: Sequence[str], config: Any) -> Any:
-    """Calls a job with a GPU that no other process has: the one this process has had before, or a free one.
+def check_jobs(jobs: int, gpus: Sequence[str], each: int) -> None:
+    """Checks that there is a place on a GPU for every process.
 
     Raises:
-        RuntimeError: more processes than GPUs.
+        BadInput: there are more processes than that.
+    """
+    if gpus and jobs > len(gpus) * each:
+        raise BadInput(
+            f"hydra.launcher.n_jobs={jobs} is not allowed; allowed: at most {len(gpus) * each}, as the GPUs of this "
+            f"machine ({', '.join(gpus)}) take hydra.launcher.processes_per_gpu={each} each; raise that for models "
+            "that leave room, or set hydra.launcher.gpus=[] for jobs that need no GPU"
+        )
+
+
+def on_a_gpu(function: TaskFunction, gpus: Sequence[str], each: int, config: Any) -> Any:
+    """Calls a job with a place on a GPU that no other process has: the one this process has had before, or a free one.
+
+    Args:
+        function: the job.
+        gpus: to be shared out, those with the fewest processes first.
+        each: how many processes may have the same one.
+        config: of the job.
+
+    Raises:
+        RuntimeError: other commands have taken the places.
     """
     if not _held:
-        os.environ["CUDA_VISIBLE_DEVICES"] = _take(gpus)
+        os.environ["CUDA_VISIBLE_DEVICES"] = _take(gpus, each)
     return function(config)
 
 
-def _take(gpus: Sequence[str]) -> str:
+def _take(gpus: Sequence[str], each: int) -> str:
     folder = Path(tempfile.gettempdir()) / f"prune_lab-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    for gpu in gpus:
-        lock = FileLock(folder / gpu.replace("/", "_"))
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            continue
-        _held.append(lock)
-        return gpu
-    raise RuntimeError(f"all of the GPUs {', '.join(gpus)} are taken; hydra.launcher.n_jobs={len(gpus)} is the most")
+    for place in range(each):
+        for gpu in gpus:
+            lock = FileLock(folder / (gpu.replace("/", "_") + (f".{place}" if place else "")))
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            _held.append(lock)
+            return gpu
+    raise RuntimeError(
+        f"processes of other sweeps have taken the GPUs {', '.join(gpus)}; wait for them, or name others with "
+        "hydra.launcher.gpus"
+    )
