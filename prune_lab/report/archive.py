@@ -80,6 +80,46 @@ def read_runs(folder: Path, name: str, conf: Path, reference: Path) -> Findings:
         raise BadInput(f"{_damaged(folder, name)}: {type(error).__name__} {error}") from error
 
 
+_WHERE = {"device", "data.root", "evaluate.data_root", "evaluate.zero_shot.data_root", "tracker", "save_model"}
+"""Settings that say where a run computes, reads and writes: runs that differ in these stand side by side."""
+
+
+def kept_runs(spec: TableSpec, folder: Path, conf: Path, reference: Path) -> Records:
+    """Reads the runs that the results folder has of this table, to go on from there; none where there are no files.
+
+    Args:
+        spec: the table as it is asked for now.
+        folder: the results folder.
+        conf: the folder of the tables' YAMLs.
+        reference: the folder of published numbers.
+
+    Raises:
+        BadInput: the runs had other settings, or some of them are not asked for now and would be lost.
+    """
+    if not (folder / f"{spec.name}.csv").exists():
+        return []
+    found = read_runs(folder, spec.name, conf, reference)
+    before, now = _settings(found.spec), _settings(spec)
+    if before != now:
+        differing = ", ".join(sorted(before ^ now))
+        raise BadInput(
+            f"--keep: {spec.name}.csv in {folder} was made with other settings than this command has ({differing}); "
+            "give the same, or another --results"
+        )
+    wanted = {(cell.row, cell.column, cell.seed): cell for cell in spec.cells()}
+    records = [((cell.row, cell.column, cell.seed), record) for cell, record in found.records]
+    if lost := [which for which, _ in records if which not in wanted]:
+        raise BadInput(
+            f"--keep: {spec.name}.csv in {folder} has {len(lost)} runs that this command does not ask for, such as "
+            f"{', '.join(lost[0][0])} in {lost[0][1]}, seed {lost[0][2]}; ask for the whole table"
+        )
+    return [(wanted[which], record) for which, record in records]
+
+
+def _settings(spec: TableSpec) -> set[str]:
+    return {each for each in spec.overrides if each.partition("=")[0].lstrip("+") not in _WHERE}
+
+
 def _damaged(folder: Path, name: str) -> str:
     return f"{name}.csv and protocols/{name}.json in {folder} are not as a table leaves them; make the table again"
 

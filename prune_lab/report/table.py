@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from prune_lab.errors import BadInput, shown
-from prune_lab.report.archive import read_runs
+from prune_lab.report.archive import kept_runs, read_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
 from prune_lab.report.read_spec import read_table
@@ -49,6 +49,7 @@ _EXAMPLES = """examples:
   prune-lab-table sparsellm_opt model=opt_30b seed=0          a paper's table, beside its published numbers
   prune-lab-table sparsellm_opt model=reference               its miniature: a shipped model, no network
   prune-lab-table reference -m slurm hydra.launcher.partition=gpu   what is missing as jobs of a cluster
+  prune-lab-table smollm2_recovery --keep data.root=DIR       goes on with a table that is not whole yet
   prune-lab-table reference --no-run                          what has finished so far
   prune-lab-table reference --redraw                          the same runs, tabulated again
 """
@@ -76,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "writes the table NAME of the results folder again from the runs that it lists, after a change of its YAML, say"
     )
     parser.add_argument("--redraw", action="store_true", help=again)
+    keep = (
+        "keeps the runs of this table that the results folder has, from another machine, say, and runs what is missing"
+    )
+    parser.add_argument("--keep", action="store_true", help=keep)
     parser.add_argument("--no-run", action="store_true", help="tabulates what has finished, and says what is missing")
     parser.add_argument(
         "--readme", type=local_path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->"
@@ -91,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if parsed.launcher is not None:
             _check_launcher(parsed.launcher)
         if parsed.redraw:
-            if parsed.overrides or parsed.launcher:
-                raise BadInput("--redraw runs nothing, so it takes neither overrides nor a launcher")
+            if parsed.overrides or parsed.launcher or parsed.keep:
+                raise BadInput("--redraw runs nothing, so it takes neither overrides nor a launcher nor --keep")
             findings = read_runs(parsed.results, parsed.name, tables_folder(), _reference_folder())
             refuse_foreign(parsed.results, marks_of(findings.spec), _REMEDY)
             check_writable(parsed.results, "--results", _REMEDY)
@@ -131,18 +136,27 @@ def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
     published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
     check_writable(parsed.results, "--results", _REMEDY)
     check_writable(parsed.runs, "--runs", "give --runs DIR")
-    records, failures = run_cells(spec, parsed.runs, launcher=parsed.launcher, options=options, run=not parsed.no_run)
+    kept = kept_runs(spec, parsed.results, tables_folder(), _reference_folder()) if parsed.keep else []
+    how = {"launcher": parsed.launcher, "options": options, "run": not parsed.no_run}
+    records, failures = run_cells(spec, parsed.runs, kept, **how)
     return Findings(described_by(spec, records), records, failures, published)
 
 
 def run_cells(
-    spec: TableSpec, folder: Path, *, launcher: str | None = None, options: Sequence[str] = (), run: bool = True
+    spec: TableSpec,
+    folder: Path,
+    kept: Records | tuple[()] = (),
+    *,
+    launcher: str | None = None,
+    options: Sequence[str] = (),
+    run: bool = True,
 ) -> tuple[Records, Failures]:
     """Runs every cell without a finished record; one that fails does not stop the others.
 
     Args:
         spec: the table.
         folder: where run folders go, and where finished runs are looked for.
+        kept: cells that have finished elsewhere, with their records.
         launcher: of Hydra, which runs the cells; none: they run here, one after the other.
         options: of the launcher, as overrides.
         run: False to look only at what has finished.
@@ -156,7 +170,11 @@ def run_cells(
     with composing(conf_folder()) as compose:
         configs = [(cell, compose(cell.overrides)) for cell in spec.cells()]
     keys = [config.key for _, config in configs]
+    elsewhere = {(cell.row, cell.column, cell.seed): record for cell, record in kept}
     finished = _finished_runs(folder)
+    for key, (cell, _) in zip(keys, configs, strict=True):
+        if (record := elsewhere.get((cell.row, cell.column, cell.seed))) and key not in finished:
+            finished[key] = record
     jobs = [(key, cell, config) for key, (cell, config) in zip(keys, configs, strict=True) if key not in finished]
     if jobs and run:
         from prune_lab.run.vetting import vet  # imports what the settings name

@@ -220,7 +220,7 @@ def _load(parts: Parts, folder: Path, seed: int) -> RunState:
         },
         "data": data.protocol,
         "seed": seed,
-        "device": str(parts.device),
+        "device": device_name(parts.device),
         "arithmetic": arithmetic(),
         "packages": package_versions(),
     }

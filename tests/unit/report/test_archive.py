@@ -9,8 +9,9 @@ import pytest
 
 from prune_lab.errors import BadInput
 from prune_lab.report import table
-from prune_lab.report.archive import read_runs, write_runs
+from prune_lab.report.archive import kept_runs, read_runs, write_runs
 from prune_lab.report.compare import Findings
+from prune_lab.report.read_spec import read_table
 from prune_lab.report.render import report_latex, report_text
 
 
@@ -114,3 +115,30 @@ def test_the_command_tabulates_again_without_a_run(findings, tmp_path, monkeypat
     with pytest.raises(SystemExit) as ended:
         table.main(["toy", "model=big", "--redraw", "--results", str(tmp_path / "results")])
     assert ended.value.code == 2 and "--redraw runs nothing" in capsys.readouterr().err
+
+
+def kept(tmp_path: Path, *overrides: str) -> list:
+    return kept_runs(read_table(tmp_path, "toy", overrides), tmp_path / "results", tmp_path, tmp_path)
+
+
+def test_runs_made_elsewhere_are_kept_where_the_settings_are_the_same(findings, tmp_path):
+    assert kept(tmp_path, "data.samples=128") == []
+    write_runs(findings, tmp_path / "results")
+    found = kept(tmp_path, "data.samples=128", "device=cuda", "data.root=elsewhere")
+    assert [(cell.row, cell.column, cell.seed, run["key"]) for cell, run in found] == [
+        (cell.row, cell.column, cell.seed, run["key"]) for cell, run in findings.records
+    ]
+    assert all("device=cuda" in cell.overrides for cell, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.samples=64"], r"with other settings .*\(data.samples=128, data.samples=64\)"),
+        (["data.samples=128", "seed=0"], r"has [0-9]+ runs that this command does not ask for, such as .* seed 1"),
+    ],
+)
+def test_runs_that_do_not_belong_to_the_command_are_refused(findings, tmp_path, overrides, message):
+    write_runs(findings, tmp_path / "results")
+    with pytest.raises(BadInput, match=message):
+        kept(tmp_path, *overrides)

@@ -118,6 +118,20 @@ def test_finished_runs_of_a_sweep_are_found_by_their_settings(tmp_path, monkeypa
     assert run == [key[:20] for key in keys[1:]]
 
 
+def test_cells_that_have_finished_elsewhere_are_not_run(tmp_path, monkeypatch):
+    run = []
+    monkeypatch.setattr(
+        "prune_lab.run.runner.execute", lambda config, folder, **how: run.append(config.plain["seed"]) or record(8.0)
+    )
+    spec = read_table(tables_folder(), "reference", ["model=reference", "method=wanda", "seed=0,1"])
+    kept = [(cell, record(3.0)) for cell in spec.cells() if cell.seed == 0]
+    records, failures = table.run_cells(spec, tmp_path, kept)
+    assert not failures and set(run) == {1}
+    assert [(cell.seed, found["metrics"]["evaluate/perplexity"]) for cell, found in records] == [
+        (cell.seed, 3.0 if cell.seed == 0 else 8.0) for cell in spec.cells()
+    ]
+
+
 def test_a_model_that_cannot_be_had_is_asked_for_once(tmp_path, monkeypatch):
     asked = []
 
