@@ -17,7 +17,7 @@ import argparse
 import json
 from pathlib import Path
 
-from cost_model import rates, tables
+from cost_model import checks, rates, tables
 from cost_model.predict import METHODS
 from cost_model.shapes import SHAPES, Shape
 
@@ -56,7 +56,7 @@ def positive(text: str) -> int:
 def known_rates(text: str) -> rates.Rates:
     """Those of ``h200``, or of a file that ``--measure`` wrote."""
     try:
-        return rates.h200() if text == "h200" else rates.read(Path(text))
+        return checks.h200() if text == "h200" else rates.read(Path(text))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is neither h200 nor a file of --measure ({error})") from error
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from cost_model import counting
-from cost_model.rates import BYTES_OF_A_SWEEP, Rates
+from cost_model.rates import Rates
 from cost_model.shapes import Shape
 from prune_lab.pruning.masks import Masks, keep_top
 from prune_lab.pruning.solvers import obs
@@ -21,6 +21,7 @@ from prune_lab.utils.device import device_name, free_memory
 
 SECONDS = 0.3
 """Each operation is repeated so long; the shortest time counts."""
+BYTES_OF_A_SWEEP = 70  # for each weight, besides the products: copies, saliency, change, mask
 
 
 class Stopwatch:

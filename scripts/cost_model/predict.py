@@ -1,8 +1,9 @@
 """Joins work and rates: seconds and bytes of a pruning, on one process or several.
 
-Nothing overlaps: the terms of a block are added up, as the code waits for most of them. With several processes each
-has a part of the samples; statistics are added up and go to all, each linear layer is solved by one of them (Wanda's
-rows by all), and what is pruned goes to all, each of which writes it and keeps its mask.
+Nothing overlaps: the terms of a block are added up, as the code waits for most of them, and all of them but what
+processes send each other take `Rates.slower` times as long as the rates of single operations say. With several
+processes each has a part of the samples; statistics are added up and go to all, each linear layer is solved by one of
+them (Wanda's rows by all), and what is pruned goes to all, each of which writes it and keeps its mask.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,13 +16,15 @@ HESSIANS = ("sparsegpt", "alps")
 METHODS = ("wanda", *HESSIANS)
 ERROR_SAMPLE = 256  # tokens on which the error of each layer is measured
 WANDA_AT_ONCE = 1 << 18  # scores that are cut in one go
+WITH_ZEROS_AT_ONCE = 1 << 24  # likewise in a layer with zeros
 LAUNCHES_OF_A_CUT = 14
 BYTES_OF_A_CUT = 30  # for each weight: scores, threshold, mask, product, and writing it
 BYTES_OF_AN_ITERATION = 60  # for each weight, of ALPS
 CONJUGATE_STEPS = 50  # of ALPS
 COPIES_TO_FACTORISE = 3  # of the widest Hessian, with it, on a GPU: SparseGPT's measured peak
 COPIES_TO_DECOMPOSE = 14  # likewise, most of them in float64: ALPS's measured peak
-SORT_WORKSPACE = 43  # bytes for each value of the largest layer that is sorted whole: Wanda's measured peak
+BYTES_OF_SCORES = 10  # for each weight of a layer with zeros: where they are, scores, scores with zeros lowest, mask
+SORT_WORKSPACE = 32  # for each value of long rows sorted on a GPU: it and its index, both twice, and the index again
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Job:
         size: bytes of a number of the model.
         processes: with one device each.
         on_host: of these, how many share a host.
-        zeros: the model has zeros in its layers, for which Wanda cuts a whole layer at once.
+        zeros: the model has zeros in its layers, for which Wanda scores a whole layer at once.
         iterations: of ALPS, until its support stays.
     """
 
@@ -86,7 +89,7 @@ def predict(job: Job, rates: Rates) -> Cost:
     one, last = block_seconds(job, rates), pass_seconds(job, rates, collecting=False)
     seconds = {term: job.shape.blocks * value for term, value in one.items()}
     for term, value in last.items():
-        seconds[term] -= value  # nothing is propagated behind the last block
+        seconds[term] -= rates.slower * value  # nothing is propagated behind the last block
     return Cost(seconds, device_bytes(job, rates), host_bytes(job, rates))
 
 
@@ -103,6 +106,7 @@ def block_seconds(job: Job, rates: Rates) -> dict[str, float]:
         found["transfers"] = job.size * weights * (1 / rates.to_device + 1 / rates.to_host)
         if not on_device(job, rates):  # read by both passes, and written by one
             found["transfers"] += hidden_bytes(job) * (2 / rates.to_device + 1 / rates.to_host)
+    found = {term: rates.slower * value for term, value in found.items()}
     found["exchange"] = exchange_bytes(job) / job.link() if job.processes > 1 else 0.0
     return found
 
@@ -155,8 +159,8 @@ def layer_seconds(job: Job, rates: Rates, inputs: int, outputs: int) -> float:
     """Seconds of solving for one linear layer."""
     weights = inputs * outputs
     if job.method == "wanda":
-        at_once = max(1, WANDA_AT_ONCE // inputs)
-        parts = 1 if job.zeros else -(-outputs // at_once)
+        at_once = max(1, (WITH_ZEROS_AT_ONCE if job.zeros else WANDA_AT_ONCE) // inputs)
+        parts = -(-outputs // at_once)
         working = weights * (BYTES_OF_A_CUT / rates.elementwise + 1 / rates.sorting)
         return max(parts * LAUNCHES_OF_A_CUT * rates.launch, working)
     product = counting.updates(inputs, outputs) / rates.float32
@@ -223,7 +227,9 @@ def device_bytes(job: Job, rates: Rates) -> dict[str, float]:
     activations = size * batch * ((3 if shape.gated else 2) * shape.inner + 3 * shape.width)
     largest = max(group.inputs * max(group.outputs) for group in shape.groups)
     if job.method == "wanda":
-        solving = float((SORT_WORKSPACE + size + 1) * largest if job.zeros else 0)
+        solving = 0.0
+        if job.zeros:  # the result, and that of the layer before, which is still there; and one part is being sorted
+            solving = float((2 * size + BYTES_OF_SCORES) * largest + SORT_WORKSPACE * min(largest, WITH_ZEROS_AT_ONCE))
     else:  # the result of the layer before and the factor of its inputs are still there
         copies = (COPIES_TO_DECOMPOSE if job.method == "alps" else COPIES_TO_FACTORISE) if rates.to_device else 1
         solving = float(copies * hessians[-1] + hessians[-2] + counting.FLOAT32 * largest)
