@@ -106,7 +106,7 @@ class Redundancy(Evaluation):
 
         hooks = [each.mlp.down.module.register_forward_pre_hook(partial(watch, each.name)) for each in units]
         try:
-            with subject.model.placed(subject.device) as hf:
+            with subject.model.placed(subject.device, whole=True) as hf:
                 for batch in windows.split(4):
                     hf(batch.to(subject.device))
         finally:
@@ -124,7 +124,7 @@ class Redundancy(Evaluation):
             for parameter in (member.linear.module.weight, member.linear.module.bias)
             if parameter is not None
         ]
-        with subject.model.placed(subject.device) as hf, torch.enable_grad():
+        with subject.model.placed(subject.device, whole=True) as hf, torch.enable_grad():
             for parameter in parameters:
                 parameter.requires_grad_(True)
             try:

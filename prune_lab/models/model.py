@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prune_lab.models.adapter import Adapter
 from prune_lab.models.families import read_blocks
 from prune_lab.models.mapped import MappedWeights
+from prune_lab.models.spread import fits, spread
 from prune_lab.models.view import Block, PrunableLinear
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -128,14 +129,30 @@ class PrunableModel:
                 self.mapped.settle(block.module)
 
     @contextmanager
-    def placed(self, device: torch.device) -> "Iterator[PreTrainedModel]":
-        """The whole model on ``device``, and back on the host afterwards."""
-        self.hf.to(device)
+    def placed(self, device: torch.device, *, whole: bool = False) -> "Iterator[PreTrainedModel]":
+        """The model on ``device``, to compute with and not to change, and back on the host afterwards.
+
+        Args:
+            device: where its inputs lie.
+            whole: all of it is there, as gradients and measurements of time need it; otherwise a model that is larger
+                than a GPU is spread over the others, and the host (`prune_lab.models.spread`).
+        """
         hook = self.hf.get_output_embeddings().register_forward_pre_hook(_contiguous)
         try:
-            yield self.hf
+            if whole or fits(self.hf, device):
+                context = self._on(device)
+            else:
+                context = spread(self.hf, [block.module for block in self.blocks], device)
+            with context:
+                yield self.hf
         finally:
             hook.remove()
+
+    @contextmanager
+    def _on(self, device: torch.device) -> "Iterator[PreTrainedModel]":
+        try:
+            yield self.hf.to(device)
+        finally:
             self.hf.to("cpu")
             if self.mapped is not None:
                 self.mapped.restore(self.hf)

@@ -84,7 +84,7 @@ _WHERE = {"device", "data.root", "evaluate.data_root", "evaluate.zero_shot.data_
 """Settings that say where a run computes, reads and writes: runs that differ in these stand side by side."""
 
 
-def kept_runs(spec: TableSpec, folder: Path, conf: Path, reference: Path) -> Records:
+def kept_runs(spec: TableSpec, folder: Path, conf: Path, reference: Path) -> dict[Cell, dict[str, Any]]:
     """Reads the runs that the results folder has of this table, to go on from there; none where there are no files.
 
     Args:
@@ -97,7 +97,7 @@ def kept_runs(spec: TableSpec, folder: Path, conf: Path, reference: Path) -> Rec
         BadInput: the runs had other settings, or some of them are not asked for now and would be lost.
     """
     if not (folder / f"{spec.name}.csv").exists():
-        return []
+        return {}
     found = read_runs(folder, spec.name, conf, reference)
     before, now = _settings(found.spec), _settings(spec)
     if before != now:
@@ -113,7 +113,7 @@ def kept_runs(spec: TableSpec, folder: Path, conf: Path, reference: Path) -> Rec
             f"--keep: {spec.name}.csv in {folder} has {len(lost)} runs that this command does not ask for, such as "
             f"{', '.join(lost[0][0])} in {lost[0][1]}, seed {lost[0][2]}; ask for the whole table"
         )
-    return [(wanted[which], record) for which, record in records]
+    return {wanted[which]: record for which, record in records}
 
 
 def _settings(spec: TableSpec) -> set[str]:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,35 +57,7 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and exits with 0 (done), 1 (a run failed) or 2 (bad input)."""
-    parser = argparse.ArgumentParser(
-        "prune-lab-table", description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", help="a file of results/specs, without .yaml")
-    parser.add_argument(
-        "overrides", nargs="*", help="KEY=VALUE: replaces the values of a row key, or goes to every run"
-    )
-    runs = "where run folders go, and where finished runs are looked for, however deep (%(default)s)"
-    parser.add_argument(
-        "-m",
-        "--launcher",
-        help="a launcher of Hydra that runs the cells: slurm, ray_tasks, processes, ...; its settings are overrides, "
-        "hydra.launcher.KEY=VALUE (docs/clusters.md)",
-    )
-    parser.add_argument("--runs", type=local_path, default=Path("outputs/tables"), help=runs)
-    parser.add_argument("--results", type=local_path, default=Path("results"), help="where tables go (%(default)s)")
-    again = (
-        "writes the table NAME of the results folder again from the runs that it lists, after a change of its YAML, say"
-    )
-    parser.add_argument("--redraw", action="store_true", help=again)
-    keep = (
-        "keeps the runs of this table that the results folder has, from another machine, say, and runs what is missing"
-    )
-    parser.add_argument("--keep", action="store_true", help=keep)
-    parser.add_argument("--no-run", action="store_true", help="tabulates what has finished, and says what is missing")
-    parser.add_argument(
-        "--readme", type=local_path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->"
-    )
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = _parser().parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     guard_variables()
     trust_typed(parsed.overrides)
@@ -118,6 +90,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(1 if findings.failures and not parsed.no_run else 0)
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "prune-lab-table", description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="a file of results/specs, without .yaml")
+    parser.add_argument(
+        "overrides", nargs="*", help="KEY=VALUE: replaces the values of a row key, or goes to every run"
+    )
+    runs = "where run folders go, and where finished runs are looked for, however deep (%(default)s)"
+    parser.add_argument(
+        "-m",
+        "--launcher",
+        help="a launcher of Hydra that runs the cells: slurm, ray_tasks, processes, ...; its settings are overrides, "
+        "hydra.launcher.KEY=VALUE (docs/clusters.md)",
+    )
+    parser.add_argument("--runs", type=local_path, default=Path("outputs/tables"), help=runs)
+    parser.add_argument("--results", type=local_path, default=Path("results"), help="where tables go (%(default)s)")
+    again = (
+        "writes the table NAME of the results folder again from the runs that it lists, after a change of its YAML, say"
+    )
+    parser.add_argument("--redraw", action="store_true", help=again)
+    keep = (
+        "keeps the runs of this table that the results folder has, from another machine, say, and runs what is missing"
+    )
+    parser.add_argument("--keep", action="store_true", help=keep)
+    parser.add_argument("--no-run", action="store_true", help="tabulates what has finished, and says what is missing")
+    parser.add_argument(
+        "--readme", type=local_path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->"
+    )
+    return parser
+
+
 def _write(findings: Findings, parsed: argparse.Namespace) -> None:
     """Writes and prints the table."""
     if findings.records:
@@ -136,7 +140,7 @@ def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
     published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
     check_writable(parsed.results, "--results", _REMEDY)
     check_writable(parsed.runs, "--runs", "give --runs DIR")
-    kept = kept_runs(spec, parsed.results, tables_folder(), _reference_folder()) if parsed.keep else []
+    kept = kept_runs(spec, parsed.results, tables_folder(), _reference_folder()) if parsed.keep else {}
     how = {"launcher": parsed.launcher, "options": options, "run": not parsed.no_run}
     records, failures = run_cells(spec, parsed.runs, kept, **how)
     return Findings(described_by(spec, records), records, failures, published)
@@ -145,7 +149,7 @@ def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
 def run_cells(
     spec: TableSpec,
     folder: Path,
-    kept: Records | tuple[()] = (),
+    kept: Mapping[Cell, dict[str, Any]] = {},
     *,
     launcher: str | None = None,
     options: Sequence[str] = (),
@@ -170,11 +174,8 @@ def run_cells(
     with composing(conf_folder()) as compose:
         configs = [(cell, compose(cell.overrides)) for cell in spec.cells()]
     keys = [config.key for _, config in configs]
-    elsewhere = {(cell.row, cell.column, cell.seed): record for cell, record in kept}
-    finished = _finished_runs(folder)
-    for key, (cell, _) in zip(keys, configs, strict=True):
-        if (record := elsewhere.get((cell.row, cell.column, cell.seed))) and key not in finished:
-            finished[key] = record
+    known = {key: kept[cell] for key, (cell, _) in zip(keys, configs, strict=True) if cell in kept}
+    finished = known | _finished_runs(folder)
     jobs = [(key, cell, config) for key, (cell, config) in zip(keys, configs, strict=True) if key not in finished]
     if jobs and run:
         from prune_lab.run.vetting import vet  # imports what the settings name

@@ -93,7 +93,7 @@ class Shrink(Stage):
 
     def _measure(self, run: RunState, workload: Workload, device: torch.device) -> dict[str, float]:
         size = Size()(run.subject).metrics
-        with run.model.placed(device) as hf:
+        with run.model.placed(device, whole=True) as hf:
             passes = time_passes(hf, workload.prompts(run.model).to(device), workload)
         return {
             "parameters": size["parameters"],

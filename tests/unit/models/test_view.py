@@ -62,7 +62,7 @@ def test_the_output_embedding_of_a_placed_model_gets_contiguous_inputs(tiny_mode
     head = model.hf.get_output_embeddings()
     with model.placed(torch.device("cpu")) as hf:
         watch = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
-        assert torch.equal(hf(input_ids=tokens, logits_to_keep=2).logits, before)
+        torch.testing.assert_close(hf(input_ids=tokens, logits_to_keep=2).logits, before)  # not bit for bit: other sums
         watch.remove()
     assert seen == [True]
     assert not head._forward_pre_hooks

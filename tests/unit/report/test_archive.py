@@ -117,18 +117,18 @@ def test_the_command_tabulates_again_without_a_run(findings, tmp_path, monkeypat
     assert ended.value.code == 2 and "--redraw runs nothing" in capsys.readouterr().err
 
 
-def kept(tmp_path: Path, *overrides: str) -> list:
+def kept(tmp_path: Path, *overrides: str) -> dict:
     return kept_runs(read_table(tmp_path, "toy", overrides), tmp_path / "results", tmp_path, tmp_path)
 
 
 def test_runs_made_elsewhere_are_kept_where_the_settings_are_the_same(findings, tmp_path):
-    assert kept(tmp_path, "data.samples=128") == []
+    assert kept(tmp_path, "data.samples=128") == {}
     write_runs(findings, tmp_path / "results")
     found = kept(tmp_path, "data.samples=128", "device=cuda", "data.root=elsewhere")
-    assert [(cell.row, cell.column, cell.seed, run["key"]) for cell, run in found] == [
+    assert [(cell.row, cell.column, cell.seed, run["key"]) for cell, run in found.items()] == [
         (cell.row, cell.column, cell.seed, run["key"]) for cell, run in findings.records
     ]
-    assert all("device=cuda" in cell.overrides for cell, _ in found)
+    assert all("device=cuda" in cell.overrides for cell in found)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_cells_that_have_finished_elsewhere_are_not_run(tmp_path, monkeypatch):
         "prune_lab.run.runner.execute", lambda config, folder, **how: run.append(config.plain["seed"]) or record(8.0)
     )
     spec = read_table(tables_folder(), "reference", ["model=reference", "method=wanda", "seed=0,1"])
-    kept = [(cell, record(3.0)) for cell in spec.cells() if cell.seed == 0]
+    kept = {cell: record(3.0) for cell in spec.cells() if cell.seed == 0}
     records, failures = table.run_cells(spec, tmp_path, kept)
     assert not failures and set(run) == {1}
     assert [(cell.seed, found["metrics"]["evaluate/perplexity"]) for cell, found in records] == [
