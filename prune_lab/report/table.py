@@ -111,9 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "writes the table NAME of the results folder again from the runs that it lists, after a change of its YAML, say"
     )
     parser.add_argument("--redraw", action="store_true", help=again)
-    keep = (
-        "keeps the runs of this table that the results folder has, from another machine, say, and runs what is missing"
-    )
+    keep = "keeps the runs that the results folder has of this table, of other machines, say"
     parser.add_argument("--keep", action="store_true", help=keep)
     parser.add_argument("--no-run", action="store_true", help="tabulates what has finished, and says what is missing")
     parser.add_argument(
