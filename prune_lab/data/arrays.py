@@ -12,7 +12,7 @@ from prune_lab.data.overlap import find_overlap
 from prune_lab.data.spec import DataSpec
 from prune_lab.data.tokens import Data, check_vocabulary, host_tensor, token_digest
 from prune_lab.errors import BadInput, BadSetting, owned_by
-from prune_lab.utils.checks import check_text
+from prune_lab.utils.checks import check_text, check_whole
 from prune_lab.utils.paths import local_path, shown_path, why_missing
 
 
@@ -28,18 +28,21 @@ class Tokens(DataSpec):
         evaluation: a ``.npy`` file.
         samples: the first so many rows of the calibration set; None for all.
         seqlen: if set, both files must have this width.
+        limit_windows: evaluates the first so many windows only; None for all.
     """
 
     input_files: ClassVar = ("calibration", "evaluation")
     calibration: str | None = None
     evaluation: str | None = None
     samples: int | None = None
+    limit_windows: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bos is not None:
             raise BadSetting(self, "bos", "is not allowed; allowed: null, as token ids are taken as they are")
         with owned_by(self):
+            check_whole(self, "limit_windows", optional=True, hint="null: all")
             rows = self._open("calibration").shape[0]
             self._open("evaluation")
         if self.samples is not None and self.samples > rows:
@@ -67,7 +70,7 @@ class Tokens(DataSpec):
         for name in ("calibration", "evaluation"):
             with owned_by(self):
                 array = self._open(name)
-                array = np.asarray(array[: self.samples] if name == "calibration" else array)
+                array = np.asarray(array[: self.samples if name == "calibration" else self.limit_windows])
                 self._check_width(name, array.shape[1], seqlen_limit)
                 check_vocabulary(array, vocab_size, self._given(name))
             arrays[name] = array

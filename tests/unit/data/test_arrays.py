@@ -142,3 +142,12 @@ def test_missing_files_are_refused_at_once(files):
         Tokens(**files | {"evaluation": "nowhere.npy"})
     with pytest.raises(BadInput, match=r"Tokens\.calibration is not set; data=tokens needs"):
         Tokens(evaluation=files["evaluation"])
+
+
+def test_only_the_first_windows_are_evaluated(files):
+    data = load(Tokens(**files, limit_windows=2))
+    assert data.evaluation.tolist() == [[0, 1], [2, 3]]
+    assert data.protocol["evaluation"]["windows"] == 2
+    assert len(load(Tokens(**files, limit_windows=9)).evaluation) == 5
+    with pytest.raises(BadInput, match=r"Tokens\.limit_windows=0"):
+        Tokens(**files, limit_windows=0)
