@@ -2,8 +2,9 @@
 
 Each measurement is a process of its own that builds a random model or loads one from a folder, prunes all of it, and
 reports seconds and the peak of its memory beyond the model and the tokens. The two implementations alternate; medians
-are printed as a Markdown table. On a machine that does other work, `--processor` counts the seconds in which the
-threads of the process worked, on one thread, say (OMP_NUM_THREADS=1).
+are printed as a Markdown table, and below it the share that each step of prune_lab and of the floor has in the seconds
+(on a CPU). On a machine that does other work, `--processor` counts the seconds in which the threads of the process
+worked, on one thread, say (OMP_NUM_THREADS=1).
 
 Examples:
     python scripts/bench_oneshot.py                                   # both shapes, both methods, float32 and bfloat16
@@ -11,267 +12,150 @@ Examples:
     python scripts/bench_oneshot.py --shapes models/SmolLM2-135M --dtypes bfloat16 --seqlen 1024 --processor
     python scripts/bench_oneshot.py --quality                         # perplexity of both on the shipped models
     python scripts/bench_oneshot.py --costs --blocks 2                # all other methods beside SparseGPT
+    python scripts/bench_oneshot.py --all --model models/SmolLM2-135M --output measured.md
 """
 
 import argparse
-import gc
 import json
 import logging
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from cost_model.counting import floor_operations
-from cost_model.shapes import groups_of
-from plain_oneshot import prune as prune_plainly
-from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PretrainedConfig
+from bench.document import MODEL_SEQLEN, SHAPE_SEQLEN, sections
+from bench.measuring import Job, measure_here
+from bench.models import SHAPES, folder, shape_or_folder
+from bench.pruning import METHODS, OTHERS, SPARSITY
+from bench.quality import quality_table
+from bench.tables import COMPARISON, COSTS, SHARES, Comparison, costs
 
-from prune_lab.models.load import Checkpoint, DTypeName
-from prune_lab.models.model import PrunableModel
-from prune_lab.pruning.calibration.calibration import Calibration
-from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.methods.admm import ADMM
-from prune_lab.pruning.methods.alps import ALPS
-from prune_lab.pruning.methods.method import Method
-from prune_lab.pruning.methods.reconstruction import Reconstruction
-from prune_lab.pruning.methods.ria import RIA
-from prune_lab.pruning.methods.sparsegpt import SparseGPT
-from prune_lab.pruning.methods.sparsellm import SparseLLM
-from prune_lab.pruning.methods.wanda import Wanda
-from prune_lab.pruning.target import Target
-from prune_lab.utils.device import release_free_memory, resolve_device, watch_peak_memory
-
-SHAPES = ("opt_125m", "llama_110m")
-METHODS: dict[str, Callable[[], Method]] = {"sparsegpt": SparseGPT, "wanda": Wanda}  # those that have plain loops
-OTHERS: dict[str, Callable[[], Method]] = {
-    "sparsellm": SparseLLM,
-    "sparsellm_unrefined": lambda: SparseLLM(adam_refine=0),
-    "sparsellm_paper": lambda: SparseLLM(variant="paper"),
-    "admm": ADMM,
-    "alps": ALPS,
-    "ria": RIA,
-    "reconstruction": lambda: Reconstruction(ALPS()),
-}
-SPARSITY = 0.5
+DTYPES = ("float32", "bfloat16", "float16")
 
 
-def config_of(shape: str, blocks: int) -> PretrainedConfig:
-    """OPT-125m's own shape, and a LLaMA of the same width and depth with grouped queries."""
-    size = {"hidden_size": 768, "num_hidden_layers": blocks, "num_attention_heads": 12, "max_position_embeddings": 2048}
-    if shape == "opt_125m":
-        return OPTConfig(**size, vocab_size=50272, ffn_dim=3072, word_embed_proj_dim=768, dropout=0.0)
-    return LlamaConfig(
-        **size, vocab_size=32000, intermediate_size=2048, num_key_value_heads=4, tie_word_embeddings=True
-    )
-
-
-def model_of(shape: str, dtype: DTypeName, blocks: int) -> PrunableModel:
-    """A random model of a known shape, or the one of a folder."""
-    if shape not in SHAPES:
-        return Checkpoint(shape, dtype=dtype).load()
-    hf = AutoModelForCausalLM.from_config(config_of(shape, blocks)).to(getattr(torch, dtype)).eval()
-    return PrunableModel(hf)
-
-
-def shape_or_folder(text: str) -> str:
+def build_parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    if text not in SHAPES and not (Path(text) / "config.json").is_file():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither one of {', '.join(SHAPES)} nor a folder with a model")
-    return text
-
-
-def measure_one(arguments: argparse.Namespace) -> dict[str, float]:
-    """One prune in this process: seconds, peak memory in MB beyond what was there before, and the floor in seconds."""
-    device = resolve_device(arguments.device)
-    torch.manual_seed(0)
-    model = model_of(arguments.shapes[0], arguments.dtypes[0], arguments.blocks)
-    tokens = torch.randint(0, model.vocab_size, (arguments.samples, arguments.seqlen))
-    floor = floor_seconds(model, tokens.numel(), arguments.methods[0], device)
-    prune_with(arguments, small_model(arguments.dtypes[0]), tokens[:1, :64] % 100, device)  # loads code, starts threads
-    gc.collect()
-    release_free_memory(device)  # or what is measured next would hide in it
-    before = watch_peak_memory(device)()
-    peak = watch_peak_memory(device)
-    clock = time.process_time if arguments.processor else time.perf_counter
-    start = clock()
-    prune_with(arguments, model, tokens, device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    seconds = clock() - start
-    return {"seconds": seconds, "memory": peak() - before, "floor": floor}
-
-
-def prune_with(arguments: argparse.Namespace, model: PrunableModel, tokens: torch.Tensor, device: torch.device) -> None:
-    """Prunes a whole model with the chosen implementation and method."""
-    method = arguments.methods[0]
-    if arguments.implementation == "plain":
-        blocks = model.hf.to(device).get_submodule(model.blocks[0].name.rpartition(".")[0])
-        prune_plainly(model.hf, blocks, tokens.to(device), method, SPARSITY)
-    else:
-        method = {**METHODS, **OTHERS}[method]()
-        method.prune(PruningContext(model, Target(level=SPARSITY), Calibration(tokens, device=device)))
-
-
-def small_model(dtype: str) -> PrunableModel:
-    """For a prune that takes no time: what a process needs once is not part of the measurement."""
-    config = OPTConfig(
-        hidden_size=64, num_hidden_layers=1, num_attention_heads=2, ffn_dim=128, word_embed_proj_dim=64, vocab_size=100
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), type=shape_or_folder, help="or folders")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*METHODS, *OTHERS])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=DTYPES)
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument(
+        "--seqlen", type=int, help=f"tokens of each ({SHAPE_SEQLEN}; with --all {MODEL_SEQLEN} for the folder's model)"
     )
-    return PrunableModel(AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype)))
-
-
-def floor_seconds(model: PrunableModel, tokens: int, method: str, device: torch.device) -> float:
-    """What the unavoidable multiplications take at the rates of this process; `floor_operations` has what they are."""
-    blocks = [groups_of(block.shared_inputs) for block in model.blocks]
-    passes, float32 = floor_operations(tokens, blocks, method)
-    return passes / matmul_rate(model.dtype, device) + float32 / matmul_rate(torch.float32, device)
-
-
-def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Multiply-adds count two: the best rate of five products of the shapes at hand, per second."""
-    left, right = torch.randn(2048, 768, device=device, dtype=dtype), torch.randn(3072, 768, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(6):
-        start = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * 2048 * 768 * 3072 / best
-
-
-def compare(shape: str, method: str, dtype: str, arguments: argparse.Namespace) -> str:
-    """Alternates the two implementations and returns a row of the table."""
-    runs: dict[str, list[dict[str, float]]] = {"plain": [], "prune_lab": []}
-    for _ in range(arguments.repeats):
-        for implementation, results in runs.items():
-            results.append(measure_elsewhere(implementation, shape, method, dtype, arguments))
-
-    def median(implementation: str, what: str) -> float:
-        return statistics.median(result[what] for result in runs[implementation])
-
-    plain, ours = median("plain", "seconds"), median("prune_lab", "seconds")
-    memory_plain, memory = median("plain", "memory"), median("prune_lab", "memory")
-    floor = median("prune_lab", "floor")
-    return (
-        f"| {Path(shape).name} | {method} | {dtype} | {plain:.1f} | {ours:.1f} | {plain / ours:.2f} | {floor:.1f} "
-        f"| {ours / floor:.2f} | {memory_plain:.0f} | {memory:.0f} | {memory / memory_plain:.2f} |"
+    parser.add_argument(
+        "--blocks", type=int, help="so many from the first (all; with --all 2 of the shapes and all of the folder's)"
     )
+    parser.add_argument("--repeats", type=int, help="measurements of each (3; with --all 1)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--processor", action="store_true", help="count processor seconds instead of the clock's")
+    parser.add_argument("--one", nargs=2, metavar=("IMPLEMENTATION", "JOB"), help=argparse.SUPPRESS)
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--quality", action="store_true", help="compare perplexity on the shipped models instead")
+    instead.add_argument("--costs", action="store_true", help="measure the other methods beside SparseGPT instead")
+    instead.add_argument(
+        "--all",
+        action="store_true",
+        help="measure all that belongs together instead: the model of a folder in bfloat16, with the costs of ALPS and "
+        "SparseLLM, a few blocks of the shapes in float32, and llm-compressor; some 15 minutes without the latter",
+    )
+    everything = parser.add_argument_group("with --all")
+    everything.add_argument("--model", metavar="FOLDER", type=folder, help="a real model; without it there is none")
+    everything.add_argument(
+        "--llm-compressor", type=Path, metavar="PYTHON", help="the interpreter of its environment; needs --model"
+    )
+    everything.add_argument("--data", nargs="+", metavar="OVERRIDE", help="text for llm-compressor (data=stdlib)")
+    everything.add_argument("--output", type=Path, metavar="FILE", help="where the document goes, instead of stdout")
+    return parser
 
 
-def measure_elsewhere(
-    implementation: str, shape: str, method: str, dtype: str, arguments: argparse.Namespace
-) -> dict[str, float]:
-    """`measure_one` in a process of its own."""
-    command = [
-        sys.executable, __file__, "--implementation", implementation, "--shapes", shape, "--methods", method,
-        "--dtypes", dtype, "--samples", str(arguments.samples), "--seqlen", str(arguments.seqlen),
-        "--blocks", str(arguments.blocks), "--device", arguments.device,
-        *(["--processor"] if arguments.processor else []),
-    ]  # fmt: skip
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    result: dict[str, float] = json.loads(output.splitlines()[-1])
-    sys.stderr.write(f"{shape} {method} {dtype} {implementation}: {result}\n")
-    return result
+def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuses what contradicts itself, and fills in what depends on other settings."""
+    if arguments.processor and not arguments.device.startswith("cpu"):
+        parser.error("--processor: a GPU's work is in no processor seconds")
+    if arguments.llm_compressor and not arguments.model:
+        parser.error("--llm-compressor needs the model of a folder (--model)")
+    if arguments.llm_compressor and not arguments.llm_compressor.is_file():
+        parser.error(f"--llm-compressor: there is no {arguments.llm_compressor}")
+    if not arguments.all and (arguments.model or arguments.output or arguments.data):
+        parser.error("--model, --llm-compressor, --data and --output belong to --all")
+    if arguments.output and not arguments.output.parent.is_dir():
+        parser.error(f"--output: there is no folder {arguments.output.parent}")
+    for name in ("samples", "seqlen", "blocks", "repeats"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            parser.error(f"--{name} is at least 1")
+    arguments.repeats = arguments.repeats or (1 if arguments.all else 3)
+    if not arguments.all:
+        arguments.seqlen = arguments.seqlen or SHAPE_SEQLEN
+
+
+def job_of(arguments: argparse.Namespace, shape: str, method: str, dtype: str) -> Job:
+    """One of those that the command line asks for."""
+    rest = {name: getattr(arguments, name) for name in ("samples", "seqlen", "blocks", "device", "processor")}
+    return Job(shape, method, dtype, **rest)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Prints a row when it is measured, and the shares of all in the end."""
+    sys.stdout.write(
+        f"{arguments.samples} x {arguments.seqlen} tokens, sparsity {SPARSITY}, {arguments.device}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"{'processor ' if arguments.processor else ''}seconds and MB beyond the weights, medians of "
+        f"{arguments.repeats}\n\n{COMPARISON}\n"
+    )
+    shares: list[str] = []
+    for shape in arguments.shapes:
+        for dtype in arguments.dtypes:
+            for method in arguments.methods:
+                found = Comparison.of(job_of(arguments, shape, method, dtype), arguments.repeats)
+                sys.stdout.write(found.row() + "\n")
+                sys.stdout.flush()
+                shares += found.share_rows()
+    sys.stdout.write("\n".join(["", SHARES, *shares]) + "\n")
 
 
 def compare_costs(arguments: argparse.Namespace) -> None:
     """Prints seconds and memory of every method beside SparseGPT's, in turn on the same machine."""
     chosen = [name for name in arguments.methods if name in OTHERS] or list(OTHERS)
-    rows = ["| shape | method | seconds | times SparseGPT's | MB beyond the weights |", "|---|---|---:|---:|---:|"]
-    for shape in arguments.shapes:
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("sparsegpt", *chosen)}
-        for _ in range(arguments.repeats):
-            for name, results in runs.items():
-                results.append(measure_elsewhere("prune_lab", shape, name, arguments.dtypes[0], arguments))
-        seconds = {name: statistics.median(run["seconds"] for run in results) for name, results in runs.items()}
-        for name, results in runs.items():
-            memory = statistics.median(run["memory"] for run in results)
-            ratio = seconds[name] / seconds["sparsegpt"]
-            rows.append(f"| {shape} | {name} | {seconds[name]:.1f} | {ratio:.2f} | {memory:.0f} |")
-    sys.stdout.write("\n".join(rows) + "\n")
+    found = [
+        costs(job_of(arguments, shape, "sparsegpt", arguments.dtypes[0]), chosen, arguments.repeats)
+        for shape in arguments.shapes
+    ]
+    rows = [row for of_shape, _ in found for row in of_shape]
+    shares = [row for _, of_steps in found for row in of_steps]
+    sys.stdout.write("\n".join([COSTS, *rows, "", SHARES, *shares]) + "\n")
 
 
-def compare_quality() -> None:
-    """Prints the perplexity of both implementations on the shipped models."""
-    from prune_lab.evaluation.evaluation import Subject
-    from prune_lab.evaluation.perplexity import Perplexity
-
-    rows = ["| model | method | plain | prune_lab | difference |", "|---|---|---:|---:|---:|"]
-    for name in ("opt", "llama"):
-        for method in METHODS:
-            found = []
-            for plain in (True, False):
-                checkpoint = Checkpoint(name, kind="reference", dtype="float32")
-                model = checkpoint.load(checkpoint.load_tokenizer())
-                data = _stdlib_data(model)
-                if plain:
-                    blocks = model.hf.get_submodule(model.blocks[0].name.rpartition(".")[0])
-                    prune_plainly(model.hf, blocks, data.calibration, method, SPARSITY)
-                else:
-                    calibration = Calibration(data.calibration)
-                    METHODS[method]().prune(PruningContext(model, Target(level=SPARSITY), calibration))
-                found.append(Perplexity()(Subject(model, data, torch.device("cpu"), Path())).metrics["perplexity"])
-            rows.append(f"| {name} | {method} | {found[0]:.4f} | {found[1]:.4f} | {found[1] / found[0] - 1:+.3%} |")
-    sys.stdout.write("\n".join(rows) + "\n")
+def write_all(arguments: argparse.Namespace) -> None:
+    """Writes each section of the document when it is measured, so that a failure leaves those before it."""
+    written: list[str] = []
+    for section in sections(arguments):
+        written.append(section)
+        if arguments.output:
+            arguments.output.write_text("\n\n".join(written) + "\n", encoding="utf-8")
+        else:
+            sys.stdout.write(section + "\n\n")
+            sys.stdout.flush()
 
 
-def _stdlib_data(model: PrunableModel):
-    from prune_lab.data.sources import StdlibText
-    from prune_lab.data.text import TextData
-
-    spec = TextData(calibration=StdlibText("calibration"), evaluation=StdlibText("evaluation"), samples=64)
-    return spec.load(model.tokenizer, vocab_size=model.vocab_size, seqlen_limit=model.seqlen_limit)
-
-
-def main() -> None:
+def main(line: Sequence[str] | None = None) -> None:
     """Parses the command line and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), type=shape_or_folder, help="or folders")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*METHODS, *OTHERS])
-    parser.add_argument(
-        "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16", "float16"]
-    )
-    parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--seqlen", type=int, default=512)
-    parser.add_argument("--blocks", type=int, default=12, help="of the models (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--processor", action="store_true", help="count processor seconds instead of the clock's")
-    parser.add_argument("--quality", action="store_true", help="compare perplexity on the shipped models instead")
-    parser.add_argument("--costs", action="store_true", help="measure the other methods beside SparseGPT instead")
-    parser.add_argument("--implementation", choices=["plain", "prune_lab"], help=argparse.SUPPRESS)  # one measurement
-    arguments = parser.parse_args()
+    parser = build_parser()
+    arguments = parser.parse_args(line)
+    check(parser, arguments)
     logging.disable(logging.WARNING)
-    if arguments.processor and not arguments.device.startswith("cpu"):
-        parser.error("--processor: a GPU's work is in no processor seconds")
-    if arguments.implementation:
-        sys.stdout.write(json.dumps(measure_one(arguments)) + "\n")
-        return
-    if arguments.quality:
-        compare_quality()
-        return
-    if arguments.costs:
+    if arguments.one:
+        implementation, job = arguments.one
+        sys.stdout.write(json.dumps(asdict(measure_here(Job(**json.loads(job)), implementation))) + "\n")
+    elif arguments.quality:
+        sys.stdout.write(quality_table() + "\n")
+    elif arguments.costs:
         compare_costs(arguments)
-        return
-    sys.stdout.write(
-        f"{arguments.samples} x {arguments.seqlen} tokens, sparsity {SPARSITY}, {arguments.device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}; "
-        f"{'processor ' if arguments.processor else ''}seconds and MB beyond the weights, medians of "
-        f"{arguments.repeats}\n\n"
-        "| shape | method | dtype | plain s | prune_lab s | times faster | floor s | of floor "
-        "| plain MB | prune_lab MB | of plain |\n"
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
-    )
-    for shape in arguments.shapes:
-        for dtype in arguments.dtypes:
-            for method in arguments.methods:
-                sys.stdout.write(compare(shape, method, dtype, arguments) + "\n")
-                sys.stdout.flush()
+    elif arguments.all:
+        write_all(arguments)
+    else:
+        compare(arguments)
 
 
 if __name__ == "__main__":

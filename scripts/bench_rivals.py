@@ -25,35 +25,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench.pruning import IMPLEMENTATIONS, prune
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 from transformers import __version__ as transformers_version
 
+from prune_lab.models.load import Checkpoint
+
 METHODS = ("wanda", "sparsegpt")
-RIVAL = Path(__file__).parent / "rivals" / "llm_compressor.py"
+RIVAL = Path(__file__).absolute().parent / "rivals" / "llm_compressor.py"
 
 
 def prune_here(arguments: argparse.Namespace) -> dict[str, float]:
     """Prunes with prune_lab or the plain loops in this process, saves the model, and returns what the pruning took."""
-    from plain_oneshot import prune as prune_plainly
-
-    from prune_lab.models.load import Checkpoint
-    from prune_lab.pruning.calibration.calibration import Calibration
-    from prune_lab.pruning.context import PruningContext
-    from prune_lab.pruning.methods.sparsegpt import SparseGPT
-    from prune_lab.pruning.methods.wanda import Wanda
-    from prune_lab.pruning.target import Target
-
     model = Checkpoint(str(arguments.model), dtype=arguments.dtype).load()
     tokens = torch.from_numpy(np.load(arguments.calibration))
     start, worked = time.perf_counter(), time.process_time()
-    if arguments.implementation == "plain":
-        blocks = model.hf.get_submodule(model.blocks[0].name.rpartition(".")[0])
-        prune_plainly(model.hf, blocks, tokens, arguments.method, arguments.sparsity)
-    else:
-        method = {"wanda": Wanda, "sparsegpt": SparseGPT}[arguments.method]()
-        method.prune(PruningContext(model, Target(level=arguments.sparsity), Calibration(tokens)))
+    prune(arguments.implementation, arguments.method, model, tokens, sparsity=arguments.sparsity)
     taken = {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - worked}
     model.hf.save_pretrained(arguments.output)
     return taken
@@ -88,7 +77,13 @@ def measure(implementation: str, method: str, arguments: argparse.Namespace, fol
         ]
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     else:
-        command = [sys.executable, __file__, str(arguments.model), "--implementation", implementation]
+        command = [
+            sys.executable,
+            str(Path(__file__).absolute()),
+            str(arguments.model),
+            "--implementation",
+            implementation,
+        ]
         command += ["--calibration", str(arguments.calibration), "--output", str(output)]
         environment = dict(os.environ)
     done = subprocess.run([*command, *settings], capture_output=True, text=True, env=environment, cwd=folder)
@@ -107,7 +102,6 @@ def write_tokens(arguments: argparse.Namespace, folder: Path) -> None:
     from hydra.utils import instantiate
 
     from prune_lab.models.families import family_of
-    from prune_lab.models.load import Checkpoint
     from prune_lab.run.conf_folder import conf_folder
 
     checkpoint = Checkpoint(str(arguments.model), dtype=arguments.dtype)
@@ -158,8 +152,8 @@ def table(arguments: argparse.Namespace, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Parses the command line, and prints the table."""
+def build_parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a folder in the Hugging Face format")
     parser.add_argument("--calibration", type=Path)
@@ -170,21 +164,34 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--implementation", choices=("prune_lab", "plain"), help=argparse.SUPPRESS)  # one measurement
+    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)  # one measurement
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser
+
+
+def measure_all(arguments: argparse.Namespace) -> str:
+    """The table; the arguments are those of `build_parser`, and name the tokens by files or a data set."""
     arguments.model = arguments.model.absolute()
-    if arguments.implementation:
-        print(json.dumps(prune_here(arguments)), flush=True)
-        return
+    if arguments.llm_compressor:  # processes start in another folder; a link is what makes an environment's interpreter
+        arguments.llm_compressor = arguments.llm_compressor.absolute()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.data:
             write_tokens(arguments, Path(folder))
-        elif not (arguments.calibration and arguments.evaluation):
-            parser.error("give --calibration and --evaluation, or --data")
         arguments.calibration, arguments.evaluation = arguments.calibration.absolute(), arguments.evaluation.absolute()
-        print(table(arguments, Path(folder)))
+        return table(arguments, Path(folder))
+
+
+def main() -> None:
+    """Parses the command line, and prints the table."""
+    parser = build_parser()
+    arguments = parser.parse_args()
+    if arguments.implementation:
+        print(json.dumps(prune_here(arguments)), flush=True)
+        return
+    if not (arguments.data or (arguments.calibration and arguments.evaluation)):
+        parser.error("give --calibration and --evaluation, or --data")
+    print(measure_all(arguments))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from bench_oneshot import SHAPES, config_of
+from bench.models import SHAPES, config_of
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 

@@ -186,5 +186,5 @@ def host_of_cpu(job: Job) -> dict[str, float]:
 def at_the_floors_rate(machine: Rates, job: Job, floor: float) -> Rates:
     """The machine with the rate of products that the measured process had, which its row's floor tells."""
     blocks = [list(job.shape.groups)] * job.shape.blocks
-    rate = sum(counting.floor_operations(job.tokens, blocks, job.method)) / floor
+    rate = sum(counting.floor_operations(job.tokens, blocks, job.method).values()) / floor
     return replace(machine, products=rate, float32=rate, gram=rate)

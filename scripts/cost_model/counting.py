@@ -42,22 +42,23 @@ def updates(inputs: int, outputs: int) -> int:
     return outputs * inputs**2
 
 
-def floor_operations(tokens: int, blocks: Iterable[list[Group]], method: str) -> tuple[int, float]:
+def floor_operations(tokens: int, blocks: Iterable[list[Group]], method: str) -> dict[str, float]:
     """What nobody can avoid in all blocks.
 
     Two passes; for SparseGPT also one symmetric product (half of a full one) and one factorisation for each distinct
     input, and the updates.
 
     Returns:
-        The operations of the passes, in the model's type; and those in float32.
+        By step: ``passes``, in the model's type, and in float32 ``statistics``, ``factorisations`` and ``solving``.
     """
-    passes, float32 = 0, 0.0
+    found = dict.fromkeys(("passes", "statistics", "factorisations", "solving"), 0.0)
     for groups in blocks:
-        passes += 2 * products(tokens, groups)
+        found["passes"] += 2 * products(tokens, groups)
         if method == "sparsegpt":
-            float32 += sum(tokens * group.inputs**2 + factorisation(group.inputs) for group in groups)
-            float32 += sum(updates(group.inputs, out) for group in groups for out in group.outputs)
-    return passes, float32
+            found["statistics"] += sum(tokens * group.inputs**2 for group in groups)
+            found["factorisations"] += sum(factorisation(group.inputs) for group in groups)
+            found["solving"] += sum(updates(group.inputs, out) for group in groups for out in group.outputs)
+    return found
 
 
 def norm_bytes(size: int, *, fused: bool) -> int:
