@@ -124,7 +124,7 @@ def compare_costs(arguments: argparse.Namespace) -> None:
     ]
     rows = [row for of_shape, _ in found for row in of_shape]
     shares = [row for _, of_steps in found for row in of_steps]
-    sys.stdout.write("\n".join([COSTS, *rows, "", SHARES, *shares]) + "\n")
+    sys.stdout.write("\n".join([COSTS, *rows, *(["", SHARES, *shares] if shares else [])]) + "\n")
 
 
 def write_all(arguments: argparse.Namespace) -> None:

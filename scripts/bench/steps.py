@@ -18,9 +18,14 @@ from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.solvers import admm, gram, obs
 
 STEPS = ("passes", "statistics", "factorisations", "solving", "rest")
-"""Forward passes of blocks; Gram matrices and input norms; Cholesky factors (of ALPS and ADMM, eigenvalues); sweeps,
-selections and updates; and the rest: embeddings, masks, errors of outputs, hidden states that are stored."""
-FUNCTIONS = {gram.accumulate_upper: "statistics", obs.factorize: "factorisations", obs.sparsegpt: "solving"}
+"""Forward passes of blocks; Gram matrices and input norms; Cholesky factors (for ALPS eigenvalues, for ADMM an inverse);
+sweeps, selections and updates; and the rest: embeddings, masks, errors of outputs, hidden states that are stored."""
+FUNCTIONS = {
+    gram.accumulate_upper: "statistics",
+    obs.factorize: "factorisations",
+    admm.inverse: "factorisations",
+    obs.sparsegpt: "solving",
+}
 METHODS_OF_CLASSES = {
     (Hessian, "update"): "statistics",
     (InputNorm, "update"): "statistics",

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.calibration import statistics
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
-from prune_lab.pruning.solvers import gram, obs
+from prune_lab.pruning.solvers import feed_forward, gram, obs, sparsellm
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -84,11 +84,22 @@ def test_every_operation_of_sparsegpt_runs_in_its_step(gated):
 def test_every_operation_of_wanda_runs_in_its_step(gated):
     seconds, found = pruned("wanda", gated)
     assert only_in(found, "passes", "aten::_scaled_dot_product_flash_attention_for_cpu")
+    assert only_in(found, "rest", "aten::clone")  # of the inputs that errors of outputs are measured on, also in hooks
     assert only_in(found, "solving", "aten::sqrt", "aten::any")  # norms from their squares; whether scores are tied
     assert found["aten::sum"] == {"statistics", "rest"}  # of squares of inputs, in hooks of passes; errors of outputs
     assert found["aten::mm" if gated else "aten::addmm"] == ({"passes", "rest"} if gated else {"passes"})
     assert seconds["factorisations"] == 0
     assert all(seconds[step] > 0 for step in steps.STEPS if step != "factorisations")
+
+
+def test_eigenvalues_and_inverses_are_factorisations():
+    _, found = pruned("alps", gated=True)
+    assert only_in(found, "factorisations", "aten::_linalg_eigh")
+    assert only_in(
+        pruned("admm", gated=True)[1], "factorisations", "aten::linalg_cholesky_ex", "aten::cholesky_inverse"
+    )
+    assert only_in(found, "statistics", "aten::addmm_")
+    assert only_in(found, "passes", "aten::_scaled_dot_product_flash_attention_for_cpu")
 
 
 def test_a_step_inside_another_counts_for_the_inner_one_alone():
@@ -115,6 +126,7 @@ def test_functions_are_put_back_also_after_a_failure():
         (owner, name): vars(owner)[name]
         for owner, name in [
             (obs, "factorize"), (obs, "sparsegpt"), (gram, "accumulate_upper"), (statistics, "accumulate_upper"),
+            (feed_forward, "accumulate_upper"), (sparsellm, "factorize"),
             (statistics.Hessian, "update"), (SparseGPT, "solve"), (type(model.blocks[0].module), "forward"),
         ]
     }  # fmt: skip
