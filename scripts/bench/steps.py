@@ -18,7 +18,7 @@ from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.solvers import admm, gram, obs
 
 STEPS = ("passes", "statistics", "factorisations", "solving", "rest")
-"""Forward passes of blocks; Gram matrices and input norms; Cholesky factors (for ALPS eigenvalues, for ADMM an inverse);
+"""Forward passes of blocks; Gram matrices and input norms; Cholesky factors (eigenvalues of ALPS, inverses of ADMM);
 sweeps, selections and updates; and the rest: embeddings, masks, errors of outputs, hidden states that are stored."""
 FUNCTIONS = {
     gram.accumulate_upper: "statistics",
