@@ -1,5 +1,6 @@
 """scripts/bench_oneshot.py: every step of a prune is timed where it runs, and one command measures everything."""
 
+import logging
 import sys
 from dataclasses import asdict
 from importlib import import_module
@@ -29,6 +30,14 @@ finally:
 
 SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
 TOKENS = torch.arange(96).remainder(50).view(4, 24)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """The script silences the process that it runs in, which goes on with other tests here."""
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
 
 
 def tiny(gated: bool = True) -> PrunableModel:
