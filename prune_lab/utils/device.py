@@ -58,6 +58,16 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def has_amx() -> bool:
+    """Whether the processor has matrix units for bfloat16."""
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def has_avx512_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 by AVX-512, at twice the rate of float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def arithmetic() -> dict[str, object]:
     """Returns what decides how sums on the CPU are rounded: the instructions that are used, and the threads.
 
@@ -65,7 +75,8 @@ def arithmetic() -> dict[str, object]:
     """
     found = {
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "amx": bool(torch.cpu._is_amx_tile_supported()),
+        "amx": has_amx(),
+        "avx512_bf16": has_avx512_bfloat16(),
         "threads": torch.get_num_threads(),
     }
     return found | {name: os.environ[name] for name in _INSTRUCTION_LIMITS if name in os.environ}

@@ -22,6 +22,7 @@ def head(device: torch.device) -> str:
         "cores": cores(),
         "threads": used["threads"],
         "instructions": used["instructions"],
+        "AVX-512 for bfloat16": "yes" if used["avx512_bf16"] else "no",
         "AMX": "yes" if used["amx"] else "no",
         **({"GPU": device_name(device)} if device.type == "cuda" else {}),
         "Python": platform.python_version(),

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from prune_lab.utils.device import has_amx
+
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -52,7 +54,7 @@ def _gpu_sums_in_float32(x: Tensor) -> bool:
 def _bfloat16_units(x: Tensor) -> Iterator[None]:
     """Lets float32 products of the values of ``x`` be made by units for bfloat16, if the values are of that type."""
     settings = getattr(torch.backends.mkldnn, "matmul", None)  # since PyTorch 2.9
-    exact = x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    exact = x.dtype == torch.bfloat16 and x.device.type == "cpu" and has_amx()
     if settings is None or not exact:
         yield
         return

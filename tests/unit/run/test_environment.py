@@ -24,4 +24,5 @@ def test_the_description_is_plain_json_and_names_no_host():
     assert json.loads(text)["device"] == "cpu"
     assert json.loads(text)["instructions"] == torch.backends.cpu.get_cpu_capability()
     assert json.loads(text)["threads"] == torch.get_num_threads() and type(json.loads(text)["amx"]) is bool
+    assert type(json.loads(text)["avx512_bf16"]) is bool
     assert socket.gethostname() not in text
