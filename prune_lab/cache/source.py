@@ -4,7 +4,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-_BESIDE_RUNS = ("report", "sweep")  # packages that start runs or read them, and take no part in them
+_BESIDE_RUNS = ("api", "report", "sweep")  # packages that start runs or read them, and take no part in them
 
 
 @cache

@@ -59,10 +59,12 @@ def _weights(config: RunConfig) -> str | None:
     from prune_lab.models import smollm2
 
     if smollm2.found() is None:
-        from prune_lab.run.runner import check_settings  # imports torch
+        from prune_lab.models.load import Checkpoint  # imports torch
+        from prune_lab.run.runner import check_settings
 
         quiet_libraries()
         parts = check_settings(config)
+        assert isinstance(parts.model, Checkpoint)
         with parts.addresses.naming():
             _ = parts.model.folder
     return smollm2.found()

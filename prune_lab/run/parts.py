@@ -13,6 +13,7 @@ from hydra.utils import get_class
 
 from prune_lab.data.spec import DataSpec
 from prune_lab.errors import located
+from prune_lab.models.in_memory import InMemory
 from prune_lab.models.load import Checkpoint
 from prune_lab.pruning.calibration.calibration import check_order
 from prune_lab.run.addresses import Addresses
@@ -26,7 +27,7 @@ from prune_lab.utils.device import resolve_device
 class Parts:
     """What a configuration describes, made but not yet at work."""
 
-    model: Checkpoint
+    model: Checkpoint | InMemory
     data: DataSpec
     stages: dict[str, Stage]
     tracker: Tracker
@@ -34,11 +35,12 @@ class Parts:
     addresses: Addresses
 
 
-def make_parts(config: RunConfig) -> Parts:
+def make_parts(config: RunConfig, given: InMemory | None = None) -> Parts:
     """Makes all that the stages of a run need, and the other sections, too, so that every setting is checked.
 
     Args:
         config: `prune_lab.run.vetting.vet` has vetted every target.
+        given: the model, if it is in memory.
 
     Raises:
         BadInput: a part refuses its settings; the message names the key as it was typed.
@@ -46,7 +48,7 @@ def make_parts(config: RunConfig) -> Parts:
     addresses, sections = Addresses(config.plain), _Sections(config.plain)
     with addresses.naming():
         parts = Parts(
-            model=addresses.make("model", Checkpoint),
+            model=addresses.make("model", Checkpoint) if given is None else given,
             data=addresses.make("data", DataSpec),  # type: ignore[type-abstract]  # it asks for the kind only
             stages={name: sections.stage(name, addresses) for name in config.stages},
             tracker=addresses.make("tracker", Tracker),  # type: ignore[type-abstract]

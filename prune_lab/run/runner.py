@@ -7,9 +7,8 @@ that says finished holds no result.
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,13 @@ from omegaconf import OmegaConf
 from prune_lab.cache.store import open_store
 from prune_lab.errors import RunFailed, TrialStopped
 from prune_lab.evaluation.metric import MEASURED, MetricInfo
-from prune_lab.models.families import family_of
-from prune_lab.models.load import Checkpoint
-from prune_lab.models.model import seqlen_limit_of
-from prune_lab.models.origin import Origin
+from prune_lab.models.in_memory import InMemory
 from prune_lab.run import artifacts
-from prune_lab.run.agreement import agree_on_input, agree_on_settings
+from prune_lab.run.agreement import agree_on_settings
 from prune_lab.run.config import RunConfig
-from prune_lab.run.environment import describe_environment, package_versions
+from prune_lab.run.environment import describe_environment
 from prune_lab.run.finished_runs import begin
+from prune_lab.run.loading import load, origin_of
 from prune_lab.run.metric_info import describe
 from prune_lab.run.own_files import RunFolder, take
 from prune_lab.run.parts import Parts, make_parts
@@ -41,11 +38,11 @@ from prune_lab.run.title import label_of, title_of
 from prune_lab.run.tracking.tracker import RunInfo, Tracker
 from prune_lab.run.tracking.trackers import Trackers
 from prune_lab.run.vetting import vet
-from prune_lab.utils.device import arithmetic, device_name, lack_of_memory, watch_peak_memory
+from prune_lab.utils.device import device_name, lack_of_memory, watch_peak_memory
 from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.files import write_json, write_text
 from prune_lab.utils.group import open_backend
-from prune_lab.utils.memory import growing, keep_freed_memory
+from prune_lab.utils.memory import keep_freed_memory
 from prune_lab.utils.secrets import redacted, redacted_override, without_known_secrets
 
 logger = logging.getLogger(__name__)
@@ -58,6 +55,8 @@ def execute(
     group: str | None = None,
     report: Report | None = None,
     identity: str | None = None,
+    given: InMemory | None = None,
+    on_load: Callable[[RunState], None] | None = None,
 ) -> dict[str, Any]:
     """Runs a configuration.
 
@@ -67,6 +66,8 @@ def execute(
         group: the sweep that the run belongs to.
         report: is told values on the way.
         identity: of the run, by which it is found later; see `prune_lab.run.finished_runs`.
+        given: the model, if it is in memory; the settings only name it.
+        on_load: is given the state of the run before its first stage; at its end it has the model.
 
     Returns:
         The record, as in ``record.json``.
@@ -77,7 +78,7 @@ def execute(
         TrialStopped: ``report`` said so; the record's status is ``stopped``, with the reason.
     """
     agree_on_settings(config)
-    parts = check_settings(config)
+    parts = check_settings(config, given)
     open_backend(parts.device)
     overrides = None if config.overrides is None else [redacted_override(each) for each in config.overrides]
     record: dict[str, Any] = {
@@ -90,7 +91,7 @@ def execute(
         info = RunInfo(folder, config.redacted, name=record["title"], group=group)
         try:
             with parts.addresses.naming(), disk_failures(folder):
-                _run_stages(parts, info, config, record, report, taken)
+                _run_stages(parts, info, config, record, taken, report, on_load)
                 record["files"] = taken.manifest()
             record["status"] = artifacts.FINISHED
         except TrialStopped as stopped:
@@ -105,14 +106,18 @@ def execute(
     return record
 
 
-def check_settings(config: RunConfig) -> Parts:
+def check_settings(config: RunConfig, given: InMemory | None = None) -> Parts:
     """Makes the parts of a run, which checks all that can be checked before a model is looked for.
+
+    Args:
+        config: the settings of the run.
+        given: the model, if it is in memory.
 
     Raises:
         BadInput: a setting cannot be used.
     """
     vet(config)
-    parts = make_parts(config)
+    parts = make_parts(config, given)
     with parts.addresses.naming():
         for stage in parts.stages.values():
             stage.prepare()
@@ -148,7 +153,13 @@ def _leave_record(taken: RunFolder, record: dict[str, Any]) -> None:
 
 
 def _run_stages(
-    parts: Parts, info: RunInfo, config: RunConfig, record: dict[str, Any], report: Report | None, taken: RunFolder
+    parts: Parts,
+    info: RunInfo,
+    config: RunConfig,
+    record: dict[str, Any],
+    taken: RunFolder,
+    report: Report | None,
+    on_load: Callable[[RunState], None] | None,
 ) -> None:
     """Loads, runs every stage, and tells the tracker; fills the record as it goes."""
     keep_freed_memory()
@@ -159,9 +170,11 @@ def _run_stages(
     failed, changed = True, False
     run: RunState | None = None
     try:
-        run = _load(parts, info.folder, config.plain["seed"])
+        run = load(parts, info.folder, config.plain["seed"])
         run.report, run.key, run.takes_kept = report, record["key"], config.plain["skip_finished"]
-        run.origin = _origin(parts.model, record)
+        run.origin = origin_of(parts.model, record)
+        if on_load is not None:
+            on_load(run)
         idle = set()
         record["metrics"], record["protocol"] = run.metrics, run.protocol
         for stage in parts.stages.values():
@@ -194,52 +207,6 @@ def _run_stages(
         raise
     finally:
         tracker.finish(record["metrics"], failed=failed)
-
-
-@growing()  # the classes of a model bring much of transformers
-def _load(parts: Parts, folder: Path, seed: int) -> RunState:
-    start = time.perf_counter()
-    config, tokenizer = parts.model.load_config(), parts.model.load_tokenizer()
-    for stage in parts.stages.values():
-        stage.check_tokenizer(tokenizer, str(parts.model.name))
-    vocab_size, seqlen_limit = config.get_text_config().vocab_size, seqlen_limit_of(config)
-    # Before the weights are read: the text may be too short, and a large model takes minutes to load.
-    bos = family_of(config.model_type).bos
-    data = parts.data.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit, default_bos=bos)
-    model = parts.model.load(tokenizer)
-    model.keep_changes_in(folder)
-    run = RunState(model, data, parts.device, folder, seed)
-    if parts.model.origin:
-        run.protocol["parent"] = parts.model.origin.told()
-    run.protocol |= {
-        "model": {
-            "name": model.name,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "sha256": model.fingerprint(),
-            **({"weights": weights} if (weights := parts.model.weights) else {}),
-        },
-        "data": data.protocol,
-        "seed": seed,
-        "device": device_name(parts.device),
-        "arithmetic": arithmetic(),
-        "packages": package_versions(),
-    }
-    agree_on_input(run)
-    logger.info(
-        "%s: %d blocks, %s; %d calibration samples of %d tokens, %d evaluation windows (%.1f s)",
-        model.name, len(model.blocks), str(model.dtype).removeprefix("torch."), *data.calibration.shape,
-        len(data.evaluation), time.perf_counter() - start,
-    )  # fmt: skip
-    return run
-
-
-def _origin(checkpoint: Checkpoint, record: dict[str, Any]) -> Origin:
-    """What the run's model is before its first stage."""
-    before = checkpoint.origin
-    this = {"key": record["key"], "identity": record["identity"]}
-    if before is None or checkpoint.name != before.name:  # a name that was typed is the name of what was loaded
-        return Origin(str(checkpoint.name), run=this, parent=before.told() if before else None)
-    return replace(before, run=this, parent=before.told())
 
 
 def _do(name: str, stage: Stage, run: RunState) -> Result:

@@ -1,0 +1,1 @@
+"""Python: `prune_lab.prune`, `evaluate` and `shrink`, which are the command's runs with the command's settings."""

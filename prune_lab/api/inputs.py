@@ -1,0 +1,116 @@
+"""Models and texts that a Python program holds in memory, as a run takes them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+from torch import Tensor
+
+from prune_lab.errors import BadInput, shown
+from prune_lab.models.in_memory import InMemory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from prune_lab.api.result import Result
+
+Model: TypeAlias = Union[str, Path, "PreTrainedModel", "Result"]
+"""A choice of the command (``smollm2``), a folder, a GGUF file, a name on the hub; a model in memory, or a result."""
+
+Text: TypeAlias = Sequence[str] | Tensor | np.ndarray[Any, Any]
+"""Documents, or token ids ``(samples, seqlen)``, integers."""
+
+DataLike: TypeAlias = str | Text | tuple[Text, Text] | None
+"""A choice of the command (``c4_wikitext2``); text to calibrate on; or a pair, text to calibrate and to evaluate on."""
+
+IN_MEMORY = "(in memory)"
+
+
+def model_of(model: Any, tokenizer: "PreTrainedTokenizerBase | None") -> tuple[dict[str, Any], InMemory | None]:
+    """Returns the settings that name a model, and the model if it is in memory.
+
+    Args:
+        model: see `Model`.
+        tokenizer: of a model in memory.
+
+    Raises:
+        BadInput: it is nothing that can be pruned.
+    """
+    if isinstance(model, str | Path):
+        if tokenizer is not None:
+            raise BadInput(f"tokenizer goes with a model in memory; {shown(str(model))} brings its own")
+        if isinstance(model, str):
+            return {"model": model}, None
+        path = model.expanduser().absolute()
+        return {"model": "gguf" if path.suffix == ".gguf" else "local", "model.path": path}, None
+    given = as_given(model, tokenizer)
+    return {"model": "local", "model.path": IN_MEMORY, "model.name": given.name}, given
+
+
+def as_given(model: Any, tokenizer: "PreTrainedTokenizerBase | None") -> InMemory:
+    """Returns a model in memory, or that of a result.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    from transformers import PreTrainedModel
+
+    from prune_lab.api.result import Result
+
+    if isinstance(model, Result):
+        given = InMemory(model.model, tokenizer or model.tokenizer, model.run.origin.name)
+        given.origin = model.run.origin
+        return given
+    if isinstance(model, PreTrainedModel):
+        return InMemory(model, tokenizer)
+    raise BadInput(
+        f"model={type(model).__name__} is not allowed; it is the name of a choice, a folder, a name on the hub, a "
+        "transformers model, or what prune_lab.prune returned"
+    )
+
+
+def data_of(data: Any, folder: Path) -> dict[str, Any]:
+    """Returns the settings that name the data; writes what is in memory into files.
+
+    Args:
+        data: see `DataLike`. Text alone is calibrated on, and is what a measurement would see, too.
+        folder: for the files; it is there.
+
+    Raises:
+        BadInput: it is nothing of the kind.
+    """
+    if data is None or isinstance(data, str):
+        return {} if data is None else {"data": data}
+    calibration, evaluation = data if isinstance(data, tuple) and len(data) == 2 else (data, data)
+    kinds = {_kind(calibration), _kind(evaluation)}
+    if len(kinds) != 1 or None in kinds:
+        raise BadInput(
+            f"data={type(data).__name__} is not allowed; it is the name of a choice, a list of texts, token ids of "
+            "shape (samples, seqlen), or a pair of these, to calibrate and to evaluate on"
+        )
+    files: dict[str, Path] = {}
+    for name, text in (("calibration", calibration), ("evaluation", evaluation)):
+        if name == "evaluation" and text is calibration:
+            files["data.evaluation"] = files["data.calibration"]
+        else:
+            files[f"data.{name}"] = _write(text, folder / name)
+    return {"data": kinds.pop(), **files}
+
+
+def _kind(text: Any) -> str | None:
+    if isinstance(text, Tensor | np.ndarray):
+        return "tokens"
+    texts = isinstance(text, Sequence) and not isinstance(text, str) and len(text) > 0
+    return "files" if texts and all(isinstance(each, str) for each in text) else None
+
+
+def _write(text: Text, stem: Path) -> Path:
+    if isinstance(text, Tensor | np.ndarray):
+        path = stem.with_suffix(".npy")
+        np.save(path, text.detach().cpu().numpy() if isinstance(text, Tensor) else text)
+        return path
+    path = stem.with_suffix(".jsonl")
+    path.write_text("".join(f"{json.dumps({'text': each})}\n" for each in text), encoding="utf-8")
+    return path

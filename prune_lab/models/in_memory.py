@@ -1,0 +1,79 @@
+"""A model that is in memory already, in the place of a checkpoint."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prune_lab.errors import BadInput
+from prune_lab.models.families import family_of
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.origin import Origin
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class InMemory:
+    """What `prune_lab.models.load.Checkpoint` is for a model in files.
+
+    Args:
+        hf: the model. A run works on it, and on no copy.
+        tokenizer: its tokenizer; ``None`` is enough for data that are token ids.
+        name: what tables call it; by default the end of the name it was loaded by, or its class.
+
+    Raises:
+        BadInput: weights are nowhere (on the device ``meta``).
+    """
+
+    def __init__(
+        self, hf: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None" = None, name: str | None = None
+    ):
+        self.hf = hf
+        self.tokenizer = tokenizer
+        loaded_by = str(getattr(hf, "name_or_path", "") or "").rstrip("/").rpartition("/")[2]
+        self.name: str | None = name or loaded_by or type(hf).__name__
+        self.origin: Origin | None = None
+        self.weights: dict[str, Any] = {}
+        if any(parameter.is_meta for parameter in self.hf.parameters()):
+            raise BadInput(f"{self.name}: some weights are on the device meta, so there is nothing to prune; load them")
+
+    def load_config(self) -> "PretrainedConfig":
+        """Returns the model's configuration.
+
+        Raises:
+            BadInput: the family is unknown.
+        """
+        family_of(self.hf.config.model_type)
+        return self.hf.config
+
+    def load_tokenizer(self) -> "PreTrainedTokenizerBase | None":
+        """Returns the tokenizer."""
+        return self.tokenizer
+
+    def load(self, tokenizer: "PreTrainedTokenizerBase | None" = None) -> PrunableModel:
+        """Returns the model as pruning sees it.
+
+        Raises:
+            BadInput: the family is not covered.
+        """
+        model = PrunableModel(self.hf, tokenizer, str(self.name))
+        _ = model.blocks  # a model that the family table does not cover stops here
+        return model
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Brings the model to the host, where a run wants it, and afterwards back, in the modes that it was in."""
+        hf: torch.nn.Module = self.hf  # of which transformers' decorators hide the types
+        device, training, use_cache = self.hf.device, self.hf.training, self.hf.config.use_cache
+        wanted = {name: parameter.requires_grad for name, parameter in self.hf.named_parameters()}
+        hf.to("cpu")
+        try:
+            yield
+        finally:
+            self.hf.config.use_cache = use_cache
+            self.hf.train(training)
+            for name, parameter in self.hf.named_parameters():
+                parameter.requires_grad_(wanted.get(name, False))
+            hf.to(device)
