@@ -10,6 +10,7 @@ import torch
 
 import prune_lab
 from prune_lab.utils.device import arithmetic, device_name
+from prune_lab.utils.plugins import versions
 
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "lm-eval", "accelerate", "safetensors", "hydra-core",
@@ -18,14 +19,14 @@ _PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of prune_lab, of Python, and of the packages that numbers depend on."""
+    """The versions of prune_lab, of Python, of the packages that numbers depend on, and of those that bring parts."""
     found = {"prune_lab": prune_lab.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "missing"
-    return found
+    return found | versions()
 
 
 def describe_environment(device: torch.device) -> dict[str, object]:

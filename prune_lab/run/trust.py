@@ -20,9 +20,10 @@ from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 
 from prune_lab.errors import BadInput
+from prune_lab.utils.plugins import TRUST, is_installed_target
 from prune_lab.utils.secrets import remember
 
-VARIABLE = "PRUNE_LAB_TRUST"
+VARIABLE = TRUST
 OURS = "prune_lab."
 _PUBLIC = ("WANDB_MODE",)  # what the lab's own files read
 _KEY_AND_VALUE = re.compile(r"\+{0,2}(?P<key>[^=@/{}~+\s]+)=")
@@ -69,9 +70,9 @@ def typed_keys() -> frozenset[str]:
 
 
 def is_trusted_target(target: str) -> bool:
-    """Returns whether a class may be made: one of prune_lab, or of a package that is named as trusted."""
+    """Returns whether a class may be made: of prune_lab or a trusted package, or named by an installed package."""
     packages = (OURS, *(name.removesuffix("*") for name in Trust().names if name.endswith(".*")))
-    return target.startswith(packages)
+    return target.startswith(packages) or is_installed_target(target)
 
 
 def how_to_trust(*names: str) -> str:
