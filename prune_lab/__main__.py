@@ -33,6 +33,7 @@ from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.model_ids import as_typed
 from prune_lab.run.run_folder import leave_failure
 from prune_lab.run.trust import trust_typed
+from prune_lab.utils.commands import version_text
 from prune_lab.utils.group import leave, meet_at_launcher
 from prune_lab.utils.processes import processes
 from prune_lab.utils.secrets import hide_in_logs, redacted, redacted_override
@@ -125,6 +126,9 @@ def main() -> None:
     logging.raiseExceptions = False  # no traceback for each line that a full disk keeps out of the log
     os.environ.setdefault("TQDM_LEAVE", "")  # bars of libraries vanish when they are done, as the lab's own do
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets exceptions through, so that the status can be told from their kind
+    if "--version" in sys.argv[1:]:  # Hydra would give its own
+        print(version_text())
+        return
     try:
         _guard(_arguments())
         # of a process that is gone the lab says what is needed, torch where in its code it was

@@ -33,6 +33,7 @@ from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.record import read_record
 from prune_lab.run.trust import VARIABLE, guard_variables, trust_typed, trusted_names
 from prune_lab.sweep.compose import composing
+from prune_lab.utils.commands import command_parser
 from prune_lab.utils.files import write_json
 from prune_lab.utils.outputs import check_writable, refuse_foreign
 from prune_lab.utils.paths import local_path
@@ -91,9 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "prune-lab-table", description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("prune-lab-table", __doc__, _EXAMPLES)
     parser.add_argument("name", help="a file of results/specs, without .yaml")
     parser.add_argument(
         "overrides", nargs="*", help="KEY=VALUE: replaces the values of a row key, or goes to every run"

@@ -127,3 +127,10 @@ def test_a_shipped_model_runs_out_of_the_box(command, tmp_path, model):
     assert 1 < metrics["dense/perplexity"] < 5000
     assert metrics["dense/perplexity"] != metrics["evaluate/perplexity"]
     assert metrics["prune/sparsity"] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_its_version_is_its_own(spawn):
+    outcome = spawn("--version")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.startswith("prune-lab 0.") and f"torch {torch.__version__}" in outcome.out
+    assert outcome.out.count("\n") == 1

@@ -1,6 +1,5 @@
 """The command ``prune-lab-report``: all runs below a folder as runs.parquet, runs.csv and one page, report.html."""
 
-import argparse
 import math
 import os
 import sys
@@ -15,6 +14,7 @@ from prune_lab.report.page.flat import write_flat
 from prune_lab.report.page.html import page_of
 from prune_lab.run.tracking.tracker import RunInfo
 from prune_lab.run.tracking.wandb import Mode, WandbTracker
+from prune_lab.utils.commands import command_parser
 from prune_lab.utils.files import write_text
 from prune_lab.utils.outputs import refuse_foreign
 from prune_lab.utils.paths import local_path
@@ -36,9 +36,7 @@ _SECONDS = 5.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and exits with 0 (done) or 2 (bad input)."""
-    parser = argparse.ArgumentParser(
-        "prune-lab-report", description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("prune-lab-report", __doc__, _EXAMPLES)
     parser.add_argument("folder", type=local_path, help="holds run folders, however deep")
     parser.add_argument("--out", type=local_path, help="where the files go (FOLDER/report)")
     watch = f"go on looking for what changes, every so many seconds ({_SECONDS:g}); the page loads itself again"
