@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput, shown
 from prune_lab.models.in_memory import InMemory
+from prune_lab.models.model import PrunableModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,19 +57,29 @@ def as_given(model: Any, tokenizer: "PreTrainedTokenizerBase | None") -> InMemor
     Raises:
         BadInput: it is neither.
     """
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from prune_lab.api.result import Result
 
+    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise BadInput(f"tokenizer={shown(tokenizer)} is not allowed; it is what AutoTokenizer.from_pretrained returns")
     if isinstance(model, Result):
-        given = InMemory(model.model, tokenizer or model.tokenizer, model.run.origin.name)
-        given.origin = model.run.origin
+        given = InMemory(model.model, tokenizer or model.tokenizer, model.origin.name)
+        given.origin = model.origin
         return given
+    if isinstance(model, PrunableModel) and model.mapped is None:
+        return InMemory(model.hf, tokenizer or model.tokenizer, model.name)
     if isinstance(model, PreTrainedModel):
+        if model.get_output_embeddings() is None:
+            raise BadInput(
+                f"model={type(model).__name__} has no head that predicts tokens; load it with AutoModelForCausalLM"
+            )
         return InMemory(model, tokenizer)
+    hints = {"merge_and_unload": "model.merge_and_unload()", "_orig_mod": "model._orig_mod", "module": "model.module"}
+    inner = next((f"; give {hint}" for name, hint in hints.items() if hasattr(model, name)), "")
     raise BadInput(
         f"model={type(model).__name__} is not allowed; it is the name of a choice, a folder, a name on the hub, a "
-        "transformers model, or what prune_lab.prune returned"
+        f"transformers model, or what prune_lab.prune or load returned{inner}"
     )
 
 
@@ -83,12 +95,14 @@ def data_of(data: Any, folder: Path) -> dict[str, Any]:
     """
     if data is None or isinstance(data, str):
         return {} if data is None else {"data": data}
-    calibration, evaluation = data if isinstance(data, tuple) and len(data) == 2 else (data, data)
+    is_pair = isinstance(data, tuple) and len(data) == 2 and not all(isinstance(each, str) for each in data)
+    calibration, evaluation = data if is_pair else (data, data)
     kinds = {_kind(calibration), _kind(evaluation)}
     if len(kinds) != 1 or None in kinds:
         raise BadInput(
-            f"data={type(data).__name__} is not allowed; it is the name of a choice, a list of texts, token ids of "
-            "shape (samples, seqlen), or a pair of these, to calibrate and to evaluate on"
+            f"data={type(data).__name__} is not allowed; it is the name of a choice, a list of texts (not empty: "
+            'list(texts), dataset["text"]), token ids (integers of shape (samples, seqlen)), or a pair of one of '
+            "these kinds, to calibrate and to evaluate on"
         )
     files: dict[str, Path] = {}
     for name, text in (("calibration", calibration), ("evaluation", evaluation)):
@@ -101,7 +115,9 @@ def data_of(data: Any, folder: Path) -> dict[str, Any]:
 
 def _kind(text: Any) -> str | None:
     if isinstance(text, Tensor | np.ndarray):
-        return "tokens"
+        whole = isinstance(text, np.ndarray) or (text.layout == torch.strided and not text.is_meta)
+        integers = whole and str(text.dtype).removeprefix("torch.").strip("u0123456789") == "int"
+        return "tokens" if integers and text.ndim == 2 and len(text) > 0 else None
     texts = isinstance(text, Sequence) and not isinstance(text, str) and len(text) > 0
     return "files" if texts and all(isinstance(each, str) for each in text) else None
 
@@ -109,7 +125,7 @@ def _kind(text: Any) -> str | None:
 def _write(text: Text, stem: Path) -> Path:
     if isinstance(text, Tensor | np.ndarray):
         path = stem.with_suffix(".npy")
-        np.save(path, text.detach().cpu().numpy() if isinstance(text, Tensor) else text)
+        np.save(path, text.detach().cpu().numpy() if isinstance(text, Tensor) else np.asarray(text))
         return path
     path = stem.with_suffix(".jsonl")
     path.write_text("".join(f"{json.dumps({'text': each})}\n" for each in text), encoding="utf-8")

@@ -1,19 +1,36 @@
 """What a call in Python returns: the model, and all that the run found out about it."""
 
 import csv
+import weakref
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_lab.errors import BadInput
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.origin import Origin
 from prune_lab.pruning.masks import Masks
 from prune_lab.run import artifacts
 from prune_lab.run.stages.save import save_model
-from prune_lab.run.state import RunState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Row = dict[str, str | int | float | None]
+
+_changes: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
+"""How often a call has changed each model: what an earlier result says of it is no longer so."""
+
+
+def note_change(hf: "PreTrainedModel") -> int:
+    """Counts a change of a model by a call, and returns how many there were."""
+    _changes[hf] = changes_of(hf) + 1
+    return _changes[hf]
+
+
+def changes_of(hf: "PreTrainedModel") -> int:
+    """Returns how many changes of a model by calls there were."""
+    return _changes.get(hf, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,54 +38,49 @@ class Result:
     """A model after a run.
 
     Attributes:
-        run: the state that the run ended in.
+        prunable: the model as pruning sees it, with its name.
+        origin: what was done to the model, in order.
+        masks: by the name of the linear layer or of its units, a bool tensor ``(out, in)`` or ``(count,)``; True where
+            something was kept.
+        layers: what was done to each weight: ``name``, ``rows``, ``columns``, ``sparsity``, errors and ``seconds``,
+            None where nothing was measured; empty where nothing was pruned.
         record: what the command writes to ``record.json``: settings, metrics, and the protocol behind them.
         folder: of the run, with the files that the command leaves; unless ``output`` was given it is a temporary one,
             which vanishes with the result.
+        change: which change of the model this was, see `note_change`.
     """
 
-    run: RunState
+    prunable: PrunableModel
+    origin: Origin
+    masks: Masks
+    layers: list[Row]
     record: dict[str, Any]
     folder: Path
+    change: int = 0
 
     def __repr__(self) -> str:
-        return f"Result({self.record.get('title')!r}, metrics={sorted(self.metrics)})"
+        return f"Result({self.origin.name!r}, metrics={sorted(self.metrics)})"
 
     @property
     def model(self) -> "PreTrainedModel":
         """The transformers model, on the host, unless it was given in memory and lay elsewhere."""
-        hf: PreTrainedModel = self.run.model.hf
+        hf: PreTrainedModel = self.prunable.hf
         return hf
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase | None":
         """The tokenizer of the model, if it has one."""
-        return self.run.model.tokenizer
-
-    @property
-    def masks(self) -> Masks:
-        """By the name of the linear layer or of its units, a bool tensor ``(out, in)`` or ``(count,)``; True = kept."""
-        return self.run.masks
+        return self.prunable.tokenizer
 
     @property
     def metrics(self) -> dict[str, float]:
         """By ``stage/metric``: ``prune/sparsity``, ``evaluate/perplexity``."""
         return dict(self.record["metrics"])
 
-    @cached_property
-    def layers(self) -> list[dict[str, str | int | float | None]]:
-        """What was done to each weight: ``name``, ``rows``, ``columns``, ``sparsity``, errors and ``seconds``.
-
-        ``None`` stands where nothing was measured; empty where nothing was pruned.
-        """
-        path = self.folder / artifacts.LAYERS
-        if not path.is_file():
-            return []
-        with path.open(encoding="utf-8", newline="") as file:
-            return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
-
     def save(self, folder: str | Path) -> Path:
         """Writes the model and its tokenizer, with its zeros, as ``from_pretrained`` and the command read them.
+
+        A model whose blocks differ in width is opened by `prune_lab.load` and the command only.
 
         Args:
             folder: a new one, or one that is empty.
@@ -77,18 +89,38 @@ class Result:
             The folder.
 
         Raises:
-            BadInput: something is in the folder; nothing is written.
+            BadInput: something is in the folder, it cannot be written, or a later call has changed the model; nothing
+                is written.
         """
+        if changes_of(self.model) != self.change:
+            raise BadInput(f"{self.origin.name}: a later call has changed this model; save that call's result")
+        if not isinstance(folder, str | Path):
+            raise BadInput(f"folder={folder!r} is not allowed; give the name of a new folder")
         target = Path(folder).expanduser().absolute()
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise BadInput(f"{target} is there and is not empty; nothing is replaced, so give a new folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
         use_cache = self.model.config.use_cache
         try:
-            save_model(self.run, target)
+            if target.exists() and (not target.is_dir() or any(target.iterdir())):
+                raise BadInput(f"{target} is there and is not empty; nothing is replaced, so give a new folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save_model(self.prunable, self.origin, target)
+        except OSError as error:
+            raise BadInput(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
         finally:
             self.model.config.use_cache = use_cache
         return target
+
+
+def read_layers(folder: Path) -> list[Row]:
+    """Returns the rows that a run has left of its pruning, if it pruned.
+
+    Args:
+        folder: of the run.
+    """
+    path = folder / artifacts.LAYERS
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
 def _value(key: str, text: str) -> str | int | float | None:

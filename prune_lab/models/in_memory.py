@@ -14,6 +14,9 @@ from prune_lab.models.origin import Origin
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_MODES = {"training", "gradient_checkpointing", "_gradient_checkpointing_func"}
+"""What a module has of the modes that a program sets."""
+
 
 class InMemory:
     """What `prune_lab.models.load.Checkpoint` is for a model in files.
@@ -33,6 +36,7 @@ class InMemory:
         self.hf = hf
         self.tokenizer = tokenizer
         loaded_by = str(getattr(hf, "name_or_path", "") or "").rstrip("/").rpartition("/")[2]
+        loaded_by = "" if "${" in loaded_by else loaded_by  # which a configuration would read
         self.name: str | None = name or loaded_by or type(hf).__name__
         self.origin: Origin | None = None
         self.weights: dict[str, Any] = {}
@@ -66,14 +70,16 @@ class InMemory:
     def lent(self) -> Iterator[None]:
         """Brings the model to the host, where a run wants it, and afterwards back, in the modes that it was in."""
         hf: torch.nn.Module = self.hf  # of which transformers' decorators hide the types
-        device, training, use_cache = self.hf.device, self.hf.training, self.hf.config.use_cache
+        device, use_cache = self.hf.device, self.hf.config.use_cache
+        modes = [(vars(each), {name: vars(each)[name] for name in _MODES & vars(each).keys()}) for each in hf.modules()]
         wanted = {name: parameter.requires_grad for name, parameter in self.hf.named_parameters()}
         hf.to("cpu")
         try:
             yield
         finally:
             self.hf.config.use_cache = use_cache
-            self.hf.train(training)
+            for module, mode in modes:
+                module.update(mode)
             for name, parameter in self.hf.named_parameters():
                 parameter.requires_grad_(wanted.get(name, False))
             hf.to(device)

@@ -58,7 +58,7 @@ def rescued(run: RunState, config: RunConfig, error: BaseException) -> RunFailed
     for place in (cache_folder() / "rescued" / name, Path(tempfile.gettempdir()) / f"prune_lab-rescued-{name}"):
         try:
             place.mkdir(parents=True, mode=0o700)
-            save_model(run, place / artifacts.MODEL)
+            save_model(run.model, run.origin, place / artifacts.MODEL)
             if run.masks:
                 save_masks(run.masks, {}, place / artifacts.MASKS)
         except Exception as other:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.mapped import MappedWeights
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.origin import write_origin
+from prune_lab.models.origin import Origin, write_origin
 from prune_lab.models.shrink import finish_folder
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage
@@ -57,16 +57,21 @@ class Save(Stage):
             if adapter is not None:
                 logger.info("save: save_model=false keeps neither the model nor its adapter")
             return {}
-        save_model(run, model)
+        save_model(run.model, run.origin, model)
         if adapter is not None:
             with appearing(run.folder / artifacts.ADAPTER) as folder:
                 adapter.save(folder, base=model)
         return {"bytes": float(sum(file.stat().st_size for file in model.glob("*.safetensors")))}
 
 
-def save_model(run: RunState, target: Path) -> None:
-    """Writes the run's model into a folder, without an adapter that is kept apart."""
-    model = run.model
+def save_model(model: PrunableModel, origin: Origin, target: Path) -> None:
+    """Writes a model into a folder, without an adapter that is kept apart.
+
+    Args:
+        model: as it is.
+        origin: what it was made of.
+        target: the folder; what is there is replaced.
+    """
     with appearing(target) as folder, model.adapter.off() if model.adapter else nullcontext():
         model.hf.config.use_cache = True  # switched off for calibration only; users generate from what is saved
         try:
@@ -79,7 +84,7 @@ def save_model(run: RunState, target: Path) -> None:
         finish_folder(folder, model.hf.config)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
-        write_origin(folder, run.origin)
+        write_origin(folder, origin)
 
 
 def _save_in_turn(model: PrunableModel, mapped: MappedWeights, folder: Path) -> None:

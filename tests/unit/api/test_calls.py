@@ -2,15 +2,20 @@
 
 import json
 import logging
+import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize
 from hydra.core.global_hydra import GlobalHydra
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as of_transformers
 
 import prune_lab
 from prune_lab.errors import BadInput
@@ -92,8 +97,8 @@ def test_a_result_goes_on(tiny_model, tokens):
     second = prune_lab.prune(first, method="wanda", sparsity=0.6, data=tokens, device="cpu")
     assert second.metrics["prune/sparsity"] == pytest.approx(0.6, abs=0.01)
     assert all(bool(zeros(hf)[name][was].all()) for name, was in before.items())
-    assert second.record["protocol"]["parent"]["model"] == first.run.origin.name
-    assert [step.partition(",")[0] for step in second.run.origin.steps] == ["Magnitude", "Wanda"]
+    assert second.record["protocol"]["parent"]["model"] == first.origin.name
+    assert [step.partition(",")[0] for step in second.origin.steps] == ["Magnitude", "Wanda"]
     assert "evaluate/perplexity" in prune_lab.evaluate(second, data=tokens, evaluate="perplexity").metrics
 
 
@@ -148,8 +153,10 @@ def test_shrinking_takes_out_what_is_zero_and_computes_the_same(family, tiny_mod
     hf = tiny_model(family).hf
     result = prune_lab.prune(hf, method="magnitude_neurons", sparsity="neurons", sparsity__level=0.5, data=tokens)
     with torch.no_grad():
+        hf.train()
         before, size = hf(tokens[1]).logits, hf.num_parameters()
-        smaller = prune_lab.shrink(result)
+        smaller = prune_lab.shrink(result).model
+        assert smaller is hf and smaller.training
         assert smaller.num_parameters() < size
         assert not is_unequal(smaller.config)
         torch.testing.assert_close(smaller(tokens[1]).logits, before, rtol=1e-4, atol=1e-4)
@@ -160,13 +167,16 @@ def test_shrinking_a_folder_leaves_the_folder(model_folder, tokens):
     result = prune_lab.prune(folder, method="magnitude_neurons", sparsity="neurons", data=tokens)
     saved = result.save(folder.parent / "pruned")
     smaller = prune_lab.shrink(saved)
+    assert smaller.origin.steps[-1] == "shrunk"
+    assert AutoModelForCausalLM.from_pretrained(smaller.save(folder.parent / "s")).config.intermediate_size == 24
+    smaller = smaller.model
     assert smaller.config.intermediate_size == 24
     assert AutoModelForCausalLM.from_pretrained(saved).config.intermediate_size == 48
 
 
 def test_a_dense_model_has_nothing_to_take_out(tiny_model):
     hf = tiny_model("llama").hf
-    assert prune_lab.shrink(hf).config.intermediate_size == 48
+    assert prune_lab.shrink(hf).model.config.intermediate_size == 48
 
 
 @pytest.mark.parametrize(
@@ -181,9 +191,28 @@ def test_a_dense_model_has_nothing_to_take_out(tiny_model):
         ({"data": []}, "data=list is not allowed"),
         ({"data": (["a"], torch.zeros(2, 2))}, "data=tuple is not allowed"),
         ({"data__samples": object()}, r"data\.samples=<object .* is not allowed; settings are text"),
-        ({"skip_finished": True}, "skip_finished is a setting of the command"),
+        ({"skip_finished": True}, "skip_finished is a setting of the command only; a call always runs"),
+        ({"save_model": True}, "save_model is a setting of the command only"),
+        ({"hydra__run__dir": "x"}, "output names the folder of the run"),
+        ({"sparsity": 0.5, "sparsity__level": 0.3}, r"sparsity\.level is given twice"),
+        ({"sparsity.level": 0.5, "sparsity__level": 0.3}, "sparsity__level is given twice"),
+        ({"data__calibration": "x"}, r"data\.calibration is given twice"),
+        ({"allocation": 5}, "allocation=5 is not allowed; it is the name of a choice"),
+        ({"stages": 5}, "stages=5 is not allowed; it is a list of names"),
+        ({"method": ""}, "method='' is empty"),
+        ({"sparsity": "0.5"}, "sparsity='0.5' is not allowed; it is a level, a number"),
+        ({"method__scope": "${seed}"}, "would be read as a reference"),
+        ({"method": {"a": 1}}, "method={'a': 1} is not allowed"),
+        ({"training": {"a:b": 1}}, "training="),
+        ({"tokenizer": "gpt2"}, "it is what AutoTokenizer.from_pretrained returns"),
+        ({"output": 5}, "output=5 is not allowed"),
+        ({"finetune": "lora", "finetune__merge": False}, "which a result cannot hold"),
+        ({"data": torch.zeros(2, 8)}, "token ids .integers of shape"),
+        ({"data": torch.zeros(8, dtype=torch.int64)}, "data=Tensor is not allowed"),
+        ({"data": torch.zeros(2, 8, dtype=torch.int64).to_sparse()}, "data=Tensor is not allowed"),
+        ({"stages": ["dense", "prune"], "data": torch.zeros(2, 8, dtype=torch.int64)}, "dense would measure it"),
         ({"model__dtype": "float32"}, r"model\.dtype says how a model is loaded, and this one is in memory"),
-        ({"stages": ["prune", "evaluate"], "data": ["text"]}, "give a pair of texts"),
+        ({"stages": ["prune", "evaluate"], "data": ["text"]}, "give a pair, data="),
     ],
 )
 def test_mistakes_are_told_as_the_command_tells_them(settings, message, tiny_model, tokens):
@@ -224,3 +253,139 @@ def test_importing_costs_nothing():
     assert told.stdout.startswith("False ") and "'prune'" in told.stdout
     with pytest.raises(AttributeError, match="has no attribute 'prun'; it has evaluate, load, prune, shrink"):
         _ = prune_lab.prun
+
+
+def test_all_modes_of_all_modules_come_back(tiny_model, tokens):
+    hf = tiny_model("llama").hf.train()
+    enable = "activation" if hasattr(hf, "activation_checkpointing_enable") else "gradient"
+    getattr(hf, f"{enable}_checkpointing_enable")()
+    hf.model.layers[0].eval()
+    before = {name: dict(vars(module)) for name, module in hf.named_modules()}
+    prune_lab.prune(hf, method="magnitude", data=tokens, finetune="full", training__steps=2, device="cpu")
+    for name, module in hf.named_modules():
+        for mode in ("training", "gradient_checkpointing", "_gradient_checkpointing_func"):
+            assert vars(module).get(mode) is before[name].get(mode), (name, mode)
+
+
+@pytest.mark.parametrize("sparsity", ["heads", "neurons"])
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "qwen3"])
+def test_heads_and_neurons_are_taken_out_and_gradients_go_on(sparsity, family, tiny_model, tokens):
+    hf = tiny_model(family).hf.requires_grad_(True)
+    result = prune_lab.prune(hf, method="magnitude", sparsity=sparsity, sparsity__level=0.5, data=tokens)
+    before, size = hf(tokens[1]).logits.detach(), hf.num_parameters()
+    prune_lab.shrink(result)
+    assert hf.num_parameters() < size
+    torch.testing.assert_close(hf(tokens[1]).logits.detach(), before, rtol=1e-4, atol=1e-4)
+    hf(tokens[1], labels=tokens[1]).loss.backward()
+
+
+def test_numbers_of_other_libraries_are_numbers(tiny_model, tokens):
+    for level in (np.float64(0.5), np.float32(0.5), torch.tensor(0.5), Fraction(1, 2)):
+        hf = tiny_model("opt").hf
+        result = prune_lab.prune(hf, method="magnitude", sparsity=level, data=tokens, seed=np.int64(3))
+        assert result.record["config"]["sparsity"]["level"] == 0.5 and result.record["config"]["seed"] == 3
+
+
+def test_none_is_the_default(tiny_model, tokens):
+    result = prune_lab.prune(
+        tiny_model("opt").hf, method="magnitude", data=tokens, finetune=None, allocation=None, stages=None, tracker=None
+    )
+    assert result.record["status"] == "finished"
+
+
+def test_the_program_around_it_is_not_disturbed(tiny_model, tokens):
+    models = [tiny_model("opt").hf for _ in range(3)]
+    of_transformers.set_verbosity_info()
+    of_transformers.enable_progress_bar()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    expected = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    with torch.no_grad():
+        prune_lab.prune(models[0], method="movement", data=tokens, training__steps=2, device="cpu")
+        assert not torch.is_grad_enabled()
+    torch.set_default_dtype(torch.float64)
+    try:
+        prune_lab.prune(models[1], method="sparsegpt", data=tokens, device="cpu")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.autocast("cpu"):
+        prune_lab.prune(models[2], method="sparsegpt", data=tokens, device="cpu")
+        assert torch.is_autocast_enabled("cpu")
+    assert (torch.rand(1), np.random.rand(), random.random()) == expected
+    assert of_transformers.get_verbosity() == of_transformers.INFO
+    assert of_transformers.is_progress_bar_enabled()
+    of_transformers.set_verbosity_warning()
+
+
+def test_threads_wait_for_each_other(tiny_model, tokens):
+    models = [tiny_model("opt").hf for _ in range(6)]
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(lambda hf: prune_lab.prune(hf, method="magnitude", data=tokens), models))
+    assert len({tuple(each.metrics) for each in found}) == 1
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_result_that_is_no_longer_so_is_not_saved(tiny_model, tokens, tmp_path):
+    hf = tiny_model("llama").hf
+    first = prune_lab.prune(hf, method="magnitude", sparsity=0.3, data=tokens)
+    prune_lab.evaluate(first, data=tokens, evaluate="perplexity").save(tmp_path / "measured")
+    second = prune_lab.prune(first, method="magnitude", sparsity=0.6, data=tokens)
+    with pytest.raises(BadInput, match="a later call has changed this model"):
+        first.save(tmp_path / "first")
+    assert not (tmp_path / "first").exists()
+    second.save(tmp_path / "second")
+    with pytest.raises(BadInput, match="cannot be written"):
+        second.save(tmp_path / "second" / "config.json" / "below")
+    with pytest.raises(BadInput, match="folder=None is not allowed"):
+        second.save(None)
+
+
+def test_rows_outlive_the_folder(tiny_model, tokens, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = prune_lab.prune(tiny_model("opt").hf, method="magnitude", sparsity=0.25, data=tokens, output="run")
+    prune_lab.prune(tiny_model("opt").hf, method="magnitude", sparsity=0.5, data=tokens, output="run")
+    monkeypatch.chdir("/")
+    assert first.folder == tmp_path / "run"
+    assert {row["sparsity"] for row in first.layers} == {0.25}
+
+
+def test_what_measures_nothing_else_and_changes_nothing(tiny_model, tokens):
+    with pytest.raises(BadInput, match="stages is nothing for evaluate"):
+        prune_lab.evaluate(tiny_model("opt").hf, data=tokens, stages=["prune"])
+    with pytest.raises(BadInput, match="nothing for shrink"):
+        prune_lab.shrink(tiny_model("opt").hf, sparsity__level=0.5)
+    with pytest.raises(BadInput, match=r"model\.path is given twice"):
+        prune_lab.prune(REFERENCE / "opt", model__path="elsewhere")
+
+
+def test_what_load_returns_goes_on_and_other_models_are_told_what_to_give(model_folder, tokens):
+    folder = model_folder("llama")
+    loaded = prune_lab.load(folder)
+    assert prune_lab.prune(loaded, method="magnitude", data=tokens).model is loaded.hf
+    result = prune_lab.prune(folder, method="magnitude", data=tokens)
+    assert all(parameter.requires_grad for parameter in result.model.parameters())
+    with pytest.raises(BadInput, match="LlamaModel has no head that predicts tokens; load it with AutoModelForCausal"):
+        prune_lab.prune(AutoModel.from_pretrained(folder), data=tokens)
+    with pytest.raises(BadInput, match=r"model=DataParallel is not allowed; .*; give model\.module"):
+        prune_lab.prune(torch.nn.DataParallel(loaded.hf), data=tokens)
+
+
+def test_two_texts_in_a_tuple_are_texts():
+    result = prune_lab.prune(
+        "reference", method="magnitude", data=("The sea was calm. " * 60, "So was the road. " * 60),
+        data__samples=2, data__seqlen=32,
+    )  # fmt: skip
+    assert result.record["protocol"]["data"]["calibration"]["documents"] == 2
+
+
+def test_messages_name_arguments(tiny_model, tokens, tmp_path):
+    with pytest.raises(BadInput, match=r"^data: token id 63000 at row"):
+        prune_lab.prune(tiny_model("opt").hf, data=tokens[0] * 0 + 63000)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="give another output"):
+        prune_lab.prune(tiny_model("opt").hf, data=tokens, output=tmp_path / "file" / "run")

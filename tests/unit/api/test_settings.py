@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune_lab.api.settings import overrides_of
+from prune_lab.api.settings import normal, overrides_of
 
 plain = (
     st.none()
@@ -21,7 +21,7 @@ values = st.recursive(plain, lambda below: st.lists(below, max_size=3), max_leav
 
 @given(values)
 def test_hydra_reads_the_value_that_was_given(value):
-    (line,) = overrides_of({"section__key": value})
+    (line,) = overrides_of(normal({"section__key": value}))
     (override,) = OverridesParser.create().parse_overrides([line])
     assert override.key_or_group == "section.key"
     assert not override.is_sweep_override()
