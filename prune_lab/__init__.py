@@ -25,15 +25,18 @@ def load(folder: str | Path, dtype: "DTypeName" = "auto") -> "PrunableModel":
         dtype: of the weights in memory: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
 
     Returns:
-        The model on the host, with its tokenizer; ``.hf`` is the transformers model.
+        The model on the host, with its tokenizer, for `prune`, `evaluate` and `shrink`; ``.hf`` is the transformers
+        model, without gradients until ``.hf.requires_grad_()``.
 
     Raises:
         BadInput: the folder cannot be read.
     """
+    from prune_lab.errors import located
     from prune_lab.models.load import Checkpoint  # costs seconds, which ``import prune_lab`` should not
 
-    checkpoint = Checkpoint(str(folder), dtype=dtype)
-    return checkpoint.load(checkpoint.load_tokenizer())
+    with located(""):  # messages are about path and dtype
+        checkpoint = Checkpoint(str(folder), dtype=dtype)
+        return checkpoint.load(checkpoint.load_tokenizer())
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """The keys and choices that README and docs name are there."""
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from hydra.utils import get_object
 
+import prune_lab
 from prune_lab.run.choices import choices_of, groups
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import SECTIONS
@@ -17,7 +19,8 @@ from prune_lab.run.config import SECTIONS
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 SETTING = re.compile(r"(?<![\w./$@{-])[+~]{0,2}([a-z_]+(?:/[a-z_]+)?(?:@[a-z_.]+)?(?:\.[a-z_0-9]+)*)=([\w,/\[\]-]*)")
-MINE = ("half_wanda", "mine", "theirs")  # examples of what a user adds
+MINE = ("half_wanda", "power_wanda", "mine", "theirs")  # examples of what a user adds
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 OF_HYDRA = ("hydra.run.", "hydra.sweep.", "hydra.job.", "hydra.launcher.init.", "hydra.launcher.remote.")
 INNER = re.compile(r"^(method|allocation)((?:\.inner)+)\.")
 
@@ -52,10 +55,33 @@ def keys() -> set[str]:
     return found
 
 
+def without_python(text: str) -> str:
+    """A page whose code in Python is empty lines."""
+    return PYTHON.sub(lambda block: "\n" * block[0].count("\n"), text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_arguments_of_calls_in_python_are_there(page, keys):
+    wrong = []
+    for block in PYTHON.findall(page.read_text()):
+        for call in ast.walk(ast.parse(block)):
+            called = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+            if called in ("prune_lab.prune", "prune_lab.evaluate", "prune_lab.shrink"):
+                own = inspect.signature(getattr(prune_lab, called.partition(".")[2])).parameters
+                given = {keyword.arg: keyword.arg.replace("__", ".") for keyword in call.keywords}
+                wrong += [name for name, key in given.items() if name not in own and key not in (*keys, *SECTIONS)]
+    assert not wrong
+
+
+def test_there_are_calls_in_python():
+    assert "prune_lab.prune(" in (ROOT / "README.md").read_text()
+    assert without_python("a\n```python\nsparsity=0\n```\nb") == "a\n\n\n\nb"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_keys_and_choices_of_a_page_are_there(page, keys):
     wrong = []
-    for number, line in enumerate(page.read_text().splitlines(), 1):
+    for number, line in enumerate(without_python(page.read_text()).splitlines(), 1):
         for key, value in SETTING.findall(line):
             group = key.partition("@")[0]
             if group in groups() and group != "stages":

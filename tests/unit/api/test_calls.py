@@ -375,6 +375,13 @@ def test_what_load_returns_goes_on_and_other_models_are_told_what_to_give(model_
         prune_lab.prune(torch.nn.DataParallel(loaded.hf), data=tokens)
 
 
+def test_load_names_its_arguments(model_folder):
+    with pytest.raises(BadInput, match=r"^path=nowhere: there is no such folder"):
+        prune_lab.load("nowhere")
+    with pytest.raises(BadInput, match=r"^dtype='half' is unknown|^dtype='half' is not allowed"):
+        prune_lab.load(model_folder("opt"), dtype="half")
+
+
 def test_two_texts_in_a_tuple_are_texts():
     result = prune_lab.prune(
         "reference", method="magnitude", data=("The sea was calm. " * 60, "So was the road. " * 60),
