@@ -198,8 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("method", help="a choice of method=, also one that an installed package brings")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE, as the command prune-lab takes them")
     given = parser.parse_args(arguments)
-    logging.disable(logging.WARNING)
     failed = cases = 0
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         for finding in check_method(given.method, _parsed(given.settings)):
             cases, failed = cases + 1, failed + bool(finding.broken)
@@ -210,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BadInput as error:
         sys.stderr.write(f"prune-lab-check: {error}\n")
         sys.exit(2)
+    finally:
+        logging.disable(before)
     sys.stdout.write(f"{given.method}: {cases - failed} of {cases} cases keep every promise\n")
     sys.exit(1 if failed or not cases else 0)
 

@@ -1,5 +1,6 @@
 """``prune-lab-check`` passes the lab's methods, and finds every broken promise in methods made to break them."""
 
+import logging
 import random
 import sys
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ def test_bad_input_ends_with_one_message(words, message, capsys):
     with pytest.raises(SystemExit) as ended:
         check.main(words)
     err = capsys.readouterr().err
+    assert logging.root.manager.disable == logging.NOTSET
     assert ended.value.code == 2 and message in err and err.startswith("prune-lab-check: ")
 
 
