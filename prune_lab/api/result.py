@@ -46,7 +46,7 @@ class Result:
             None where nothing was measured; empty where nothing was pruned.
         record: what the command writes to ``record.json``: settings, metrics, and the protocol behind them.
         folder: of the run, with the files that the command leaves; unless ``output`` was given it is a temporary one,
-            which vanishes with the result.
+            which vanishes with the result. `shrink` makes no run: that of the result it was given, or none, ``Path()``.
         change: which change of the model this was, see `note_change`.
     """
 

@@ -34,7 +34,8 @@ _PLAIN = (type(None), bool, int, float, str)
 @cache
 def installed() -> dict[tuple[str, str], EntryPoint]:
     """Returns by group of the configuration and choice the entry point that brings it."""
-    return {(group, entry.name): entry for group, of_group in GROUPS.items() for entry in entry_points(group=of_group)}
+    found = entry_points()  # once: it looks at every distribution
+    return {(group, entry.name): entry for group, of_group in GROUPS.items() for entry in found.select(group=of_group)}
 
 
 def is_installed_target(target: str) -> bool:

@@ -1,7 +1,7 @@
 """Lets a half-precision block compute in float32 for a while, where the processor is slow at half precision.
 
 A CPU without instructions for a type multiplies its matrices at a half to a fifth of its rate for float32; one that has
-them is two to ten times as fast. Statistics are accumulated in float32 anyway, so passes that only collect them run
+them is at least twice as fast. Statistics are accumulated in float32 anyway, so passes that only collect them run
 faster there, and no less exactly, on widened weights.
 """
 
