@@ -169,6 +169,17 @@ def no_stream_is_kept() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def no_module_is_kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module that a test wrote and imported is not the one that a later test writes under the same name."""
+    before = set(sys.modules)
+    yield
+    written = str(tmp_path_factory.getbasetemp())
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(written):
+            del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that a test keeps is seen by another, or by the user."""
     monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -59,7 +59,7 @@ def test_a_sweep_survives_what_happens_on_a_cluster(slurm, start, local_override
     subprocess.run(["scancel", "--signal=USR2", f"{array_of(sweep)}_{PREEMPTED}"], check=False)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 1, said
-    assert "12 jobs: 1 failed, 11 finished" in said
+    assert "12 jobs: 1 failed, 11 finished" in said, said
     assert "raise method.damping" in record(sweep / f"{FAILED}")["error"]
     assert "this job is preempted" in output_of(sweep, PREEMPTED)
     for number in (REQUEUED, PREEMPTED):
