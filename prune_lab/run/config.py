@@ -86,8 +86,9 @@ class RunConfig:
     @cached_property
     def key(self) -> str:
         """A SHA-256 of all settings that the numbers of a run depend on."""
-        relevant = {name: value for name, value in self.plain.items() if not is_beside_numbers(name)}
-        relevant["stages"] = [[name, None if name == "save" else own] for name, own in self.plain["stages"].items()]
+        relevant = without_saving({name: value for name, value in self.plain.items() if not is_beside_numbers(name)})
+        stages = without_saving(self.plain["stages"])
+        relevant["stages"] = [[name, None if name == "save" else own] for name, own in stages.items()]
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -103,6 +104,13 @@ class RunConfig:
 def is_beside_numbers(section: str) -> bool:
     """Returns whether a section changes what is kept or shown of a run, and none of its numbers."""
     return section in _BESIDE_NUMBERS
+
+
+def without_saving(settings: Any) -> Any:
+    """Returns settings without those that say how often a stage saves its state, which changes no number."""
+    if isinstance(settings, Mapping):
+        return {name: without_saving(value) for name, value in settings.items() if name != "save_every"}
+    return settings
 
 
 def objectives_of(value: Any) -> list[str]:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, load_model, save_model
 
@@ -21,7 +20,7 @@ from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
 from prune_lab.pruning.masks import Masks
 from prune_lab.run import artifacts
-from prune_lab.run.config import RunConfig
+from prune_lab.run.config import RunConfig, without_saving
 from prune_lab.run.finished_runs import packages
 from prune_lab.run.input_files import files_of
 from prune_lab.run.parts import stage_settings
@@ -173,13 +172,6 @@ def _keys(run: RunState, config: RunConfig, stages: Mapping[str, Stage]) -> dict
         settings = stage.shared(stage_settings(config, name, type(stage)), reporting=run.report is not None)
         if settings is None:
             break
-        so_far.append([name, _without_saving(settings), files_of(settings)])
+        so_far.append([name, without_saving(settings), files_of(settings)])
         keys[name] = json_digest(common | {"stages": so_far})
     return keys
-
-
-def _without_saving(settings: Any) -> Any:
-    """Settings without those that say how often a stage saves its state."""
-    if isinstance(settings, Mapping):
-        return {name: _without_saving(value) for name, value in settings.items() if name != "save_every"}
-    return settings

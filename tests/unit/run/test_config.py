@@ -182,6 +182,7 @@ def test_the_key_of_a_run_tells_settings_apart_that_change_its_numbers(composed)
     default = key()
     assert default == key()
     assert default == key("tracker=jsonl") == key("save_model=false")
+    assert default == key("training.save_every=5") == key("stages.prune.save_every=null")
     others = [
         key("seed=1"),
         key("method=wanda"),
