@@ -28,6 +28,7 @@ from prune_lab.run import artifacts
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig, objectives_of
 from prune_lab.run.entry import run_unless_finished
+from prune_lab.run.explained import explain_help
 from prune_lab.run.loader import guard_hydra
 from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.model_ids import as_typed
@@ -181,6 +182,7 @@ def _guard(given: Namespace) -> None:
         )
     _check_flags(given)
     guard_hydra()
+    explain_help()
     hide_in_logs()
     trust_typed(given.overrides)
     for override in given.overrides:  # what is recognised here is kept out of every message

@@ -142,15 +142,28 @@ def test_a_mistake_would_be_found(composed):
         bind({"_target_": "prune_lab.pruning.methods.sparsegpt.SparseGPT", "vlock_size": 3})
 
 
-def test_help_names_every_choice(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["prune-lab", "--help"])
+def shown_help(monkeypatch, capsys, *settings):
+    monkeypatch.setattr(sys, "argv", ["prune-lab", *settings, "--help"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(SystemExit) as ended:
         main()
     GlobalHydra.instance().clear()
     assert ended.value.code == 0
-    text = capsys.readouterr().out
-    lines = text.partition("Settings of the default job")[0].splitlines()
+    return capsys.readouterr().out
+
+
+def test_help_shows_the_comments_of_what_is_chosen(capsys, monkeypatch):
+    text = shown_help(monkeypatch, capsys, "method=ria", "evaluate=papers", "finetune=lora", "sparsity.level=0.3")
+    assert "# Magnitude relative to row and column, times a power of the norm of the input.\nmethod:\n" in text
+    assert "  scope: layer  # where weights compete: layer or row\n" in text
+    assert "  level: 0.3  # fraction removed\n" in text
+    assert "    limit: null  # questions per task, or a share below 1\n" in text  # of a part of evaluate=papers
+    assert "# Low-rank updates of the blocks' weights" in text
+
+
+def test_help_names_every_choice(capsys, monkeypatch):
+    text = shown_help(monkeypatch, capsys)
+    lines = text.partition("Settings of this job")[0].splitlines()
     groups = {line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in lines if ": " in line}
     assert "table" not in groups
     for path in CHOICES:
