@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from prune_lab.models.load import DTypeName
     from prune_lab.models.model import PrunableModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["evaluate", "load", "prune", "shrink"]
 
 # PyTorch reads this at its first allocation: tensors of 2 MB and more lie in huge pages, where Linux has them. Every

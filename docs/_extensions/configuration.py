@@ -61,9 +61,10 @@ def _described(group: str, name: str, file: ChoiceFile, like: str | None) -> Ite
     """
     if file.summary:
         yield _text(file.summary)
-    made_of = [f"`{each.value}`" + _place(each) for each in file.defaults]
-    if made_of:
-        yield f"Made of: {', '.join(made_of)}."
+    if parts := [_part(group, each) for each in file.defaults if each.keys[-1].startswith("@")]:
+        yield f"Has the settings of {', '.join(parts)}."
+    if chosen := [_chosen(group, each) for each in file.defaults if not each.keys[-1].startswith("@")]:
+        yield f"Chooses {', '.join(chosen)}, unless the command line says another."
     prefix = {"_global_": "", None: f"{group.replace('/', '.')}."}.get(file.package, f"{file.package}.")
     settings = [each for each in file.settings if not each.keys[-1].startswith("_")]
     if like is not None and len(settings) > 3 and not file.summary:
@@ -75,10 +76,20 @@ def _described(group: str, name: str, file: ChoiceFile, like: str | None) -> Ite
     yield from _left_out(file, prefix)
 
 
-def _place(setting: Setting) -> str:
-    where = setting.keys[-1].removeprefix("override ").lstrip("/")
-    chosen, _, place = where.partition("@")
-    return f" ({chosen or 'as'}{f' {place}' if place else ''})" if where != "@" else ""
+def _part(group: str, entry: Setting) -> str:
+    """A choice of the same group that a file includes, and where."""
+    place = entry.keys[-1].removeprefix("@")
+    return f"`{group}={entry.value}`" + (f" below `{group}.{place}`" if place else "")
+
+
+def _chosen(group: str, entry: Setting) -> str:
+    """What an entry of ``defaults`` chooses, as the command line would choose another."""
+    chosen, at, place = entry.keys[-1].removeprefix("override ").partition("@")
+    if place.startswith("_global_"):
+        at = ""
+    elif at and not place.startswith(f"{group}."):
+        place = f"{group}.{place}" if group != "experiment" else place
+    return f"`{chosen.lstrip('/')}{f'@{place}' if at else ''}={entry.value}`"
 
 
 def _table(settings: list[Setting], prefix: str) -> str:

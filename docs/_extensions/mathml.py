@@ -28,6 +28,8 @@ def _block(self: HTML5Translator, node: nodes.math_block) -> None:
 
 def _converted(node: nodes.Element, *, as_block: bool) -> str:
     """MathML of a formula; what cannot be converted is a warning, which ends the build."""
+    if r"\operatorname*" in node.astext():  # Docutils takes the star for a letter
+        logger.warning("formula %r: write \\operatorname without a star", node.astext(), location=node)
     try:
         return str(tex2mathml(node.astext(), as_block=as_block))
     except MathError as error:
