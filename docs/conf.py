@@ -29,6 +29,7 @@ include_patterns = [
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
+smartquotes = False  # settings and shell commands are copied from the pages
 suppress_warnings = ["myst.header"]  # what bench_oneshot.py --all writes begins with a table, and has no title
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
