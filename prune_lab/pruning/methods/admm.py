@@ -21,6 +21,9 @@ from prune_lab.utils.checks import check_choice, check_number, check_whole
 class ADMM(LayerwiseMethod):
     """Updates weights and mask together, for all columns at once (ADMM-Grad).
 
+    With ``A`` the Hessian scaled to a unit diagonal, and damped, it repeats ``Z = mask * (W + U)``, ``U += W - Z``,
+    ``W = (W0 A + rho (Z - U)) (A + rho I)^-1``, and ends with Z.
+
     Args:
         iterations: of the weights.
         mask_iterations: the first of them, in which the mask grows; then it stays.

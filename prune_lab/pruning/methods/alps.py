@@ -21,6 +21,9 @@ DAMPING_OF = ("mean", "input")
 class ALPS(LayerwiseMethod):
     """Finds the support by ADMM, and the values on it by conjugate gradient; weights compete within a layer.
 
+    It repeats ``B = (W0 H - Y + rho D) (H + rho I)^-1``, ``D = top_k(B + Y / rho)``, ``Y += rho (B - D)``, with inputs
+    scaled so that ``H`` has a unit diagonal; the support is that of the k largest entries of ``B``.
+
     Args:
         iterations: of ADMM, at most.
         rho: the first penalty; it grows as long as the support changes.

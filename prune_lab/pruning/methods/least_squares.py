@@ -18,6 +18,8 @@ from prune_lab.utils.checks import check_number
 class LeastSquares(RefiningMethod):
     """Keeps the mask of ``inner`` and gives the kept weights the values with the least output error.
 
+    That is ``tr((W - V) H (W - V)^T)``, minimal over all V that are zero where the mask is.
+
     Args:
         inner: chooses the mask.
         damping: added to the diagonal of the Hessian, as a share of its mean.

@@ -17,6 +17,9 @@ from prune_lab.utils.checks import check_number, check_whole
 class SparseGPT(LayerwiseMethod):
     """Prunes columns left to right and moves each error onto the columns that follow.
 
+    With U the upper Cholesky factor of the inverse of the damped Hessian, a weight scores ``(w_j / U_jj)^2``, and what
+    is lost of column j, ``E_j = (w_j - q_j) / U_jj``, changes column k behind it by ``-E_j U_jk``.
+
     Args:
         block_size: columns whose mask is chosen at once.
         damping: added to the diagonal of the Hessian, as a share of its mean.
