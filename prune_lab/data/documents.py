@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prune_lab.data.packed import UNPACKERS, open_text
 from prune_lab.errors import BadInput, shown
+from prune_lab.utils.extras import check_extra
 from prune_lab.utils.paths import TooManyFiles, local_path, named_paths, shown_path, why_missing
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 def _column_rows(path: Path, only: str | None) -> Iterator[Row]:
     """Rows of a parquet file, or of the stream of record batches that ``datasets`` writes."""
+    check_extra("pyarrow", "parquet", f"{path}: Parquet and Arrow files need pyarrow")
     import pyarrow as pa  # slow to import, and seldom needed
     from pyarrow import parquet
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadSetting
-from prune_lab.evaluation.energy import JOULES_PER_KWH, co2_per_kwh, find_meter, knows_co2
+from prune_lab.evaluation.energy import JOULES_PER_KWH, co2_per_kwh, countries, find_meter, knows_co2
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.flops import count_macs
 from prune_lab.evaluation.latency import LATENCY_INFO, PARTS, Pass, Workload, latency, time_passes
@@ -19,6 +19,7 @@ from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.sparse_kernels import on_sparse_kernels, why_not
 from prune_lab.models.model import PrunableModel
 from prune_lab.utils.device import device_name, release_free_memory, watch_peak_memory
+from prune_lab.utils.extras import how_to_install
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +89,12 @@ class Efficiency(Evaluation):
             raise BadSetting(
                 self,
                 "country",
-                "asks for CO2, which codecarbon knows and which is not installed; pip install 'prune-lab[energy]', or "
+                f"asks for CO2, which codecarbon knows and which is not installed; {how_to_install('energy')}, or "
                 "leave it null",
+            )
+        if self.country is not None and self.country not in (known := countries()):
+            raise BadSetting(
+                self, "country", f"is not in codecarbon's table of energy mixes; allowed: {', '.join(sorted(known))}"
             )
 
     def __call__(self, subject: Subject) -> Scores:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+
+from prune_lab.utils.extras import how_to_install, is_installed
 
 POWERCAP = Path("/sys/class/powercap")
 JOULES_PER_KWH = 3.6e6
@@ -34,9 +35,16 @@ def co2_per_kwh(country: str) -> float:
     return 1000 * kilograms
 
 
+def countries() -> frozenset[str]:
+    """The countries that codecarbon has a mix for; it takes the world's average for others, and goes on."""
+    from codecarbon.input import DataSource
+
+    return frozenset(DataSource().get_global_energy_mix_data())
+
+
 def knows_co2() -> bool:
     """Whether codecarbon is installed."""
-    return find_spec("codecarbon") is not None
+    return is_installed("codecarbon")
 
 
 class Rapl:
@@ -74,7 +82,7 @@ def _nvml(device: torch.device) -> tuple[Meter | None, str]:
     try:
         import pynvml
     except ImportError:
-        return None, "not measured: NVML is read by pynvml, which is not installed; pip install 'prune-lab[energy]'"
+        return None, f"not measured: NVML is read by pynvml, which is not installed; {how_to_install('energy')}"
     try:
         pynvml.nvmlInit()
         gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prune_lab.models.decoding import pass_with_cache
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Attention
 
@@ -87,7 +88,7 @@ def _rows(hf: "PreTrainedModel", tokens: Tensor, cache: Any) -> tuple[dict["nn.L
     layers = [module for module in hf.modules() if isinstance(module, nn.Linear | Conv1D)]
     hooks = [layer.register_forward_pre_hook(watch) for layer in layers]
     try:
-        return rows, hf(tokens, past_key_values=cache, use_cache=True).past_key_values
+        return rows, pass_with_cache(hf, tokens, cache)
     finally:
         for hook in hooks:
             hook.remove()

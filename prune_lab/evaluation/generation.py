@@ -14,6 +14,7 @@ from prune_lab.evaluation.evaluation import Scores, Subject
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.utils.checks import check_whole
 from prune_lab.utils.digests import tokenizer_digest
+from prune_lab.utils.extras import check_extra
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedTokenizerBase
@@ -58,6 +59,8 @@ class Generation(Decoding):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for module, package in {"sacrebleu": "sacrebleu", "rouge_score": "rouge-score"}.items():
+            check_extra(module, "generation", f"{{at}} needs {package}", self, otherwise="choose another evaluate")
         check_whole(self, "limit", optional=True)
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:

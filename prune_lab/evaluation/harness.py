@@ -27,6 +27,7 @@ from prune_lab.evaluation.harness_settings import (
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.utils.checks import check_flag, check_text, check_texts, check_whole
 from prune_lab.utils.digests import folder_digest, tokenizer_digest
+from prune_lab.utils.extras import check_extra
 from prune_lab.utils.paths import local_path, why_missing
 
 if TYPE_CHECKING:  # importing the harness or model code takes seconds
@@ -84,6 +85,7 @@ class ZeroShot(Evaluation):
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        check_extra("lm_eval", "harness", "{at} needs lm-eval", self, otherwise="leave the tasks out: {at}=null")
         if isinstance(self.tasks, str):
             self.tasks = [self.tasks]
         check_texts(self, "tasks", least=1, hint="names of tasks, such as [stdlib]")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prune_lab.errors import owned_by
 from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.models.decoding import pass_with_cache
 from prune_lab.models.model import PrunableModel
 from prune_lab.utils.checks import check_whole
 
@@ -125,12 +126,12 @@ def _pass(hf: "PreTrainedModel", prompts: Tensor, new_tokens: int, meter: Callab
     done, device = Pass(), prompts.device
     read = meter or (lambda: 0.0)
     joules, start = [read()], _now(device)
-    cache = hf(prompts, use_cache=True).past_key_values
+    cache = pass_with_cache(hf, prompts)
     done.seconds["prefill"] = _now(device) - start
     joules.append(read())
     steps = [_now(device)]
     for _ in range(new_tokens):
-        cache = hf(prompts[:, :1], past_key_values=cache, use_cache=True).past_key_values
+        cache = pass_with_cache(hf, prompts[:, :1], cache)
         steps.append(_now(device))
     joules.append(read())
     done.seconds["decode"] = statistics.median(end - start for start, end in itertools.pairwise(steps))

@@ -27,6 +27,7 @@ from prune_lab.report.records import Records, measured, said, with_error
 from prune_lab.report.recovery import explanation, recovery_grid
 from prune_lab.report.spec import CONTROL, Choices, Front, TableSpec
 from prune_lab.run.record import section_of
+from prune_lab.utils.extras import has_plots
 from prune_lab.utils.files import write_atomically, write_text
 
 
@@ -46,11 +47,11 @@ def write_report(findings: Findings, folder: Path) -> str:
     if spec.reference:
         lines = [line for compared in _comparisons(findings).values() for line in compared]
         write_text(folder / "comparisons" / f"{spec.name}.csv", comparison_csv(spec, lines))
-    try:
-        from prune_lab.report.plot import plot_metric
-        from prune_lab.report.plot_front import plot_front
-    except ImportError:  # the extra `plots` is not installed
+    if not has_plots():
         return text
+    from prune_lab.report.plot import plot_metric
+    from prune_lab.report.plot_front import plot_front
+
     figures = {metric.name: plot_metric(spec, metric, records) for metric in measured(spec, records)}
     figures |= {f"{f.y}_over_{f.x}": plot_front(spec, f, metric, records) for f, metric in _fronts(spec, records)}
     for name, figure in figures.items():

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from prune_lab.errors import BadInput, shown
 from prune_lab.run.conf_folder import conf_folder
+from prune_lab.run.left_out import without_missing
 from prune_lab.run.renamed import refuse_renamed
 from prune_lab.utils.checks import MOST_SEED, is_number
 from prune_lab.utils.plain import plain_dict
@@ -48,13 +49,15 @@ class RunConfig:
         Args:
             cfg: as Hydra composed it, without its own settings.
             choices: Hydra's ``runtime.choices``.
-            overrides: what was typed.
+            overrides: what was typed. Defaults that nobody typed and that are not installed are left out.
 
         Raises:
             BadInput: sections or values are unknown, or keys of an earlier version are used; the message lists all.
             OmegaConfBaseException: an interpolation cannot be resolved.
         """
         plain = plain_dict(cfg, resolve=True)
+        if choices is not None and overrides is not None:
+            plain = without_missing(plain, choices, overrides)
         refuse_renamed(plain)
         problems = [
             f"{group} takes one choice, and not a list; give {group}=CHOICE, one of {_choices(group)}"

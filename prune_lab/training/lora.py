@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from prune_lab.errors import BadInput, BadSetting
+from prune_lab.errors import BadSetting
 from prune_lab.models.adapter import Adapter
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import PrunableLinear
 from prune_lab.utils.checks import check_flag, check_number, check_whole
+from prune_lab.utils.extras import check_extra
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Lora:
         check_number(self, "alpha", above=0)
         check_number(self, "dropout", least=0, below=1)
         check_flag(self, "sparse", "merge")
+        if not self.sparse:
+            check_extra("peft", "lora", "finetune=lora needs peft", otherwise="use finetune=sparse_lora")
         if self.sparse and self.dropout:
             raise BadSetting(self, "dropout", "is not allowed; allowed: 0 with {at}.sparse=true")
         if self.sparse and not self.merge:
@@ -124,12 +127,8 @@ def _masked_products(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor
 
 
 def _through_peft(model: PrunableModel, lora: Lora) -> Adapter:
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise BadInput(
-            "finetune=lora needs peft; pip install 'prune-lab[lora]', or use finetune=sparse_lora"
-        ) from error
+    from peft import LoraConfig, get_peft_model  # an extra
+
     linears = list(model.linears)
     config = LoraConfig(
         r=lora.rank,

@@ -14,6 +14,7 @@ from prune_lab.pruning.methods.selection import SCOPES, keep_in_scope
 from prune_lab.pruning.solvers.channels import channel_order, keep_in_order
 from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_choice, check_flag, check_number
+from prune_lab.utils.extras import check_extra
 
 
 @dataclass
@@ -46,6 +47,8 @@ class RIA(LayerwiseMethod):
         check_number(self, "power", least=0)
         check_choice(self, "scope", SCOPES)
         check_flag(self, "permute")
+        if self.permute:
+            check_extra("scipy", "permute", "{at}.permute=true needs scipy", self, otherwise="leave it out")
 
     @property
     def keeps_order(self) -> bool:

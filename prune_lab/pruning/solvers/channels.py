@@ -1,7 +1,6 @@
 """The order of input channels in which an N:M pattern keeps most."""
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from prune_lab.pruning.masks import keep_n_of_m
@@ -27,6 +26,8 @@ def channel_order(scores: Tensor, n: int, m: int) -> Tensor:
 
     Source: Zhang et al., ICLR 2024 (RIA), section 3.2.
     """
+    from scipy.optimize import linear_sum_assignment  # an extra
+
     groups = scores.shape[1] // m
     ranked = scores.sum(0, dtype=torch.float64).argsort(descending=True, stable=True)
     order = ranked.view(m, groups).T.contiguous()  # (groups, m): the g-th group gets the ranks g, g + groups, ...

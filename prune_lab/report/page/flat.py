@@ -1,18 +1,15 @@
 """The runs as one flat table: a row a run, a column an attribute or a metric."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
 from prune_lab.report.page.run import ATTRIBUTES, ReportRun
+from prune_lab.utils.extras import is_installed
 from prune_lab.utils.files import write_atomically, write_csv
 
 _STAGES = ("dense", "prune", "iterate", "finetune", "shrink", "evaluate", "save")
-_TYPES = {"level": pyarrow.float64(), "seed": pyarrow.int64()}
 TEXTS = ("folder", "command", "message", "protocol")
 
 
@@ -24,20 +21,30 @@ def metrics_of(runs: Sequence[ReportRun]) -> list[str]:
 
 
 def write_flat(runs: Sequence[ReportRun], folder: Path) -> None:
-    """Writes ``runs.parquet`` and ``runs.csv``, which hold the same; what a run lacks is null, and empty."""
+    """Writes ``runs.csv``, and ``runs.parquet`` where pyarrow is installed; what a run lacks is empty, and null."""
     metrics = metrics_of(runs)
     columns = (*ATTRIBUTES, *metrics, *TEXTS)
     rows = [_row(run, metrics) for run in runs]
     write_csv(folder / "runs.csv", columns, [["" if value is None else value for value in row] for row in rows])
-    types = [_TYPES.get(name, pyarrow.float64() if name in set(metrics) else pyarrow.string()) for name in columns]
-    arrays = [pyarrow.array([row[index] for row in rows], kind) for index, kind in enumerate(types)]
+    if is_installed("pyarrow"):
+        _write_parquet(columns, rows, {*metrics, "level"}, folder / "runs.parquet")
+
+
+def _write_parquet(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Set[str], path: Path) -> None:
+    import pyarrow  # an extra
+    import pyarrow.parquet
+
+    kinds = {"seed": pyarrow.int64()} | dict.fromkeys(numbers, pyarrow.float64())
+    arrays = [
+        pyarrow.array([row[at] for row in rows], kinds.get(name, pyarrow.string())) for at, name in enumerate(columns)
+    ]
     table = pyarrow.Table.from_arrays(arrays, names=list(columns))
 
     def write(path: Path) -> None:
         with path.open("wb") as file:  # pyarrow takes no name that is not in UTF-8
             pyarrow.parquet.write_table(table, file)
 
-    write_atomically(folder / "runs.parquet", write)
+    write_atomically(path, write)
 
 
 def _row(run: ReportRun, metrics: Sequence[str]) -> list[Any]:

@@ -16,6 +16,7 @@ from prune_lab.run import artifacts
 from prune_lab.run.tracking.aside import Aside
 from prune_lab.run.tracking.tracker import RunInfo
 from prune_lab.utils.checks import check_choice, check_text, check_texts
+from prune_lab.utils.extras import check_extra
 from prune_lab.utils.files import write_text
 from prune_lab.utils.secrets import without_secrets
 
@@ -55,6 +56,8 @@ class WandbTracker:
     _folder: Path = field(default=Path(), init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.mode != "disabled":
+            check_extra("wandb", "wandb", "tracker=wandb needs W&B", otherwise="use tracker=jsonl")
         check_choice(self, "mode", get_args(Mode), hint="from WANDB_MODE if that is set")
         if not isinstance(self.project, str) or not 0 < len(self.project) <= 128 or set(self.project) & set("/\\#?%:"):
             raise BadSetting(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prune_lab.sweep.search.study import DEFAULTS, FOLDER, INTERRUPTED, MESSAGE, Study
+from prune_lab.utils.extras import has_plots
 from prune_lab.utils.files import write_atomically, write_csv, write_text
 from prune_lab.utils.secrets import redacted_override
 
@@ -38,10 +39,10 @@ def write_report(study: Study, folder: Path) -> None:
     if len(study.objectives) > 1:
         write_csv(folder / "pareto.csv", columns, [_row(study, trial) for trial in best])
     write_text(folder / "study.md", _markdown(study, trials, best))
-    try:
-        from prune_lab.sweep.search.plot import plot_front, plot_history
-    except ImportError:  # the extra `plots` is not installed
+    if not has_plots():
         return
+    from prune_lab.sweep.search.plot import plot_front, plot_history
+
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     plots: dict[str, Callable[[Path], None]] = {}
     if complete:

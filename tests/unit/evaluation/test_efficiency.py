@@ -105,6 +105,13 @@ def test_co2_needs_its_library(monkeypatch):
         Efficiency(country="DEU").prepare()
 
 
+def test_co2_of_a_country_that_is_not_in_the_table():
+    pytest.importorskip("codecarbon")
+    Efficiency(country="DEU").prepare()
+    with pytest.raises(BadInput, match=r"Efficiency\.country='XYZ' is not in codecarbon's table.*DEU"):
+        Efficiency(country="XYZ").prepare()
+
+
 @pytest.mark.parametrize("settings", [{"seqlen": 0}, {"repeats": 1.5}, {"country": "Germany"}])
 def test_bad_settings_name_their_key(settings):
     with pytest.raises(BadInput, match=r"Efficiency\." + next(iter(settings))):

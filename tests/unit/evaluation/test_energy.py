@@ -76,17 +76,21 @@ def test_nvml_tells_millijoules_or_that_it_does_not(monkeypatch, tells):
         assert gpu == "GPU-abc"
         return 2500
 
-    fake = SimpleNamespace(
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
-        nvmlDeviceGetTotalEnergyConsumption=total,
-        NVMLError=NVMLError,
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    pynvml = pytest.importorskip("pynvml")  # what is put in place has to be there
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", total)
+    monkeypatch.setattr(pynvml, "NVMLError", NVMLError)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
     meter, text = find_meter(torch.device("cuda", 0))
     assert (meter() if meter else None) == (2.5 if tells else None)
     assert tells or "Not Supported" in text
+
+
+def test_codecarbon_tells_the_mix_of_a_country():
+    pytest.importorskip("codecarbon")
+    assert {"DEU", "FRA"} <= energy.countries() and "XYZ" not in energy.countries()
+    assert 0 < energy.co2_per_kwh("FRA") < energy.co2_per_kwh("DEU") < 1000
 
 
 def test_a_counter_counts_from_when_it_was_made(powercap):

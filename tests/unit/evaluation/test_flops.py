@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from prune_lab.evaluation.flops import count_macs, live_heads
+from prune_lab.models.decoding import pass_with_cache
 from prune_lab.models.shrink import shrink
 from prune_lab.models.units import all_heads, all_neurons, removable
 from prune_lab.pruning.masks import Masks
@@ -47,7 +48,7 @@ def test_pytorch_counts_the_same(tiny_model, random_tokens, family):
     counted, cache = count_macs(model, tokens), None
     for part, given in (("prefill", tokens), ("decode", tokens[:, :1])):
         with FlopCounterMode(display=False) as counter:
-            cache = model.hf(given, past_key_values=cache, use_cache=True).past_key_values
+            cache = pass_with_cache(model.hf, given, cache)
         rotary = sum(
             sum(flops.values()) for name, flops in counter.get_flop_counts().items() if name.endswith("rotary_emb")
         )

@@ -1,0 +1,28 @@
+"""Passes that keep keys and values, whatever the installed transformers calls them."""
+
+from functools import cache
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedModel
+
+
+def pass_with_cache(hf: "PreTrainedModel", tokens: Tensor, past: Any = None) -> Any:
+    """Runs a pass, and returns the keys and values of all tokens so far.
+
+    Args:
+        hf: the model, on the device of ``tokens``.
+        tokens: ``(batch, new)`` int64.
+        past: what the pass before returned, which becomes longer; None: there was none.
+    """
+    name = _argument(type(hf))  # type: ignore[arg-type]  # a class, which can be hashed
+    return getattr(hf(tokens, use_cache=True, **{name: past}), name)
+
+
+@cache
+def _argument(kind: "type[PreTrainedModel]") -> str:
+    """Transformers 5.24 has renamed the argument and the attribute, and warns about the earlier name."""
+    return "cache" if "cache" in signature(kind.forward).parameters else "past_key_values"
