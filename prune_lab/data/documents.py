@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from prune_lab.data.chats import Document, as_document
 from prune_lab.data.packed import UNPACKERS, open_text
 from prune_lab.errors import BadInput, shown
 from prune_lab.utils.extras import check_extra
@@ -106,12 +107,12 @@ def has_rows(path: Path) -> bool:
     return kind in JSON_SUFFIXES + CSV_SUFFIXES or (kind in PARQUET_SUFFIXES + ARROW_SUFFIXES and not packed)
 
 
-def read_documents(path: Path, field: str, text_rows: TextRows) -> Iterator[str]:
+def read_documents(path: Path, field: str, text_rows: TextRows) -> Iterator[Document]:
     """Yields the documents of one file, in its order.
 
     Args:
         path: a file of a kind that ``is_readable_kind`` takes.
-        field: the key (JSON) or column (CSV, parquet) that holds the text.
+        field: the key (JSON) or column (CSV, parquet) that holds the text, or the messages of a conversation.
         text_rows: what a document is in a text file.
 
     Raises:
@@ -119,13 +120,22 @@ def read_documents(path: Path, field: str, text_rows: TextRows) -> Iterator[str]
     """
     if has_rows(path):
         for row in read_rows(path, only=field):
-            text = row.values.get(field)
-            if not isinstance(text, str):
-                raise BadInput(f"{row.where}: {_no_text(field, row.values)}")
-            yield text
+            yield document_of(row, field)
     else:
         with _reading(path):
             yield from _text_rows(path, text_rows)
+
+
+def document_of(row: Row, field: str) -> Document:
+    """Returns the text, or the conversation, of a row.
+
+    Raises:
+        BadInput: there is none under the key ``field``.
+    """
+    document = as_document(row.values.get(field))
+    if document is None:
+        raise BadInput(f"{row.where}: {_no_text(field, row.values)}")
+    return document
 
 
 def read_rows(path: Path, only: str | None = None) -> Iterator[Row]:
@@ -265,7 +275,7 @@ def _checked(batch: "RecordBatch") -> "RecordBatch":
 
 def _no_text(field: str, row: dict[str, object]) -> str:
     if field in row:
-        return f"{field!r} holds {shown(row[field]):.40}, not text"
+        return f"{field!r} holds {shown(row[field]):.40}, neither text nor messages"
     return f"there is no key {field!r}; the keys are {shown_keys(row)}"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, get_args
 
 from prune_lab.data import stdlib
+from prune_lab.data.chats import Document, length
 from prune_lab.data.documents import Row, TextRows, find_files, has_rows, is_readable_kind, read_documents, read_rows
 from prune_lab.data.limits import check_length
 from prune_lab.errors import BadInput, BadSetting
@@ -37,8 +38,8 @@ class TextSource(Protocol):
 
     join: str
 
-    def read(self) -> list[str]:
-        """The documents; raises BadInput if they cannot be had."""
+    def read(self) -> list[Document]:
+        """The documents, texts or conversations; raises BadInput if they cannot be had."""
         ...
 
     def describe(self) -> dict[str, object]:
@@ -74,7 +75,7 @@ class StdlibText:
         check_choice(self, "split", get_args(stdlib.Split))
         check_text(self, "join", empty=True)
 
-    def read(self) -> list[str]:
+    def read(self) -> list[Document]:
         """The documents of the split, sorted by name."""
         return [document.text for document in stdlib.split(self.split)]
 
@@ -92,7 +93,7 @@ class FileText:
     Attributes:
         path: of a file or a folder, or a glob pattern; the files are read in the order of their names.
         join: between two documents.
-        field: the key or column that holds the text.
+        field: the key or column that holds the text, or the messages of a conversation.
         key: the configuration key that gave the path, for messages.
     """
 
@@ -106,10 +107,10 @@ class FileText:
     def __post_init__(self) -> None:
         self.files = find_files(self.path, self.key)
 
-    def read(self) -> list[str]:
+    def read(self) -> list[Document]:
         """The documents of all files."""
         documents = (text for file in self.files for text in read_documents(file, self.field, "file"))
-        return _all_of(documents, self.key)
+        return all_of(documents, self.key)
 
     def describe(self) -> dict[str, object]:
         """The path and how many files it stood for."""
@@ -224,10 +225,10 @@ class HubText(HubFile):
         check_text(self, "field")
         super().__post_init__()
 
-    def read(self) -> list[str]:
+    def read(self) -> list[Document]:
         """The documents, in the order of the file."""
         documents = read_documents(self._fetch(), self.field, self.text_rows)
-        return _all_of(islice(documents, _most(self.limit_documents)), f"{self.file} of {self.repo}", self)
+        return all_of(islice(documents, _most(self.limit_documents)), f"{self.file} of {self.repo}", self)
 
 
 @dataclass
@@ -252,7 +253,7 @@ class HubRows(HubFile):
         return has_rows(path)
 
 
-def _all_of(documents: Iterator[str], what: str, limited: HubText | None = None) -> list[str]:
+def all_of(documents: Iterator[Document], what: str, limited: object | None = None) -> list[Document]:
     """Takes all documents.
 
     Args:
@@ -263,10 +264,11 @@ def _all_of(documents: Iterator[str], what: str, limited: HubText | None = None)
     Raises:
         BadInput: they have no room in memory.
     """
-    found, characters, looked_at = [], 0, 0
+    found: list[Document] = []
+    characters = looked_at = 0
     for document in documents:
         found.append(document)
-        characters += len(document)
+        characters += length(document)
         if characters >= looked_at + _LOOK_EVERY:
             try:
                 check_length(characters, what)

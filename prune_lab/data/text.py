@@ -1,6 +1,7 @@
 """Data sets made of text: joined, tokenised once and cut into windows, as the pruning papers do."""
 
 import logging
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, get_args
@@ -9,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.bos import Bos, BosMode, place_bos
+from prune_lab.data.chats import as_texts
 from prune_lab.data.limits import check_length, check_room
 from prune_lab.data.overlap import find_overlap
 from prune_lab.data.samples import Samples
@@ -120,7 +122,7 @@ class TextData(DataSpec):
         self, tokenizer: PreTrainedTokenizerBase, seqlen: int, bos: Bos
     ) -> tuple[np.ndarray, dict[str, object]]:
         what = "data.calibration"
-        documents = self.calibration.read()
+        documents = as_texts(self.calibration.read(), tokenizer, what)
         protocol = self.calibration.describe() | {"documents": len(documents), "sampling": self.sampling}
         if self.sampling == "stream":
             text = TokenisedText(tokenizer, _joined(documents, self.calibration.join, what), what, bos)
@@ -142,21 +144,17 @@ class TextData(DataSpec):
 
 
 @dataclass(kw_only=True)
-class FileData(DataSpec):
-    """A user's own files: ``data=files data.calibration=A data.evaluation=B``.
+class SourcedData(DataSpec):
+    """What is read as `TextData` does, from sources that a few keys name.
 
     Attributes:
-        calibration: a file, a folder or a glob pattern; ``.txt``, ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``.
-        evaluation: likewise.
-        field: the key or column that holds the text.
+        field: the key or column that holds the text, or the messages of a conversation, which the tokenizer's chat
+            template makes a text of.
         join: between two documents.
         sampling: ``stream`` or ``documents``, see ``TextData``.
         limit_windows: evaluates the first so many windows only; None for all.
     """
 
-    input_files: ClassVar = ("calibration", "evaluation")
-    calibration: str | None = None
-    evaluation: str | None = None
     samples: int = 128
     field: str = "text"
     join: str = "\n\n"
@@ -168,8 +166,8 @@ class FileData(DataSpec):
         check_text(self, "join", empty=True)
         with owned_by(self):  # both have the same keys
             self._text = TextData(
-                calibration=self._source("calibration"),
-                evaluation=self._source("evaluation"),
+                calibration=self.source("calibration"),
+                evaluation=self.source("evaluation"),
                 sampling=self.sampling,
                 limit_windows=self.limit_windows,
                 samples=self.samples,
@@ -179,6 +177,10 @@ class FileData(DataSpec):
                 bos=self.bos,
             )
 
+    @abstractmethod
+    def source(self, use: Literal["calibration", "evaluation"]) -> TextSource:
+        """Returns where the text of one use comes from; raises BadInput for settings that cannot be used."""
+
     def load(
         self,
         tokenizer: PreTrainedTokenizerBase | None,
@@ -187,17 +189,32 @@ class FileData(DataSpec):
         seqlen_limit: int,
         default_bos: BosMode = "text",
     ) -> Data:
-        """Reads the files as ``TextData`` does."""
+        """Reads the sources as ``TextData`` does."""
         with owned_by(self):
             return self._text.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit, default_bos=default_bos)
 
-    def _source(self, name: str) -> FileText:
-        if not getattr(self, name):
+
+@dataclass(kw_only=True)
+class FileData(SourcedData):
+    """A user's own files: ``data=files data.calibration=A data.evaluation=B``.
+
+    Attributes:
+        calibration: a file, a folder or a glob pattern; ``.txt``, ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``.
+        evaluation: likewise.
+    """
+
+    input_files: ClassVar = ("calibration", "evaluation")
+    calibration: str | None = None
+    evaluation: str | None = None
+
+    def source(self, use: Literal["calibration", "evaluation"]) -> FileText:
+        """Returns the files of one use."""
+        if not getattr(self, use):
             raise BadInput(
-                f"{{at}}.{name} is not set; data=files needs {{at}}.calibration=FILE and {{at}}.evaluation=FILE", self
+                f"{{at}}.{use} is not set; data=files needs {{at}}.calibration=FILE and {{at}}.evaluation=FILE", self
             )
-        check_text(self, name, hint="a file, a folder or a pattern")
-        return FileText(path=getattr(self, name), join=self.join, field=self.field, key=f"{{at}}.{name}")
+        check_text(self, use, hint="a file, a folder or a pattern")
+        return FileText(path=getattr(self, use), join=self.join, field=self.field, key=f"{{at}}.{use}")
 
 
 @dataclass(kw_only=True)
@@ -244,7 +261,7 @@ def cut_text(
     Raises:
         BadInput: the text cannot be read, is empty, or is shorter than a window.
     """
-    documents = source.read()
+    documents = as_texts(source.read(), tokenizer, what)
     text = TokenisedText(tokenizer, _joined(documents, source.join, what), what, bos)
     windows = evaluation_windows(text.ids, seqlen, limit, what, bos)
     protocol = source.describe() | {

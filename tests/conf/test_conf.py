@@ -29,6 +29,7 @@ GLOBAL_CHOICES = [f"+{group}={path.stem}" for group in GLOBAL for path in sorted
 YAMLS = sorted(CONF.rglob("*.yaml"))
 GIVEN = {  # values that a user has to give
     "model=local": ["model.path=DIR"],
+    "data=hub": ["data.repo=org/name"],
     "model=hub": ["model.path=owner/name"],
     "model=gguf": ["model.path=FILE.gguf"],
     "data=files": ["data.calibration=a.txt", "data.evaluation=b.txt"],

@@ -61,8 +61,8 @@ def test_only_as_much_is_read_as_is_asked_for(tmp_path):
         ("{broken", r"a\.jsonl, line 3: not valid JSON"),
         ("[1]", r"line 3: expected an object with keys, found \[1\]"),
         ('{"body": "x", "id": 1}', r"line 3: there is no key 'text'; the keys are body, id"),
-        ('{"text": null}', r"line 3: 'text' holds null, not text"),
-        ('{"text": ["x"]}', r"line 3: 'text' holds \['x'\], not text"),
+        ('{"text": null}', r"line 3: 'text' holds null, neither text nor messages"),
+        ('{"text": ["x"]}', r"line 3: 'text' holds \['x'\], neither text nor messages"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):
