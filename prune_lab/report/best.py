@@ -8,7 +8,8 @@ from prune_lab.report.records import Records, dense_values, spread_of, values
 from prune_lab.report.spec import TableSpec
 
 BOLD = (
-    "the best of a column for its model, and all whose mean is within the larger of the two standard deviations of it"
+    "the best of a column for its model, and all that are no further from it than the larger of the two spreads "
+    "(standard deviation over seeds, or standard error of a single run)"
 )
 """The rule, for captions and protocols."""
 NOISE = "no further from the dense model than the larger of the two standard deviations"

@@ -306,7 +306,7 @@ def test_two_runs_stand_side_by_side(show):
     page = show(pair)
     compare_rows(page, 0, 1)
     found = cells(page)
-    assert found["method.name"] == ['"wanda"', '"ria"'] and "method.damping" not in found
+    assert found["method.name"] == ["wanda", "ria"] and "method.damping" not in found
     assert found["perplexity, pruned"] == ["20", "21.70", "+1.7 (+8.5 %), worse"]
     assert found["perplexity, dense"] == ["10", "10", "0"]
     assert found["0 q"] == ["50 %", "70 %", "+20 %"]

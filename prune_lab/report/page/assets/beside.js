@@ -38,7 +38,11 @@ function openBeside() {
   opened = b;
   byId("details-title").textContent = "Two runs side by side";
   byId("details-body").replaceChildren(
-    element("ol", { class: "letters" }, ...chosen.map((run) => element("li", {}, `${titleOf(run)} (${RUNS.folders[run]})`))),
+    element(
+      "ol",
+      { class: "letters" },
+      ...chosen.map((run) => element("li", {}, `${titleOf(run)} (${RUNS.folders[run]})`)),
+    ),
     ...warning(a, b),
     ...differing("Settings that differ", settingsOf(a), settingsOf(b)),
     ...metricsBeside(a, b),
@@ -52,7 +56,9 @@ function openBeside() {
 const isComparable = (name, a, b) => evaluationOf(name, a) === evaluationOf(name, b);
 
 function warning(a, b) {
-  const names = METRICS.filter((name) => /^evaluate\//.test(name) && isNumber(value(name, a)) && isNumber(value(name, b)));
+  const names = METRICS.filter(
+    (name) => /^evaluate\//.test(name) && isNumber(value(name, a)) && isNumber(value(name, b)),
+  );
   const bad = names.filter((name) => !isComparable(name, a, b));
   if (!bad.length) return [];
   const all = bad.length === names.length ? "All metrics" : `${bad.length} of ${names.length} metrics`;
@@ -60,29 +66,35 @@ function warning(a, b) {
     element(
       "p",
       { class: "notice" },
-      `${all} were measured in different ways or of different models, so that no difference is given: see the protocols below.`,
+      `${all} were measured in different ways or of different models, so that no difference is given; how, is below.`,
     ),
   ];
 }
 
-// Nested values as `[["data.seqlen", 512], ...]`.
-function flat(found, at = "") {
-  if (found === null || typeof found !== "object" || Array.isArray(found)) return [[at, JSON.stringify(found)]];
-  return Object.entries(found).flatMap(([key, each]) => flat(each, at ? `${at}.${key}` : key));
+const isNested = (found) => found !== null && typeof found === "object" && !Array.isArray(found);
+
+// Where two nested values differ, as `[["data.seqlen", 512, 1024], ...]`; what only one of them has is one line.
+function differences(one, other, at = "") {
+  if (isNested(one) && isNested(other)) {
+    const keys = [...new Set([...Object.keys(one), ...Object.keys(other)])];
+    return keys.flatMap((key) => differences(one[key], other[key], at ? `${at}.${key}` : key));
+  }
+  return JSON.stringify(one) === JSON.stringify(other) ? [] : [[at, one, other]];
+}
+
+const MOST_SHOWN = 200; // characters of a value
+
+function brief(found) {
+  if (found === undefined) return "-";
+  const shown = typeof found === "string" ? found : JSON.stringify(found);
+  return shown.length > MOST_SHOWN ? `${shown.slice(0, MOST_SHOWN)}…` : shown;
 }
 
 function differing(title, one, other) {
-  const [first, second] = [new Map(flat(one)), new Map(flat(other))];
-  const keys = [...new Set([...first.keys(), ...second.keys()])].filter((key) => first.get(key) !== second.get(key));
-  if (!keys.length) return [element("h3", {}, title), element("p", { class: "quiet" }, "None.")];
+  const rows = differences(one, other).map(([at, ...values]) => [at, ...values.map(brief)]);
   return [
     element("h3", {}, title),
-    tableOf(
-      ["", "A", "B"],
-      keys.map((key) => [key, first.get(key) ?? "-", second.get(key) ?? "-"]),
-      [],
-      "wraps",
-    ),
+    rows.length ? tableOf(["", "A", "B"], rows, [], "wraps") : element("p", { class: "quiet" }, "None."),
   ];
 }
 
@@ -108,7 +120,8 @@ function difference(name, a, b) {
   const better = name.endsWith("_spread") ? null : RUNS.described[name][2];
   const timed = timedBy(name);
   const ranges = timed ? [a, b].map((run) => rangeOf(timed, run)) : [];
-  const noise = ranges.every(isNumber) && ranges.length && Math.abs(value(timed, b) - value(timed, a)) <= Math.max(...ranges);
+  const isTold = !ranges.length || !ranges.every(isNumber);
+  const noise = !isTold && Math.abs(value(timed, b) - value(timed, a)) <= Math.max(...ranges);
   const verdict = noise ? ", noise" : better ? ((better === "higher") === other > one ? ", better" : ", worse") : "";
   return `${sign}${written(Math.abs(other - one), form)}${share}${verdict}`;
 }
@@ -116,15 +129,19 @@ function difference(name, a, b) {
 function layersBeside(a, b) {
   const [one, other] = [layersOf(a), layersOf(b)];
   if (!one || !other) return [];
-  const named = ({ names, sparsity }) => new Map(names.map(([block, kind], place) => [`${block} ${kind}`, sparsity[place]]));
+  const named = ({ names, sparsity }) =>
+    new Map(names.map(([block, kind], place) => [`${block} ${kind}`, sparsity[place]]));
   const [first, second] = [named(one), named(other)];
-  const names = [...new Set([...first.keys(), ...second.keys()])].filter((name) => first.get(name) !== second.get(name));
-  const maps = [["A", one], ["B", other]].map(([name, { names: layers, sparsity }]) =>
-    heatMap(`Sparsity of ${name}`, layers, sparsity, "share"),
-  );
+  const all = [...new Set([...first.keys(), ...second.keys()])];
+  const names = all.filter((name) => first.get(name) !== second.get(name));
+  const maps = [
+    heatMap("Sparsity of A", one.names, one.sparsity, "share"),
+    heatMap("Sparsity of B", other.names, other.sparsity, "share"),
+  ];
   const rows = names.map((name) => {
     const [left, right] = [first.get(name), second.get(name)];
-    const less = isNumber(left) && isNumber(right) ? `${right > left ? "+" : "-"}${written(Math.abs(right - left), "share")}` : "";
+    const known = isNumber(left) && isNumber(right);
+    const less = known ? `${right > left ? "+" : "-"}${written(Math.abs(right - left), "share")}` : "";
     return [name, written(left, "share"), written(right, "share"), less];
   });
   return [

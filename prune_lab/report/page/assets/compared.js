@@ -63,7 +63,8 @@ function isNoise(name, run) {
 function shownText(name, run) {
   const shown = text(name, run);
   const range = timedBy(name) === name ? rangeOf(name, run) : null;
-  return `${shown}${shown && isNumber(range) ? ` (spread ${written(range, "seconds")})` : ""}${isNoise(name, run) ? ", noise" : ""}`;
+  const spread = shown && isNumber(range) ? ` (spread ${written(range, "seconds")})` : "";
+  return `${shown}${spread}${isNoise(name, run) ? ", noise" : ""}`;
 }
 
 // Runs of one protocol in two metrics, as `[{runs, setups, dense}]`: a setup is a mean over the runs that differ only
@@ -111,7 +112,8 @@ function bestRuns(name) {
   const best = new Set();
   if (!better || /^dense\/|_spread$/.test(name)) return best;
   const found = view.runs.filter((run) => isNumber(value(name, run)));
-  const alike = (run) => [evaluationOf(name, run), ...["model", "pattern", "level"].map((each) => text(each, run))].join("\n");
+  const alike = (run) =>
+    [evaluationOf(name, run), ...["model", "pattern", "level"].map((each) => text(each, run))].join("\n");
   for (const rivals of grouped(found, alike).values()) {
     const setups = [...grouped(rivals, (run) => COMPARABLE.setups[run]).values()].map((runs) => ({
       runs,
@@ -119,8 +121,10 @@ function bestRuns(name) {
     }));
     if (setups.length < 2 || setups.every(({ mean }) => mean === setups[0].mean)) continue;
     const first = setups.reduce((one, other) => ((better === "higher") === other.mean > one.mean ? other : one));
-    for (const each of setups)
-      if (Math.abs(each.mean - first.mean) <= Math.max(each.spread, first.spread)) each.runs.forEach((run) => best.add(run));
+    for (const each of setups) {
+      if (Math.abs(each.mean - first.mean) > Math.max(each.spread, first.spread)) continue;
+      for (const run of each.runs) best.add(run);
+    }
   }
   return best;
 }

@@ -40,7 +40,12 @@ function tableOf(heads, rows, numbers, kind = "") {
   return element(
     "div",
     { class: `scroll plain ${kind}`.trim() },
-    element("table", { class: "plain" }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body)),
+    element(
+      "table",
+      { class: "plain" },
+      element("thead", {}, element("tr", {}, ...head)),
+      element("tbody", {}, ...body),
+    ),
   );
 }
 

@@ -117,7 +117,10 @@ class Plot {
     const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!way || !this.points.length) return;
     event.preventDefault();
-    const order = this.points.filter((each) => !each.mean).sort((one, other) => one.x - other.x || one.y - other.y).map(({ run }) => run);
+    const order = this.points
+      .filter((each) => !each.mean)
+      .sort((one, other) => one.x - other.x || one.y - other.y)
+      .map(({ run }) => run);
     const runs = [...new Set(order)];
     const next = runs[(runs.indexOf(pointed) + way + runs.length) % runs.length];
     point(next, this);

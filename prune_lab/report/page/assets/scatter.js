@@ -70,8 +70,9 @@ function scatter(width, xName) {
   const subjects = subjectsOf(found, xName, yName);
   const means = subjects.flatMap(({ setups, dense }) => [...setups, ...(dense ? [dense] : [])]);
   const [xForm, yForm] = [xName, yName].map((name) => RUNS.described[name][1]);
-  const x = scaleOf([...found.map((each) => each.xValue), ...ends(means, "x")], MARGIN.left, width - MARGIN.right, xForm);
-  const y = scaleOf([...found.map((each) => each.yValue), ...ends(means, "y")], HEIGHT - MARGIN.bottom, MARGIN.top, yForm);
+  const [xValues, yValues] = [found.map((each) => each.xValue), found.map((each) => each.yValue)];
+  const x = scaleOf([...xValues, ...ends(means, "x")], MARGIN.left, width - MARGIN.right, xForm);
+  const y = scaleOf([...yValues, ...ends(means, "y")], HEIGHT - MARGIN.bottom, MARGIN.top, yForm);
   const several = means.filter(({ runs }) => runs?.length > 1);
   const behind = new Set(several.flatMap(({ runs }) => runs));
   const points = found.map((each) => ({ ...each, x: x.at(each.xValue), y: y.at(each.yValue) }));
@@ -94,31 +95,43 @@ function scatter(width, xName) {
       ...hollow(centres.filter(({ mean }) => mean.noise)),
       ...fronts.flat().map((each) => drawn("circle", { class: "best", cx: each.x, cy: each.y, r: 6 })),
       ...subjects.flatMap(({ dense, runs }, place) =>
-        dense ? [...bars(dense, x, y, "of-dense"), diamond(dense, runs, x, y, yForm), nameAt(x.at(dense.x.mean), y.at(dense.y.mean), names[place])] : [],
+        dense
+          ? [
+              ...bars(dense, x, y, "of-dense"),
+              diamond(dense, runs, x, y, yForm),
+              nameAt(x.at(dense.x.mean), y.at(dense.y.mean), names[place]),
+            ]
+          : [],
       ),
     ],
     points: [...points, ...centres.filter(({ mean }) => mean.runs.length > 1)],
     tell: (run, mean) => {
       const setup = setupOf.get(run);
       const own = `${label(yName)} ${text(yName, run)}, ${label(xName)} ${shownText(xName, run)}`;
-      const all =
-        setup.runs.length > 1
-          ? `mean of ${setup.runs.length} runs: ${writtenMean(setup.y, yForm)}, ${label(xName)} ${writtenMean(setup.x, xForm)}`
-          : "";
-      const notes = [setup.noise ? "no faster or slower than dense beyond the spread (noise)" : "", best.has(setup) ? "on the front" : ""];
+      const means = `${writtenMean(setup.y, yForm)}, ${label(xName)} ${writtenMean(setup.x, xForm)}`;
+      const all = setup.runs.length > 1 ? `mean of ${setup.runs.length} runs: ${means}` : "";
+      const notes = [
+        setup.noise ? "no faster or slower than dense beyond the spread (noise)" : "",
+        best.has(setup) ? "on the front" : "",
+      ];
       return [mean ? "" : own, all, ...notes].filter(Boolean).join("; ");
     },
   };
 }
 
 function ends(means, axis) {
-  return means.flatMap(({ [axis]: { mean, spread } }) => (mean > spread ? [mean - spread, mean + spread] : [mean, mean + spread]));
+  return means.flatMap(({ [axis]: found }) => reachOf(found));
+}
+
+// An axis may be of logarithms: what would not be above zero is left out.
+function reachOf({ mean, spread }) {
+  return [mean > spread ? mean - spread : mean, mean + spread];
 }
 
 // One standard deviation to either side.
 function bars(setup, x, y, style) {
   const [left, top] = [x.at(setup.x.mean), y.at(setup.y.mean)];
-  const reach = (scale, { mean, spread }) => [scale.at(mean - spread > 0 ? mean - spread : mean), scale.at(mean + spread)];
+  const reach = (scale, found) => reachOf(found).map(scale.at);
   const steps = [];
   if (setup.y.spread) {
     const [low, high] = reach(y, setup.y);
@@ -134,7 +147,8 @@ function bars(setup, x, y, style) {
 // A point without its inside: a speed that is not told from the dense model's.
 function hollow(points) {
   if (!points.length) return [];
-  return [drawn("path", { class: "hollow", d: points.map(({ x, y }) => `M${x.toFixed(1)} ${y.toFixed(1)}h0`).join("") })];
+  const d = points.map(({ x, y }) => `M${x.toFixed(1)} ${y.toFixed(1)}h0`).join("");
+  return [drawn("path", { class: "hollow", d })];
 }
 
 function diamond(dense, runs, x, y, form) {
@@ -169,12 +183,13 @@ function evaluationsShown(name) {
 
 // Says which protocols there are, where runs of several are shown.
 function renderProtocols() {
-  const numbers = evaluationsShown(view.quality);
+  const name = view.quality;
+  const numbers = evaluationsShown(name);
   byId("evaluations").hidden = numbers.length < 2;
   byId("evaluation-list").replaceChildren(
     ...numbers.slice(0, 40).map((number) => {
-      const runs = view.runs.filter((run) => evaluationOf(view.quality, run) === number && isNumber(value(view.quality, run)));
-      const found = ["model", "data", "evaluation"].map((name) => text(name, runs[0])).filter(Boolean);
+      const runs = view.runs.filter((run) => evaluationOf(name, run) === number && isNumber(value(name, run)));
+      const found = ["model", "data", "evaluation"].map((each) => text(each, runs[0])).filter(Boolean);
       return element("li", {}, `${found.join(", ")} (${runs.length})`);
     }),
   );

@@ -143,14 +143,23 @@ function rowOf(run) {
     ];
     return element(
       "td",
-      { role: "cell", "data-label": label(name), title: best ? BEST : null, class: kind.filter(Boolean).join(" ") || null },
+      {
+        role: "cell",
+        "data-label": label(name),
+        title: best ? BEST : null,
+        class: kind.filter(Boolean).join(" ") || null,
+      },
       shown,
     );
   });
   const name = titleOf(run);
   const buttons = [
     element("button", { type: "button", "data-does": "open", "aria-label": `details of ${name}` }, "details"),
-    element("button", { type: "button", "data-does": "compare", "aria-label": `compare ${name}`, "aria-pressed": "false" }, "compare"),
+    element(
+      "button",
+      { type: "button", "data-does": "compare", "aria-label": `compare ${name}`, "aria-pressed": "false" },
+      "compare",
+    ),
     RUNS.commands[run]
       ? element(
           "button",

@@ -1,7 +1,7 @@
 // What is shown: filters, columns, order, and the run that is pointed at. The address keeps it for a reload.
 
-const CHOICES = ["model", "data", "method", "pattern", "level", "allocation", "finetune", "evaluation", "status"].filter(
-  (name) => RUNS.attributes[name].values.length > 1,
+const CHOICES = ATTRIBUTES.filter(
+  (name) => !["seed", "written"].includes(name) && RUNS.attributes[name].values.length > 1,
 );
 const varying = ATTRIBUTES.filter((name) => RUNS.attributes[name].values.length > 1 && name !== "written");
 const DEFAULT_COLUMNS = [...varying, ...RUNS.shown];
