@@ -10,7 +10,7 @@ from typing import Any
 from prune_lab.report.grid import Grid
 from prune_lab.report.metric import Metric
 from prune_lab.report.published import Published, find
-from prune_lab.report.records import UNKNOWN, Failure, Records, mean_and_spread, said, values
+from prune_lab.report.records import UNKNOWN, Failure, Records, dense_values, mean_and_spread, said, values
 from prune_lab.report.spec import TableSpec
 from prune_lab.run.record import section_of
 
@@ -121,7 +121,7 @@ def _dense(findings: Findings, metric: Metric, row: tuple[str, ...]) -> Comparis
     """The line of the dense model, measured in any run of its model and data set."""
     spec, subject = findings.spec, findings.spec.subject(row)
     mine = [(cell, record) for cell, record in findings.records if spec.subject(cell.row) == subject]
-    mine = [(cell, record) for cell, record in mine if f"dense/{metric.name}" in record["metrics"]][:1]  # all the same
+    mine = [(cell, record) for cell, record in mine if f"dense/{metric.name}" in record["metrics"]]
     reasons = [reason for cell, reason in findings.failures if spec.subject(cell.row) == subject]
     keys = {key: value for key, value in spec.keys(row).items() if key in ("model", "data")} | {"method": "dense"}
     published, elsewhere = _numbers(findings, keys, "dense", spec.data_of(row), metric)
@@ -131,7 +131,7 @@ def _dense(findings: Findings, metric: Metric, row: tuple[str, ...]) -> Comparis
         metric=metric,
         published=published,
         elsewhere=elsewhere,
-        ours=tuple(record["metrics"][f"dense/{metric.name}"] for _, record in mine),
+        ours=tuple(dense_values(spec, findings.records, row, metric.name)),
         not_run="" if mine else _why(reasons),
         protocol=_protocol(mine, dense=True) if mine else "-",
     )

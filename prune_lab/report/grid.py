@@ -1,7 +1,7 @@
 """Rows and columns of text, as Markdown and as LaTeX."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _SPECIAL = {
@@ -19,17 +19,19 @@ class Grid:
         heads: of the columns.
         rows: a cell for each head.
         words: the columns that hold words, which stand left; the others hold numbers.
+        strong: rows and columns of cells in bold.
     """
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: frozenset[int]
+    strong: frozenset[tuple[int, int]] = frozenset()
 
 
 def markdown(grid: Grid) -> list[str]:
     """The lines of a Markdown table."""
     rule = "|" + "".join("---|" if column in grid.words else "---:|" for column in range(len(grid.heads)))
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in grid.rows]
+    rows = ["| " + " | ".join(row) + " |" for row in _cells(grid, lambda cell: cell.replace("|", "\\|"), "**{}**")]
     return ["| " + " | ".join(grid.heads) + " |", rule, *rows]
 
 
@@ -42,7 +44,7 @@ def latex(grid: Grid, caption: str, notes: Sequence[str] = ()) -> list[str]:
         notes: below it, by their number.
     """
     columns = "".join("l" if column in grid.words else "r" for column in range(len(grid.heads)))
-    rows = [" & ".join(latex_text(cell) for cell in row) + r" \\" for row in grid.rows]
+    rows = [" & ".join(row) + r" \\" for row in _cells(grid, latex_text, r"\textbf{{{}}}")]
     below = [
         rf"\par\footnotesize {latex_text(f'[^{number}]')} {latex_text(note)}" for number, note in enumerate(notes, 1)
     ]
@@ -59,6 +61,16 @@ def latex(grid: Grid, caption: str, notes: Sequence[str] = ()) -> list[str]:
         r"\end{tabular}",
         *below,
         r"\end{table}",
+    ]
+
+
+def _cells(grid: Grid, escaped: Callable[[str], str], strong: str) -> list[list[str]]:
+    return [
+        [
+            strong.format(escaped(cell)) if (row, column) in grid.strong else escaped(cell)
+            for column, cell in enumerate(cells)
+        ]
+        for row, cells in enumerate(grid.rows)
     ]
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from prune_lab.evaluation.metric import MetricInfo
+from prune_lab.evaluation.metric import Better, MetricInfo
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class Metric:
         form: of its values, ``{:.3f}``; empty: likewise.
         scale: of its axis; empty: likewise where title or form come from there, else ``linear``.
         error: the metric that is its standard error, which a cell with one run has in brackets.
+        better: ``lower`` or ``higher``: the best cells are in bold; empty: from the description. The sparsity that was
+            reached has no best.
         info: the description that was used.
     """
 
@@ -23,6 +25,7 @@ class Metric:
     form: str = ""
     scale: str = ""
     error: str = ""
+    better: Better | None = None
     info: MetricInfo | None = None
 
     @property
@@ -32,8 +35,11 @@ class Metric:
 
     def described(self, info: MetricInfo) -> "Metric":
         """Returns the same with what it lacks."""
+        better = self.better or (None if info.axis == "sparsity" else info.better)
+        if self.is_described:
+            return replace(self, better=better)
         title, form = self.title or info.title[:1].upper() + info.title[1:], self.form or f"{{:{info.spec}}}"
-        return replace(self, title=title, form=form, scale=self.scale or info.scale, info=info)
+        return replace(self, title=title, form=form, scale=self.scale or info.scale, better=better, info=info)
 
 
 _EVALUATED = "evaluate/"
@@ -52,3 +58,8 @@ def plain_name(metric: str) -> str:
 def key_of(metric: str, stage: str = "evaluate") -> str:
     """Returns where a record has a metric: ``prune/seconds`` names its stage, ``perplexity`` is that of ``stage``."""
     return f"{stage}/{plain_name(metric)}" if is_evaluated(metric) else metric
+
+
+def small_title(title: str) -> str:
+    """Returns a title as it stands inside a sentence; names such as FLOPs stay as they are."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]

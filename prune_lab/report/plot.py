@@ -1,18 +1,24 @@
-"""Plots a metric of a table: a panel for each model and data set (or as it says), a line for the other row values."""
+"""Plots a metric of a table: a panel for each model and data set (or as it says), a series for the other row values."""
 
+import itertools
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import wrap
+from typing import Any
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
-from prune_lab.report.metric import Metric
-from prune_lab.report.records import Records, values
+from prune_lab.report.look import legend_beside, readable, style_of
+from prune_lab.report.metric import Metric, key_of
+from prune_lab.report.places import Places, places_of
+from prune_lab.report.records import Records, dense_values, evaluation_key, spread_of, values
 from prune_lab.report.spec import CONTROL, TableSpec
 from prune_lab.utils.svg import svg_writer
+
+_LONGEST = 10  # characters of a line below the axis
+_INCHES = 0.085  # of a character there
 
 
 def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[Path], None]:
@@ -20,41 +26,89 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
     run = {cell.row for cell, _ in records}
     rows = [row for row in spec.row_values if row in run]
     panels = list(dict.fromkeys(spec.panel(row) for row in rows))
-    figure = Figure(figsize=(3.2 * len(panels) + 1.8, 3.4), layout="constrained")
+    places = places_of(spec.columns)
+    series = list(dict.fromkeys(_label(spec, row) for row in spec.row_values))  # a style each, in whichever panel
+    width = max(2.8, 0.62 * len(spec.columns) + 0.06 * len(series))
+    figure = Figure(figsize=(width * len(panels) + 2.2, 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
-        for row in (row for row in rows if spec.panel(row) == panel):
-            found = [values(records, row, column, metric.name) for column in spec.columns]
-            shown = [(place, cell) for place, cell in enumerate(found) if cell]
-            means = [statistics.fmean(cell) for _, cell in shown]
-            spread = [statistics.stdev(cell) if len(cell) > 1 else 0.0 for _, cell in shown]
-            label = " ".join(value for key, value in spec.keys(row).items() if key not in spec.panels)
-            axis.errorbar([place for place, _ in shown], means, yerr=spread, marker="o", capsize=3, label=label)
-        first = next(row for row in rows if spec.panel(row) == panel)
-        dense = values(records, first, None, metric.name)
-        control = values(records, spec.control_of(first), CONTROL, metric.name)
-        if dense:
-            axis.axhline(dense[0], color="black", linewidth=1, linestyle="--", label="dense")
-        if control:
-            axis.axhline(
-                statistics.fmean(control), color="black", linewidth=1, linestyle=":", label="dense, trained alike"
-            )
-        axis.set(title=", ".join(panel), yscale=metric.scale or "linear", xlim=(-0.5, len(spec.columns) - 0.5))
-        axis.set_xticks(range(len(spec.columns)), labels=list(spec.columns))
-        if metric.scale == "log":  # 50, not 5 x 10^1
-            axis.yaxis.set_major_formatter(LogFormatter())
-            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        own = [row for row in rows if spec.panel(row) == panel]
+        _draw_dense(axis, spec, metric, records, own[0])
+        for row in own:
+            _draw_series(axis, spec, metric, records, row, places, series)
+        axis.set(title=", ".join(panel), yscale=metric.scale or "linear", xlim=places.limits)
+        _label_columns(axis, places, width)
         axis.grid(alpha=0.3)
+    readable(axes[0].yaxis, metric.scale)
     axes[0].set_ylabel(metric.title)
     legend_beside(figure, axes)
 
     return svg_writer(figure, spec.name)
 
 
-def legend_beside(figure: Figure, axes: Iterable[Axes]) -> None:
-    """One legend for all panels, on their right, where it hides nothing."""
-    handles: dict[str, Artist] = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(list(handles.values()), list(handles), fontsize="small", loc="outside right upper")
+def _label(spec: TableSpec, row: tuple[str, ...]) -> str:
+    return " ".join(value for key, value in spec.keys(row).items() if key not in spec.panels)
+
+
+def _draw_series(
+    axis: Axes,
+    spec: TableSpec,
+    metric: Metric,
+    records: Records,
+    row: tuple[str, ...],
+    places: Places,
+    series: Sequence[str],
+) -> None:
+    """Means with their spread; a line joins levels of one pattern that were evaluated alike, and nothing else."""
+    label, key = _label(spec, row), key_of(metric.name)
+    number = series.index(label)
+    style = style_of(number)
+    joined: list[tuple[float, float, frozenset[str]]] = []
+    for column in sorted(places.all, key=places.all.__getitem__):
+        found = values(records, row, column, metric.name)
+        if not found:
+            continue
+        x, mean = places.dodged(column, number, len(series)), statistics.fmean(found)
+        spread = spread_of(found) or None
+        point = {key: style[key] for key in ("color", "marker")}
+        axis.errorbar(x, mean, yerr=spread, linestyle="none", markersize=5, capsize=2.5, **point)
+        if column in places.levels:
+            cell = [record for cell, record in records if (cell.row, cell.column) == (row, column)]
+            joined.append((x, mean, frozenset(evaluation_key(record, key) for record in cell)))
+    for (x, y, before), (next_x, next_y, after) in itertools.pairwise(joined):
+        if before == after:
+            axis.plot([x, next_x], [y, next_y], color=style["color"], linestyle=style["linestyle"], linewidth=1.3)
+    lines = style if len(places.levels) > 1 else style | {"linestyle": "none"}
+    axis.plot([], [], markersize=5, label=label, **lines)
+
+
+def _draw_dense(axis: Axes, spec: TableSpec, metric: Metric, records: Records, row: tuple[str, ...]) -> None:
+    """The dense model's mean as a line over the panel, its spread as a band; likewise of the one trained alike."""
+    found = {
+        "dense": (dense_values(spec, records, row, metric.name), "--"),
+        "dense, trained alike": (values(records, spec.control_of(row), CONTROL, metric.name), ":"),
+    }
+    for label, (measured, line) in found.items():
+        if measured:
+            mean, spread = statistics.fmean(measured), spread_of(measured)
+            axis.axhline(mean, color="black", linewidth=1, linestyle=line, label=label)
+            if spread:
+                axis.axhspan(mean - spread, mean + spread, color="black", alpha=0.08, linewidth=0)
+
+
+def _label_columns(axis: Axes, places: Places, width: float) -> None:
+    """Names of columns below the axis, in lines that do not reach into each other."""
+    names = {name: "\n".join(wrap(name, _LONGEST)) for name in places.all}
+    low, high = places.limits
+    inches = (width - 0.4) / (high - low)
+    placed = sorted((place, max(map(len, names[name].splitlines())) * _INCHES) for name, place in places.all.items())
+    meet = any(
+        (wide + next_wide) / 2 > (after - before) * inches
+        for (before, wide), (after, next_wide) in itertools.pairwise(placed)
+    )
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if meet else {}
+    axis.set_xticks(list(places.all.values()), labels=list(names.values()), fontsize="small", **turned)
+    if places.divider is not None:
+        axis.axvline(places.divider, color="grey", linewidth=0.8)
+    if len(places.levels) > 1:
+        axis.set_xlabel("level of sparsity" + (" | other patterns" if places.others else ""), fontsize="small")

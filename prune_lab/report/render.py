@@ -4,12 +4,13 @@ A table with published numbers has them beside its own, in the Markdown and in a
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prune_lab.report.archive import write_runs
+from prune_lab.report.best import BOLD, NOISE, best_cells, is_noise
 from prune_lab.report.compare import (
     Comparison,
     Findings,
@@ -21,9 +22,9 @@ from prune_lab.report.compare import (
     remark,
 )
 from prune_lab.report.grid import Grid, latex, markdown
-from prune_lab.report.metric import Metric, key_of, plain_name
-from prune_lab.report.pareto import front_grid
-from prune_lab.report.records import Records, measured, said, with_error
+from prune_lab.report.metric import Metric, key_of, plain_name, small_title
+from prune_lab.report.pareto import front_grid, front_note
+from prune_lab.report.records import Records, dense_with_error, measured, said, with_error
 from prune_lab.report.recovery import explanation, recovery_grid
 from prune_lab.report.spec import CONTROL, Choices, Front, TableSpec
 from prune_lab.run.record import section_of
@@ -97,8 +98,9 @@ def _sections(findings: Findings, origins: list[str]) -> Iterator[_Section]:
             shares = recovery_grid(spec, spec.recovery, name, records)
             yield _Section(f"What training gives back of {plain_name(name)}", shares, above=explanation(name))
     for front, metric in _fronts(spec, records):
-        title = f"{metric.title} over {_small(front.title)}: what no other cell beats in both"
-        yield _Section(title, front_grid(spec, front, metric, records))
+        title = f"{metric.title} over {small_title(front.title)}: what no other cell beats in both"
+        note = front_note(spec, front, records)
+        yield _Section(title, front_grid(spec, front, metric, records), below=note)
 
 
 def report_text(findings: Findings) -> str:
@@ -107,14 +109,17 @@ def report_text(findings: Findings) -> str:
     lines = [f"# {findings.spec.title}", ""]
     if findings.failures and not findings.spec.reference:  # a comparison gives the reason in each line
         lines += [_missing(findings), ""]
+    grids = []
     for section in _sections(findings, origins):
+        grids.append(section.grid)
         if not section.beside or not findings.records:
             lines += [f"## {section.title}", ""]
         lines += ["### Beside the published numbers", ""] if section.beside else []
         lines += [section.above, ""] if section.above else []
         lines += [*markdown(section.grid), ""]
         lines += [section.below, ""] if section.below else []
-    lines += ["## Protocol", "", *_protocol(findings.spec, findings.records), ""]
+    marks = [f"- {mark}" for mark in _marks(grids)]
+    lines += ["## Protocol", "", *_protocol(findings.spec, findings.records, marks), ""]
     if origins:
         lines += ["## Sources", "", *footnotes(origins), ""]
     return "\n".join(lines)
@@ -127,8 +132,9 @@ def report_latex(findings: Findings) -> str:
     name = findings.spec.name
     lines = [f"% {findings.spec.title}: needs \\usepackage{{booktabs}}; the protocol of these numbers is in {name}.md."]
     for section in sections:
-        title = f"{findings.spec.title}: {_small(section.title)}{' beside the published numbers' * section.beside}"
-        text = ". ".join(filter(None, [title, section.above, section.below]))
+        title = f"{findings.spec.title}: {small_title(section.title)}{' beside the published numbers' * section.beside}"
+        marks = [mark[:1].upper() + mark[1:] for mark in _marks([section.grid])]
+        text = ". ".join(filter(None, [title, section.above, section.below, *marks]))
         marked = any("[^" in cell for row in section.grid.rows for cell in row)
         lines += ["", *latex(section.grid, text, origins if marked else ())]
     return "\n".join([*lines, ""])
@@ -152,23 +158,36 @@ def update_readme(readme: Path, findings: Findings) -> None:
     before, _, rest = text.partition(begin)
     metric = measured(spec, records)[0]
     spread = f"mean ± standard deviation over {_count(spec.most_seeds)}"
-    title = f"{spec.title}: {_small(metric.title)}, {spread}{' where there is one' if spec.more_seeds else ''}."
+    title = f"{spec.title}: {small_title(metric.title)}, {spread}{' where there is one' if spec.more_seeds else ''}."
     title += f" {_missing(findings)}" if findings.failures else ""
-    grid = "\n".join(markdown(table_grid(spec, metric, records)))
-    write_text(readme, f"{before}{begin}\n{title}\n\n{grid}\n{end}{rest.partition(end)[2]}")
+    grid = table_grid(spec, metric, records)
+    title += "".join(f" {mark[:1].upper()}{mark[1:]}." for mark in _marks([grid]))
+    table = "\n".join(markdown(grid))
+    write_text(readme, f"{before}{begin}\n{title}\n\n{table}\n{end}{rest.partition(end)[2]}")
 
 
 def table_grid(spec: TableSpec, metric: Metric, records: Records) -> Grid:
     """One metric: a row for each combination of the row keys."""
     heads = ["dense", *(["dense, trained alike"] if spec.control else []), *spec.columns]
-    rows = []
-    for row in spec.row_values:
-        cells = [with_error(records, row, None, metric)]
+    best, first = best_cells(spec, metric, records), len(spec.rows) + len(heads) - len(spec.columns)
+    rows, strong = [], set()
+    for number, row in enumerate(spec.row_values):
+        cells = [dense_with_error(spec, records, row, metric)]
         if spec.control:
             cells.append(with_error(records, spec.control_of(row), CONTROL, metric))
-        cells += [with_error(records, row, column, metric) for column in spec.columns]
+        for place, column in enumerate(spec.columns):
+            noise = " (noise)" if is_noise(spec, metric, records, row, column) else ""
+            cells.append(with_error(records, row, column, metric) + noise)
+            strong |= {(number, first + place)} if (row, column) in best else set()
         rows.append([*row, *cells])
-    return Grid([*spec.rows, *heads], rows, frozenset(range(len(spec.rows))))
+    return Grid([*spec.rows, *heads], rows, frozenset(range(len(spec.rows))), frozenset(strong))
+
+
+def _marks(grids: Iterable[Grid]) -> list[str]:
+    """What bold and noise mean, where there is any."""
+    found = list(grids)
+    noise = any("(noise)" in cell for grid in found for row in grid.rows for cell in row)
+    return ["bold: " + BOLD] * any(grid.strong for grid in found) + ["noise: " + NOISE] * noise
 
 
 def _fronts(spec: TableSpec, records: Records) -> list[tuple[Front, Metric]]:
@@ -176,11 +195,6 @@ def _fronts(spec: TableSpec, records: Records) -> list[tuple[Front, Metric]]:
     metrics = {metric.name: metric for metric in measured(spec, records)}
     has = {front.x: any(key_of(front.x) in record["metrics"] for _, record in records) for front in spec.fronts}
     return [(front, metrics[front.y]) for front in spec.fronts if front.y in metrics and has[front.x]]
-
-
-def _small(title: str) -> str:
-    """A title inside a sentence; names such as FLOPs stay as they are."""
-    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
 def _comparisons(findings: Findings) -> dict[Metric, list[Comparison]]:
@@ -191,10 +205,11 @@ def _comparisons(findings: Findings) -> dict[Metric, list[Comparison]]:
     return {metric: compare(findings, metric) for metric in metrics}
 
 
-def _protocol(spec: TableSpec, records: Records) -> list[str]:
+def _protocol(spec: TableSpec, records: Records, marks: Sequence[str]) -> list[str]:
     """What all numbers have in common, and where runs differ."""
     lines = [
         f"- cells: {_spread(spec)}",
+        *marks,
         f"- settings of every run: `{' '.join(spec.overrides)}`; columns: "
         + "; ".join(f"{name} = `{' '.join(added)}`" for name, added in spec.columns.items()),
         *(f"- {key}: {_named(choices)}" for key, choices in spec.rows.items() if key in spec.named),

@@ -7,7 +7,7 @@ from typing import Any
 
 from prune_lab.errors import BadInput
 from prune_lab.evaluation.metric import MetricInfo
-from prune_lab.report.metric import Metric, key_of
+from prune_lab.report.metric import Metric
 
 Choices = dict[str, tuple[str, ...]]  # the values of a row key, or the columns, with the overrides that each adds
 
@@ -119,14 +119,13 @@ class TableSpec:
     file: str = ""
     asked: tuple[str, ...] = ()
 
-    def described(self, info_of: Callable[[str], MetricInfo]) -> "TableSpec":
-        """Returns the same with titles, forms and scales for metrics whose YAML leaves them out.
+    def described(self, info_of: Callable[[Metric], MetricInfo]) -> "TableSpec":
+        """Returns the same with what the YAML leaves out of its metrics: titles, forms, scales, which way is better.
 
         Args:
-            info_of: gives the description of a metric by its full name.
+            info_of: gives the description of a metric.
         """
-        metrics = (each if each.is_described else each.described(info_of(key_of(each.name))) for each in self.metrics)
-        return replace(self, metrics=tuple(metrics))
+        return replace(self, metrics=tuple(each.described(info_of(each)) for each in self.metrics))
 
     @property
     def row_values(self) -> list[tuple[str, ...]]:

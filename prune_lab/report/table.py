@@ -18,12 +18,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from prune_lab.errors import BadInput, shown
 from prune_lab.report.archive import kept_runs, read_runs
+from prune_lab.report.arguments import table_parser
 from prune_lab.report.compare import Findings
+from prune_lab.report.folders import reference_folder, tables_folder
 from prune_lab.report.published import read_published
 from prune_lab.report.read_spec import read_table
 from prune_lab.report.records import Failures, Records, described_by
 from prune_lab.report.render import marks_of, report_text, update_readme, write_report
 from prune_lab.report.spec import Cell, TableSpec
+from prune_lab.report.two_tables import compare_tables
 from prune_lab.run import artifacts
 from prune_lab.run.choices import no_choice
 from prune_lab.run.conf_folder import conf_folder
@@ -33,32 +36,18 @@ from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.record import read_record
 from prune_lab.run.trust import VARIABLE, guard_variables, trust_typed, trusted_names
 from prune_lab.sweep.compose import composing
-from prune_lab.utils.commands import command_parser
 from prune_lab.utils.files import write_json
 from prune_lab.utils.outputs import check_writable, refuse_foreign
-from prune_lab.utils.paths import local_path
 from prune_lab.utils.secrets import redacted
 
 logger = logging.getLogger(__name__)
 
 _REMEDY = "give --results DIR"
 
-_EXAMPLES = """examples:
-  prune-lab-table reference                                   run what is missing, write results/
-  prune-lab-table reference model=reference_llama seed=0      one model, one seed
-  prune-lab-table reference --results my/results data.samples=16
-  prune-lab-table sparsellm_opt model=opt_30b seed=0          a paper's table, beside its published numbers
-  prune-lab-table sparsellm_opt model=reference               its miniature: a shipped model, no network
-  prune-lab-table reference -m slurm hydra.launcher.partition=gpu   what is missing as jobs of a cluster
-  prune-lab-table smollm2_recovery --keep data.root=DIR       goes on with a table that is not whole yet
-  prune-lab-table reference --no-run                          what has finished so far
-  prune-lab-table reference --redraw                          the same runs, tabulated again
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and exits with 0 (done), 1 (a run failed) or 2 (bad input)."""
-    parsed = _parser().parse_intermixed_args(arguments)
+    parsed = table_parser(__doc__).parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     guard_variables()
     trust_typed(parsed.overrides)
@@ -68,10 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise BadInput(f"{options[0]} needs a launcher; give -m slurm, say")
         if parsed.launcher is not None:
             _check_launcher(parsed.launcher)
+        if parsed.compare:
+            _print_comparison(parsed)
+            return
         if parsed.redraw:
             if parsed.overrides or parsed.launcher or parsed.keep:
                 raise BadInput("--redraw runs nothing, so it takes neither overrides nor a launcher nor --keep")
-            findings = read_runs(parsed.results, parsed.name, tables_folder(), _reference_folder())
+            findings = read_runs(parsed.results, parsed.name, tables_folder(), reference_folder())
             refuse_foreign(parsed.results, marks_of(findings.spec), _REMEDY)
             check_writable(parsed.results, "--results", _REMEDY)
         else:
@@ -91,32 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(1 if findings.failures and not parsed.no_run else 0)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("prune-lab-table", __doc__, _EXAMPLES)
-    parser.add_argument("name", help="a file of results/specs, without .yaml")
-    parser.add_argument(
-        "overrides", nargs="*", help="KEY=VALUE: replaces the values of a row key, or goes to every run"
-    )
-    runs = "where run folders go, and where finished runs are looked for, however deep (%(default)s)"
-    parser.add_argument(
-        "-m",
-        "--launcher",
-        help="a launcher of Hydra that runs the cells: slurm, ray_tasks, processes, ...; its settings are overrides, "
-        "hydra.launcher.KEY=VALUE (docs/clusters.md)",
-    )
-    parser.add_argument("--runs", type=local_path, default=Path("outputs/tables"), help=runs)
-    parser.add_argument("--results", type=local_path, default=Path("results"), help="where tables go (%(default)s)")
-    again = (
-        "writes the table NAME of the results folder again from the runs that it lists, after a change of its YAML, say"
-    )
-    parser.add_argument("--redraw", action="store_true", help=again)
-    keep = "keeps the runs that the results folder has of this table, of other machines, say"
-    parser.add_argument("--keep", action="store_true", help=keep)
-    parser.add_argument("--no-run", action="store_true", help="tabulates what has finished, and says what is missing")
-    parser.add_argument(
-        "--readme", type=local_path, help="a page with the marks <!-- NAME:begin --> and <!-- NAME:end -->"
-    )
-    return parser
+def _print_comparison(parsed: argparse.Namespace) -> None:
+    given = {"an override": parsed.overrides, "-m": parsed.launcher, "--keep": parsed.keep, "--redraw": parsed.redraw}
+    given |= {"--no-run": parsed.no_run, "--readme": parsed.readme}
+    if refused := [option for option, value in given.items() if value]:
+        raise BadInput(f"--compare reads two results folders and writes nothing, so it does not take {refused[0]}")
+    sys.stdout.write(compare_tables(parsed.name, tuple(parsed.compare), tables_folder(), reference_folder()))
 
 
 def _write(findings: Findings, parsed: argparse.Namespace) -> None:
@@ -134,10 +106,10 @@ def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
     overrides = [each for each in parsed.overrides if each not in options]
     spec = read_table(tables_folder(), parsed.name, overrides)
     refuse_foreign(parsed.results, marks_of(spec), _REMEDY)
-    published = read_published(_reference_folder() / spec.reference) if spec.reference else ()
+    published = read_published(reference_folder() / spec.reference) if spec.reference else ()
     check_writable(parsed.results, "--results", _REMEDY)
     check_writable(parsed.runs, "--runs", "give --runs DIR")
-    kept = kept_runs(spec, parsed.results, tables_folder(), _reference_folder()) if parsed.keep else {}
+    kept = kept_runs(spec, parsed.results, tables_folder(), reference_folder()) if parsed.keep else {}
     how = {"launcher": parsed.launcher, "options": options, "run": not parsed.no_run}
     records, failures = run_cells(spec, parsed.runs, kept, **how)
     return Findings(described_by(spec, records), records, failures, published)
@@ -269,16 +241,6 @@ def _check_launcher(name: str) -> None:
         known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
     if name not in known:
         raise BadInput(f"-m {name}: {no_choice('hydra/launcher', name, known)}")
-
-
-def tables_folder() -> Path:
-    """Returns where the YAMLs of tables are: ``results/specs`` beside the configuration folder."""
-    return conf_folder().parent / "results" / "specs"
-
-
-def _reference_folder() -> Path:
-    """Where published numbers are: ``results/reference`` beside the configuration folder."""
-    return conf_folder().parent / "results" / "reference"
 
 
 def _finished_runs(folder: Path) -> dict[str, dict[str, Any]]:

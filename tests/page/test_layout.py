@@ -25,6 +25,29 @@ def test_nothing_is_wider_than_the_window_and_text_can_be_read(show, width, dark
     assert is_dark == dark
 
 
+def test_nothing_covers_the_table(show):
+    attributes = run_of(0).attributes | {
+        "model": "a model with a long name",
+        "allocation": "owl",
+        "evaluation": "e" * 30,
+    }
+    page = show([run_of(0), run_of(1), run_of(2, attributes=attributes)], width=1440)
+    page.run("document.querySelector('#table').scrollIntoView()")
+    covered = """(() => {
+      const scroll = document.querySelector(".scroll");
+      const seen = scroll.getBoundingClientRect();
+      const found = [];
+      for (const cell of document.querySelectorAll("#table th, #table td")) {
+        const box = cell.getBoundingClientRect();
+        const [x, y] = [Math.min(box.right, seen.right) - 4, box.top + box.height / 2];
+        if (x <= box.left || y > innerHeight) continue;
+        if (!cell.contains(document.elementFromPoint(x, y))) found.push(cell.dataset.label ?? cell.textContent);
+      }
+      return found;
+    })()"""
+    assert page.run(covered) == []
+
+
 def contrast(page, text, ground):
     """The ratio of luminances by WCAG."""
     style = "getComputedStyle(document.querySelector({!r})).{}".format

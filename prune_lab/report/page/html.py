@@ -16,6 +16,7 @@ _SCRIPTS = (
     "format",
     "data",
     "view",
+    "compared",
     "scale",
     "plot",
     "scatter",
@@ -23,6 +24,7 @@ _SCRIPTS = (
     "table",
     "heat",
     "details",
+    "beside",
     "main",
 )
 _MARK = re.compile(r"\{\{(\w+)\}\}")

@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prune_lab.evaluation.metric import MEASURED
 from prune_lab.report.page.collect import Collection
+from prune_lab.report.page.comparable import comparable
 from prune_lab.report.page.flat import metrics_of
 from prune_lab.report.page.metrics import axes_of, columns_of, infos_of_runs, label_of, qualities_of
 from prune_lab.report.page.run import ATTRIBUTES, Layers, ReportRun, block_and_kind
@@ -25,9 +26,10 @@ def payload_of(collection: Collection, watch: float) -> dict[str, Any]:
         "watch": watch,
         "attributes": {name: _encoded([run.attributes[name] for run in runs]) for name in ATTRIBUTES},
         "metrics": {name: [_short(run.metrics.get(name)) for run in runs] for name in metrics_of(runs)},
-        "described": {name: [label_of(name, info), info.kind, info.better == "higher"] for name, info in infos.items()},
+        "described": {name: [label_of(name, info), info.kind, info.better] for name, info in infos.items()},
         "shown": columns_of(infos),
         "qualities": qualities_of(infos),
+        "comparable": comparable(runs, infos),
         "axes": [[title, choices] for title, choices in axes_of(infos)],
         "folders": [run.folder for run in runs],
         "commands": [run.command for run in runs],
@@ -37,7 +39,13 @@ def payload_of(collection: Collection, watch: float) -> dict[str, Any]:
         "heldOut": {number: _pairs(run.held_out) for number, run in enumerate(runs) if run.held_out},
         "rounds": {number: _pairs(run.rounds) for number, run in enumerate(runs) if run.rounds},
     }
-    return {"runs": main, "protocols": _protocols(runs), "layers": _layers(runs), "continuations": _continuations(runs)}
+    return {
+        "runs": main,
+        "settings": _sections([run.settings for run in runs]),
+        "protocols": _sections([run.protocol for run in runs]),
+        "layers": _layers(runs),
+        "continuations": _continuations(runs),
+    }
 
 
 def embedded(value: Any) -> str:
@@ -70,12 +78,11 @@ def _pairs(rows: Sequence[Sequence[float]]) -> list[list[Any]]:
     return [[_short(value) for value in row] for row in rows]
 
 
-def _protocols(runs: Sequence[ReportRun]) -> dict[str, Any]:
-    """Runs share most of their protocols, so that each section is kept once."""
+def _sections(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Runs share most of their protocols and settings, so that each section is kept once."""
     pool = _Pool()
-    return {"of": [{key: pool.place(_finite(part)) for key, part in run.protocol.items()} for run in runs]} | {
-        "pool": pool.values
-    }
+    of = [{key: pool.place(_finite(part)) for key, part in value.items()} for value in values]
+    return {"of": of, "pool": pool.values}
 
 
 def _layers(runs: Sequence[ReportRun]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.folder import model_name
+from prune_lab.report.evaluated import evaluation_text
 from prune_lab.report.page.asked import Asked, read_asked
 from prune_lab.run import artifacts, continuations
 from prune_lab.run.continuations import Continued
@@ -21,7 +22,10 @@ from prune_lab.run.title import prunes
 from prune_lab.utils.files import read_regular
 from prune_lab.utils.secrets import forgetting, redacted_override, without_known_secrets, without_secrets
 
-ATTRIBUTES = ("model", "data", "method", "pattern", "level", "allocation", "finetune", "seed", "status", "written")
+ATTRIBUTES = (
+    "model", "data", "method", "pattern", "level", "allocation", "finetune", "evaluation", "seed",
+    "status", "written",
+)  # fmt: skip
 FILES = (artifacts.RECORD, artifacts.LAYERS, artifacts.ROUNDS, *continuations.FILES)
 """What a run is read from."""
 _MEASURES = ("sparsity", "relative_output_error", "block_relative_output_error")
@@ -62,6 +66,7 @@ class ReportRun:
         rounds: a row for each round of pruning and training in turns.
         layers: of the last pruning.
         continuations: prompts, and what the dense and the pruned model wrote after them.
+        settings: the configuration, without secrets.
         identity: that runs have in common where one was taken from the other.
     """
 
@@ -76,6 +81,7 @@ class ReportRun:
     rounds: tuple[tuple[float, ...], ...] = ()
     layers: Layers | None = None
     continuations: tuple[Continued, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
     identity: str | None = None
 
     @property
@@ -118,6 +124,7 @@ def read_run(folder: Path, name: str) -> ReportRun:
         rounds=_rounds(folder / artifacts.ROUNDS),
         layers=_layers(folder / artifacts.LAYERS),
         continuations=_continuations(folder),
+        settings=record["config"],
         identity=str(record["identity"]) if record.get("identity") else None,
     )
 
@@ -144,8 +151,9 @@ def _check_size(record: dict[str, Any]) -> None:
         raise Unreadable(f"it has {len(record['metrics']):,} metrics; at most {MOST_METRICS:,} fit into the page")
     if any(len(name) > _MOST_NAME for name in record["metrics"]):
         raise Unreadable(f"it has a metric whose name is longer than {_MOST_NAME} characters")
-    if len(json.dumps(record["protocol"])) > MOST_PROTOCOL:
-        raise Unreadable(f"its protocol has more than {MOST_PROTOCOL:,} characters, which do not fit into the page")
+    for part in ("protocol", "config"):
+        if len(json.dumps(record[part])) > MOST_PROTOCOL:
+            raise Unreadable(f"its {part} has more than {MOST_PROTOCOL:,} characters, which do not fit into the page")
 
 
 def _written(record: Path) -> str | None:
@@ -188,6 +196,7 @@ def _attributes(record: dict[str, Any], asked: Asked) -> dict[str, Any]:
         "level": _number(sparsity.get("level", typed.get("sparsity.level"))),
         "allocation": named["allocation"],
         "finetune": named["finetune"],
+        "evaluation": _text(evaluation_text(record["protocol"])),
         "seed": _whole(config.get("seed", typed.get("seed"))),
     }
 

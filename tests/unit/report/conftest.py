@@ -9,6 +9,7 @@ import pytest
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
 from prune_lab.report.read_spec import read_table
+from prune_lab.report.records import described_by
 from prune_lab.report.spec import Cell
 
 SPEC = """
@@ -40,6 +41,6 @@ def toy_findings(tmp_path: Path) -> Callable[[Callable[[Cell], dict[str, Any]], 
         missing = [cell for cell in cells if cell.row[1] == "magnitude" or (cell.column, cell.seed) == ("2:4", 1)]
         records = [(cell, record(cell)) for cell in cells if cell not in missing]
         failures = [(cell, 'model.path=x: no "model" | and\nmore') for cell in missing]
-        return Findings(spec, records, failures, read_published(tmp_path / "toy.csv"))
+        return Findings(described_by(spec, records), records, failures, read_published(tmp_path / "toy.csv"))
 
     return make

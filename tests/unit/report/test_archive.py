@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prune_lab.errors import BadInput
-from prune_lab.report import table
+from prune_lab.report import folders, table
 from prune_lab.report.archive import kept_runs, read_runs, write_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.read_spec import read_table
@@ -100,7 +100,7 @@ def test_files_that_are_missing_or_of_different_runs_are_bad_input(findings, tmp
 
 
 def test_the_command_tabulates_again_without_a_run(findings, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(table, "conf_folder", lambda: tmp_path / "conf")
+    monkeypatch.setattr(folders, "conf_folder", lambda: tmp_path / "conf")
     (tmp_path / "results").mkdir()
     (tmp_path / "results/specs").symlink_to(tmp_path)
     (tmp_path / "results/reference").symlink_to(tmp_path)

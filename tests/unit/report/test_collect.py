@@ -76,7 +76,8 @@ def test_runs_are_found_however_deep_and_known_by_their_settings(write, collect)
     assert (deep.folder, shallow.folder) == ("a/b/c/d", "e")
     assert deep.attributes | {"written": ""} == {
         "model": "reference_llama", "data": "stdlib", "method": "dsnot on wanda", "pattern": "unstructured",
-        "level": 0.7, "allocation": "owl", "finetune": "none", "seed": 3, "status": "finished", "written": "",
+        "level": 0.7, "allocation": "owl", "finetune": "none", "evaluation": None, "seed": 3, "status": "finished",
+        "written": "",
     }  # fmt: skip
     assert deep.metrics == {"evaluate/perplexity": 31.5}
 
@@ -271,7 +272,7 @@ def test_what_records_say_cannot_leave_the_data(write, collect):
     )
     page = page_of(collect(), attack)
     assert "alert(1)</script>" not in page
-    assert page.count("<script") == 5 and page.count("</script>") == 5
+    assert page.count("<script") == 6 and page.count("</script>") == 6
     assert page.count("<title>&lt;/script&gt;") == 1
     data = page.partition('id="data-runs">')[2].partition("</script>")[0]
     assert json.loads(data)["messages"] == {"0": attack}

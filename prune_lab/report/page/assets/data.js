@@ -41,10 +41,10 @@ function text(name, run) {
 }
 
 function isBetterHigher(name) {
-  return RUNS.described[name][2];
+  return RUNS.described[name][2] === "higher";
 }
 
-function titleOf(run) {
+function titleOf(run, { seed = true } = {}) {
   const parts = ["model", "method", "level", "pattern", "allocation", "finetune"].map((name) => text(name, run));
   const [model, method, level, pattern, allocation, finetune] = parts;
   return (
@@ -56,7 +56,7 @@ function titleOf(run) {
       finetune === "none" ? "" : finetune,
     ]
       .filter(Boolean)
-      .join(", ") + (text("seed", run) && `, seed ${text("seed", run)}`) || RUNS.folders[run]
+      .join(", ") + (seed && text("seed", run) && `, seed ${text("seed", run)}`) || RUNS.folders[run]
   );
 }
 
@@ -78,6 +78,11 @@ function searchText(run) {
 
 function protocolOf(run) {
   const { pool, of } = part("protocols");
+  return Object.fromEntries(Object.entries(of[run]).map(([name, place]) => [name, pool[place]]));
+}
+
+function settingsOf(run) {
+  const { pool, of } = part("settings");
   return Object.fromEntries(Object.entries(of[run]).map(([name, place]) => [name, pool[place]]));
 }
 

@@ -129,7 +129,7 @@ function metricsOf(run) {
     ...new Set(known.filter((name) => /^(dense|evaluate)\//.test(name)).map((name) => name.replace(/^\w+\//, ""))),
   ];
   const others = known.filter((name) => !/^(dense|evaluate)\//.test(name));
-  const cell = (name) => element("td", { class: "number" }, isMetric(name) ? text(name, run) : "");
+  const cell = (name) => element("td", { class: "number" }, isMetric(name) ? shownText(name, run) : "");
   const rows = pairs.map((name) =>
     element(
       "tr",
@@ -145,7 +145,7 @@ function metricsOf(run) {
     ...["", "dense", "pruned"].map((name) => element("th", { scope: "col", class: name ? "number" : null }, name)),
   );
   const facts = others.map((name) =>
-    element("div", { title: name }, element("span", {}, label(name)), element("span", {}, text(name, run))),
+    element("div", { title: name }, element("span", {}, label(name)), element("span", {}, shownText(name, run))),
   );
   return [
     element("h3", {}, "Metrics"),

@@ -25,6 +25,30 @@ function options(select, values, chosen) {
   select.value = chosen;
 }
 
+// A plain table; `numbers` are the columns that hold numbers.
+function tableOf(heads, rows, numbers, kind = "") {
+  const side = (place) => (numbers.includes(place) ? "number" : null);
+  const head = heads.map((each, place) => element("th", { scope: "col", class: side(place) }, each));
+  const body = rows.map(([first, ...rest]) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, first),
+      ...rest.map((each, place) => element("td", { class: side(place + 1) }, each)),
+    ),
+  );
+  return element(
+    "div",
+    { class: `scroll plain ${kind}`.trim() },
+    element(
+      "table",
+      { class: "plain" },
+      element("thead", {}, element("tr", {}, ...head)),
+      element("tbody", {}, ...body),
+    ),
+  );
+}
+
 // Tells those who do not see the page what has happened.
 function say(text) {
   byId("said").textContent = text;

@@ -87,6 +87,7 @@ makeFilters();
 makeScatters();
 makeCurves();
 makeTable();
+makeChosen();
 makeDetails();
 listProblems();
 update({ keepPage: true });

@@ -17,14 +17,14 @@ function styleOfPlace(place) {
 }
 
 // One path for all points of a style: thousands of elements would take seconds.
-function dots(points) {
+function dots(points, kind = "dots") {
   const paths = new Map();
   for (const { run, x, y } of points) {
     const style = styleOf(run);
     if (!paths.has(style)) paths.set(style, []);
     paths.get(style).push(`M${x.toFixed(1)} ${y.toFixed(1)}h0`);
   }
-  return [...paths].map(([style, steps]) => drawn("path", { class: `dots ${style}`, d: steps.join("") }));
+  return [...paths].map(([style, steps]) => drawn("path", { class: `${kind} ${style}`, d: steps.join("") }));
 }
 
 function lineThrough(places) {
@@ -72,7 +72,7 @@ class Plot {
     this.tip = element("div", { class: "tip", hidden: true });
     this.figure = element("figure", {}, element("figcaption", {}, ...caption), this.svg, this.tip);
     watchers.change.push(() => this.render());
-    watchers.point.push((run, from) => this.mark(run, from));
+    watchers.point.push((run, from, mean) => this.mark(run, from, mean));
     new ResizeObserver(() => {
       if (this.svg.clientWidth !== this.width) this.render();
     }).observe(this.svg);
@@ -105,7 +105,7 @@ class Plot {
       if (away < distance) [nearest, distance] = [each, away];
     }
     this.svg.style.cursor = nearest ? "pointer" : "";
-    point(nearest ? nearest.run : null, this);
+    point(nearest ? nearest.run : null, this, nearest?.mean ?? null);
   }
 
   step(event) {
@@ -117,20 +117,28 @@ class Plot {
     const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!way || !this.points.length) return;
     event.preventDefault();
-    const order = [...this.points].sort((one, other) => one.x - other.x || one.y - other.y).map(({ run }) => run);
+    const order = this.points
+      .filter((each) => !each.mean)
+      .sort((one, other) => one.x - other.x || one.y - other.y)
+      .map(({ run }) => run);
     const runs = [...new Set(order)];
     const next = runs[(runs.indexOf(pointed) + way + runs.length) % runs.length];
     point(next, this);
     say(`${titleOf(next)}: ${this.tell(next)}`);
   }
 
-  mark(run, from) {
+  // `mean`: what is pointed at is the mean of a run and of others.
+  mark(run, from, mean) {
     this.tip.hidden = true;
     if (!this.here) return;
-    const found = run === null ? [] : this.points.filter((each) => each.run === run);
+    const runs = mean ? mean.runs : [run];
+    const found = run === null ? [] : this.points.filter((each) => !each.mean && runs.includes(each.run));
+    const centre = mean ? this.points.find((each) => each.mean === mean) : null;
+    if (centre) found.push(centre);
     this.here.replaceChildren(...found.map(({ x, y }) => drawn("circle", { class: "here", cx: x, cy: y, r: 7 })));
     if (from !== this || !found.length) return;
-    this.tip.replaceChildren(element("b", {}, titleOf(run)), this.tell(run));
+    const title = mean ? `${titleOf(run, { seed: false })}, ${mean.runs.length} runs` : titleOf(run);
+    this.tip.replaceChildren(element("b", {}, title), this.tell(run, mean));
     this.tip.hidden = false;
     const { x, y } = found.at(-1);
     const left = Math.min(Math.max(4, x + 14), this.figure.clientWidth - this.tip.offsetWidth - 4);

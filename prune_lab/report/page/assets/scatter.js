@@ -35,7 +35,7 @@ function makeScatters() {
     const plot = new Plot(["over ", select], `quality over ${title}`, (width) => scatter(width, view.axes[title]));
     byId("scatters").append(plot.figure);
   }
-  watchers.change.push(renderLegend);
+  watchers.change.push(renderLegend, renderProtocols);
 }
 
 function renderLegend() {
@@ -67,70 +67,130 @@ function scatter(width, xName) {
     .map((run) => ({ run, xValue: value(xName, run), yValue: value(yName, run) }))
     .filter(({ xValue, yValue }) => isNumber(xValue) && isNumber(yValue));
   if (!found.length) return { marks: [], points: [], tell: () => "" };
-  const dense = densePoints(found, xName, yName);
-  const all = [...found, ...dense];
-  const x = scaleOf(
-    all.map((each) => each.xValue),
-    MARGIN.left,
-    width - MARGIN.right,
-    RUNS.described[xName][1],
-  );
-  const y = scaleOf(
-    all.map((each) => each.yValue),
-    HEIGHT - MARGIN.bottom,
-    MARGIN.top,
-    RUNS.described[yName][1],
-  );
+  const subjects = subjectsOf(found, xName, yName);
+  const means = subjects.flatMap(({ setups, dense }) => [...setups, ...(dense ? [dense] : [])]);
+  const [xForm, yForm] = [xName, yName].map((name) => RUNS.described[name][1]);
+  const [xValues, yValues] = [found.map((each) => each.xValue), found.map((each) => each.yValue)];
+  const x = scaleOf([...xValues, ...ends(means, "x")], MARGIN.left, width - MARGIN.right, xForm);
+  const y = scaleOf([...yValues, ...ends(means, "y")], HEIGHT - MARGIN.bottom, MARGIN.top, yForm);
+  const several = means.filter(({ runs }) => runs?.length > 1);
+  const behind = new Set(several.flatMap(({ runs }) => runs));
   const points = found.map((each) => ({ ...each, x: x.at(each.xValue), y: y.at(each.yValue) }));
-  const fronts = frontsOf(points, xName, yName);
-  const diamonds = dense.map(({ run, xValue, yValue }) =>
-    drawn(
-      "path",
-      { class: "dense", d: `M${x.at(xValue)} ${y.at(yValue) - 6}l6 6l-6 6l-6 -6z` },
-      drawn("title", {}, `${text("model", run)}, dense: ${written(yValue, RUNS.described[yName][1])}`),
-    ),
-  );
-  const best = new Set(fronts.flat().map((each) => each.run));
+  const atMean = (setup) => ({ run: setup.runs[0], mean: setup, x: x.at(setup.x.mean), y: y.at(setup.y.mean) });
+  const centres = means.filter(({ runs }) => runs).map(atMean);
+  const fronts = subjects.map((subject) => frontOfSubject(subject, xName, yName).map(atMean));
+  const best = new Set(fronts.flat().map((each) => each.mean));
+  const setupOf = new Map(means.flatMap((setup) => (setup.runs ?? []).map((run) => [run, setup])));
+  const names = subjectNames(subjects, xName, yName);
   return {
     marks: [
       ...axes(width, x, y, label(xName)),
-      ...fronts.map((front) =>
-        drawn("path", { class: "front", d: lineThrough(front.map((each) => [each.x, each.y])) }),
+      ...fronts.map((front, place) =>
+        drawn("path", { class: `front subject${place % 4}`, d: lineThrough(front.map((each) => [each.x, each.y])) }),
       ),
-      ...diamonds,
-      ...dots(points),
-      ...fronts.flat().map((each) => drawn("circle", { class: "best", cx: each.x, cy: each.y, r: 5.5 })),
+      ...dots(points.filter(({ run }) => behind.has(run)), "dots behind"),
+      ...several.flatMap((setup) => bars(setup, x, y, styleOf(setup.runs[0]))),
+      ...dots(points.filter(({ run }) => !behind.has(run)), "dots"),
+      ...dots(several.map(atMean), "means"),
+      ...hollow(centres.filter(({ mean }) => mean.noise)),
+      ...fronts.flat().map((each) => drawn("circle", { class: "best", cx: each.x, cy: each.y, r: 6 })),
+      ...subjects.flatMap(({ dense, runs }, place) =>
+        dense
+          ? [
+              ...bars(dense, x, y, "of-dense"),
+              diamond(dense, runs, x, y, yForm),
+              nameAt(x.at(dense.x.mean), y.at(dense.y.mean), names[place]),
+            ]
+          : [],
+      ),
     ],
-    points,
-    tell: (run) =>
-      `${label(yName)} ${text(yName, run)}, ${label(xName)} ${text(xName, run)}${best.has(run) ? ", on the front" : ""}`,
+    points: [...points, ...centres.filter(({ mean }) => mean.runs.length > 1)],
+    tell: (run, mean) => {
+      const setup = setupOf.get(run);
+      const own = `${label(yName)} ${text(yName, run)}, ${label(xName)} ${shownText(xName, run)}`;
+      const means = `${writtenMean(setup.y, yForm)}, ${label(xName)} ${writtenMean(setup.x, xForm)}`;
+      const all = setup.runs.length > 1 ? `mean of ${setup.runs.length} runs: ${means}` : "";
+      const notes = [
+        setup.noise ? "no faster or slower than dense beyond the spread (noise)" : "",
+        best.has(setup) ? "on the front" : "",
+      ];
+      return [mean ? "" : own, all, ...notes].filter(Boolean).join("; ");
+    },
   };
 }
 
-// Models and texts differ in what a perplexity means: each has a front of its own.
-const subjectOf = (run) => `${RUNS.attributes.model.of[run]} ${RUNS.attributes.data.of[run]}`;
+function ends(means, axis) {
+  return means.flatMap(({ [axis]: found }) => reachOf(found));
+}
 
-function frontsOf(points, xName, yName) {
-  const subjects = new Map();
-  for (const each of points) {
-    const subject = subjectOf(each.run);
-    if (!subjects.has(subject)) subjects.set(subject, []);
-    subjects.get(subject).push(each);
+// An axis may be of logarithms: what would not be above zero is left out.
+function reachOf({ mean, spread }) {
+  return [mean > spread ? mean - spread : mean, mean + spread];
+}
+
+// One standard deviation to either side.
+function bars(setup, x, y, style) {
+  const [left, top] = [x.at(setup.x.mean), y.at(setup.y.mean)];
+  const reach = (scale, found) => reachOf(found).map(scale.at);
+  const steps = [];
+  if (setup.y.spread) {
+    const [low, high] = reach(y, setup.y);
+    steps.push(`M${left} ${low}V${high}`);
   }
-  const [xSign, ySign] = [xName, yName].map((name) => (isBetterHigher(name) ? -1 : 1));
-  return [...subjects.values()].map((own) =>
-    frontOf(own.map((each) => [xSign * each.xValue, ySign * each.yValue])).map((index) => own[index]),
+  if (setup.x.spread) {
+    const [near, far] = reach(x, setup.x);
+    steps.push(`M${near} ${top}H${far}`);
+  }
+  return steps.length ? [drawn("path", { class: `bar ${style}`, d: steps.join("") })] : [];
+}
+
+// A point without its inside: a speed that is not told from the dense model's.
+function hollow(points) {
+  if (!points.length) return [];
+  const d = points.map(({ x, y }) => `M${x.toFixed(1)} ${y.toFixed(1)}h0`).join("");
+  return [drawn("path", { class: "hollow", d })];
+}
+
+function diamond(dense, runs, x, y, form) {
+  const [left, top] = [x.at(dense.x.mean), y.at(dense.y.mean)];
+  const count = dense.y.count > 1 ? `, mean of ${dense.y.count} runs` : "";
+  return drawn(
+    "path",
+    { class: "dense", d: `M${left} ${top - 6}l6 6l-6 6l-6 -6z` },
+    drawn("title", {}, `${text("model", runs[0].run)}, dense: ${writtenMean(dense.y, form)}${count}`),
   );
 }
 
-function densePoints(found, xName, yName) {
-  const [xDense, yDense] = [xName, yName].map((name) => name.replace(/^(evaluate|prune|shrink)\//, "dense/"));
-  const first = new Map();
-  for (const { run } of found) {
-    const yValue = RUNS.metrics[yDense]?.[run];
-    const xValue = xDense === "dense/sparsity" ? 0 : RUNS.metrics[xDense]?.[run];
-    if (isNumber(xValue) && isNumber(yValue) && !first.has(subjectOf(run)))
-      first.set(subjectOf(run), { run, xValue, yValue });
-  }
-  return [...first.values()];
+function nameAt(left, top, name) {
+  return name ? drawn("text", { class: "subject", x: left + 9, y: top + 4 }, name) : "";
+}
+
+// Protocols by numbers, where there are several; a letter tells apart those that differ in the metric below alone.
+function subjectNames(subjects, xName, yName) {
+  const numbers = evaluationsShown(yName);
+  const of = subjects.map(({ runs }) => evaluationOf(yName, runs[0].run));
+  return of.map((number, place) => {
+    const before = of.slice(0, place).filter((each) => each === number).length;
+    const alike = of.filter((each) => each === number).length;
+    const letter = alike > 1 ? "abcdefghij"[before % 10] : "";
+    return numbers.length > 1 || alike > 1 ? `${numbers.indexOf(number) + 1}${letter}` : "";
+  });
+}
+
+function evaluationsShown(name) {
+  return [...new Set(view.runs.filter((run) => isNumber(value(name, run))).map((run) => evaluationOf(name, run)))];
+}
+
+// Says which protocols there are, where runs of several are shown.
+function renderProtocols() {
+  const name = view.quality;
+  const numbers = evaluationsShown(name);
+  byId("evaluations").hidden = numbers.length < 2;
+  byId("evaluation-list").replaceChildren(
+    ...numbers.slice(0, 40).map((number) => {
+      const runs = view.runs.filter((run) => evaluationOf(name, run) === number && isNumber(value(name, run)));
+      const found = ["model", "data", "evaluation"].map((each) => text(each, runs[0])).filter(Boolean);
+      return element("li", {}, `${found.join(", ")} (${runs.length})`);
+    }),
+  );
 }

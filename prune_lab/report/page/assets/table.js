@@ -41,6 +41,7 @@ function makeTable() {
     if (!button) return;
     const run = runAt(event);
     if (button.dataset.does === "copy") copy(RUNS.commands[run], button);
+    else if (button.dataset.does === "compare") choose(run);
     else openDetails(run);
   };
   watchers.change.push(renderTable);
@@ -81,8 +82,8 @@ function renderTable() {
     element(
       "tr",
       { role: "row" },
-      ...view.columns.map(heading),
       element("th", { role: "columnheader", class: "actions" }, element("span", { class: "unseen" }, "actions")),
+      ...view.columns.map(heading),
     ),
   );
   const rows = shown.map(rowOf);
@@ -128,23 +129,37 @@ function heading(name) {
   );
 }
 
+const BEST = "the best of its model, evaluation, pattern and level, or not told from it by the spread over seeds";
+
 function rowOf(run) {
   const cells = view.columns.map((name) => {
-    const shown = text(name, run);
+    const shown = isMetric(name) ? shownText(name, run) : text(name, run);
+    const best = isMetric(name) && isBest(name, run);
     const kind = [
+      best ? "best" : "",
       isRight(name) ? "number" : "",
       shown ? "" : "empty-cell",
       name === "status" && shown === "failed" ? shown : "",
     ];
     return element(
       "td",
-      { role: "cell", "data-label": label(name), class: kind.filter(Boolean).join(" ") || null },
+      {
+        role: "cell",
+        "data-label": label(name),
+        title: best ? BEST : null,
+        class: kind.filter(Boolean).join(" ") || null,
+      },
       shown,
     );
   });
   const name = titleOf(run);
   const buttons = [
     element("button", { type: "button", "data-does": "open", "aria-label": `details of ${name}` }, "details"),
+    element(
+      "button",
+      { type: "button", "data-does": "compare", "aria-label": `compare ${name}`, "aria-pressed": "false" },
+      "compare",
+    ),
     RUNS.commands[run]
       ? element(
           "button",
@@ -154,21 +169,21 @@ function rowOf(run) {
             "aria-label": `copy the command of ${name}`,
             title: RUNS.commands[run],
           },
-          "copy command",
+          "copy",
         )
       : null,
   ];
   return element(
     "tr",
     { role: "row", "data-run": run },
-    ...cells,
     element("td", { role: "cell", class: "actions" }, ...buttons),
+    ...cells,
   );
 }
 
-function markRow(run) {
-  for (const row of byId("table").tBodies[0].rows)
-    row.classList.toggle("here", run !== null && Number(row.dataset.run) === run);
+function markRow(run, _, mean) {
+  const runs = run === null ? [] : (mean?.runs ?? [run]);
+  for (const row of byId("table").tBodies[0].rows) row.classList.toggle("here", runs.includes(Number(row.dataset.run)));
 }
 
 // Turns to the page that a run is on.

@@ -1,7 +1,7 @@
 // What is shown: filters, columns, order, and the run that is pointed at. The address keeps it for a reload.
 
-const CHOICES = ["model", "data", "method", "pattern", "level", "allocation", "finetune", "status"].filter(
-  (name) => RUNS.attributes[name].values.length > 1,
+const CHOICES = ATTRIBUTES.filter(
+  (name) => !["seed", "written"].includes(name) && RUNS.attributes[name].values.length > 1,
 );
 const varying = ATTRIBUTES.filter((name) => RUNS.attributes[name].values.length > 1 && name !== "written");
 const DEFAULT_COLUMNS = [...varying, ...RUNS.shown];
@@ -23,6 +23,7 @@ const view = {
 const watchers = { change: [], point: [] };
 let pointed = null;
 let pointedFrom = null;
+let pointedMean = null;
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -89,13 +90,14 @@ function update({ keepPage = false } = {}) {
     );
   const last = Math.max(0, Math.ceil(view.runs.length / view.size) - 1);
   view.page = keepPage ? Math.min(view.page, last) : 0;
+  marked.clear();
   writeAddress();
   for (const changed of watchers.change) changed();
 }
 
-// `from` is the plot that shows the tip, if any.
-function point(run, from = null) {
-  if (run === pointed && from === pointedFrom) return;
-  [pointed, pointedFrom] = [run, from];
-  for (const told of watchers.point) told(run, from);
+// `from` is the plot that shows the tip, if any; `mean` is given where it is not the run but its mean with others.
+function point(run, from = null, mean = null) {
+  if (run === pointed && from === pointedFrom && mean === pointedMean) return;
+  [pointed, pointedFrom, pointedMean] = [run, from, mean];
+  for (const told of watchers.point) told(run, from, mean);
 }
