@@ -22,6 +22,7 @@ SECTIONS = (
     "tracker",
 )  # fmt: skip
 _BESIDE_NUMBERS = ("tracker", "save_model", "skip_finished", "stage_cache_min_seconds")
+_BESIDE_STAGES = ("save_every", "log_every")
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ class RunConfig:
     @cached_property
     def key(self) -> str:
         """A SHA-256 of all settings that the numbers of a run depend on."""
-        relevant = without_saving({name: value for name, value in self.plain.items() if not is_beside_numbers(name)})
-        stages = without_saving(self.plain["stages"])
+        relevant = without_beside({name: value for name, value in self.plain.items() if not is_beside_numbers(name)})
+        stages = without_beside(self.plain["stages"])
         relevant["stages"] = [[name, None if name == "save" else own] for name, own in stages.items()]
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
@@ -106,10 +107,10 @@ def is_beside_numbers(section: str) -> bool:
     return section in _BESIDE_NUMBERS
 
 
-def without_saving(settings: Any) -> Any:
-    """Returns settings without those that say how often a stage saves its state, which changes no number."""
+def without_beside(settings: Any) -> Any:
+    """Returns settings without those that say how often something is saved or told, which changes no number."""
     if isinstance(settings, Mapping):
-        return {name: without_saving(value) for name, value in settings.items() if name != "save_every"}
+        return {name: without_beside(value) for name, value in settings.items() if name not in _BESIDE_STAGES}
     return settings
 
 
