@@ -66,6 +66,7 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         record = run_unless_finished(
             config,
             folder,
+            job=sweep,
             group=Path(hydra_config.sweep.dir).name if sweep else None,
             report=_report_to_trial(hydra_config) if searched else None,
         )
@@ -81,7 +82,7 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         # The others go on; the command ends with the first of these errors.
         logger.error("job %s (%s) failed: %s", hydra_config.job.num, hydra_config.job.override_dirname, error)
         raise
-    if not is_assistant():
+    if not is_assistant() and not sweep:  # which has a row for each job
         print_summary(record, folder)
     if objective is None and sweep:
         logger.warning("objective=%s was not measured by this job", cfg.objective)

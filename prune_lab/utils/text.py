@@ -33,3 +33,13 @@ def duration(seconds: float) -> str:
             count, rest = divmod(whole, size)
             return f"{count} {unit} {rest // least} {smaller}" if rest // least else f"{count} {unit}"
     raise AssertionError(seconds)
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes in the unit of 1000 that fits: ``830 B``, ``13.0 MB``, ``2.1 GB``."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
