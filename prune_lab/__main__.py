@@ -192,6 +192,8 @@ def _check_flags(given: Namespace) -> None:
     """Refuses flags that mean nothing together, about which Hydra ends with a traceback, or says nothing."""
     shown_only = {"--cfg": given.cfg, "--info": given.info, "--shell-completion": given.shell_completion}
     taken = [name for name, value in {"--run": given.run, "-m": given.multirun, **shown_only}.items() if value]
+    if given.cfg and given.multirun:
+        raise BadInput("--cfg shows the settings of one job; leave out -m, and give one value of each setting")
     if len(taken) > 1:
         raise BadInput(f"{', '.join(taken)} exclude each other; give one of them")
     for name, value in {"--resolve": given.resolve and not given.help, "--package": given.package}.items():

@@ -20,7 +20,7 @@ from prune_lab.errors import BadInput, shown
 from prune_lab.report.archive import kept_runs, read_runs
 from prune_lab.report.compare import Findings
 from prune_lab.report.published import read_published
-from prune_lab.report.read_spec import read_table
+from prune_lab.report.read_spec import read_table, titles_text
 from prune_lab.report.records import Failures, Records, described_by
 from prune_lab.report.render import marks_of, report_text, update_readme, write_report
 from prune_lab.report.spec import Cell, TableSpec
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("prune-lab-table", __doc__, _EXAMPLES)
+    parser = command_parser("prune-lab-table", __doc__, f"{titles_text(tables_folder())}\n{_EXAMPLES}")
     parser.add_argument("name", help="a file of results/specs, without .yaml")
     parser.add_argument(
         "overrides", nargs="*", help="KEY=VALUE: replaces the values of a row key, or goes to every run"
