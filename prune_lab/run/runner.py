@@ -48,6 +48,8 @@ from prune_lab.utils.secrets import redacted, redacted_override, without_known_s
 
 logger = logging.getLogger(__name__)
 
+_TOLD = ("loss", "held_out_loss", "bytes", "seconds")  # beside what the summary has: a line fits a terminal
+
 
 def execute(
     config: RunConfig,
@@ -265,7 +267,8 @@ def _tell(result: Result, run: RunState, tracker: Tracker, infos: Mapping[str, M
         tracker.table(name, table.columns, table.rows)
     alone = {metric: infos[f"{result.name}/{metric}"] for metric in result.metrics if "/" not in metric}  # no tasks
     best = [metric for metric, info in alone.items() if info.quality]
-    shown = [*best, "seconds"] if best and result.name in MEASURED else list(alone)
+    told = [metric for metric, info in alone.items() if info.in_summary or metric in _TOLD] or list(alone)
+    shown = [*best, "seconds"] if best and result.name in MEASURED else told
     written = (f"{metric} {alone[metric].written(result.metrics[metric])}" for metric in shown)
     logger.info("%s: %s", result.name, ", ".join(written))
 

@@ -41,11 +41,11 @@ def test_a_sweep_says_how_far_it_is_and_what_came_out_over_seeds(command, sweep,
 
 
 def test_the_best_model_is_kept_and_the_results_of_the_others_are_taken_again(command, sweep, tmp_path):
-    assert command(*sweep, "keep_models=best").status == 0
+    assert command(*sweep, "keep_models=best", "skip_finished=true").status == 0
     values = {row["job"]: float(row["objective"]) for row in rows(tmp_path / "sweep/sweep.csv")}
     best = min(values, key=values.__getitem__)
     assert models(tmp_path) == [best]
-    again = command(*sweep[:-1], "keep_models=best", f"hydra.sweep.dir={tmp_path}/again")
+    again = command(*sweep[:-1], "keep_models=best", "skip_finished=true", f"hydra.sweep.dir={tmp_path}/again")
     assert again.status == 0 and again.err.count("finished before") == 4
     assert [path.parent.name for path in tmp_path.glob("again/*/model")] == [best] and models(tmp_path) == [best]
 
