@@ -52,6 +52,7 @@ class CombinationsSweeper(BasicSweeper):
         from prune_lab.sweep.launch.engine import check_launcher, launching
         from prune_lab.sweep.summary import expect
         from prune_lab.sweep.undo import taken_back_unless_begun
+        from prune_lab.sweep.watch import watching
 
         assert self.config is not None and self.launcher is not None  # Hydra has called `setup`
         assert self.hydra_context is not None
@@ -62,12 +63,13 @@ class CombinationsSweeper(BasicSweeper):
             Path(self.config.hydra.sweep.dir),
             job_folders(self.hydra_context.config_loader, self.config, jobs),
         )
-        expect(folders, jobs)
+        watch = expect(folders, jobs)
+        here = str(self.config.hydra.launcher._target_).endswith(".BasicLauncher")
         results: list[Sequence[JobReturn]] = []
         with taken_back_unless_begun(folder, folders):
             save_config(self.config, "multirun.yaml", folder)
             for batch in batches:
-                with launching(self.config):
+                with launching(self.config), watching(watch, here=here):
                     results.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, results))))
         for result in (each for some in results for each in some):
             _ = result.return_value  # raises

@@ -67,6 +67,7 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         record = run_unless_finished(
             config,
             folder,
+            job=sweep,
             group=Path(hydra_config.sweep.dir).name if sweep else None,
             report=_report_to_trial(hydra_config) if searched else None,
         )
@@ -82,7 +83,7 @@ def run_job(cfg: DictConfig) -> float | tuple[float, ...] | None:
         # The others go on; the command ends with the first of these errors.
         logger.error("job %s (%s) failed: %s", hydra_config.job.num, hydra_config.job.override_dirname, error)
         raise
-    if not is_assistant():
+    if not is_assistant() and not sweep:  # which has a row for each job
         print_summary(record, folder)
     if objective is None and sweep:
         logger.warning("objective=%s was not measured by this job", cfg.objective)
@@ -193,6 +194,8 @@ def _check_flags(given: Namespace) -> None:
     """Refuses flags that mean nothing together, about which Hydra ends with a traceback, or says nothing."""
     shown_only = {"--cfg": given.cfg, "--info": given.info, "--shell-completion": given.shell_completion}
     taken = [name for name, value in {"--run": given.run, "-m": given.multirun, **shown_only}.items() if value]
+    if given.cfg and given.multirun:
+        raise BadInput("--cfg shows the settings of one job; leave out -m, and give one value of each setting")
     if len(taken) > 1:
         raise BadInput(f"{', '.join(taken)} exclude each other; give one of them")
     for name, value in {"--resolve": given.resolve and not given.help, "--package": given.package}.items():

@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 LIMIT = "PRUNE_LAB_CACHE_GB"
 """The environment variable that says how large the store may become, in 10^9 bytes."""
 _DEFAULT_GB = 20.0
-_MANIFEST = "entry.json"
+MANIFEST = "entry.json"
 _TOO_LARGE = "not kept for other runs: %.3g GB are more than the store may hold (%s)"
-_UNFINISHED = (".new-", ".old-")
-_LEFT_BEHIND = 24 * 3600  # seconds after which an unfinished entry is that of a process that died
+UNFINISHED_NAMES = (".new-", ".old-")
+LEFT_BEHIND = 24 * 3600  # seconds after which an unfinished entry is that of a process that died
 
 _ELSEWHERE = "make room there, or set PRUNE_LAB_CACHE to a folder on another disk"
 
@@ -121,11 +121,11 @@ class Store:
         """
         entry = self._entry(key)
         try:
-            manifest = json.loads((entry / _MANIFEST).read_text(encoding="utf-8"))
+            manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
             wrong = first_wrong(entry, manifest["files"])
             if wrong is None:
                 with suppress(OSError):  # another user's may be read, not touched
-                    os.utime(entry / _MANIFEST)
+                    os.utime(entry / MANIFEST)
                 return read(entry)
         except FileNotFoundError as error:
             wrong = f"{error.filename} is missing"
@@ -140,7 +140,7 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether there is an entry, whole or damaged."""
-        return (self._entry(key) / _MANIFEST).is_file()
+        return (self._entry(key) / MANIFEST).is_file()
 
     def keep(self, key: str, fill: Callable[[Path], None], *, expected: int = 0) -> None:
         """Makes an entry; what goes wrong is a warning, as the result can be made again.
@@ -178,7 +178,7 @@ class Store:
 
     def size(self) -> int:
         """Bytes of all entries, as their manifests say, at a moment when none comes or goes."""
-        with self._arranging():
+        with self.arranging():
             return sum(size for _, size, _ in self._entries())
 
     def _entry(self, key: str) -> Path:
@@ -204,7 +204,7 @@ class Store:
         if size > self.limit:
             logger.info(_TOO_LARGE, size / 1e9, LIMIT)
             return
-        with self._arranging():
+        with self.arranging():
             if entry.exists():  # another process was as quick
                 return
             self._make_room(size)
@@ -215,23 +215,23 @@ class Store:
 
     def _make_room(self, size: int) -> None:
         now = time.time()
-        for left in (path for path in self.folder.iterdir() if path.name.startswith(_UNFINISHED)):
-            if now - left.stat().st_mtime > _LEFT_BEHIND:
+        for left in (path for path in self.folder.iterdir() if path.name.startswith(UNFINISHED_NAMES)):
+            if now - left.stat().st_mtime > LEFT_BEHIND:
                 shutil.rmtree(left, ignore_errors=True)
         entries = sorted(self._entries())
         total = sum(size for _, size, _ in entries) + size
         for _, bytes_of, path in entries:
             if total <= self.limit:
                 break
-            self._remove(path)
+            self.remove(path)
             total -= bytes_of
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
         """Last use, bytes and folder of every entry; those that were set aside count as never used."""
         for entry in self.folder.glob("[0-9a-f][0-9a-f]/*"):
             try:
-                size = json.loads((entry / _MANIFEST).read_text(encoding="utf-8"))["bytes"]
-                yield (entry / _MANIFEST).stat().st_mtime, size, entry
+                size = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["bytes"]
+                yield (entry / MANIFEST).stat().st_mtime, size, entry
             except (OSError, ValueError, TypeError, KeyError):
                 yield 0.0, _bytes(entry), entry
         for entry in self.folder.glob("damaged/*"):
@@ -246,8 +246,8 @@ class Store:
         except OSError:  # another process was as quick
             pass
 
-    def _remove(self, entry: Path) -> None:
-        old = self.folder / f"{_UNFINISHED[1]}{entry.name}-{time.time_ns()}"
+    def remove(self, entry: Path) -> None:
+        old = self.folder / f"{UNFINISHED_NAMES[1]}{entry.name}-{time.time_ns()}"
         try:
             entry.rename(old)  # at once: nobody reads half an entry
         except OSError:
@@ -255,7 +255,7 @@ class Store:
         shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager
-    def _arranging(self) -> Iterator[None]:
+    def arranging(self) -> Iterator[None]:
         with locked(self.folder / "locks" / "store.lock", waiting="another process arranges the store; waiting for it"):
             yield
 
@@ -283,14 +283,14 @@ def _manifest(folder: Path) -> int:
         flush(folder / name)
     files = manifest_of(folder, names)
     size = int(sum(each["bytes"] for each in files.values()))
-    write_json(folder / _MANIFEST, {"bytes": size, "files": files})
+    write_json(folder / MANIFEST, {"bytes": size, "files": files})
     flush(folder)
     return size
 
 
 def _unfinished(key: str) -> str:
     """How the name of a folder begins in which an entry is made."""
-    return f"{_UNFINISHED[0]}{key[:16]}-"
+    return f"{UNFINISHED_NAMES[0]}{key[:16]}-"
 
 
 def _bytes(folder: Path) -> int:

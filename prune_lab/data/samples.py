@@ -61,6 +61,10 @@ class Samples:
         """How many tokens of those samples are to be predicted."""
         return int(self._targets(rows, self.tokens.shape[1]).count_nonzero())
 
+    def count_tokens(self, rows: Tensor) -> int:
+        """How many tokens those samples have, without padding."""
+        return int(self._lengths(rows).sum())
+
     def _lengths(self, rows: Tensor) -> Tensor:
         return torch.full((len(rows),), self.tokens.shape[1]) if self.lengths is None else self.lengths[rows]
 

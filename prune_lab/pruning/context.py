@@ -12,6 +12,7 @@ from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.schedule import Cubic, Schedule
 from prune_lab.pruning.target import Target
+from prune_lab.training.series import SeriesLog
 from prune_lab.training.settings import Training
 
 
@@ -30,6 +31,7 @@ class PruningContext:
         device: where methods that train do so.
         folder: where they save the states from which an interrupted training goes on; None: nowhere.
         report: is told the losses of held-out samples, by step.
+        log: is told the course of a training, see `prune_lab.training.series.Series`.
         finished_blocks: keeps finished blocks, for methods that prune block by block; None: nothing is kept.
     """
 
@@ -43,6 +45,7 @@ class PruningContext:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     folder: Path | None = None
     report: Callable[[int, float], None] | None = None
+    log: SeriesLog | None = None
     finished_blocks: FinishedBlocks | None = None
 
     def training_samples(self) -> Samples:

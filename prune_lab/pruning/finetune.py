@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from prune_lab.training.hooks import Hooks
 from prune_lab.training.loop import fit, trainable_weights
 from prune_lab.training.lora import Lora, trained_beside
 from prune_lab.training.progress import Progress
+from prune_lab.training.series import SeriesLog
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import make_teacher
 from prune_lab.training.updates import Update
@@ -29,6 +31,7 @@ def tune(
     update: Update | None = None,
     folder: Path | None = None,
     report: Callable[[int, float], None] | None = None,
+    log: SeriesLog | None = None,
 ) -> Progress:
     """Trains the model, or low-rank updates of its weights; what is zero in a linear layer that was pruned stays zero.
 
@@ -41,15 +44,16 @@ def tune(
         update: what is trained; all weights by default.
         folder: where states are saved.
         report: is told the losses of held-out samples.
+        log: is told the course of the training.
     """
     keep = KeepZeros(model, set(masks))
     teacher = make_teacher(model, training)
+    fitted = partial(fit, model.hf, samples, training, device, teacher=teacher, folder=folder, report=report, log=log)
     if not isinstance(update, Lora):
         with trainable_weights(model.hf):
-            return fit(model.hf, samples, training, device, hooks=keep, teacher=teacher, folder=folder, report=report)
-    hooks = _OfUpdate(update)
+            return fitted(hooks=keep)
     with trained_beside(model, update, keep.zero, training.seed):
-        return fit(model.hf, samples, training, device, hooks=hooks, teacher=teacher, folder=folder, report=report)
+        return fitted(hooks=_OfUpdate(update))
 
 
 @dataclass

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from prune_lab.report.folders import tables_folder
+from prune_lab.report.read_spec import titles_text
 from prune_lab.utils.commands import command_parser
 from prune_lab.utils.paths import local_path
 
@@ -22,7 +24,7 @@ _EXAMPLES = """examples:
 
 def table_parser(description: str | None) -> argparse.ArgumentParser:
     """Returns the parser; the description is that of the command."""
-    parser = command_parser("prune-lab-table", description, _EXAMPLES)
+    parser = command_parser("prune-lab-table", description, f"{titles_text(tables_folder())}\n{_EXAMPLES}")
     parser.add_argument("name", help="a file of results/specs, without .yaml")
     parser.add_argument(
         "overrides", nargs="*", help="KEY=VALUE: replaces the values of a row key, or goes to every run"

@@ -1,6 +1,7 @@
 """Reads a table from ``results/specs/NAME.yaml`` and the command line."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ from prune_lab.report.spec import (
 )
 
 _SHIPPED = "reference"  # how the names of the models that come with prune_lab begin
+
+
+def titles_text(folder: Path) -> str:
+    """A line for each table, with its title; nothing of what cannot be read."""
+    found = {}
+    for path in sorted(folder.glob("*.yaml")):
+        with suppress(BadInput):
+            found[path.stem] = str(_content(folder, path.stem)["title"])
+    width = max(map(len, found), default=0)
+    return "tables:\n" + "".join(f"  {name:{width}}  {title}\n" for name, title in found.items())
 
 
 def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:

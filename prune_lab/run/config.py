@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,11 +18,14 @@ from prune_lab.utils.plain import plain_dict
 from prune_lab.utils.secrets import without_secrets
 
 SECTIONS = (
-    "seed", "device", "save_model", "skip_finished", "stage_cache_min_seconds", "propagate", "sequential", "objective",
+    "seed", "device", "save_model", "keep_models", "skip_finished", "stage_cache_min_seconds",
+    "propagate", "sequential", "objective",
     "model", "data", "sparsity", "method", "allocation", "schedule", "training", "finetune", "evaluate", "stages",
     "tracker",
 )  # fmt: skip
-_BESIDE_NUMBERS = ("tracker", "save_model", "skip_finished", "stage_cache_min_seconds")
+_BESIDE_NUMBERS = ("tracker", "save_model", "keep_models", "skip_finished", "stage_cache_min_seconds")
+KEEP_MODELS = ("all", "best", "none")
+_BESIDE_STAGES = ("save_every", "log_every")
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,8 @@ class RunConfig:
     @cached_property
     def key(self) -> str:
         """A SHA-256 of all settings that the numbers of a run depend on."""
-        relevant = without_saving({name: value for name, value in self.plain.items() if not is_beside_numbers(name)})
-        stages = without_saving(self.plain["stages"])
+        relevant = without_beside({name: value for name, value in self.plain.items() if not is_beside_numbers(name)})
+        stages = without_beside(self.plain["stages"])
         relevant["stages"] = [[name, None if name == "save" else own] for name, own in stages.items()]
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
@@ -103,16 +106,24 @@ class RunConfig:
         """Whether the run leaves the pruned model."""
         return bool(self.plain["save_model"] and "save" in self.stages)
 
+    def as_job(self) -> "RunConfig":
+        """The settings of a job of a sweep: ``keep_models=none`` saves no model."""
+        if self.plain["keep_models"] != "none":
+            return self
+        resolved = OmegaConf.create(self.plain | {"save_model": False})
+        OmegaConf.set_readonly(resolved, True)
+        return replace(self, resolved=resolved)
+
 
 def is_beside_numbers(section: str) -> bool:
     """Returns whether a section changes what is kept or shown of a run, and none of its numbers."""
     return section in _BESIDE_NUMBERS
 
 
-def without_saving(settings: Any) -> Any:
-    """Returns settings without those that say how often a stage saves its state, which changes no number."""
+def without_beside(settings: Any) -> Any:
+    """Returns settings without those that say how often something is saved or told, which changes no number."""
     if isinstance(settings, Mapping):
-        return {name: without_saving(value) for name, value in settings.items() if name != "save_every"}
+        return {name: without_beside(value) for name, value in settings.items() if name not in _BESIDE_STAGES}
     return settings
 
 
@@ -154,6 +165,9 @@ def _problems(plain: Mapping[str, Any]) -> list[str]:
     for name in ("save_model", "skip_finished"):
         if not isinstance(plain.get(name), bool):
             problems.append(f"{name}={shown(plain.get(name))} is not allowed; allowed: true, false")
+    if plain.get("keep_models") not in KEEP_MODELS:
+        allowed = ", ".join(KEEP_MODELS)
+        problems.append(f"keep_models={shown(plain.get('keep_models'))} is not allowed; allowed: {allowed}")
     if seconds is not None and not is_number(seconds, least=0):
         problems.append(
             f"stage_cache_min_seconds={shown(seconds)} is not allowed; allowed: numbers of at least 0 (seconds), or "

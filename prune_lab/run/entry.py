@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _WANDB = "prune_lab.run.tracking.wandb.WandbTracker"
 
 
-def run_unless_finished(config: RunConfig, folder: Path, **how: Any) -> dict[str, Any]:
+def run_unless_finished(config: RunConfig, folder: Path, *, job: bool = False, **how: Any) -> dict[str, Any]:
     """Returns the record of a run, or of an earlier one with the same settings, files and code.
 
     A configuration that a finished run had need not be vetted again, which would import all that it names.
@@ -25,6 +25,7 @@ def run_unless_finished(config: RunConfig, folder: Path, **how: Any) -> dict[str
     Args:
         config: the settings of the run.
         folder: the run folder.
+        job: it is one of a sweep, in which ``keep_models`` counts.
         **how: see `prune_lab.run.runner.execute`.
 
     Raises:
@@ -32,6 +33,7 @@ def run_unless_finished(config: RunConfig, folder: Path, **how: Any) -> dict[str
         RunFailed: the disk is full or fails.
     """
     refuse_inputs_inside(folder, config.plain)
+    config = config.as_job() if job else config
     with claimed(folder):
         # Several processes of one run would have to agree on what they find.
         if not config.plain["skip_finished"] or processes().count > 1:
@@ -39,6 +41,9 @@ def run_unless_finished(config: RunConfig, folder: Path, **how: Any) -> dict[str
         identity, model = finished_runs.identity_of(config, _weights(config)), config.saves_model()
         with finished_runs.claimed(identity):
             earlier = finished_runs.find(identity, folder, model=model)
+            if earlier is None and model and job and config.plain["keep_models"] == "best":
+                model = False  # an earlier sweep did not keep it
+                earlier = finished_runs.find(identity, folder, model=model)
             if earlier is not None:
                 logger.info("finished before, in %s; skip_finished=false runs it again", earlier)
                 with disk_failures(folder):

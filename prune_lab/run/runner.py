@@ -35,6 +35,7 @@ from prune_lab.run.run_folder import claimed, disk_failures, writing
 from prune_lab.run.stage_cache import Result, SharedStages
 from prune_lab.run.state import Report, RunState, Stage
 from prune_lab.run.title import label_of, title_of
+from prune_lab.run.tracking.series import RunSeries
 from prune_lab.run.tracking.tracker import RunInfo, Tracker
 from prune_lab.run.tracking.trackers import Trackers
 from prune_lab.run.vetting import vet
@@ -46,6 +47,8 @@ from prune_lab.utils.memory import keep_freed_memory
 from prune_lab.utils.secrets import redacted, redacted_override, without_known_secrets
 
 logger = logging.getLogger(__name__)
+
+_TOLD = ("loss", "held_out_loss", "bytes", "seconds")  # beside what the summary has: a line fits a terminal
 
 
 def execute(
@@ -161,29 +164,30 @@ def _run_stages(
     report: Report | None,
     on_load: Callable[[RunState], None] | None,
 ) -> None:
-    """Loads, runs every stage, and tells the tracker; fills the record as it goes."""
+    """Loads, runs every stage, and tells the trackers; fills the record as it goes.
+
+    Trackers start once nothing is left that could be refused: a run that never began is none of theirs.
+    """
     keep_freed_memory()
     _seed(config.plain["seed"])
     tracker = Trackers(parts.tracker)
+    tracker.prepare()
+    run = _loaded(parts, info, config, record)
+    run.report = report
+    if on_load is not None:
+        on_load(run)
+    for stage in parts.stages.values():
+        stage.check(run)
+    shared = SharedStages(run, config, parts.stages, open_store())
+    names, idle = list(parts.stages), set()
+    check_room(run, parts.stages)
     tracker.start(info)
     taken.note()
-    failed, changed = True, False
-    run: RunState | None = None
+    failed, changed, series = True, False, RunSeries(tracker)
     try:
-        run = load(parts, info.folder, config.plain["seed"])
-        run.report, run.key, run.takes_kept = report, record["key"], config.plain["skip_finished"]
-        run.origin = origin_of(parts.model, record)
-        if on_load is not None:
-            on_load(run)
-        idle = set()
-        record["metrics"], record["protocol"] = run.metrics, run.protocol
-        for stage in parts.stages.values():
-            stage.check(run)
-        shared = SharedStages(run, config, parts.stages, open_store())
-        names = list(parts.stages)
-        check_room(run, parts.stages)
         while names:
             changed = changed or not parts.stages[names[0]].measures
+            run.log = series.of(names[0])
             results = shared.results(names[0], partial(_do, names[0], parts.stages[names[0]], run))
             for result in results:
                 infos = describe(result.name, parts.stages[result.name], result.metrics)
@@ -202,11 +206,20 @@ def _run_stages(
         failed = False
         raise
     except Exception as error:
-        if run is not None and changed and config.saves_model() and disk_failure(error):
+        if changed and config.saves_model() and disk_failure(error):
             raise rescued(run, config, error) from error
         raise
     finally:
         tracker.finish(record["metrics"], failed=failed)
+
+
+def _loaded(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str, Any]) -> RunState:
+    """The state of the run before its first stage, with whose metrics and protocol the record is filled."""
+    run = load(parts, info.folder, config.plain["seed"])
+    run.key, run.takes_kept = record["key"], config.plain["skip_finished"]
+    run.origin = origin_of(parts.model, record)
+    record["metrics"], record["protocol"] = run.metrics, run.protocol
+    return run
 
 
 def _do(name: str, stage: Stage, run: RunState) -> Result:
@@ -254,7 +267,8 @@ def _tell(result: Result, run: RunState, tracker: Tracker, infos: Mapping[str, M
         tracker.table(name, table.columns, table.rows)
     alone = {metric: infos[f"{result.name}/{metric}"] for metric in result.metrics if "/" not in metric}  # no tasks
     best = [metric for metric, info in alone.items() if info.quality]
-    shown = [*best, "seconds"] if best and result.name in MEASURED else list(alone)
+    told = [metric for metric, info in alone.items() if info.in_summary or metric in _TOLD] or list(alone)
+    shown = [*best, "seconds"] if best and result.name in MEASURED else told
     written = (f"{metric} {alone[metric].written(result.metrics[metric])}" for metric in shown)
     logger.info("%s: %s", result.name, ", ".join(written))
 

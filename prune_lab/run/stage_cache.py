@@ -20,7 +20,7 @@ from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
 from prune_lab.pruning.masks import Masks
 from prune_lab.run import artifacts
-from prune_lab.run.config import RunConfig, without_saving
+from prune_lab.run.config import RunConfig, without_beside
 from prune_lab.run.finished_runs import packages
 from prune_lab.run.input_files import files_of
 from prune_lab.run.parts import stage_settings
@@ -172,6 +172,6 @@ def _keys(run: RunState, config: RunConfig, stages: Mapping[str, Stage]) -> dict
         settings = stage.shared(stage_settings(config, name, type(stage)), reporting=run.report is not None)
         if settings is None:
             break
-        so_far.append([name, without_saving(settings), files_of(settings)])
+        so_far.append([name, without_beside(settings), files_of(settings)])
         keys[name] = json_digest(common | {"stages": so_far})
     return keys

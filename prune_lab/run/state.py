@@ -17,6 +17,7 @@ from prune_lab.models.origin import Origin
 from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.zeros import masks_of_zeros
+from prune_lab.training.series import SeriesLog
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class RunState:
 
     ``metrics`` holds what stages measured, as ``stage/metric``; ``protocol`` how those numbers came about; ``tables``
     what a stage wants shown as a table, by name; ``report`` is told values on the way, in a search that stops trials;
+    ``log`` is told the course of trainings;
     ``key`` stands for all settings that numbers depend on; ``kept_as`` for the model as it is, where the store has it;
     ``origin`` says what the weights are, as far as they are done; ``takes_kept`` whether results of other runs may be
     taken.
@@ -56,6 +58,7 @@ class RunState:
     protocol: dict[str, object] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     report: Report | None = None
+    log: SeriesLog | None = None
     key: str = ""
     kept_as: str | None = None
     origin: Origin = field(default_factory=lambda: Origin("model"))

@@ -1,6 +1,7 @@
 """What a run prints at its end: the dense model beside the pruned one, in numbers and in what they write."""
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,20 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
     console.print(table)
     print_continuations(console, read_continuations(folder), dict(zip(MEASURED, columns, strict=True)))
     console.print(f"everything about this run: {folder}", soft_wrap=True, highlight=False)
+    print_how_to_sync(console, [folder], shlex.quote(str(folder)))
+
+
+def print_how_to_sync(console: Console, folders: Iterable[Path], written: str) -> None:
+    """Says how the runs are uploaded that Weights & Biases has recorded offline, if there are any.
+
+    Args:
+        console: where.
+        folders: of the runs.
+        written: these folders as a shell takes them.
+    """
+    if any(next(folder.glob("wandb/offline-run-*"), None) is not None for folder in folders):
+        command = f"wandb sync --yes {written}/wandb/offline-run-*"
+        console.print(f"Weights & Biases was offline; to upload: {command}", soft_wrap=True, highlight=False)
 
 
 def _title(record: dict[str, Any]) -> str | None:

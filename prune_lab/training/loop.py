@@ -20,10 +20,12 @@ from prune_lab.training.held_out import HeldOut, split
 from prune_lab.training.hooks import Hooks
 from prune_lab.training.masters import check_types, widened
 from prune_lab.training.progress import Progress
+from prune_lab.training.series import Series, SeriesLog
 from prune_lab.training.settings import Training
 from prune_lab.training.states import SavedStates, Stateful
 from prune_lab.training.step import Stepper
 from prune_lab.utils.collectives import naming_who_is_lost
+from prune_lab.utils.progress import track
 
 if TYPE_CHECKING:  # PyTorch's FSDP takes a second to import
     from prune_lab.training.sharded import Shards
@@ -42,6 +44,7 @@ def fit(
     teacher: nn.Module | None = None,
     folder: Path | None = None,
     report: Callable[[int, float], None] | None = None,
+    log: SeriesLog | None = None,
 ) -> Progress:
     """Trains a causal language model in place.
 
@@ -56,6 +59,7 @@ def fit(
         teacher: for ``training.distill``.
         folder: where states are saved; removed when the training is done.
         report: is told the losses of held-out samples.
+        log: is told the course of the training, see `Series`.
 
     Raises:
         RunFailed: the loss is not finite, or one of several processes is gone.
@@ -66,7 +70,7 @@ def fit(
     check_types(next(model.parameters()).dtype, training, device)
     hooks, accelerator = hooks or Hooks(), accelerator_for(training, device)
     with naming_who_is_lost(), _placed(model, training, hooks, teacher, device) as shards:
-        return _fit(accelerator, model, shards, samples, training, device, groups, hooks, teacher, folder, report)
+        return _fit(accelerator, model, shards, samples, training, device, groups, hooks, teacher, folder, report, log)
 
 
 @contextmanager
@@ -104,6 +108,7 @@ def _fit(
     teacher: nn.Module | None,
     folder: Path | None,
     report: Callable[[int, float], None] | None,
+    log: SeriesLog | None,
 ) -> Progress:
     samples, held_out = _held_out(samples, training, report, partial(mean, accelerator))
     model = model if shards is None else shards.model
@@ -122,15 +127,18 @@ def _fit(
     settings = f"{training} {hooks.settings}".strip()
     states = SavedStates(accelerator, prepared, parts, folder, training.save_every, settings, shards)
     first = progress.resumed_at = states.resume()
+    series = Series(training, first, log)
     start = time.perf_counter() - progress.seconds
     with _training_mode(model, training, accelerator):
-        for step in range(first, training.steps):
+        for step in track(range(first, training.steps), training.steps - first, "training", series.status):
             if held_out.measure(model, step, device):
                 logger.info("training ends at step %d: the loss of held-out samples no longer falls", step)
                 break
-            progress.losses.append(make_step(step))
+            began = time.perf_counter()
+            made = make_step(step)
+            progress.losses.append(made.loss)
             scheduler.step()
-            _log(step, training, progress)
+            series.add(step, made, time.perf_counter() - began)
             if states.is_due(step + 1, training.steps):
                 progress.seconds = time.perf_counter() - start
                 states.save(step + 1)
@@ -205,12 +213,6 @@ def _weight_groups(model: nn.Module, training: Training) -> Iterable[dict[str, A
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     yield {"params": [p for p in trained if p.dim() >= 2], "weight_decay": training.weight_decay}
     yield {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0}
-
-
-def _log(step: int, training: Training, progress: Progress) -> None:
-    every = max(1, training.steps // 10)
-    if (step + 1) % every == 0:
-        logger.info("step %d of %d: loss %.4f", step + 1, training.steps, progress.loss(every))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The settings of a training."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import distributed
 
@@ -42,6 +42,7 @@ class Training:
         patience: ends the training after so many measurements without a lower loss, and goes back to the best; null:
             never.
         save_every: steps between two states in the run folder, from which an interrupted training goes on; 0: none.
+        log_every: steps between two lines of the training's series in ``metrics.jsonl`` and at W&B; 0: none.
         part: of a training in several parts with one learning-rate schedule, from 0.
         parts: of such a training.
         seed: of the order of the samples, and of dropout.
@@ -64,14 +65,16 @@ class Training:
     eval_samples: int = 0
     eval_every: int = 20
     patience: int | None = None
-    save_every: int = 0
+    # Not in the text of the settings, by which a saved state is known: neither changes what is trained.
+    save_every: int = field(default=0, repr=False)
+    log_every: int = field(default=10, repr=False)
     part: int = 0
     parts: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_whole(self, "steps", "batch_size", "gradient_accumulation_steps", "eval_every")
-        check_whole(self, "eval_samples", "save_every", least=0)
+        check_whole(self, "eval_samples", "save_every", "log_every", least=0)
         if self.batch_size % self.gradient_accumulation_steps:
             whole = f"{{at}}.batch_size={self.batch_size}"
             raise BadSetting(self, "gradient_accumulation_steps", f"does not divide {whole}")
@@ -106,6 +109,10 @@ class Training:
     def eps(self) -> float:
         """AdamW's epsilon."""
         return _EPSILON if self.epsilon is None else self.epsilon
+
+    def logs(self, step: int) -> bool:
+        """Whether the series of the training has a line after a step, from 0."""
+        return self.log_every > 0 and ((step + 1) % self.log_every == 0 or step + 1 == self.steps)
 
     def rate(self, step: int) -> float:
         """The share of the highest learning rate at a step, from 0."""

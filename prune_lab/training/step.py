@@ -15,6 +15,21 @@ from prune_lab.training.losses import language_loss, outputs
 from prune_lab.training.settings import Training
 
 
+@dataclass(frozen=True)
+class Stepped:
+    """What a step gave.
+
+    Attributes:
+        loss: the mean over all targets of the step, and the hooks' penalty.
+        tokens: of its samples, without padding, in all processes.
+        grad_norm: the Euclidean norm of all gradients together, unscaled and not clipped; ``None`` where nobody asks.
+    """
+
+    loss: float
+    tokens: int
+    grad_norm: float | None = None
+
+
 @dataclass
 class Stepper:
     """Makes the steps of a training.
@@ -45,8 +60,8 @@ class Stepper:
         others = [each for group in self.optimizer.param_groups for each in group["params"] if id(each) not in own]
         self._trained = [*weights, *others]  # of the model, and scores beside it
 
-    def __call__(self, step: int) -> float:
-        """Makes a step, from 0, and returns its loss: the mean over all targets of the step, and the hooks' penalty.
+    def __call__(self, step: int) -> Stepped:
+        """Makes a step, from 0.
 
         Raises:
             RunFailed: the loss is not finite.
@@ -73,8 +88,8 @@ class Stepper:
             total = average(accelerator, self.optimizer, self.model, total)
         if not math.isfinite(total):
             raise RunFailed(f"the loss of training step {step} is not finite; {self._remedy()}", training)
-        self._update()
-        return total
+        norm = self._update(measured=training.logs(step))
+        return Stepped(total, self.samples.count_tokens(rows), norm)
 
     def _loss(self, batch: Batch) -> Tensor:
         """The mean over the targets of one micro-batch, mixed with the divergence from the teacher."""
@@ -96,13 +111,29 @@ class Stepper:
         }
         return ", or use ".join([f"lower {{at}}.lr={training.lr:g}", *(name for name, new in changes.items() if new)])
 
-    def _update(self) -> None:
-        """Moves the weights along the gradients."""
+    def _update(self, *, measured: bool) -> float | None:
+        """Moves the weights along the gradients; returns their norm before clipping, where it is ``measured``."""
         self.hooks.after_backward()
+        norm: Tensor | None = None
         if self.training.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self._trained, self.training.max_grad_norm)
+            norm = self.accelerator.clip_grad_norm_(self._trained, self.training.max_grad_norm)
+        elif measured:
+            norm = self._norm()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return float(_whole(norm)) if measured and norm is not None else None
+
+    def _norm(self) -> Tensor:
+        """The norm of all gradients, which stay as they are: those of losses that are scaled keep their scale."""
+        norm = nn.utils.get_total_norm([each.grad for each in self._trained if each.grad is not None])
+        scaler = self.accelerator.scaler
+        return norm if scaler is None else norm / scaler.get_scale()
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """Of gradients that are divided among processes, each of which knows its part."""
+    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return whole
 
 
 def samples_of(step: int, samples: int, batch_size: int, seed: int) -> Tensor:

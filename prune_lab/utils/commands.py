@@ -2,10 +2,14 @@
 
 import argparse
 import platform
+import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import prune_lab
 
+_SHELLS = ("bash", "zsh", "tcsh")
 _NAMED = ("torch", "transformers", "hydra-core", "lm-eval")
 
 
@@ -32,4 +36,20 @@ def command_parser(name: str, description: str | None, examples: str) -> argpars
         name, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=version_text(), help="print versions and stop")
+    parser.add_argument("--print-completion", action=_Completion, help="print what completes the command and stop")
     return parser
+
+
+class _Completion(argparse.Action):
+    """Prints a script of a shell; made by shtab, which need not be installed."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, choices=_SHELLS, metavar="SHELL", **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, _: Any, shell: Any, option: str | None = None) -> None:
+        try:
+            import shtab
+        except ModuleNotFoundError:
+            parser.error(f"{option} needs shtab; install it with pip install 'prune-lab[completion]'")
+        sys.stdout.write(shtab.complete(parser, shell=shell) + "\n")
+        parser.exit()

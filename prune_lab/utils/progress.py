@@ -3,17 +3,29 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.file_proxy import FileProxy
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 Item = TypeVar("Item")
 
 
-def track(iterable: Iterable[Item], total: int | None, description: str) -> Iterator[Item]:
+def track(
+    iterable: Iterable[Item], total: int | None, description: str, status: Callable[[], str] | None = None
+) -> Iterator[Item]:
     """Yields what ``iterable`` yields, with a bar on standard error if that is a terminal, and nothing otherwise.
 
     The bar disappears when the work ends or breaks off. Log lines appear above it. Bars do not nest: the inner of two
@@ -23,6 +35,7 @@ def track(iterable: Iterable[Item], total: int | None, description: str) -> Iter
         iterable: the work.
         total: how many items there are; None if unknown.
         description: what is being done, in a few words.
+        status: says how it goes, in a few words, whenever the bar is drawn.
     """
     console = _terminal()
     if console is None:
@@ -34,10 +47,22 @@ def track(iterable: Iterable[Item], total: int | None, description: str) -> Iter
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *([_Status(status)] if status else ()),
     )
     progress = Progress(*columns, console=console, transient=True)
     with progress, _log_lines_above(console):
         yield from progress.track(iterable, total=total, description=description)
+
+
+class _Status(ProgressColumn):
+    """What a function says."""
+
+    def __init__(self, say: Callable[[], str]) -> None:
+        super().__init__()
+        self._say = say
+
+    def render(self, task: Task) -> Text:
+        return Text(self._say())
 
 
 def _terminal() -> Console | None:

@@ -146,7 +146,7 @@ def test_a_process_that_cannot_know_which_one_it_is(command, local_overrides, tm
     [
         (["--resolve"], ["--resolve is about what --cfg shows"]),
         (["-p", "model"], ["--package is about what --cfg shows"]),
-        (["--cfg", "job", "-m"], ["-m, --cfg exclude each other"]),
+        (["--cfg", "job", "-m"], ["--cfg shows the settings of one job; leave out -m"]),
         (["--info", "all", "--cfg", "job"], ["--cfg, --info exclude each other"]),
         (["--shell-completion"], ["--shell-completion takes install=SHELL"]),
         (

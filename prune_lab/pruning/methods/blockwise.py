@@ -9,8 +9,9 @@ import torch
 
 from prune_lab.errors import NotPositiveDefinite
 from prune_lab.models.view import PrunableLinear
+from prune_lab.pruning.block_log import iterate_and_tell
 from prune_lab.pruning.block_pruning import BlockPruning
-from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
+from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.method import Method
@@ -27,7 +28,7 @@ class BlockMethod(Method):
     def prune(self, context: PruningContext) -> PruningResult:
         """Iterates over the blocks, and calls `prune_block` on those in the target's range."""
         result, calibration = PruningResult(), share_of(self, context.calibration)
-        for block, inputs in iterate_blocks(context.model, calibration, context.target.end(context.model)):
+        for block, inputs in iterate_and_tell(context, calibration, result):
             if context.target.includes(block):
                 prune_once(inputs, context, result, self.prune_block)
         return result

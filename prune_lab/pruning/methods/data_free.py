@@ -8,8 +8,8 @@ import torch
 
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
+from prune_lab.pruning.block_log import iterate_and_tell
 from prune_lab.pruning.block_pruning import BlockPruning
-from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.methods.blockwise import BlockMethod
@@ -34,7 +34,7 @@ class DataFreeMethod(BlockMethod):
         else:
             masks = self.select_mask(target.linears(model), target, context.seed)
             seconds = (time.perf_counter() - start) / len(masks)
-        for block, inputs in iterate_blocks(model, context.calibration.first_batch(), target.end(model)):
+        for block, inputs in iterate_and_tell(context, context.calibration.first_batch(), result):
             if target.includes(block):
                 pruning = BlockPruning(inputs, target, result, context.seed)
                 if units:

@@ -159,6 +159,7 @@ def train_with_masks(policy: MaskPolicy, units: Sequence[Units], context: Prunin
                 teacher=teacher,
                 folder=context.folder,
                 report=context.report,
+                log=context.log,
             )
         live.masks.to("cpu")
         policy.finish(live, context.target.sparsity)

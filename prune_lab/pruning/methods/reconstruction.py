@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.pruning.block_log import iterate_and_tell
 from prune_lab.pruning.block_pruning import BlockPruning
-from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
+from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.capture import Call
 from prune_lab.pruning.calibration.held_out import HeldOut, batches_of
@@ -75,12 +76,12 @@ class Reconstruction(Refining, Method):
     @torch.no_grad()
     def prune(self, context: PruningContext) -> PruningResult:
         """Iterates over the blocks of the pruned model, with the dense model's hidden states beside it."""
-        model, target, calibration = context.model, context.target, context.calibration
+        target, calibration = context.target, context.calibration
         held = HeldOut.of(calibration, self.held_out)
         batch_size = calibration.batch_size or self._batch_size(calibration)
         calibration = replace(calibration, batch_size=batch_size, boundary=held.boundary)
         result, dense_hidden = PruningResult(), None
-        for block, inputs in iterate_blocks(model, share_of(self, calibration), target.end(model)):
+        for block, inputs in iterate_and_tell(context, share_of(self, calibration), result):
             if dense_hidden is None:
                 dense_hidden = inputs.hidden.clone()
             dense = BlockInputs(block, calibration, dense_hidden, inputs.calls, inputs.last)

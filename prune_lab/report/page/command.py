@@ -92,6 +92,7 @@ def attach(folder: Path, out: Path, project: str) -> None:
     mode = cast(Mode, os.environ.get("WANDB_MODE", "offline"))  # which the tracker checks
     tracker = WandbTracker(project=project, mode=mode)
     group = folder.resolve().name
+    tracker.prepare()
     tracker.start(RunInfo(out, {}, name=f"report of {group}", group=group, kind="report"))
     tracker.page("report", out / "report.html")
     tracker.finish({}, failed=False)

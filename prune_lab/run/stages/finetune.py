@@ -97,7 +97,15 @@ class Finetune(Stage):
         folder = run.folder / artifacts.TRAINING / self.folder
         report = run.report if self.reports else None
         progress = tune(
-            run.model, run.masks, self.training, samples, run.device, update=self.update, folder=folder, report=report
+            run.model,
+            run.masks,
+            self.training,
+            samples,
+            run.device,
+            update=self.update,
+            folder=folder,
+            report=report,
+            log=run.log,
         )
         lora, metrics = self.update if isinstance(self.update, Lora) else None, {}
         if before is not None:

@@ -161,6 +161,7 @@ class Prune(Stage):
                     device=run.device,
                     folder=run.folder / artifacts.TRAINING / "prune",
                     report=run.report,
+                    log=run.log,
                     finished_blocks=finished_blocks,
                 )
             )

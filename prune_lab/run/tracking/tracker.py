@@ -32,6 +32,9 @@ class RunInfo:
 class Tracker(Protocol):
     """Receives a run's numbers as they come; `finish` follows every `start` that returned, also when the run failed."""
 
+    def prepare(self) -> None:
+        """Checks whether it can be used as the user configured it, and begins nothing; raises `BadInput` if not."""
+
     def start(self, run: RunInfo) -> None:
         """Opens the tracker; raises `BadInput` if it cannot be used as the user configured it."""
 
@@ -40,6 +43,9 @@ class Tracker(Protocol):
 
     def log(self, stage: str, metrics: Mapping[str, float]) -> None:
         """Takes what a stage measured, under full names: ``{"prune/sparsity": 0.5}``."""
+
+    def series(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+        """Takes the course of a training, under full names: ``{"training/loss": 2.5}`` after so many steps."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Takes a table, such as the one with a row per weight."""

@@ -14,14 +14,19 @@ logger = logging.getLogger(__name__)
 class Trackers:
     """A `Tracker` that cannot harm the run: the record holds the results, trackers only show them.
 
-    A tracker that raises is warned about once, and the run goes on. Only `BadInput` gets through, from `start`: nothing
-    is lost by then, and the user can set it right.
+    A tracker that raises is warned about once, and the run goes on. Only `BadInput` gets through, from `prepare` and
+    `start`: nothing is lost by then, and the user can set it right.
     """
 
     def __init__(self, chosen: Tracker) -> None:
         self._members = [chosen] if isinstance(chosen, JsonlTracker) else [JsonlTracker(), chosen]
         self._started: list[Tracker] = []
         self._warned: list[Tracker] = []
+
+    def prepare(self) -> None:
+        """Lets each check what it needs, before the work of loading; raises `BadInput`."""
+        for member in self._members:
+            self._attempt(member, lambda tracker: tracker.prepare())
 
     def start(self, run: RunInfo) -> None:
         try:
@@ -39,6 +44,10 @@ class Trackers:
     def log(self, stage: str, metrics: Mapping[str, float]) -> None:
         for member in self._started:
             self._attempt(member, lambda tracker: tracker.log(stage, metrics))
+
+    def series(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+        for member in self._started:
+            self._attempt(member, lambda tracker: tracker.series(stage, step, numbers))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         for member in self._started:

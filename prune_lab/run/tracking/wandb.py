@@ -66,6 +66,14 @@ class WandbTracker:
         check_text(self, "entity", "group", optional=True)
         check_texts(self, "tags")
 
+    def prepare(self) -> None:
+        """Whether a login is stored, where one is needed."""
+        if self.mode == "online":
+            wandb = begin()
+            wandb.call("log_in", dict(os.environ))
+            with owned_by(self):
+                wandb.wait()
+
     def start(self, run: RunInfo) -> None:
         if self.mode == "disabled":
             return
@@ -84,9 +92,6 @@ class WandbTracker:
         folders = {"WANDB_DATA_DIR": str(folder / "wandb/data"), "WANDB_CACHE_DIR": str(cache_folder() / "wandb")}
         wandb = begin()
         wandb.call("start", folder, self.mode, folders | dict(os.environ), described)
-        if self.mode == "online":  # a login may be missing
-            with owned_by(self):
-                wandb.wait()
         self._wandb, self._folder = wandb, folder
 
     def define(self, metrics: Mapping[str, MetricInfo]) -> None:
@@ -95,6 +100,9 @@ class WandbTracker:
 
     def log(self, stage: str, metrics: Mapping[str, float]) -> None:
         self._call("log", dict(metrics))
+
+    def series(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+        self._call("series", step, dict(numbers))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         self._call("table", name, list(columns), [list(row) for row in rows])

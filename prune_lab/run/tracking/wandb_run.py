@@ -19,12 +19,28 @@ _CHARTS = {  # of tables: kind, the column of names or steps, the column of numb
     "rounds": [("line", "round", "perplexity_tuned", "Perplexity after each round")],
 }
 
+_STEP = "training/step"
+
 
 class WandbRun:
     """One run after another."""
 
     def __init__(self) -> None:
         self._run: wandb.Run | None = None
+
+    def log_in(self, environment: Mapping[str, str]) -> None:
+        """Takes the login that is stored.
+
+        Raises:
+            BadInput: there is none.
+        """
+        os.environ.clear()
+        os.environ.update(environment)
+        if not wandb.login(prompt=False, verify=False):
+            raise BadInput(
+                "{at}.mode=online, but no W&B login is stored here (or WANDB_MODE forbids one). Log in with "
+                "`wandb login` or set WANDB_API_KEY; or keep {at}.mode=offline and upload with `wandb sync`."
+            )
 
     def start(
         self,
@@ -40,18 +56,10 @@ class WandbRun:
             mode: ``offline`` or ``online``.
             environment: variables, in the place of those of this process.
             described: what `wandb.init` is told about the run.
-
-        Raises:
-            BadInput: no login is stored.
         """
         self.close()
         os.environ.clear()
         os.environ.update(environment)
-        if mode == "online" and not wandb.login(prompt=False, verify=False):
-            raise BadInput(
-                "{at}.mode=online, but no W&B login is stored here (or WANDB_MODE forbids one). Log in with "
-                "`wandb login` or set WANDB_API_KEY; or keep {at}.mode=offline and upload with `wandb sync`."
-            )
         self._run = wandb.init(
             resume="allow" if mode == "online" else None,  # offline, W&B cannot look for it
             dir=folder,
@@ -81,6 +89,14 @@ class WandbRun:
         """Logs a step."""
         if self._run is not None:
             self._run.log(dict(metrics))
+
+    def series(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Logs a point of the course of a training, over its own axis: W&B's steps count what was logged."""
+        if self._run is not None:
+            self._run.define_metric(_STEP, hidden=True)
+            for name in numbers:
+                self._run.define_metric(name, step_metric=_STEP)
+            self._run.log({_STEP: step, **numbers})
 
     def table(self, name: str, columns: Sequence[str], data: list[list[object]]) -> None:
         """Logs a table, and the charts that belong to it."""

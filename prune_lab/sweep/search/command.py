@@ -14,6 +14,7 @@ from optuna.distributions import CategoricalDistribution
 
 from prune_lab.errors import BadInput, BadSetting, located
 from prune_lab.run.config import is_beside_numbers, objectives_of
+from prune_lab.sweep.kept import BestModel
 from prune_lab.sweep.launch.engine import check_launcher, launching
 from prune_lab.sweep.search.loop import Jobs, run_trials
 from prune_lab.sweep.search.report import MARKS
@@ -78,7 +79,9 @@ def search(
             study.enqueue_defaults(defaults)
         if not settings.on_url or settings.repeat_running:
             study.repeat_running()
-        run_trials(study, Jobs(compose, launch), folder)
+        better = "lower" if study.directions[0] == "minimize" else "higher"
+        kept = BestModel(objectives[0], better) if base.keep_models == "best" and base.save_model else None
+        run_trials(study, Jobs(compose, launch), folder, kept)
 
 
 def _without_searched(space: Space, compose: Callable[[Sequence[str]], DictConfig]) -> tuple[DictConfig, bool]:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from optuna.trial import Trial
 from prune_lab.errors import RunFailed
 from prune_lab.run import artifacts
 from prune_lab.run.hydra_vetting import TRIAL
+from prune_lab.run.record import read_record
+from prune_lab.sweep.kept import BestModel
 from prune_lab.sweep.search.report import print_summary, write_report
 from prune_lab.sweep.search.study import FOLDER, STOPPED, Study
 
@@ -34,13 +37,14 @@ class Jobs:
     launch: Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 
 
-def run_trials(study: Study, jobs: Jobs, folder: Path) -> None:
+def run_trials(study: Study, jobs: Jobs, folder: Path, kept: BestModel | None = None) -> None:
     """Runs what the study lacks; tables and plots are up to date after every batch.
 
     Args:
         study: that is open.
         jobs: how to run.
         folder: of runs, tables and plots.
+        kept: decides which of the trials' models stay; ``None``: all.
 
     Raises:
         RunFailed: a trial failed; the others were run, unless too many failed in a row.
@@ -62,6 +66,10 @@ def run_trials(study: Study, jobs: Jobs, folder: Path) -> None:
                     study.take_up(current)
             write_report(study, folder)
             raise
+        if kept is not None:
+            for own in (folder / str(trial.number) for trial in trials):
+                with suppress(OSError, ValueError):  # it has left no record
+                    kept.ended(own, read_record(own))
         for trial in trials:
             in_a_row = in_a_row + 1 if trial.number in failed else 0
         failures += [f"trial {number}: {message}" for number, message in failed.items()]

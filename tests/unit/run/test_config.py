@@ -183,6 +183,7 @@ def test_the_key_of_a_run_tells_settings_apart_that_change_its_numbers(composed)
     assert default == key()
     assert default == key("tracker=jsonl") == key("save_model=false")
     assert default == key("training.save_every=5") == key("stages.prune.save_every=null")
+    assert default == key("training.log_every=3")
     others = [
         key("seed=1"),
         key("method=wanda"),

@@ -20,11 +20,17 @@ class Fake:
         if call == self.broken:
             raise self.error
 
+    def prepare(self):
+        self._note("prepare")
+
     def start(self, run):
         self._note("start")
 
     def log(self, stage, metrics):
         self._note("log")
+
+    def series(self, stage, step, numbers):
+        self._note("series")
 
     def table(self, name, columns, rows):
         self._note("table")

@@ -30,6 +30,7 @@ for number, failed in enumerate((False, True)):
     better = {"evaluate/perplexity": "lower", "evaluate/accuracy": "higher", "evaluate/uniqueness": None}
     trackers.define({name: MetricInfo("a label", better=way) for name, way in better.items()})
     trackers.log("evaluate", {"evaluate/perplexity": 20.0 + number, "evaluate/accuracy": float("inf")})
+    trackers.series("finetune", 10, {"training/loss": 2.5, "training/grad_norm": 1.5})
     trackers.table("layers", ["name", "sparsity", "error"], [["block.0", 0.5, 0.25], ["block.1", 0.5, None]])
     trackers.finish({"evaluate/perplexity": 20.0 + number}, failed=failed)
 assert before == (sys.exit, sys.excepthook, dict(os.environ))
@@ -111,6 +112,19 @@ def test_metrics_are_defined_with_what_is_best_of_them(two_runs):
     assert {each.name: (each.summary.min, each.summary.max) for each in defined} == {
         "evaluate/perplexity": (True, False),
         "evaluate/accuracy": (False, True),
+        "training/step": (False, False),
+        "training/loss": (False, False),
+        "training/grad_norm": (False, False),
+    }
+
+
+def test_the_course_of_a_training_has_an_axis_of_its_own(two_runs):
+    _, _, paths, _ = two_runs
+    history = logged(paths[0])["history"]
+    assert (history["training/step"], history["training/loss"], history["training/grad_norm"]) == (10, 2.5, 1.5)
+    defined = [each.metric for each in records(paths[0]) if each.WhichOneof("record_type") == "metric"]
+    assert {each.step_metric for each in defined if each.name in ("training/loss", "training/grad_norm")} == {
+        "training/step"
     }
 
 
@@ -209,7 +223,7 @@ def test_neither_secrets_nor_the_machine_are_told(two_runs):
 
 def test_the_file_of_metrics_is_written_too(two_runs):
     folder, _, _, _ = two_runs
-    assert len((folder / "1" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert len((folder / "1" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_online_without_a_login_is_a_mistake_with_a_remedy_and_no_question(tmp_path, monkeypatch):
@@ -219,7 +233,8 @@ def test_online_without_a_login_is_a_mistake_with_a_remedy_and_no_question(tmp_p
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked the user"))
     with pytest.raises(BadInput, match=r"(?s)WandbTracker\.mode=online.*wandb login.*offline"):
-        WandbTracker(mode="online").start(RunInfo(tmp_path, {}, "toy"))
+        WandbTracker(mode="online").prepare()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_disabled_does_nothing(tmp_path):
