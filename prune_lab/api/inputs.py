@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prune_lab.data.chats import Chat, as_document
 from prune_lab.errors import BadInput, shown
 from prune_lab.models.in_memory import InMemory
 from prune_lab.models.model import PrunableModel
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 Model: TypeAlias = Union[str, Path, "PreTrainedModel", "Result"]
 """A choice of the command (``smollm2``), a folder, a GGUF file, a name on the hub; a model in memory, or a result."""
 
-Text: TypeAlias = Sequence[str] | Tensor | np.ndarray[Any, Any]
-"""Documents, or token ids ``(samples, seqlen)``, integers."""
+Text: TypeAlias = Sequence[str] | Sequence[Chat] | Tensor | np.ndarray[Any, Any]
+"""Documents; conversations, each a list of messages ``{"role": ..., "content": ...}``; or token ids, integers of shape
+``(samples, seqlen)``."""
 
 DataLike: TypeAlias = str | Text | tuple[Text, Text] | None
 """A choice of the command (``c4_wikitext2``); text to calibrate on; or a pair, text to calibrate and to evaluate on."""
@@ -95,14 +97,13 @@ def data_of(data: Any, folder: Path) -> dict[str, Any]:
     """
     if data is None or isinstance(data, str):
         return {} if data is None else {"data": data}
-    is_pair = isinstance(data, tuple) and len(data) == 2 and not all(isinstance(each, str) for each in data)
-    calibration, evaluation = data if is_pair else (data, data)
+    calibration, evaluation = data if is_pair(data) and len(data) == 2 else (data, data)
     kinds = {_kind(calibration), _kind(evaluation)}
     if len(kinds) != 1 or None in kinds:
         raise BadInput(
-            f"data={type(data).__name__} is not allowed; it is the name of a choice, a list of texts (not empty: "
-            'list(texts), dataset["text"]), token ids (integers of shape (samples, seqlen)), or a pair of one of '
-            "these kinds, to calibrate and to evaluate on"
+            f"data={type(data).__name__} is not allowed; it is the name of a choice, a list of texts or of chats (not "
+            'empty: list(texts), dataset["text"]), token ids (integers of shape (samples, seqlen)), or a pair of one '
+            "of these kinds, to calibrate and to evaluate on"
         )
     files: dict[str, Path] = {}
     for name, text in (("calibration", calibration), ("evaluation", evaluation)):
@@ -113,13 +114,18 @@ def data_of(data: Any, folder: Path) -> dict[str, Any]:
     return {"data": kinds.pop(), **files}
 
 
+def is_pair(data: Any) -> bool:
+    """Returns whether data are text to calibrate on and text to evaluate on; several documents in a tuple are one."""
+    return isinstance(data, tuple) and all(_kind(each) is not None for each in data)
+
+
 def _kind(text: Any) -> str | None:
     if isinstance(text, Tensor | np.ndarray):
         whole = isinstance(text, np.ndarray) or (text.layout == torch.strided and not text.is_meta)
         integers = whole and str(text.dtype).removeprefix("torch.").strip("u0123456789") == "int"
         return "tokens" if integers and text.ndim == 2 and len(text) > 0 else None
     texts = isinstance(text, Sequence) and not isinstance(text, str) and len(text) > 0
-    return "files" if texts and all(isinstance(each, str) for each in text) else None
+    return "files" if texts and all(as_document(each) is not None for each in text) else None
 
 
 def _write(text: Text, stem: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from prune_lab.api.inputs import DataLike, Model, data_of, model_of
+from prune_lab.api.inputs import DataLike, Model, data_of, is_pair, model_of
 from prune_lab.api.result import Result, changes_of, note_change, read_layers
 from prune_lab.api.settings import compose, normal, overrides_of
 from prune_lab.data.overlap import find_overlap
@@ -49,7 +49,7 @@ def run(
     named, given = model_of(model, tokenizer)
     if output is not None and (not isinstance(output, str | Path) or not str(output)):
         raise BadInput(f"output={shown(output)} is not allowed; it is the name of a folder")
-    alone = data is not None and not _names_data(data)
+    alone = data is not None and not isinstance(data, str) and not is_pair(data)
     if alone and len(stages) > 1 and (seen := _MEASURED_ON_TEXT & set(stages)):
         raise BadInput(
             f"data is what the model is calibrated on, and {', '.join(sorted(seen))} would measure it on the same; "
@@ -112,11 +112,6 @@ def _check(config: RunConfig, given: InMemory | None, settings: dict[str, Any]) 
 
 def _names(stages: Any) -> list[str]:
     return [stages] if isinstance(stages, str) else list(stages)
-
-
-def _names_data(data: Any) -> bool:
-    """Whether data are a choice of the command, or a pair, one of which is evaluated on."""
-    return isinstance(data, str) or (isinstance(data, tuple) and not all(isinstance(each, str) for each in data))
 
 
 @contextmanager

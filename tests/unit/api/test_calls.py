@@ -1,5 +1,6 @@
 """`prune_lab.prune`, `evaluate` and `shrink` against the command and the model itself."""
 
+import copy
 import json
 import logging
 import random
@@ -29,8 +30,29 @@ def tokens(random_tokens):
     return random_tokens(6, 32, 0), random_tokens(6, 32, 1)
 
 
+@pytest.fixture
+def reference_in_memory():
+    folder = REFERENCE / "opt"
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
 def zeros(hf) -> dict[str, torch.Tensor]:
     return {name: parameter == 0 for name, parameter in hf.named_parameters() if parameter.ndim == 2}
+
+
+def test_chats_are_calibrated_on_by_the_template(reference_in_memory):
+    hf, tokenizer = reference_in_memory
+    other = copy.deepcopy(hf)
+    chats = [[{"role": "user", "content": f"What is {number}?"}, {"role": "assistant", "content": "A number."}]
+             for number in range(60)]  # fmt: skip
+    how = {"method": "wanda", "data__samples": 2, "data__seqlen": 32, "device": "cpu"}
+    with pytest.raises(BadInput, match="conversations, which a chat template makes texts of"):
+        prune_lab.prune(hf, tokenizer=tokenizer, data=chats, **how)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+    texts = [f"user: What is {number}? assistant: A number. " for number in range(60)]
+    by_chat = prune_lab.prune(hf, tokenizer=tokenizer, data=chats, **how).masks
+    by_text = prune_lab.prune(other, tokenizer=tokenizer, data=texts, **how).masks
+    assert all(torch.equal(mask, by_text[name]) for name, mask in by_chat.items())
 
 
 def test_a_folder_is_pruned_as_the_command_prunes_it(model_folder, local_overrides, configured, tokens, tmp_path):
