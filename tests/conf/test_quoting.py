@@ -9,7 +9,7 @@ import yaml
 
 from prune_lab.api import check
 from prune_lab.clean import command
-from prune_lab.report import table
+from prune_lab.report import arguments
 from prune_lab.report.page import command as report
 from prune_lab.run.conf_folder import conf_folder
 
@@ -24,7 +24,7 @@ HELPS = {
     "prune-lab-check": check._EXAMPLES,
     "prune-lab-clean": command._EXAMPLES,
     "prune-lab-report": report._EXAMPLES,
-    "prune-lab-table": table._EXAMPLES,
+    "prune-lab-table": arguments._EXAMPLES,
 }
 
 
