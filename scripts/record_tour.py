@@ -35,13 +35,13 @@ result.save("smollm2-sparsegpt")
 
 SMALL = "data.samples=16 data.seqlen=256 data.limit_windows=20 evaluate=perplexity"
 STEPS: tuple[tuple[str, str, str], ...] = (
-    ("Install", "", "python -m venv lab && . lab/bin/activate && pip install --quiet torch==2.13.0 ./prune_lab"),
+    ("Install", "", "python -m venv lab && . lab/bin/activate && pip install -qq torch==2.13.0 ./prune_lab"),
     ("Prune in Python", f"`first.py`:\n```python\n{PYTHON}```", "python first.py && ls smollm2-sparsegpt"),
     ("Prune by command", "", f"prune-lab model=smollm2 method=wanda sparsity.level=0.5 {SMALL}"),
     (
         "Watch a sweep",
         "",
-        f"prune-lab -m method=magnitude,wanda sparsity.level=0.5,0.7 seed=0,1,2 keep_models=best {SMALL}",
+        f"prune-lab -m method=magnitude,wanda seed=0,1 sparsity.level=0.6 keep_models=best {SMALL}",
     ),
     ("Look at the page", "", "prune-lab-report outputs --out report"),
     ("See what is kept, and clean up", "", "prune-lab-clean"),

@@ -34,7 +34,8 @@ def without_missing(plain: Mapping[str, Any], choices: Mapping[str, Any], overri
     if choices.get("evaluate") == "all" and not asked and not is_installed("lm_eval"):
         suite = found["evaluate"]
         if isinstance(suite, Mapping) and suite.get("zero_shot") is not None:
-            _tell("no zero-shot tasks: lm-eval is not installed", "harness")
+            if not {"dense", "evaluate"}.isdisjoint(found.get("stages") or ()):
+                _tell("no zero-shot tasks: lm-eval is not installed", "harness")
             found["evaluate"] = {**suite, "zero_shot": None}
     return found
 
