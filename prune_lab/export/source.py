@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune_lab.errors import BadInput, located
+from prune_lab.errors import BadInput
 from prune_lab.models.local import LocalFolder
 from prune_lab.models.origin import Origin, is_changed, read_origin
 from prune_lab.models.weight_files import WeightFiles, find_weights
@@ -49,9 +49,12 @@ def find_saved(given: str) -> Saved:
     if is_run:
         _check_run(path)
     folder = path / artifacts.MODEL if is_run else path
-    with located("RUN_OR_MODEL_DIR"):
+    try:
         LocalFolder(str(folder)).check()
         weights, origin = find_weights(folder), read_origin(folder)
+    except BadInput as error:
+        error.locate(lambda _: "RUN_OR_MODEL_DIR")
+        raise
     if weights.pickled:
         raise BadInput(
             f"{folder} holds {weights.files[0].name}, and weights are exported from safetensors files only; save them "
