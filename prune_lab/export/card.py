@@ -1,7 +1,7 @@
 """The model card: the hub's metadata, and in words what was done, how it was measured, and what it is good for."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from prune_lab.export.metadata import base_model_of, card_data, repositories_of
 from prune_lab.export.public import public, public_command, public_text
 from prune_lab.export.source import Saved
 from prune_lab.models.config_file import read_config
+from prune_lab.models.in_memory import IN_MEMORY
 from prune_lab.models.shrink import PREFIX
 from prune_lab.report.evaluated import evaluation_text
 from prune_lab.report.page.asked import read_asked
@@ -93,12 +94,14 @@ def _of_record(saved: Saved, card: Card) -> Iterator[str]:
     assert record is not None and saved.run is not None
     asked = read_asked(record, saved.run)
     yield "## What was done\n\n" + "\n".join(f"- {name}: {value}" for name, value in _settings(record, asked) if value)
-    yield f"## Results\n\n{_results(record, card)}"
+    yield f"## Results\n\n{_results(record, card, saved.origin.steps if saved.origin else ())}"
     if asked.overrides is not None:
         command = public_command(asked.overrides, repositories_of(record))
+        given = section_of(record, "config", "model").get("path") == IN_MEMORY
+        how = "A call in Python on a model in memory, as the command would have it. " if given else ""
+        how += "`DIR` stands for a folder of the machine that ran it. " if "DIR" in command else ""
         yield (
-            "## The command\n\n```bash\n" + command + "\n```\n\n`DIR` stands for a folder of the machine that ran it; "
-            "settings of trackers, folders and devices are left out."
+            f"## The command\n\n```bash\n{command}\n```\n\n{how}Settings of trackers, folders and devices are left out."
         )
     protocol = {name: value for name, value in record["protocol"].items() if name != "packages"}
     text = json.dumps(public(protocol), indent=2, ensure_ascii=False).replace("```", "'''")
@@ -144,7 +147,7 @@ def _text_of(data: Mapping[str, Any]) -> str:
     return public_text(f"{source}{amount}") + (f", seed {data['seed']}" if "seed" in data else "")
 
 
-def _results(record: Mapping[str, Any], card: Card) -> str:
+def _results(record: Mapping[str, Any], card: Card, done: Sequence[str]) -> str:
     before, after = columns_of(dict(record))
     lines = [f"| | {before} | {after} |", "|---|---:|---:|"]
     metrics = record["metrics"]
@@ -152,6 +155,10 @@ def _results(record: Mapping[str, Any], card: Card) -> str:
         cells = ("" if (value := metrics.get(name)) is None else info.written(value) for name in (dense, pruned))
         lines.append(f"| {_plain(info.title)} | {' | '.join(cells)} |")
     told = ["\n".join(lines)] if len(lines) > 2 else ["The run has measured nothing that its summary shows."]
+    if done and done[-1] == "shrunk" and "shrink" not in section_of(record, "config", "stages"):
+        told.append(
+            "Measured before neurons and heads that are zero were taken out, which changes no more than rounding."
+        )
     text = evaluation_text(record["protocol"])
     if text and any(name.endswith("perplexity") for name in metrics):
         told.append(f"Perplexity: {public_text(text)} tokens, unless a row names another text.")

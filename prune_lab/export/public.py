@@ -20,6 +20,8 @@ _OF_THE_MACHINE = (
 _URL = re.compile(r"\w+://[^\s'\"\],}]+")
 _ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:~[\w.-]*|\.{1,2})?(?:/[^\s,'\"\]}();:]+)+/?")
 _RELATIVE = re.compile(r"(?<![^\s=\[,:'\"{(])[\w.-]+(?:/[^\s,'\"\]}();:]+)+")
+_QUOTED_WORD = re.compile(r"'(?!(?:null|true|false|nan|inf)')([A-Za-z_][\w./-]*)'", re.IGNORECASE)
+"""Calls in Python quote every text, which a shell would have to quote once more."""
 _NO_PATHS = ("objective", "hydra.sweeper.objective", "sequential")
 
 
@@ -64,7 +66,7 @@ def public_command(overrides: Sequence[str], repositories: Collection[str]) -> s
         if sign and plain not in _NO_PATHS:
             value = public_text(value)
             value = value if any(letter.isspace() for letter in value) else _RELATIVE.sub(shown, value)
-        kept.append(f"{key}{sign}{value}")
+        kept.append(_QUOTED_WORD.sub(r"\1", f"{key}{sign}{value}"))
     return shlex.join(["prune-lab", *kept])
 
 

@@ -31,6 +31,7 @@ class Written:
         new_zeros: how many became zero by rounding.
         rounded: how many have another value now.
         largest: the largest relative change of a number that did not become zero.
+        converted: whether any tensor has another type now.
         dtypes: how many numbers there are of each type, by its name.
     """
 
@@ -40,6 +41,7 @@ class Written:
     new_zeros: int = 0
     rounded: int = 0
     largest: float = 0.0
+    converted: bool = False
     dtypes: dict[str, int] = field(default_factory=dict)
 
     def told(self) -> list[str]:
@@ -52,6 +54,8 @@ class Written:
                 f"change is {self.largest:.2g}; every zero is still zero, and {self.new_zeros:,} small numbers became "
                 "zero"
             )
+        elif self.converted:
+            lines.append("the conversion has rounded no number")
         return lines
 
 
@@ -125,6 +129,7 @@ def _count(written: Written, name: str, before: Tensor, after: Tensor) -> None:
     written.zeros += zeros
     if before.dtype == after.dtype or not before.numel():
         return
+    written.converted = True
     wide = torch.promote_types(before.dtype, after.dtype)
     wide = torch.promote_types(wide, torch.float32)  # neither bfloat16 nor float16 holds the other
     old, new = before.to(wide), after.to(wide)

@@ -204,6 +204,12 @@ def test_the_command_runs_by_itself(model_folder, tmp_path):
 
 def test_rounding_is_measured_beside_both_types():
     written = weights.Written()
+    exact = torch.tensor([0.0, 1.5], dtype=torch.bfloat16)
+    weights._count(written, "x", exact, exact)
+    assert len(written.told()) == 1
+    weights._count(written, "x", exact, exact.float())
+    assert written.told()[1] == "the conversion has rounded no number"
+    written = weights.Written()
     before = torch.tensor([0.0, 1.0, 1.0 + 2**-9], dtype=torch.float16)
     weights._count(written, "x", before, before.to(torch.bfloat16))
     assert (written.numbers, written.zeros, written.new_zeros, written.rounded) == (3, 1, 0, 1)
