@@ -13,7 +13,7 @@ from prune_lab.cache.source import _BESIDE_RUNS
 PACKAGE = Path(prune_lab.__file__).parent
 ROOMS = (  # a room imports from itself and from those before it
     "errors", "utils", "cache", "models", "data", "training", "pruning", "evaluation", "run", "sweep", "clean",
-    "report", "api", "__main__",
+    "report", "export", "api", "__main__",
 )  # fmt: skip
 SOURCES = {  # by the name of the module
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text(encoding="utf-8")

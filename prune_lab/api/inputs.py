@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prune_lab.data.chats import Chat, as_document
 from prune_lab.errors import BadInput, shown
-from prune_lab.models.in_memory import InMemory
+from prune_lab.models.in_memory import IN_MEMORY, InMemory
 from prune_lab.models.model import PrunableModel
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ Text: TypeAlias = Sequence[str] | Sequence[Chat] | Tensor | np.ndarray[Any, Any]
 
 DataLike: TypeAlias = str | Text | tuple[Text, Text] | None
 """A choice of the command (``c4_wikitext2``); text to calibrate on; or a pair, text to calibrate and to evaluate on."""
-
-IN_MEMORY = "(in memory)"
 
 
 def model_of(model: Any, tokenizer: "PreTrainedTokenizerBase | None") -> tuple[dict[str, Any], InMemory | None]:

@@ -1,17 +1,24 @@
 """What a call in Python returns: the model, and all that the run found out about it."""
 
 import csv
+import tempfile
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_lab.errors import BadInput
+from prune_lab.export.card import Card, card_text
+from prune_lab.export.folder import CARD
+from prune_lab.export.hub import Place, check_place, push
+from prune_lab.export.source import Saved
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import Origin
+from prune_lab.models.weight_files import find_weights
 from prune_lab.pruning.masks import Masks
 from prune_lab.run import artifacts
 from prune_lab.run.stages.save import save_model
+from prune_lab.utils.files import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,6 +87,8 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Writes the model and its tokenizer, with its zeros, as ``from_pretrained`` and the command read them.
 
+        A model card, ``README.md``, says what was done, and what was measured how.
+
         A model whose blocks differ in width is opened by `prune_lab.load` and the command only.
 
         Args:
@@ -103,11 +112,43 @@ class Result:
                 raise BadInput(f"{target} is there and is not empty; nothing is replaced, so give a new folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             save_model(self.prunable, self.origin, target)
+            write_text(target / CARD, self._card(target, target.name))
         except OSError as error:
             raise BadInput(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
         finally:
             self.model.config.use_cache = use_cache
         return target
+
+    def push_to_hub(
+        self, repository: str, *, private: bool = False, revision: str | None = None, update: bool = False
+    ) -> str:
+        """Uploads what `save` writes to the Hugging Face hub, as ``prune-lab-export --push-to-hub`` does.
+
+        Args:
+            repository: ``organisation/name``, which is made where there is none.
+            private: whether others cannot see a repository that is made.
+            revision: a branch, which is made where there is none.
+            update: whether the model of a repository that is there may be replaced.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            BadInput: the name, the token or the right to write is missing, or the repository is there already.
+            RunFailed: the hub cannot be reached.
+        """
+        place = Place(repository, private, revision, update)
+        check_place(place)
+        with tempfile.TemporaryDirectory(prefix="prune_lab-") as folder:
+            saved = self.save(Path(folder) / repository.rpartition("/")[2])
+            return push(saved, place, f"Add the model ({'; '.join(self.origin.steps) or 'unchanged'})")
+
+    def _card(self, folder: Path, name: str) -> str:
+        weights = find_weights(folder)
+        dtypes = frozenset(str(tensor.dtype).removeprefix("torch.") for tensor in weights.headers().values())
+        record = self.record if self.record.get("protocol") else None  # `shrink` alone makes none
+        run = None if record is None else self.folder
+        return card_text(Saved(folder, weights, self.origin, record=record, run=run), Card(name, dtypes=dtypes))
 
 
 def read_layers(folder: Path) -> list[Row]:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from prune_lab.utils.plugins import source_files
 
-_BESIDE_RUNS = ("api", "clean", "report", "sweep")  # packages that start runs or read them, and take no part in them
+_BESIDE_RUNS = (
+    "api",
+    "clean",
+    "export",
+    "report",
+    "sweep",
+)  # packages that start runs or read them, and take no part in them
 
 
 @cache

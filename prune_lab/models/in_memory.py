@@ -14,6 +14,9 @@ from prune_lab.models.origin import Origin
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+IN_MEMORY = "(in memory)"
+"""Stands in the settings of a run where the path of a checkpoint does."""
+
 _MODES = {"training", "gradient_checkpointing", "_gradient_checkpointing_func"}
 """What a module has of the modes that a program sets."""
 

@@ -18,12 +18,12 @@ from prune_lab.run.title import prunes, title_of
 
 def print_summary(record: dict[str, Any], folder: Path) -> None:
     """Prints the table, what the models wrote, and where everything is to standard output."""
-    console, columns = Console(), _columns(record)
+    console, columns = Console(), columns_of(record)
     table = Table()
     for column in ("", *columns):
         table.add_column(column, justify="right" if column else "left")
     metrics = record["metrics"]
-    for info, dense, pruned in _rows(metrics, infos_of(record)):
+    for info, dense, pruned in summary_rows(metrics, infos_of(record)):
         values = (metrics.get(name) for name in (dense, pruned))
         table.add_row(info.title, *("" if value is None else info.written(value) for value in values))
     title = str(record.get("title") or _title(record) or folder.name)
@@ -55,7 +55,7 @@ def _title(record: dict[str, Any]) -> str | None:
         return None
 
 
-def _columns(record: dict[str, Any]) -> tuple[str, str]:
+def columns_of(record: dict[str, Any]) -> tuple[str, str]:
     """What the model is before the stages and after them."""
     stages = section_of(record, "config", "stages") or ("prune",)
     before = "as loaded" if record["protocol"].get("parent") else "dense"
@@ -64,7 +64,9 @@ def _columns(record: dict[str, Any]) -> tuple[str, str]:
     return before, "tuned" if record["config"].get("finetune") and "finetune" in stages else "evaluated"
 
 
-def _rows(metrics: Mapping[str, float], infos: Mapping[str, MetricInfo]) -> Iterator[tuple[MetricInfo, str, str]]:
+def summary_rows(
+    metrics: Mapping[str, float], infos: Mapping[str, MetricInfo]
+) -> Iterator[tuple[MetricInfo, str, str]]:
     """Of each row, the description and the full names of the metrics of the dense and of the pruned model.
 
     What both models were measured in comes first, parts such as single tasks last of it; then what stages say.

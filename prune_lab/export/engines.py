@@ -1,0 +1,54 @@
+"""What inference engines gain by a pruned model: by the kind of its zeros, and whether they were taken out."""
+
+import re
+from collections.abc import Iterator
+
+_PATTERN = re.compile(r"\b(\d+):(\d+)\b")
+
+
+def engine_notes(done: str, *, unequal: bool = False) -> Iterator[str]:
+    """Yields what to say, a paragraph each.
+
+    Args:
+        done: the steps that a model went through, as runs are titled: ``Wanda, 50% unstructured; tuned``.
+        unequal: whether its blocks have sizes that its family has no configuration for.
+    """
+    pattern = _PATTERN.search(done)
+    if "shrunk" in done:
+        yield (
+            "Neurons or heads were taken out, so that the matrices are smaller: memory, computation and files are "
+            "smaller in every engine that opens the model, without special kernels."
+        )
+    elif "neurons" in done or "heads" in done:
+        yield (
+            "Whole neurons or heads are zero and still stored: an engine gains nothing by that until they are taken "
+            "out, which is what prune_lab's stage `shrink` does."
+        )
+    if unequal:
+        yield (
+            "Its blocks have sizes that the configuration of its family cannot say: it opens with `prune_lab.load` "
+            "only, and not with engines or `from_pretrained`."
+        )
+    if pattern and (pattern[1], pattern[2]) == ("2", "4"):
+        yield (
+            "Of each four weights in a row two are zero (2:4), which sparse tensor cores of NVIDIA GPUs from compute "
+            "capability 8.0 on can use. This folder stores the zeros like other numbers, so that an engine gains time "
+            "only once it has packed the weights for such kernels: cuSPARSELt, in PyTorch by "
+            "`torch.sparse.to_sparse_semi_structured`, or an engine that has them (whether your version of vLLM does, "
+            "its documentation says). With small batches these kernels may be slower than dense ones."
+        )
+    elif pattern:
+        yield (
+            f"Of each {pattern[2]} weights in a row {pattern[1]} are kept or fewer. Hardware has kernels for 2:4 only: "
+            "dense engines gain no time and no memory."
+        )
+    elif "unstructured" in done:
+        yield (
+            "The zeros lie anywhere. Engines that multiply dense matrices, which transformers, vLLM and llama.cpp do, "
+            "gain no time and no memory by them: a zero is stored and multiplied like any other number. Only a "
+            "compressed file is smaller, and only kernels for unstructured sparsity are faster."
+        )
+    yield (
+        "Quantising the model may bring zeros back as other numbers, where a format has an offset (Q4_1 of GGUF, for "
+        "example): count them afterwards."
+    )

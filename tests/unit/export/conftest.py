@@ -1,0 +1,21 @@
+"""A finished run with a saved model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prune_lab.run.entry import run_unless_finished
+
+
+@pytest.fixture
+def saved_run(tmp_path, configured, local_overrides) -> Callable[..., Path]:
+    """``saved_run("method=wanda", ...)`` prunes a tiny OPT, evaluates and saves it; returns the folder of the run."""
+
+    def run(*overrides: str) -> Path:
+        stages = "stages=[dense,prune,evaluate,save]"
+        folder = tmp_path / "run"
+        run_unless_finished(configured(*local_overrides, stages, "method=magnitude", *overrides), folder)
+        return folder
+
+    return run
