@@ -178,3 +178,44 @@ def test_a_search_that_is_killed_gives_what_it_would_have_given(spawn, local_ove
     assert outcome.status == 0, outcome.err
     assert [row["state"] for row in rows(folder)].count("interrupted") == 1
     assert numbers(folder) == numbers(tmp_path / "outputs" / "studies" / "whole")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["hydra.sweeper.trials=3"], "hydra.sweeper.trials is called hydra.sweeper.n_trials now"),
+        (["hydra.sweeper.jobs=3"], "hydra.sweeper.jobs is called hydra.sweeper.n_jobs now"),
+        (["hydra.sweeper.study=x"], "hydra.sweeper.study is called hydra.sweeper.study_name now"),
+        (["+hydra.sweeper.seed=1"], "hydra.sweeper.seed is called hydra.sweeper.sampler.seed now"),
+        (["hydra.sweeper.sampler=random"], "samplers are choices now: hydra/sweeper/sampler=random"),
+        (["hydra/sweeper/sampler=motpe"], "hydra/sweeper/sampler=motpe is not a choice; choices: cmaes, grid, nsgaii"),
+        (["hydra/sweeper/sampler=grid"], "sparsity.level is an interval from 0.1 to 0.7, which has no steps"),
+    ],
+)
+def test_names_of_earlier_versions_are_refused(command, local_overrides, tmp_path, given, words):
+    outcome = command(*SEARCH, *local_overrides, *SPACE, *given)
+    assert outcome.status == 2, outcome.err
+    assert words in outcome.err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_names_of_earlier_versions_in_a_file_are_refused(command, local_overrides, tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    text = EXPERIMENT.replace("    first: null", "    trials: 3\n    seed: 1")
+    (tmp_path / "conf" / "experiment" / "old.yaml").write_text(text)
+    outcome = command("-m", "--config-dir", f"{tmp_path}/conf", "experiment=old", *local_overrides)
+    assert outcome.status == 2
+    for old, new in (("trials", "n_trials"), ("seed", "sampler.seed")):
+        assert f"hydra.sweeper.{old} is called hydra.sweeper.{new} now" in outcome.err
+
+
+def test_the_sampler_has_the_seed_of_the_run(command, local_overrides, tmp_path):
+    levels = {}
+    for name, given in (("a", ["seed=7"]), ("b", ["hydra.sweeper.sampler.seed=7"]), ("c", [])):
+        outcome = command(
+            *SEARCH[:-1], *local_overrides, "method=magnitude", SPACE[0], "hydra/sweeper/sampler=random", *given,
+            f"hydra.sweeper.study_name={name}", "hydra.sweeper.n_trials=2", "hydra.sweeper.first=null",
+        )  # fmt: skip
+        assert outcome.status == 0, outcome.err
+        levels[name] = [row["sparsity.level"] for row in rows(tmp_path / "outputs" / "studies" / name)]
+    assert levels["a"] == levels["b"] != levels["c"]

@@ -73,7 +73,7 @@ class CmaEs(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, "n_startup_trials", least=0)
-        check_whole(self, "popsize", least=2, optional=True)
+        check_whole(self, "popsize", least=4, optional=True)  # cmaes divides by zero below
         check_flag(self, "use_separable_cma", "with_margin")
         if self.use_separable_cma and self.with_margin:
             raise BadInput("{at}.use_separable_cma and {at}.with_margin exclude each other; set one of them", self)

@@ -102,7 +102,7 @@ def points_of(space: Mapping[str, BaseDistribution]) -> list[dict[str, object]]:
 def untried(space: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]) -> list[dict[str, object]]:
     """The points of a grid that no trial has, finished, at work or waiting."""
     tried = [trial.params for trial in trials if trial.state != TrialState.WAITING]
-    tried += [trial.system_attrs["fixed_params"] for trial in trials if trial.state == TrialState.WAITING]
+    tried += [trial.system_attrs.get("fixed_params", {}) for trial in trials if trial.state == TrialState.WAITING]
     keys = {tuple(params[key] for key in space) for params in tried if params.keys() >= space.keys()}
     return [point for point in points_of(space) if tuple(point.values()) not in keys]
 
@@ -184,14 +184,14 @@ def _check_cmaes(space: Mapping[str, BaseDistribution], objectives: Sequence[str
     choices = [key for key, distribution in space.items() if isinstance(distribution, CategoricalDistribution)]
     if choices:
         raise BadInput(
-            f"hydra/sweeper/sampler=cmaes searches numbers only, and {', '.join(choices)} has choices; give it one value, "
-            "an interval or a range, or use hydra/sweeper/sampler=tpe"
+            f"hydra/sweeper/sampler=cmaes searches numbers only, and {', '.join(choices)} has choices; give it one "
+            "value, an interval or a range, or use hydra/sweeper/sampler=tpe"
         )
     numbers = [key for key, distribution in space.items() if not distribution.single()]
     if len(numbers) < 2:
         raise BadInput(
-            f"hydra/sweeper/sampler=cmaes needs at least two numbers to search, and has {', '.join(numbers) or 'none'}; "
-            "use hydra/sweeper/sampler=tpe"
+            f"hydra/sweeper/sampler=cmaes needs at least two numbers to search, and has {', '.join(numbers) or 'none'}"
+            "; use hydra/sweeper/sampler=tpe"
         )
 
 
@@ -204,8 +204,8 @@ def _size(key: str, distribution: BaseDistribution) -> int:
     if distribution.step is None or distribution.log:
         raise BadInput(
             f"hydra/sweeper/sampler=grid: {key} is an interval from {low:g} to {high:g}, which has no steps; give it "
-            f"some, as in {key}=range(START,STOP,STEP), or values, as in {key}=choice({low:g},{high:g}); or use another "
-            "sampler"
+            f"some, as in {key}=range(START,STOP,STEP), or values, as in {key}=choice({low:g},{high:g}); or use "
+            "another sampler"
         )
     return int((Decimal(str(high)) - Decimal(str(low))) / Decimal(str(distribution.step))) + 1
 

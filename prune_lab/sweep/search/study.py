@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from prune_lab.errors import BadInput
 from prune_lab.run import artifacts
@@ -29,6 +29,7 @@ MESSAGE = "message"  # why it failed, or was stopped
 DEFAULTS = "defaults"  # it has the default values
 STOPPED = "stopped"  # its job ended early
 INTERRUPTED = "interrupted"  # it does not count: the process that ran it ended
+_FIXED = "fixed_params"  # Optuna's name of values that a waiting trial will have, see `optuna.Study.enqueue_trial`
 _ASKED, _REPEATS = "asked", "repeats"  # values that were asked for, the interrupted trial that had them
 
 
@@ -124,7 +125,9 @@ class Study:
         if set(asked) == set(self.space.searched) and not again:
             marks = {_ASKED: asked, _REPEATS: trial.number}
             marks |= {DEFAULTS: True} if trial.user_attrs.get(DEFAULTS) else {}
-            self.optuna.enqueue_trial(asked, marks)
+            of_sampler = {**trial.system_attrs, _FIXED: asked}  # generations count what they have asked for
+            waiting = create_trial(state=TrialState.WAITING, system_attrs=of_sampler, user_attrs=marks)
+            self.optuna.add_trial(waiting)
         self._mark(trial, INTERRUPTED, True)
         self.optuna.tell(trial.number, state=TrialState.FAIL)
 

@@ -61,7 +61,9 @@ class Search:
 
     @contextmanager
     def opened(self, **given: object):
-        settings = SearchSettings(**{"study_name": "s", "storage": self.storage, "folder": ".", "n_trials": 12, **given})
+        settings = SearchSettings(
+            **{"study_name": "s", "storage": self.storage, "folder": ".", "n_trials": 12, **given}
+        )
         with opened(self.storage, self.folder) as storage:
             space = parse_space({}, self.arguments, OverridesParser.create())
             yield open_study(storage, settings, space, self.fixed, self.objectives)

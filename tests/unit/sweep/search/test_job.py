@@ -94,8 +94,14 @@ def test_without_early_stopping_nothing_is_opened(search):
     [
         ({"n_trials": 0}, r"n_trials=0 is not allowed; allowed: whole numbers of at least 1"),
         ({"n_jobs": 1.5}, r"n_jobs=1\.5"),
-        ({"sampler": "random"}, "sampler='random' is not allowed; samplers are choices now: hydra/sweeper/sampler=random"),
-        ({"sampler": "motpe"}, "sampler='motpe' is not allowed; allowed: hydra/sweeper/sampler=NAME, one of tpe, random"),
+        (
+            {"sampler": "random"},
+            "sampler='random' is not allowed; samplers are choices now: hydra/sweeper/sampler=random",
+        ),
+        (
+            {"sampler": "motpe"},
+            "sampler='motpe' is not allowed; allowed: hydra/sweeper/sampler=NAME, one of tpe, random",
+        ),
         ({"sampler": {"name": "no"}}, r"sampler\.name='no' is not allowed; allowed: hydra/sweeper/sampler=NAME"),
         ({"sampler": {}}, r"sampler\.name=null is not allowed"),
         ({"sampler": {"name": "grid", "popsize": 3}}, r"sampler\.popsize is unknown.*grid; allowed: .*sampler\.seed"),

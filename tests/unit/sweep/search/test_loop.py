@@ -237,7 +237,10 @@ def test_values_that_do_not_compose_are_a_failure_of_their_trial(search):
         return OmegaConf.create()
 
     it = search()
-    with it.opened(n_trials=4, n_jobs=2, sampler={"name": "random"}) as study, pytest.raises(RunFailed, match="b has no x"):
+    with (
+        it.opened(n_trials=4, n_jobs=2, sampler={"name": "random"}) as study,
+        pytest.raises(RunFailed, match="b has no x"),
+    ):
         run_trials(study, Jobs(compose, it.launch), it.folder)
     assert len(it.rows("complete")) == 4
     assert {row["c"] for row in it.rows("complete")} == {"a"}
