@@ -113,8 +113,26 @@ class Repository:
 
     def _cannot_have(self, what: str, error: Exception) -> BadInput:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]
+        if denied := _access(self.path, error):
+            reason = f"{reason}. {denied}"
         here = "; there is a folder of this name: model=local takes it" if Path(self.path).is_dir() else ""
         return BadInput(
             f"{{at}}.path={self.path}: cannot have the {what} from the hub or its cache: {reason}. Check the name, the "
             f"revision, the network and the access; or download the folder and use model=local model.path=DIR{here}"
         )
+
+
+def _access(path: str, error: Exception) -> str:
+    """How one gets access, where the hub says that there is none (401, 403, or a gated repository)."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    denied = isinstance(error, GatedRepoError) or (isinstance(error, HfHubHTTPError) and status in (401, 403))
+    if not denied:
+        return ""
+    gated = (
+        ""
+        if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
+        else (f"Accept its terms at https://huggingface.co/{path}, and give")
+    )
+    return f"{gated or 'If it is private, give'} a token that may read it: hf auth login, or the variable HF_TOKEN"
