@@ -113,8 +113,8 @@ class Repository:
 
     def _cannot_have(self, what: str, error: Exception) -> BadInput:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]
-        if denied := _access(self.path, error):
-            reason = f"{reason}. {denied}"
+        if access := how_to_get_access(error, f"https://huggingface.co/{self.path}"):
+            reason = f"{reason}. {access}"
         here = "; there is a folder of this name: model=local takes it" if Path(self.path).is_dir() else ""
         return BadInput(
             f"{{at}}.path={self.path}: cannot have the {what} from the hub or its cache: {reason}. Check the name, the "
@@ -122,17 +122,21 @@ class Repository:
         )
 
 
-def _access(path: str, error: Exception) -> str:
-    """How one gets access, where the hub says that there is none (401, 403, or a gated repository)."""
+def how_to_get_access(error: Exception, page: str) -> str:
+    """Returns how one gets access where the hub says that there is none (401, 403, a gated repository); else nothing.
+
+    Args:
+        error: of the hub's client, which may have wrapped the hub's answer.
+        page: of the repository.
+    """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    denied = isinstance(error, GatedRepoError) or (isinstance(error, HfHubHTTPError) and status in (401, 403))
-    if not denied:
+    each: BaseException | None = error
+    while each is not None and not isinstance(each, HfHubHTTPError):
+        each = each.__cause__ or each.__context__
+    status = getattr(getattr(each, "response", None), "status_code", None)
+    if each is None or not (isinstance(each, GatedRepoError) or status in (401, 403)):
         return ""
-    gated = (
-        ""
-        if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
-        else (f"Accept its terms at https://huggingface.co/{path}, and give")
-    )
-    return f"{gated or 'If it is private, give'} a token that may read it: hf auth login, or the variable HF_TOKEN"
+    private = isinstance(each, RepositoryNotFoundError) and not isinstance(each, GatedRepoError)
+    first = "If it is private, give" if private else f"Accept its terms at {page}, if it has any, and give"
+    return f"{first} a token that may read it: hf auth login, or the variable HF_TOKEN"
