@@ -10,6 +10,7 @@ from prune_lab.data.documents import Row, document_of
 from prune_lab.data.sources import all_of
 from prune_lab.data.text import Sampling, SourcedData
 from prune_lab.errors import BadInput
+from prune_lab.models.hub import how_to_get_access
 from prune_lab.utils.checks import check_text, check_whole
 from prune_lab.utils.extras import check_extra
 
@@ -60,7 +61,10 @@ class HubSplit:
         except BadInput:
             raise
         except Exception as error:  # of the hub, the network, files in some format: they share no base
-            raise BadInput(f"{{at}}.repo={self.repo} cannot be read: {error}", self) from error
+            access = how_to_get_access(error, f"https://huggingface.co/datasets/{self.repo}")
+            raise BadInput(
+                f"{{at}}.repo={self.repo} cannot be read: {error}{f'. {access}' if access else ''}", self
+            ) from error
         finally:
             if not shown:
                 datasets.enable_progress_bars()

@@ -18,6 +18,7 @@ from prune_lab.data.chats import Document, length
 from prune_lab.data.documents import Row, TextRows, find_files, has_rows, is_readable_kind, read_documents, read_rows
 from prune_lab.data.limits import check_length
 from prune_lab.errors import BadInput, BadSetting
+from prune_lab.models.hub import how_to_get_access
 from prune_lab.utils.checks import check_choice, check_text, check_texts, check_whole
 from prune_lab.utils.paths import local_path, why_missing
 
@@ -193,7 +194,8 @@ class HubFile:
         try:
             return Path(hf_hub_download(self.repo, self.file, revision=self.revision, repo_type="dataset"))
         except Exception as error:  # the client's errors share no base and differ between its versions
-            raise BadInput(self._not_had(str(error))) from error
+            access = how_to_get_access(error, f"https://huggingface.co/datasets/{self.repo}")
+            raise BadInput(self._not_had(f"{error}. {access}" if access else str(error))) from error
 
     def _not_had(self, reason: str) -> str:
         return (

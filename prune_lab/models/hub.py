@@ -113,8 +113,30 @@ class Repository:
 
     def _cannot_have(self, what: str, error: Exception) -> BadInput:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]
+        if access := how_to_get_access(error, f"https://huggingface.co/{self.path}"):
+            reason = f"{reason}. {access}"
         here = "; there is a folder of this name: model=local takes it" if Path(self.path).is_dir() else ""
         return BadInput(
             f"{{at}}.path={self.path}: cannot have the {what} from the hub or its cache: {reason}. Check the name, the "
             f"revision, the network and the access; or download the folder and use model=local model.path=DIR{here}"
         )
+
+
+def how_to_get_access(error: Exception, page: str) -> str:
+    """Returns how one gets access where the hub says that there is none (401, 403, a gated repository); else nothing.
+
+    Args:
+        error: of the hub's client, which may have wrapped the hub's answer.
+        page: of the repository.
+    """
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    each: BaseException | None = error
+    while each is not None and not isinstance(each, HfHubHTTPError):
+        each = each.__cause__ or each.__context__
+    status = getattr(getattr(each, "response", None), "status_code", None)
+    if each is None or not (isinstance(each, GatedRepoError) or status in (401, 403)):
+        return ""
+    private = isinstance(each, RepositoryNotFoundError) and not isinstance(each, GatedRepoError)
+    first = "If it is private, give" if private else f"Accept its terms at {page}, if it has any, and give"
+    return f"{first} a token that may read it: hf auth login, or the variable HF_TOKEN"

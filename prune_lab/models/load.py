@@ -11,6 +11,7 @@ import torch
 import transformers  # its parts are imported when they are used: a mistake in the settings costs no seconds
 
 from prune_lab.errors import BadInput, Reported, owned_by
+from prune_lab.models.attention import Attention, attention_of, check_attention, set_flash_attention
 from prune_lab.models.config_file import check_sizes, read_config
 from prune_lab.models.families import family_of
 from prune_lab.models.fit import bad_config, check_finite, check_fit, check_pass, model_class_of, refuse_misfit
@@ -53,6 +54,8 @@ class Checkpoint:
             ``gguf`` (a file, which is converted once) or ``smollm2`` (that model: without a path it is looked for).
         revision: a branch, tag or commit on the hub.
         dtype: type of the weights in memory; ``auto`` is that of the checkpoint, and bfloat16 for a GGUF file.
+        attn_implementation: how attention is computed, by transformers' name; by default ``sdpa``, or ``eager`` where
+            the model has no other.
         trust_remote_code: whether code that comes with the checkpoint may run.
         name: what tables call the model; by default what its folder says that it is, or the end of the path.
         stream: whether the weights stay in their files, mapped into memory, instead of being read into it; by default
@@ -68,12 +71,14 @@ class Checkpoint:
     kind: Kind = "local"
     revision: str | None = None
     dtype: DTypeName = "auto"
+    attn_implementation: Attention | None = None
     trust_remote_code: bool = False
     name: str | None = None
     stream: bool | None = None
 
     def __post_init__(self) -> None:
         check_choice(self, "dtype", DTYPES)
+        check_attention(self)
         check_choice(self, "kind", get_args(Kind))
         check_text(self, "path", optional=self.kind == "smollm2")
         check_text(self, "revision", "name", optional=True)
@@ -173,6 +178,7 @@ class Checkpoint:
             _ = model.blocks  # a model that the family table does not cover stops here
             check_finite(model.tensors, self.folder)
             check_pass(hf, self.folder, raw)
+        set_flash_attention(self, hf)
         return model
 
     @contextmanager
@@ -229,6 +235,7 @@ class Checkpoint:
         source: dict[str, Any] = {"dtype": DTYPES[self.dtype], "use_safetensors": not weights.pickled}
         if mapped is not None:
             source = {"dtype": next(each.dtype for each in mapped.values() if each.ndim > 1), "state_dict": mapped}
+        source |= attention_of(self, model_class)
         try:
             # declared as the model alone, which is what it is without output_loading_info
             loaded: Any = model_class.from_pretrained(

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from prune_lab.errors import BadInput, shown
 from prune_lab.run.choices import choices_of
 from prune_lab.run.hydra_settings import mistakes_of
+from prune_lab.run.renamed import new_name
 from prune_lab.run.trust import OURS, how_to_trust, is_trusted, is_trusted_target
 
 SUMMARY = "prune_lab.sweep.summary.SweepSummary"
@@ -120,7 +121,8 @@ def _unknown(key: str, node: Mapping[str, Any], made: Any) -> Iterator[str]:
     for name in node:
         if not str(name).startswith("_") and name not in takes:
             allowed = ", ".join(f"{key}.{each}" for each in takes) or f"none below {key}"
-            yield f"{key}.{name} is unknown; allowed: {allowed}"
+            new = new_name(f"{key}.{name}")
+            yield f"{key}.{name} is called {new} now" if new else f"{key}.{name} is unknown; allowed: {allowed}"
 
 
 def _settings(node: Any, *place: str) -> Iterator[tuple[tuple[str, ...], Any]]:

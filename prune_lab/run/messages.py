@@ -164,8 +164,8 @@ def _about_choice(error: MissingConfigException, typed: Sequence[Override]) -> s
         return f"--config-path or --config-dir: {' '.join(str(error).split())}"
     group, _, choice = error.missing_cfg_file.partition("/")
     if group == "hydra":
-        second, _, choice = choice.partition("/")
-        group = f"{group}/{second}"
+        below, _, choice = choice.rpartition("/")
+        group = f"{group}/{below}"
     choice = choice.removesuffix(".yaml")
     if not choice:
         return f"there is no configuration {_short(group)}; --config-name is mostly left out"

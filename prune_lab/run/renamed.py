@@ -33,6 +33,9 @@ _RENAMED = tuple(  # a pattern of the whole key as it was, and what it is called
         (r"(method(?:\.inner)*|allocation\.inner)\.floor\b", r"\1.min_units"),
         (r"(method(?:\.inner)*|allocation\.inner)\.polish\b", r"\1.adam_refine"),
         (r"(evaluate(?:\.\w+)?)\.bar\b", r"\1.threshold"),
+        (r"hydra\.sweeper\.study\b", "hydra.sweeper.study_name"),
+        (r"hydra\.sweeper\.(trials|jobs)\b", r"hydra.sweeper.n_\1"),
+        (r"hydra\.sweeper\.seed\b", "hydra.sweeper.sampler.seed"),
     )
 )
 _MOVED = {  # of the targets that files of users may name

@@ -9,7 +9,7 @@ from prune_lab.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
-Extra = Literal["energy", "generation", "harness", "lora", "parquet", "permute", "plots", "wandb"]
+Extra = Literal["energy", "generation", "harness", "lora", "optuna", "parquet", "permute", "plots", "wandb"]
 
 
 def is_installed(module: str) -> bool:

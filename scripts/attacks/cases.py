@@ -200,7 +200,7 @@ def _of_stages(kind: str, chance: random.Random) -> Case:
 def _of_sweeps(kind: str, chance: random.Random) -> Case:
     arguments: list[str] = ["seed=1,2"] if chance.random() < 0.5 else ["sparsity.level=interval(0.1,0.6)"]
     if chance.random() < 0.6:
-        arguments += ["hydra/sweeper=optuna", "hydra.sweeper.trials=2"]
+        arguments += ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
         key = chance.choice(CATALOGUE["hydra/sweeper=optuna"])
     elif chance.random() < 0.3:
         arguments += ["hydra/sweeper=cells"]
@@ -276,8 +276,8 @@ def _of_records(kind: str, chance: random.Random) -> Case:
 
 def _of_studies(kind: str, chance: random.Random) -> Case:
     storage = chance.choice(("study.journal", "sqlite:///study.db", "study.db", "user/notes.txt", "text.jsonl", "user"))
-    arguments = ("-m", *SMALL, "save_model=false", "hydra/sweeper=optuna", "hydra.sweeper.trials=3", SWEEP)
-    space = ("sparsity.level=interval(0.1,0.6)", "hydra.sweeper.study=s", f"hydra.sweeper.storage={storage}")
+    arguments = ("-m", *SMALL, "save_model=false", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", SWEEP)
+    space = ("sparsity.level=interval(0.1,0.6)", "hydra.sweeper.study_name=s", f"hydra.sweeper.storage={storage}")
     damage = _damages(chance, f"file:{chance.choice(('study.journal', 'study.db'))}") if chance.random() < 0.8 else ()
     own = ("sweep", "outputs", "study.journal", "study.db", "cache")
     return Case(kind, arguments=(*arguments, *space), damage=damage, own=own)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig
 from prune_lab.run.parts import make_parts
 from prune_lab.run.vetting import vet
+from prune_lab.sweep.search.sampler_settings import SAMPLERS
 from prune_lab.sweep.search.settings import SearchSettings
 from tests.conf.conftest import CHOICES, GIVEN
 
@@ -99,13 +101,29 @@ def test_keys_that_a_stage_is_handed(composed: Callable[..., DictConfig], key: s
     assert accepted(composed("tracker=jsonl"), key) == []
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_keys_of_a_sampler(name: str):
+    given = yaml.safe_load((CONF / f"hydra/sweeper/sampler/{name}.yaml").read_text())
+    assert given.pop("name") == name
+    assert asdict(SAMPLERS[name](**given)) == given == asdict(SAMPLERS[name]())  # all of them, with their defaults
+    for key, value in given.items():
+        for bad in bad_values(value):
+            with pytest.raises(Reported) as raised, located("hydra.sweeper"):
+                SearchSettings("s", "s", "f", sampler={"name": name, **given, key: bad})
+            assert str(raised.value).startswith(f"hydra.sweeper.sampler.{key}={shown(bad)} is not allowed; allowed: ")
+
+
+def test_all_samplers_are_choices():
+    assert {path.stem for path in (CONF / "hydra/sweeper/sampler").glob("*.yaml")} == set(SAMPLERS)
+
+
 def test_keys_of_a_search():
     given = yaml.safe_load((CONF / "hydra/sweeper/optuna.yaml").read_text())
-    settings = {key: value for key, value in given.items() if key != "_target_"}
+    settings = {key: value for key, value in given.items() if key not in ("_target_", "defaults")}
     with located("hydra.sweeper"):
         SearchSettings(**settings)
     for key, value in settings.items():
-        if key in ("direction", "params"):  # these are checked with the objectives and the space
+        if key in ("direction", "params", "sampler"):  # these are checked with the objectives and the space
             continue
         for bad in bad_values(value):
             with pytest.raises(Reported) as raised, located("hydra.sweeper"):

@@ -97,6 +97,6 @@ def test_keys_and_choices_of_a_page_are_there(page, keys):
 
 
 def test_a_key_that_is_gone_would_be_found(keys):
-    assert {"method.damping", "training.steps", "stages.prune.save_every", "hydra.sweeper.trials"} <= keys
+    assert {"method.damping", "training.steps", "stages.prune.save_every", "hydra.sweeper.n_trials"} <= keys
     assert {"evaluate.zero_shot.limit", "model.trust_remote_code", "finetune.rank"} <= keys
     assert not {"finetune.steps", "pipeline.prune", "stages.prune.method"} & keys

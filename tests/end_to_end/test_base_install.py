@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-EXTRAS = ("codecarbon", "datasets", "lm_eval", "matplotlib", "optuna", "peft", "pyarrow", "pynvml", "rouge_score",
-          "sacrebleu", "scipy", "sklearn", "wandb")  # fmt: skip
+EXTRAS = ("cmaes", "codecarbon", "datasets", "lm_eval", "matplotlib", "optuna", "peft", "pyarrow", "pynvml",
+          "rouge_score", "sacrebleu", "scipy", "sklearn", "wandb")  # fmt: skip
 WITHOUT = f"""
 import sys
 from importlib.abc import MetaPathFinder

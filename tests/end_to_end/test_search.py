@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SEARCH = ("-m", "hydra/sweeper=optuna", "save_model=false", "hydra.sweeper.study=s")
+SEARCH = ("-m", "hydra/sweeper=optuna", "save_model=false", "hydra.sweeper.study_name=s")
 SPACE = ("sparsity.level=interval(0.1,0.7)", "method=magnitude,wanda")
 
 
@@ -32,7 +32,7 @@ def numbers(folder: Path) -> list[tuple[str, ...]]:
 def test_a_search_goes_on_where_it_was_and_says_what_is_best(command, local_overrides, tmp_path):
     folder, job = tmp_path / "outputs" / "studies" / "s", (*SEARCH, *local_overrides, *SPACE)
     for trials in (2, 4):
-        outcome = command(*job, f"hydra.sweeper.trials={trials}")
+        outcome = command(*job, f"hydra.sweeper.n_trials={trials}")
         assert outcome.status == 0, outcome.err
     assert [row["state"] for row in rows(folder)] == ["complete"] * 4
     for row in rows(folder):
@@ -52,10 +52,10 @@ def test_a_search_goes_on_where_it_was_and_says_what_is_best(command, local_over
     assert again["metrics"]["evaluate/perplexity"] == first["metrics"]["evaluate/perplexity"]
     assert again["key"] == first["key"]
 
-    refused = command(*job, "data.samples=3", "hydra.sweeper.trials=5")
+    refused = command(*job, "data.samples=3", "hydra.sweeper.n_trials=5")
     assert refused.status == 2
     assert "data.samples is 3, and was" in refused.err
-    refused = command(*job, "tracker=wandb", "tracker.mode=disabled", "hydra.sweeper.trials=4")
+    refused = command(*job, "tracker=wandb", "tracker.mode=disabled", "hydra.sweeper.n_trials=4")
     assert refused.status == 0, refused.err  # that is no other study
 
 
@@ -63,7 +63,7 @@ def test_defaults_come_first_and_bad_trials_are_stopped_early(command, local_ove
     outcome = command(
         *SEARCH, *local_overrides, "method=magnitude", "finetune=full", "training.steps=4", "training.batch_size=2",
         "training.eval_samples=2", "training.eval_every=2", "training.lr=tag(log,interval(1e-4,10))",
-        "hydra.sweeper.stop_early={warmup_trials: 1, warmup_steps: 1}", "hydra.sweeper.trials=5",
+        "hydra.sweeper.stop_early={warmup_trials: 1, warmup_steps: 1}", "hydra.sweeper.n_trials=5",
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
     found = rows(tmp_path / "outputs" / "studies" / "s")
@@ -98,7 +98,7 @@ def test_an_experiment_file_may_hold_a_search_for_two_objectives(command, local_
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(EXPERIMENT)
     outcome = command(
         "-m", "--config-dir", f"{tmp_path}/conf", "experiment=mine", *local_overrides, "method=magnitude", "seed=5",
-        "hydra.sweeper.study=s", "hydra.sweeper.trials=4",
+        "hydra.sweeper.study_name=s", "hydra.sweeper.n_trials=4",
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
     record = json.loads((tmp_path / "outputs" / "studies" / "s" / "3" / "record.json").read_text())
@@ -115,7 +115,7 @@ def test_an_experiment_file_may_hold_a_search_for_two_objectives(command, local_
     ("job", "words"),
     [
         (["seed=1"], "nothing to search"),
-        (["hydra.sweeper.trials=0"], "hydra.sweeper.trials=0 is not allowed"),
+        (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 is not allowed"),
         (["hydra.sweeper.direction=up", "seed=1,2"], "hydra.sweeper.direction=up does not fit"),
         (["objective=[a,b]", "hydra.sweeper.stop_early=median", "seed=1,2"], "cannot be stopped early"),
         (["seed=glob(*)"], "glob cannot be searched"),
@@ -159,8 +159,8 @@ def test_an_objective_that_is_not_there_fails_its_trials(command, local_override
 
 @pytest.mark.slow
 def test_a_search_that_is_killed_gives_what_it_would_have_given(spawn, local_overrides, tmp_path):
-    job = (*SEARCH, *local_overrides, *SPACE, "hydra.sweeper.trials=5", "hydra.sweeper.seed=2")
-    outcome = spawn(*job, "hydra.sweeper.study=whole")
+    job = (*SEARCH, *local_overrides, *SPACE, "hydra.sweeper.n_trials=5", "hydra.sweeper.sampler.seed=2")
+    outcome = spawn(*job, "hydra.sweeper.study_name=whole")
     assert outcome.status == 0, outcome.err
     folder = tmp_path / "outputs" / "studies" / "s"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -178,3 +178,44 @@ def test_a_search_that_is_killed_gives_what_it_would_have_given(spawn, local_ove
     assert outcome.status == 0, outcome.err
     assert [row["state"] for row in rows(folder)].count("interrupted") == 1
     assert numbers(folder) == numbers(tmp_path / "outputs" / "studies" / "whole")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["hydra.sweeper.trials=3"], "hydra.sweeper.trials is called hydra.sweeper.n_trials now"),
+        (["hydra.sweeper.jobs=3"], "hydra.sweeper.jobs is called hydra.sweeper.n_jobs now"),
+        (["hydra.sweeper.study=x"], "hydra.sweeper.study is called hydra.sweeper.study_name now"),
+        (["+hydra.sweeper.seed=1"], "hydra.sweeper.seed is called hydra.sweeper.sampler.seed now"),
+        (["hydra.sweeper.sampler=random"], "samplers are choices now: hydra/sweeper/sampler=random"),
+        (["hydra/sweeper/sampler=motpe"], "choices: cmaes, grid, nsgaii, random, tpe"),
+        (["hydra/sweeper/sampler=grid"], "sparsity.level is an interval from 0.1 to 0.7, which has no steps"),
+    ],
+)
+def test_names_of_earlier_versions_are_refused(command, local_overrides, tmp_path, given, words):
+    outcome = command(*SEARCH, *local_overrides, *SPACE, *given)
+    assert outcome.status == 2, outcome.err
+    assert words in outcome.err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_names_of_earlier_versions_in_a_file_are_refused(command, local_overrides, tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    text = EXPERIMENT.replace("    first: null", "    trials: 3\n    seed: 1")
+    (tmp_path / "conf" / "experiment" / "old.yaml").write_text(text)
+    outcome = command("-m", "--config-dir", f"{tmp_path}/conf", "experiment=old", *local_overrides)
+    assert outcome.status == 2
+    for old, new in (("trials", "n_trials"), ("seed", "sampler.seed")):
+        assert f"hydra.sweeper.{old} is called hydra.sweeper.{new} now" in outcome.err
+
+
+def test_the_sampler_has_the_seed_of_the_run(command, local_overrides, tmp_path):
+    levels = {}
+    for name, given in (("a", ["seed=7"]), ("b", ["hydra.sweeper.sampler.seed=7"]), ("c", [])):
+        outcome = command(
+            *SEARCH[:-1], *local_overrides, "method=magnitude", SPACE[0], "hydra/sweeper/sampler=random", *given,
+            f"hydra.sweeper.study_name={name}", "hydra.sweeper.n_trials=2", "hydra.sweeper.first=null",
+        )  # fmt: skip
+        assert outcome.status == 0, outcome.err
+        levels[name] = [row["sparsity.level"] for row in rows(tmp_path / "outputs" / "studies" / name)]
+    assert levels["a"] == levels["b"] != levels["c"]

@@ -1,6 +1,7 @@
 """``prune-lab -m hydra/sweeper=optuna``: from settings and arguments to a search."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from prune_lab.sweep.kept import BestModel
 from prune_lab.sweep.launch.engine import check_launcher, launching
 from prune_lab.sweep.search.loop import Jobs, run_trials
 from prune_lab.sweep.search.report import MARKS
+from prune_lab.sweep.search.samplers import check_sampler
 from prune_lab.sweep.search.settings import SearchSettings
 from prune_lab.sweep.search.space import Space, parse_space
 from prune_lab.sweep.search.storage import opened
 from prune_lab.sweep.search.study import open_study
+from prune_lab.utils.checks import MOST_SEED
 from prune_lab.utils.outputs import refuse_foreign
 from prune_lab.utils.processes import processes
 from prune_lab.utils.secrets import without_secrets
@@ -47,7 +50,7 @@ def search(
     if processes().count > 1:
         raise BadInput(
             "hydra/sweeper=optuna does not run in several processes (accelerate launch, torchrun); start one, which "
-            "launches its trials with hydra.sweeper.jobs=N and hydra/launcher=..."
+            "launches its trials with hydra.sweeper.n_jobs=N and hydra/launcher=..."
         )
     check_launcher(config)
     settings = SearchSettings(**{key: _plain(value) for key, value in given.items()})
@@ -62,6 +65,9 @@ def search(
 
     base, complete = _without_searched(space, compose)
     objectives = objectives_of(base.objective)
+    if settings.sampling.seed is None:
+        settings = replace(settings, sampler={**settings.sampler, "seed": _seed_of(base)})
+    check_sampler(settings.sampling, space.searched, objectives)
     if settings.pruner is not None and len(objectives) > 1:
         raise BadSetting(
             settings,
@@ -91,6 +97,11 @@ def _without_searched(space: Space, compose: Callable[[Sequence[str]], DictConfi
     except HydraException:
         some = {key: d.choices[0] for key, d in space.searched.items() if isinstance(d, CategoricalDistribution)}
         return compose([*space.fixed, *(f"{key}={value}" for key, value in some.items())]), False
+
+
+def _seed_of(base: DictConfig) -> int:
+    seed = base.seed
+    return seed if type(seed) is int and 0 <= seed <= MOST_SEED else 0  # the trials themselves refuse any other
 
 
 def _fixed_settings(base: DictConfig, space: Space) -> dict[str, object]:

@@ -62,7 +62,7 @@ def trial_of_job(hydra: HydraConf) -> JobTrial | None:
     if settings.pruner is None:
         return None
     study = optuna.load_study(
-        study_name=settings.study,
+        study_name=settings.study_name,
         storage=connect(settings.storage, Path(hydra.runtime.cwd)),
         sampler=RandomSampler(),  # asks nothing: the trial has its values
         pruner=pruner_of(settings.pruner),

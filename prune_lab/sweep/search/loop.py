@@ -52,8 +52,8 @@ def run_trials(study: Study, jobs: Jobs, folder: Path, kept: BestModel | None = 
     failures: list[str] = []
     in_a_row, settings = 0, study.settings
     write_report(study, folder)
-    while (missing := settings.trials - study.finished) > 0 and in_a_row < settings.give_up_after:
-        trials = [study.ask() for _ in range(min(settings.jobs, missing))]
+    while (missing := study.missing) > 0 and in_a_row < settings.give_up_after:
+        trials = [study.ask() for _ in range(min(settings.n_jobs, missing))]
         for trial in trials:
             trial.set_user_attr(FOLDER, str(folder / str(trial.number)))
             (folder / str(trial.number) / artifacts.RECORD).unlink(missing_ok=True)  # of an earlier study

@@ -30,7 +30,7 @@ def plot_history(study: Study, trials: Sequence[FrozenTrial]) -> Callable[[Path]
     axes[0].legend(fontsize="small")
     axes[-1].set_xlabel("trial")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    return svg_writer(figure, study.settings.study)
+    return svg_writer(figure, study.settings.study_name)
 
 
 def plot_front(study: Study, trials: Sequence[FrozenTrial], front: Sequence[FrozenTrial]) -> Callable[[Path], None]:
@@ -45,7 +45,7 @@ def plot_front(study: Study, trials: Sequence[FrozenTrial], front: Sequence[Froz
     axis.set(xlabel=study.objectives[0], ylabel=study.objectives[1])
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    return svg_writer(figure, study.settings.study)
+    return svg_writer(figure, study.settings.study_name)
 
 
 def _points(trials: Sequence[FrozenTrial]) -> tuple[list[float], list[float]]:

@@ -56,7 +56,7 @@ def write_report(study: Study, folder: Path) -> None:
 def print_summary(study: Study, folder: Path) -> None:
     """Prints the best trials, where everything is, and how to go on, to standard output."""
     console, best, defaults = Console(), study.best(), _defaults(study.trials)
-    table = Table(title=f"{study.settings.study}: {_title(study)}", title_justify="left")
+    table = Table(title=f"{study.settings.study_name}: {_title(study)}", title_justify="left")
     for column in ("trial", *study.objectives, *study.space.searched):
         table.add_column(column, overflow="fold")
     for trial in _with_defaults(best, defaults):
@@ -64,7 +64,12 @@ def print_summary(study: Study, folder: Path) -> None:
     console.print(table)
     lines = [f"{_counts(study.trials)}; tables, plots and runs: {folder}"]
     lines += [f"the best once more: {command_of(study, best[0])}"] if len(best) == 1 else []
-    lines.append("to go on: the same command, with a higher hydra.sweeper.trials")
+    complete = study.missing < study.settings.n_trials - study.finished
+    lines.append(
+        "every combination of the grid was tried"
+        if complete
+        else "to go on: the same command, with a higher hydra.sweeper.n_trials"
+    )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -89,7 +94,7 @@ def _state(trial: FrozenTrial) -> str:
 
 
 def _markdown(study: Study, trials: Sequence[FrozenTrial], best: Sequence[FrozenTrial]) -> str:
-    lines = [f"# Study {study.settings.study}", "", f"- {_title(study)}", f"- {_counts(trials)}"]
+    lines = [f"# Study {study.settings.study_name}", "", f"- {_title(study)}", f"- {_counts(trials)}"]
     lines += [f"- {key}: `{distribution}`" for key, distribution in study.space.searched.items()]
     if not best:
         return "\n".join([*lines, "", "No trial is complete yet.", ""])

@@ -1,13 +1,13 @@
 """The settings of a search."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from prune_lab.errors import BadInput, BadSetting, owned_by
-from prune_lab.utils.checks import check_choice, check_flag, check_seed, check_text, check_whole
+from prune_lab.errors import BadInput, BadSetting, owned_by, shown
+from prune_lab.sweep.search.sampler_settings import SAMPLERS, Sampler
+from prune_lab.utils.checks import check_choice, check_flag, check_text, check_whole
 
-Sampler = Literal["tpe", "random"]
 Direction = Literal["minimize", "maximize"]
 
 
@@ -29,16 +29,15 @@ class StopEarly:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What is searched for, and how.
+    """What is searched for, and how; names are those of Hydra's plugin for Optuna where it has the same setting.
 
     Args:
-        study: its name.
+        study_name: the same name goes on with the same study.
         storage: where it is kept: the path of a journal, or the URL of a database.
         folder: of its runs, tables and plots.
-        trials: finished trials that the study should have.
-        jobs: trials launched together.
-        sampler: ``tpe`` (tree-structured Parzen estimator) or ``random``.
-        seed: of the sampler.
+        n_trials: finished trials that the study should have.
+        n_jobs: trials launched together.
+        sampler: ``name``, a key of `SAMPLERS`, and the settings of that class.
         direction: ``minimize`` or ``maximize``, for all objectives or a list of one each.
         stop_early: ``median``, or the settings of `StopEarly`; None: no trial is stopped.
         first: ``defaults`` asks the default values first, if they lie in the space; None: does not.
@@ -51,13 +50,12 @@ class SearchSettings:
         BadInput: a setting is not allowed.
     """
 
-    study: str
+    study_name: str
     storage: str
     folder: str
-    trials: int = 20
-    jobs: int = 1
-    sampler: Sampler = "tpe"
-    seed: int = 0
+    n_trials: int = 20
+    n_jobs: int = 1
+    sampler: Mapping[str, Any] = field(default_factory=lambda: {"name": "tpe"})
     direction: Direction | Sequence[Direction] = "minimize"
     stop_early: Literal["median"] | Mapping[str, int] | None = None
     first: Literal["defaults"] | None = "defaults"
@@ -66,13 +64,36 @@ class SearchSettings:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_text(self, "study", "storage", "folder")
-        check_whole(self, "trials", "jobs", "give_up_after")
-        check_seed(self)
-        check_choice(self, "sampler", get_args(Sampler))
+        check_text(self, "study_name", "storage", "folder")
+        check_whole(self, "n_trials", "n_jobs", "give_up_after")
+        self.sampling  # noqa: B018  checks it
         check_choice(self, "first", ("defaults",), optional=True)
         check_flag(self, "repeat_running")
         self.pruner  # noqa: B018  checks it
+
+    @property
+    def sampling(self) -> Sampler:
+        """How values are chosen."""
+        if not isinstance(self.sampler, Mapping):
+            how = f"allowed: hydra/sweeper/sampler={_one_of(SAMPLERS)}"
+            if isinstance(self.sampler, str) and self.sampler in SAMPLERS:
+                how = f"samplers are choices now: hydra/sweeper/sampler={self.sampler}"
+            raise BadSetting(self, "sampler", f"is not allowed; {how}")
+        given = dict(self.sampler)
+        name = given.pop("name", None)
+        if not isinstance(name, str) or name not in SAMPLERS:
+            raise BadInput(
+                f"{{at}}.sampler.name={shown(name)} is not allowed; allowed: hydra/sweeper/sampler={_one_of(SAMPLERS)}",
+                self,
+            )
+        known = [each.name for each in fields(SAMPLERS[name])]
+        if unknown := sorted(set(map(str, given)) - set(known)):
+            allowed = ", ".join(f"{{at}}.sampler.{each}" for each in known)
+            raise BadInput(
+                f"{{at}}.sampler.{unknown[0]} is unknown with hydra/sweeper/sampler={name}; allowed: {allowed}", self
+            )
+        with owned_by(self, ".sampler"):
+            return SAMPLERS[name](**given)
 
     @property
     def pruner(self) -> StopEarly | None:
@@ -111,3 +132,7 @@ class SearchSettings:
                 self,
             )
         return given
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return "NAME, one of " + ", ".join(names)

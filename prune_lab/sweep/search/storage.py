@@ -73,7 +73,7 @@ def _alone(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise BadInput(
                 f"the study in {path} is being searched by another process; wait for it, use another "
-                "hydra.sweeper.study, or share one through a database (hydra.sweeper.storage=postgresql://...)"
+                "hydra.sweeper.study_name, or share one through a database (hydra.sweeper.storage=postgresql://...)"
             ) from error
         yield
 

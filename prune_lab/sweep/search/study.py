@@ -3,21 +3,20 @@
 import json
 import logging
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from prune_lab.errors import BadInput
 from prune_lab.run import artifacts
 from prune_lab.run.record import read_record
+from prune_lab.sweep.search.sampler_settings import Grid
+from prune_lab.sweep.search.samplers import make_sampler, untried
 from prune_lab.sweep.search.settings import Direction, SearchSettings, StopEarly
 from prune_lab.sweep.search.space import Space
 
@@ -30,6 +29,7 @@ MESSAGE = "message"  # why it failed, or was stopped
 DEFAULTS = "defaults"  # it has the default values
 STOPPED = "stopped"  # its job ended early
 INTERRUPTED = "interrupted"  # it does not count: the process that ran it ended
+_FIXED = "fixed_params"  # Optuna's name of values that a waiting trial will have, see `optuna.Study.enqueue_trial`
 _ASKED, _REPEATS = "asked", "repeats"  # values that were asked for, the interrupted trial that had them
 
 
@@ -54,6 +54,15 @@ class Study:
         return sum(trial.state in FINISHED for trial in self.trials)
 
     @property
+    def missing(self) -> int:
+        """How many finished trials it still should have; of a grid no more than there are points left."""
+        missing = self.settings.n_trials - self.finished
+        if not isinstance(self.settings.sampling, Grid):
+            return missing
+        waiting = sum(trial.state == TrialState.WAITING for trial in self.trials)
+        return min(missing, waiting + len(untried(self.space.searched, self.trials)))
+
+    @property
     def directions(self) -> list[Direction]:
         """``minimize`` or ``maximize``, for each objective."""
         return self.settings.directions(self.objectives)
@@ -72,8 +81,9 @@ class Study:
         The sampler is made anew with a seed that follows from the number of trials that count, so that what it gives
         depends on their results alone, and not on interruptions.
         """
-        before = sum(trial.state != TrialState.WAITING and not _interrupted(trial) for trial in self.trials)
-        self.optuna.sampler = _sampler(self.settings, before)
+        trials = self.trials
+        before = sum(trial.state != TrialState.WAITING and not _interrupted(trial) for trial in trials)
+        self.optuna.sampler = make_sampler(self.settings.sampling, self.space.searched, trials, before)
         return self.optuna.ask(self.space.searched)
 
     def tell(self, trial: Trial, values: Sequence[float]) -> None:
@@ -115,7 +125,9 @@ class Study:
         if set(asked) == set(self.space.searched) and not again:
             marks = {_ASKED: asked, _REPEATS: trial.number}
             marks |= {DEFAULTS: True} if trial.user_attrs.get(DEFAULTS) else {}
-            self.optuna.enqueue_trial(asked, marks)
+            of_sampler = {**trial.system_attrs, _FIXED: asked}  # generations count what they have asked for
+            waiting = create_trial(state=TrialState.WAITING, system_attrs=of_sampler, user_attrs=marks)
+            self.optuna.add_trial(waiting)
         self._mark(trial, INTERRUPTED, True)
         self.optuna.tell(trial.number, state=TrialState.FAIL)
 
@@ -163,7 +175,7 @@ def open_study(
     """
     directions = settings.directions(objectives)
     made = optuna.create_study(
-        study_name=settings.study,
+        study_name=settings.study_name,
         storage=storage,
         pruner=pruner_of(settings.pruner),
         directions=directions,
@@ -180,8 +192,8 @@ def open_study(
     elif known != identity:
         differences = "; ".join(_differences(known or {}, identity)) or "it was not made by prune-lab"
         raise BadInput(
-            f"the study {settings.study!r} is there already, and not this one: {differences}; use another name "
-            "(hydra.sweeper.study=NAME), or the settings that it has"
+            f"the study {settings.study_name!r} is there already, and not this one: {differences}; use another name "
+            "(hydra.sweeper.study_name=NAME), or the settings that it has"
         )
     return Study(made, storage, space, settings, objectives)
 
@@ -191,16 +203,6 @@ def pruner_of(stop_early: StopEarly | None) -> BasePruner:
     if stop_early is None:
         return NopPruner()
     return MedianPruner(n_startup_trials=stop_early.warmup_trials, n_warmup_steps=stop_early.warmup_steps)
-
-
-def _sampler(settings: SearchSettings, before: int) -> BaseSampler:
-    """Made for one trial; neighbouring seeds must not give the same numbers a trial later."""
-    seed = int(np.random.SeedSequence([settings.seed, before]).generate_state(1)[0])
-    if settings.sampler == "random":
-        return RandomSampler(seed=seed)
-    with warnings.catch_warnings():  # Optuna 4 calls both arguments experimental
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, constant_liar=True)  # the latter: for trials at the same time
 
 
 def _interrupted(trial: FrozenTrial) -> bool:

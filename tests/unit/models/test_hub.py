@@ -1,10 +1,14 @@
-"""Hub models, from a cache that was filled beforehand: nothing here goes to the network."""
+"""Hub models, from a cache that was filled beforehand: nothing here goes beyond this machine."""
 
 import shutil
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.hf_api import api as hf_api
 from safetensors.torch import load_file
 
 from prune_lab.errors import BadInput
@@ -79,3 +83,76 @@ def test_a_folder_that_has_the_repositorys_name_is_not_taken_for_it(snapshot, tm
     monkeypatch.chdir(tmp_path)
     shutil.copytree(REFERENCE / "llama", tmp_path / "org" / "small")
     assert hub().load_config().model_type == "opt"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A hub on this machine that refuses everything with ``answer``, and notes the tokens that it was shown."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        answer: ClassVar = (401, {"X-Error-Code": "GatedRepo"})
+        tokens: ClassVar = []
+
+        def refuse(self):
+            self.tokens.append(self.headers.get("Authorization"))
+            status, headers = self.answer
+            self.send_response(status)
+            for name, value in {**headers, "X-Error-Message": "no", "Content-Length": "0"}.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        do_GET = do_HEAD = refuse
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    with HTTPServer(("127.0.0.1", 0), Refusing) as local:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{local.server_port}")
+        monkeypatch.setattr(hf_api, "endpoint", constants.ENDPOINT)
+        url = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        thread = Thread(target=local.serve_forever)
+        thread.start()
+        yield Refusing
+        local.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (
+            403,
+            "GatedRepo",
+            r"Accept its terms at https://huggingface\.co/org/small, if it has any, and give a token .*hf auth login",
+        ),
+        (
+            401,
+            "GatedRepo",
+            r"Accept its terms at https://huggingface\.co/org/small, if it has any, and give a token .*HF_TOKEN",
+        ),
+        (401, "RepoNotFound", r"If it is private, give a token that may read it: hf auth login, or .*HF_TOKEN"),
+        (403, "", r"give a token that may read it"),
+    ],
+)
+def test_who_has_no_access_is_told_how_to_get_it(server, status, code, words):
+    server.answer = (status, {"X-Error-Code": code} if code else {})
+    with pytest.raises(BadInput, match=r"cannot have the configuration .*" + words):
+        hub().load_config()
+
+
+def test_the_token_is_that_of_the_environment_or_of_the_login(server, tmp_path, monkeypatch):
+    server.tokens.clear()
+    for token in (None, "hf_file", "hf_variable"):
+        if token == "hf_file":
+            (tmp_path / "token").write_text(token)
+        if token == "hf_variable":
+            monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(BadInput):
+            hub().load_config()
+        assert server.tokens[-1] == (token and f"Bearer {token}")

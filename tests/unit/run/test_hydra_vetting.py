@@ -28,7 +28,7 @@ def vet(*overrides: str) -> None:
         (["~hydra/launcher"], ["there is no hydra.launcher; allowed: "]),
         (["+hydra.launcher.x=1"], ["hydra.launcher.x is unknown; allowed: none"]),
         (["+hydra.sweeper.x=1"], ["hydra.sweeper.x is unknown; allowed: hydra.sweeper.max_batch_size"]),
-        (["hydra/sweeper=optuna", "+hydra.sweeper.x=1"], ["hydra.sweeper.x is unknown", "hydra.sweeper.study"]),
+        (["hydra/sweeper=optuna", "+hydra.sweeper.x=1"], ["hydra.sweeper.x is unknown", "hydra.sweeper.study_name"]),
         (["hydra/launcher=slurm", "+hydra.launcher.x=1"], ["hydra.launcher.x is unknown", "hydra.launcher.account"]),
         (["hydra/launcher=processes", "+hydra.launcher.x=1"], ["allowed: hydra.launcher.n_jobs, hydra.launcher.gpus"]),
     ],

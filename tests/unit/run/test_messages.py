@@ -98,7 +98,7 @@ def test_a_mistake_is_named_with_its_remedy(override, words):
 def test_a_setting_of_a_sweeper_beside_others_that_only_a_sweep_has():
     others = ["hydra/sweeper=optuna", "method=wanda,ria", "sparsity.level=interval(0.1,0.5)"]
     message = no_key("hydra.sweeper.trial", "hydra.sweeper.trial=3", others)
-    assert "did you mean hydra.sweeper.trials" in message and "hydra.sweeper.sampler" in message
+    assert "did you mean hydra.sweeper.n_trials" in message and "hydra.sweeper.sampler" in message
 
 
 def test_the_choice_of_a_part_inside_another():

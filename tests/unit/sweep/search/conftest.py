@@ -1,7 +1,6 @@
 """Searches whose jobs are a function of their values instead of runs."""
 
 import csv
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,7 +61,9 @@ class Search:
 
     @contextmanager
     def opened(self, **given: object):
-        settings = SearchSettings(**{"study": "s", "storage": self.storage, "folder": ".", "trials": 12, **given})
+        settings = SearchSettings(
+            **{"study_name": "s", "storage": self.storage, "folder": ".", "n_trials": 12, **given}
+        )
         with opened(self.storage, self.folder) as storage:
             space = parse_space({}, self.arguments, OverridesParser.create())
             yield open_study(storage, settings, space, self.fixed, self.objectives)
@@ -99,4 +100,4 @@ def search(tmp_path: Path) -> Callable[..., Search]:
 def no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if matplotlib were not there: a plot costs more than a trial here. ``plots`` in a test's name draws them."""
     if "plots" not in request.node.name:
-        monkeypatch.setitem(sys.modules, "prune_lab.sweep.search.plot", None)
+        monkeypatch.setattr("prune_lab.sweep.search.report.has_plots", lambda: False)

@@ -13,7 +13,7 @@ HARSH = {"warmup_trials": 1, "warmup_steps": 0}
 
 def hydra_of(search, **given):
     """Hydra's own configuration as a job has it."""
-    sweeper = {"_target_": "x", "study": "s", "storage": search.storage, "folder": ".", **given}
+    sweeper = {"_target_": "x", "study_name": "s", "storage": search.storage, "folder": ".", **given}
     return OmegaConf.create({"sweeper": sweeper, "runtime": {"cwd": str(search.folder)}})
 
 
@@ -92,12 +92,25 @@ def test_without_early_stopping_nothing_is_opened(search):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"trials": 0}, r"trials=0 is not allowed; allowed: whole numbers of at least 1"),
-        ({"jobs": 1.5}, r"jobs=1\.5"),
-        ({"sampler": "grid"}, "sampler='grid' is not allowed; allowed: tpe, random"),
-        ({"seed": True}, "seed=true"),
+        ({"n_trials": 0}, r"n_trials=0 is not allowed; allowed: whole numbers of at least 1"),
+        ({"n_jobs": 1.5}, r"n_jobs=1\.5"),
+        (
+            {"sampler": "random"},
+            "sampler='random' is not allowed; samplers are choices now: hydra/sweeper/sampler=random",
+        ),
+        (
+            {"sampler": "motpe"},
+            "sampler='motpe' is not allowed; allowed: hydra/sweeper/sampler=NAME, one of tpe, random",
+        ),
+        ({"sampler": {"name": "no"}}, r"sampler\.name='no' is not allowed; allowed: hydra/sweeper/sampler=NAME"),
+        ({"sampler": {}}, r"sampler\.name=null is not allowed"),
+        ({"sampler": {"name": "grid", "popsize": 3}}, r"sampler\.popsize is unknown.*grid; allowed: .*sampler\.seed"),
+        ({"sampler": {"name": "nsgaii", "population_size": 1}}, r"sampler\.population_size=1 is not allowed"),
+        ({"sampler": {"name": "nsgaii", "crossover_prob": 2}}, r"sampler\.crossover_prob=2 is not allowed"),
+        ({"sampler": {"name": "cmaes", "use_separable_cma": True, "with_margin": True}}, "exclude each other"),
+        ({"sampler": {"name": "tpe", "seed": True}}, r"sampler\.seed=true"),
         ({"first": "last"}, "first='last'"),
-        ({"study": ""}, "study=''"),
+        ({"study_name": ""}, "study_name=''"),
         ({"give_up_after": 0}, "give_up_after=0"),
         ({"repeat_running": 1}, "repeat_running=1"),
         ({"stop_early": "hyperband"}, "stop_early='hyperband'"),
@@ -107,7 +120,7 @@ def test_without_early_stopping_nothing_is_opened(search):
 )
 def test_settings_that_are_not_allowed_are_refused(given, words):
     with pytest.raises(BadInput, match=words):
-        SearchSettings(**{"study": "s", "storage": "a", "folder": ".", **given})
+        SearchSettings(**{"study_name": "s", "storage": "a", "folder": ".", **given})
 
 
 def test_median_stands_for_its_default_settings():

@@ -41,11 +41,11 @@ class Interrupted(BaseException):
 
 def test_the_study_gets_as_many_trials_as_it_should_have_and_not_more(search):
     it = search()
-    it.run(trials=5)
+    it.run(n_trials=5)
     assert len(it.rows("complete")) == len(it.launched) == 5
-    it.run(trials=5)
+    it.run(n_trials=5)
     assert len(it.launched) == 5
-    it.run(trials=7)
+    it.run(n_trials=7)
     assert len(it.rows("complete")) == len(it.launched) == 7
     assert [row["number"] for row in it.rows()] == [str(number) for number in range(7)]
 
@@ -53,9 +53,9 @@ def test_the_study_gets_as_many_trials_as_it_should_have_and_not_more(search):
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_several_starts_give_the_trials_of_one(search, sampler):
     whole, parts = search("whole"), search("parts")
-    whole.run(trials=16, sampler=sampler)
+    whole.run(n_trials=16, sampler={"name": sampler})
     for trials in (3, 11, 12, 16):
-        parts.run(trials=trials, sampler=sampler)
+        parts.run(n_trials=trials, sampler={"name": sampler})
     assert parts.results() == whole.results()
     assert len(set(whole.results())) > 12
 
@@ -64,7 +64,7 @@ def test_seeds_differ_and_are_not_shifted_against_each_other(search):
     found = []
     for seed in (0, 1):
         it = search(str(seed))
-        it.run(trials=8, sampler="random", seed=seed)
+        it.run(n_trials=8, sampler={"name": "random", "seed": seed})
         found.append({row["x"] for row in it.rows()})
     assert not found[0] & found[1]
 
@@ -73,7 +73,7 @@ def test_tpe_learns_where_to_look_and_random_does_not(search):
     late = {}
     for sampler in ("tpe", "random"):
         it = search(sampler)
-        it.run(trials=30, sampler=sampler)
+        it.run(n_trials=30, sampler={"name": sampler})
         late[sampler] = statistics.fmean(float(row["loss"]) for row in it.rows()[20:])
     assert late["tpe"] < late["random"] / 2
 
@@ -82,7 +82,7 @@ def test_tpe_learns_where_to_look_and_random_does_not(search):
 @pytest.mark.parametrize("error", [Interrupted, RuntimeError])
 def test_what_was_interrupted_is_asked_again_and_nothing_else_changes(search, cut, error):
     whole, cut_off = search("whole"), search("cut")
-    whole.run(trials=14)
+    whole.run(n_trials=14)
     launch = cut_off.launch
 
     def fail_once(batch, first):
@@ -93,10 +93,10 @@ def test_what_was_interrupted_is_asked_again_and_nothing_else_changes(search, cu
 
     cut_off.launch = fail_once
     with pytest.raises(error):
-        cut_off.run(trials=14)
+        cut_off.run(n_trials=14)
     assert [row["number"] for row in cut_off.rows("interrupted")] == [str(cut)]
     assert "the process that ran it ended" in cut_off.rows("interrupted")[0]["message"]
-    cut_off.run(trials=14)
+    cut_off.run(n_trials=14)
     assert cut_off.results() == whole.results()
 
 
@@ -111,9 +111,9 @@ def test_a_batch_that_was_interrupted_is_asked_again_as_a_whole(search, jobs):
 
     it.launch = fail
     with pytest.raises(Interrupted):
-        it.run(trials=jobs, jobs=jobs)
+        it.run(n_trials=jobs, n_jobs=jobs)
     it.launch = launch
-    it.run(trials=jobs, jobs=jobs)
+    it.run(n_trials=jobs, n_jobs=jobs)
     assert [row["x"] for row in it.rows("complete")] == asked
     assert it.batches == [jobs]
 
@@ -129,10 +129,10 @@ def test_of_a_batch_that_was_interrupted_what_had_ended_is_kept(search):
 
     it.launch = end_first
     with pytest.raises(Interrupted):
-        it.run(trials=3, jobs=3)
+        it.run(n_trials=3, n_jobs=3)
     assert [row["state"] for row in it.rows()] == ["complete", "interrupted", "interrupted", "waiting", "waiting"]
     it.launch = launch
-    it.run(trials=3, jobs=3)
+    it.run(n_trials=3, n_jobs=3)
     assert it.batches == [2]
 
 
@@ -152,12 +152,12 @@ def test_a_killed_process_loses_nothing(search):
 
 def test_a_trial_that_had_ended_when_its_process_was_killed_is_not_run_again(search):
     it = search()
-    with it.opened(trials=1) as study:
+    with it.opened(n_trials=1) as study:
         trial = study.ask()
         trial.set_user_attr("folder", str(it.folder / "0"))
     (it.folder / "0").mkdir()
     (it.folder / "0" / "record.json").write_text(json.dumps({"status": "finished", "metrics": {"loss": 0.25}}))
-    it.run(trials=1)
+    it.run(n_trials=1)
     assert it.launched == []
     assert [(row["state"], row["loss"]) for row in it.rows()] == [("complete", "0.25")]
 
@@ -168,7 +168,7 @@ def test_a_record_of_an_earlier_study_is_not_taken_for_a_result(search):
     (it.folder / "0" / "record.json").write_text(json.dumps({"status": "finished", "metrics": {"loss": 0.25}}))
     it.launch = lambda batch, first: (_ for _ in ()).throw(Interrupted)
     with pytest.raises(Interrupted):
-        it.run(trials=1)
+        it.run(n_trials=1)
     assert not (it.folder / "0" / "record.json").exists()
 
 
@@ -186,12 +186,12 @@ def test_values_that_were_interrupted_twice_wait_once(search):
 def test_a_trial_without_all_its_values_is_sampled_again(search, missing):
     """Killed between two values: the sampler gives the same, so that nothing has to be kept."""
     whole, it = search("whole"), search("cut")
-    whole.run(trials=2, sampler="random")
-    with it.opened(sampler="random") as study:
+    whole.run(n_trials=2, sampler={"name": "random"})
+    with it.opened(sampler={"name": "random"}) as study:
         trial = study.optuna.ask()
         for name in missing:
             trial.suggest_float(name, -2, 2)
-    it.run(trials=2, sampler="random")
+    it.run(n_trials=2, sampler={"name": "random"})
     assert it.results() == whole.results()
 
 
@@ -204,7 +204,7 @@ def fails_for_b(values):
 def test_a_failing_job_does_not_stop_the_others(search):
     it = search(function=fails_for_b)
     with pytest.raises(RunFailed, match=r"\d trials failed; the first was trial \d+: no b today"):
-        it.run(trials=6, sampler="random")
+        it.run(n_trials=6, sampler={"name": "random"})
     assert len(it.rows("complete")) == 6
     assert len(it.rows("failed")) > 0
     assert {row["message"] for row in it.rows("failed")} == {"no b today"}
@@ -237,7 +237,10 @@ def test_values_that_do_not_compose_are_a_failure_of_their_trial(search):
         return OmegaConf.create()
 
     it = search()
-    with it.opened(trials=4, jobs=2, sampler="random") as study, pytest.raises(RunFailed, match="b has no x"):
+    with (
+        it.opened(n_trials=4, n_jobs=2, sampler={"name": "random"}) as study,
+        pytest.raises(RunFailed, match="b has no x"),
+    ):
         run_trials(study, Jobs(compose, it.launch), it.folder)
     assert len(it.rows("complete")) == 4
     assert {row["c"] for row in it.rows("complete")} == {"a"}
@@ -246,7 +249,7 @@ def test_values_that_do_not_compose_are_a_failure_of_their_trial(search):
 
 def test_jobs_are_launched_together(search):
     it = search()
-    it.run(trials=7, jobs=3)
+    it.run(n_trials=7, n_jobs=3)
     assert it.batches == [3, 3, 1]
     assert [values["hydra.sweep.subdir"] for values in it.launched] == [f"'{number}'" for number in range(7)]
     assert [values["++hydra.job.env_set.PRUNE_LAB_TRIAL"] for values in it.launched][-1] == "'6'"
@@ -264,13 +267,13 @@ def test_jobs_are_launched_together(search):
     ],
 )
 def test_another_study_of_the_same_name_is_refused(search, other, words):
-    search(fixed={"steps": 100}).run(trials=1)
+    search(fixed={"steps": 100}).run(n_trials=1)
     given = {key: value for key, value in other.items() if key == "direction"}
     fields = {"fixed": {"steps": 100}, **{key: value for key, value in other.items() if key != "direction"}}
     another = search(**fields)
     with pytest.raises(BadInput, match=words) as refused:
-        another.run(trials=2, **given)
-    assert "hydra.sweeper.study=NAME" in str(refused.value)
+        another.run(n_trials=2, **given)
+    assert "hydra.sweeper.study_name=NAME" in str(refused.value)
     assert another.launched == []
 
 
@@ -280,13 +283,13 @@ def test_a_study_of_someone_else_is_refused(search):
         strange = optuna.create_study(study_name="other", storage=study.storage)
         strange.add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(BadInput, match="is there already"):
-        it.run(study="other")
+        it.run(study_name="other")
 
 
 def test_other_samplers_and_more_trials_are_no_other_study(search):
     it = search()
-    it.run(trials=1)
-    it.run(trials=2, sampler="random", seed=5, jobs=2)
+    it.run(n_trials=1)
+    it.run(n_trials=2, sampler={"name": "random", "seed": 5}, n_jobs=2)
     assert len(it.rows("complete")) == 2
 
 
@@ -294,10 +297,10 @@ def test_defaults_are_asked_first_and_named(search):
     it = search()
     defaults = {"x": 1.5, "k": 3, "c": "b"}
     for trials in (1, 3):
-        with it.opened(trials=trials) as study:
+        with it.opened(n_trials=trials) as study:
             if not study.trials:
                 study.enqueue_defaults(defaults)
-        it.run(trials=trials)
+        it.run(n_trials=trials)
     assert (it.rows()[0]["x"], it.rows()[0]["k"], it.rows()[0]["c"]) == ("1.5", "3", "b")
     text = (it.folder / "study.md").read_text()
     assert "0 (defaults)" in text
@@ -318,7 +321,7 @@ def test_a_stopped_trial_counts_as_finished_and_has_no_value(search):
 
     storage = []
     it.launch = stop_first
-    with it.opened(trials=3) as study:
+    with it.opened(n_trials=3) as study:
         storage.append(study.storage)
         run_trials(study, Jobs(lambda overrides: OmegaConf.create(), it.launch), it.folder)
         assert study.trials[0].state.name == "PRUNED"
@@ -336,7 +339,7 @@ def two(values):
 
 def test_two_objectives_have_a_front(search):
     it = search(function=two, objectives=("left", "right"))
-    it.run(trials=15)
+    it.run(n_trials=15)
     values = [(float(row["left"]), float(row["right"])) for row in it.rows("complete")]
     front = {one for one in values if not any(a <= one[0] and b <= one[1] and (a, b) != one for a, b in values)}
     found = list(csv.DictReader((it.folder / "pareto.csv").read_text().splitlines()))
@@ -348,8 +351,8 @@ def test_two_objectives_have_a_front(search):
 
 def test_directions_are_those_asked_for(search):
     it = search(function=two, objectives=("left", "right"))
-    it.run(trials=6, direction=["minimize", "maximize"])
-    with it.opened(trials=6, direction=["minimize", "maximize"]) as study:
+    it.run(n_trials=6, direction=["minimize", "maximize"])
+    with it.opened(n_trials=6, direction=["minimize", "maximize"]) as study:
         best = {trial.number for trial in study.best()}
         lowest = min(study.trials, key=lambda trial: trial.values[0]).number
         highest = max(study.trials, key=lambda trial: trial.values[1]).number
@@ -360,7 +363,7 @@ def test_directions_are_those_asked_for(search):
 
 def test_what_is_best_can_be_repeated(search, capsys):
     it = search(arguments=("seed=3", "path='a b'", *SPACE))
-    it.run(trials=6)
+    it.run(n_trials=6)
     best = min(it.rows(), key=lambda row: float(row["loss"]))
     command = f"prune-lab seed=3 'path='\"'\"'a b'\"'\"'' x={best['x']} k={best['k']} c={best['c']}"
     assert command in (it.folder / "study.md").read_text()
@@ -368,16 +371,16 @@ def test_what_is_best_can_be_repeated(search, capsys):
     assert command in out
     assert str(it.folder) in out
     assert "6 complete" in out
-    assert "hydra.sweeper.trials" in out
+    assert "hydra.sweeper.n_trials" in out
 
 
 def test_plots_show_trials_and_are_the_same_every_time(search):
     it = search(function=two, objectives=("left", "right"))
-    it.run(trials=4)
+    it.run(n_trials=4)
     before = {name: (it.folder / name).read_bytes() for name in ("history.svg", "pareto.svg")}
-    it.run(trials=4)
+    it.run(n_trials=4)
     assert before == {name: (it.folder / name).read_bytes() for name in before}
-    it.run(trials=5)
+    it.run(n_trials=5)
     assert all((it.folder / name).read_bytes() != content for name, content in before.items())
 
 
@@ -386,7 +389,7 @@ def test_a_database_may_be_shared_and_running_trials_are_left_alone(search, tmp_
     one, two_ = search("one", storage=url), search("two", storage=url)
     with one.opened() as study:
         running = study.ask()
-        with two_.opened(trials=2) as other:
+        with two_.opened(n_trials=2) as other:
             run_trials(other, Jobs(lambda overrides: OmegaConf.create(), two_.launch), two_.folder)
         study.tell(running, [0.5])
         states = [trial.state.name for trial in study.trials]
@@ -395,6 +398,6 @@ def test_a_database_may_be_shared_and_running_trials_are_left_alone(search, tmp_
 
 
 def test_its_tables_are_known_as_its_own(search):
-    (it := search()).run(trials=2)
+    (it := search()).run(n_trials=2)
     refuse_foreign(it.folder, MARKS, "")
     assert {path.name for path in it.folder.iterdir() if path.suffix in (".csv", ".md", ".svg")} <= set(MARKS)
