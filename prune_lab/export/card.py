@@ -75,7 +75,7 @@ def _first(saved: Saved, card: Card, license_name: str | None) -> str:
         )
     elif saved.origin is not None:
         done = _plain("; ".join(saved.origin.steps)) or "nothing was changed"
-        lines.append(f"{_plain(saved.origin.model)} after what prune_lab did to it: {done}.")
+        lines.append(f"Made with prune_lab from {_plain(saved.origin.model)}: {done}.")
     else:
         lines.append("A model that no run of prune_lab has saved; nothing is known here of what was done to it.")
     if base and (saved.origin is None or saved.origin.model != base):
@@ -113,7 +113,7 @@ def _settings(record: Mapping[str, Any], asked: Any) -> Iterator[tuple[str, str]
     config, sparsity = record["config"], section_of(record, "config", "sparsity")
     stages = list(section_of(record, "config", "stages"))
     prunes = {"prune", "iterate"} & set(stages)
-    yield "weights that the run loaded", _weights_of(section_of(record, "protocol", "model"))
+    yield "weights that the run loaded", _weights_of(section_of(record, "protocol", "model", "weights"))
     yield "stages of the run", ", ".join(f"`{stage}`" for stage in stages)
     if prunes:
         yield "method", f"`{asked.choice('method', config.get('method'))}`"
@@ -127,15 +127,15 @@ def _settings(record: Mapping[str, Any], asked: Any) -> Iterator[tuple[str, str]
         yield "calibration", _text_of(section_of(record, "protocol", "data", "calibration"))
     if "finetune" in stages or "iterate" in stages:
         choice = asked.choice("finetune", config.get("finetune"))
-        yield "trained afterwards", f"`{choice}`" if choice else ""
+        yield "trained afterwards", f"`{choice}`" if choice not in (None, "none") else ""
     yield "seed", str(record["protocol"].get("seed", config.get("seed", "")))
     yield "type of the weights in the run", str(section_of(record, "protocol", "model").get("dtype") or "")
 
 
-def _weights_of(model: Mapping[str, Any]) -> str:
+def _weights_of(told: Mapping[str, Any]) -> str:
     """Which weights they were, where the name of the model alone does not say it."""
-    known = ("repository", "revision", "wheel", "file", "types", "brought_to", "note")
-    return public_text("; ".join(f"{name} {model[name]}" for name in known if model.get(name)))
+    known = ("repository", "revision", "wheel", "file", "note")
+    return public_text("; ".join(f"{name} {told[name]}".removeprefix("note ") for name in known if told.get(name)))
 
 
 def _text_of(data: Mapping[str, Any]) -> str:

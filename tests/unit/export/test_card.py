@@ -68,12 +68,14 @@ def test_base_model_license_and_data_sets(saved_run, tmp_path):
     def from_the_hub(record):
         record["config"]["model"] = {"kind": "hub", "path": "org/base"}
         record["protocol"]["data"]["calibration"]["source"] = "allenai/c4"
+        record["protocol"]["model"]["weights"] = {"repository": "org/base", "revision": "abc", "note": "4 bits"}
         record["overrides"] = ["model=org/base", "data.root=me/texts"]
 
     change_record(run, from_the_hub)
     text, data = card_of(run)
     assert data.base_model == "org/base" and data.datasets == ["allenai/c4"]
     assert "prune-lab model=org/base data.root=DIR/texts" in text
+    assert "- weights that the run loaded: repository org/base; revision abc; 4 bits\n" in text
     _, data = card_of(run, license="mit", base_model="other/base")
     assert (data.license, data.base_model) == ("mit", "other/base")
     (run / "model/README.md").write_text("---\nlicense: apache-2.0\n---\nA card.\n")
