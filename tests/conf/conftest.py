@@ -17,6 +17,7 @@ CHOICES = [
     if path.parent.name not in _NOT_PARTS and (path.parent.name != "model" or path.stem in _ALIKE)
 ]
 GIVEN = {  # values that a user has to give
+    "data=hub": ["data.repo=org/name"],
     "model=local": [f"model.path={REFERENCE / 'opt'}"],
     "model=hub": ["model.path=owner/name"],
     "model=gguf": ["model.path=tiny.gguf"],

@@ -16,7 +16,7 @@ from prune_lab.report.page.html import page_of
 from prune_lab.report.render import report_latex, report_text
 from prune_lab.run.record import Unreadable, read_record
 from prune_lab.run.summary import print_summary
-from prune_lab.sweep.summary import jobs_of
+from prune_lab.sweep.jobs import job_in
 
 TEXT = {"source": "c4", "split": "train", "samples": 4, "seqlen": 64, "windows": 3}
 WHOLE: dict[str, Any] = {
@@ -80,7 +80,7 @@ def test_all_readers(tmp_path: Path, toy_findings: Any, capsys: pytest.CaptureFi
     run = tmp_path / "runs" / "0"
     run.mkdir(parents=True, exist_ok=True)
     (run / "record.json").write_text(json.dumps(damaged(data.draw)))
-    assert jobs_of([(run, ["a=1"])], ["evaluate/perplexity"])
+    assert job_in(run, "a=1", ["evaluate/perplexity"]).status
     collection = Collection(tmp_path / "runs")
     collection.refresh()
     assert len(collection.runs) + len(collection.unreadable) == 1 and page_of(collection, "runs", 0)

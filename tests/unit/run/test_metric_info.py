@@ -132,5 +132,5 @@ def test_a_new_metric_is_tabulated_with_title_and_format(record, tmp_path):
 def test_a_new_metric_is_on_the_page_with_label_and_kind(record, tmp_path):
     write_json(tmp_path / "run" / "record.json", record)
     page = payload_of(Collection(tmp_path, runs=[read_run(tmp_path / "run", "run")]), 0)["runs"]
-    assert page["described"] == {"evaluate/wit": ["wit of the model, pruned", "share", True]}
+    assert page["described"] == {"evaluate/wit": ["wit of the model, pruned", "share", "higher"]}
     assert page["shown"] == page["qualities"] == ["evaluate/wit"]
