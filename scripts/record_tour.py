@@ -104,7 +104,8 @@ def main() -> None:
     parts = [
         "# A tour\n",
         f"A recording, made by `python scripts/record_tour.py` on {cores} cores, without GPU and hub. "
-        "What is printed is as it was; the machine did other work, too, so take no times from it. The first run fetches SmolLM2-135M from the package index.\n",
+        "What is printed is as it was; the machine did other work, too, so take no times "
+        "from it. The first run fetches SmolLM2-135M from the package index.\n",
     ]
     try:
         for title, before, command in STEPS:
