@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from prune_lab.export.command import main
 from prune_lab.run.entry import run_unless_finished
 
 
@@ -19,3 +20,12 @@ def saved_run(tmp_path, configured, local_overrides) -> Callable[..., Path]:
         return folder
 
     return run
+
+
+def export(*arguments: object) -> int:
+    """Runs ``prune-lab-export``, and returns its status."""
+    try:
+        main([str(each) for each in arguments])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0

@@ -13,15 +13,7 @@ from transformers import AutoModelForCausalLM
 import prune_lab
 from prune_lab.export import folder as of_folder
 from prune_lab.export import weights
-from prune_lab.export.command import main
-
-
-def export(*arguments) -> int:
-    try:
-        main([str(each) for each in arguments])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+from tests.unit.export.conftest import export
 
 
 def weights_of(folder):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prune_lab.export.command import main
+from tests.unit.export.conftest import export
 
 COPIES = """
 import shutil, sys
@@ -28,14 +28,6 @@ def model_and_converter(write_gguf, tmp_path):
     script = tmp_path / "bin/convert_hf_to_gguf.py"
     script.write_text(COPIES.format(source=str(file)))
     return tmp_path / "model", script
-
-
-def export(*arguments) -> int:
-    try:
-        main([str(each) for each in arguments])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 def test_the_file_lies_beside_and_was_read_again(model_and_converter, tmp_path, capsys):
