@@ -34,6 +34,7 @@ _PATTERNS: Mapping[str, Sequence[tuple[str, dict[str, Any]]]] = {
     "N:M": (("2:4", {"sparsity": "nm_2of4"}),),
     "neurons": (("half of the neurons", {"sparsity": "neurons", "sparsity.level": 0.5}),),
     "heads": (("half of the heads", {"sparsity": "heads", "sparsity.level": 0.5}),),
+    "width": (("half of the neurons and heads", {"sparsity": "width", "sparsity.level": 0.5}),),
 }
 
 

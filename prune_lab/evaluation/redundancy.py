@@ -13,6 +13,7 @@ from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.units import Neurons, all_neurons
 from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
+from prune_lab.training.gradients import gradient_of, sample_gradients
 from prune_lab.utils.checks import check_flag, check_number, check_whole
 from prune_lab.utils.digests import tensor_digest
 
@@ -124,22 +125,10 @@ class Redundancy(Evaluation):
             for parameter in (member.linear.module.weight, member.linear.module.bias)
             if parameter is not None
         ]
-        with subject.model.placed(subject.device, whole=True) as hf, torch.enable_grad():
-            for parameter in parameters:
-                parameter.requires_grad_(True)
-            try:
-                for window in windows:
-                    tokens = window[None].to(subject.device)
-                    logits = hf(tokens).logits[0, :-1].float()
-                    torch.nn.functional.cross_entropy(logits, tokens[0, 1:]).backward()
-                    for each in units:
-                        totals[each.name] += _first_order(each).abs().double().cpu()
-                    for parameter in parameters:
-                        parameter.grad = None
-            finally:
-                for parameter in parameters:
-                    parameter.requires_grad_(False)
-                    parameter.grad = None
+        for _ in sample_gradients(subject.model, parameters, windows, subject.device):
+            with torch.no_grad():
+                for each in units:
+                    totals[each.name] += _first_order(each).abs().double().cpu()
         return {name: total / len(windows) for name, total in totals.items()}
 
 
@@ -166,12 +155,7 @@ def _first_order(units: Neurons) -> Tensor:
     total = torch.zeros(units.count, device=units.mlp.down.module.weight.device)
     for member in units.members:
         linear = member.linear
-        total += member.sum((linear.weight * linear.seen(_gradient(linear.module.weight))).float(), units.count)
+        total += member.sum((linear.weight * linear.seen(gradient_of(linear.module.weight))).float(), units.count)
         if member.bias is not None:
-            total += (member.bias * _gradient(linear.module.bias)).float()
+            total += (member.bias * gradient_of(linear.module.bias)).float()
     return total
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None  # after a backward pass
-    return parameter.grad

@@ -19,7 +19,7 @@ def engine_notes(done: str, *, unequal: bool = False) -> Iterator[str]:
             "Neurons or heads were taken out, so that the matrices are smaller: memory, computation and files are "
             "smaller in every engine that opens the model, without special kernels."
         )
-    elif "neurons" in done or "heads" in done:
+    elif any(kind in done for kind in ("neurons", "heads", "width")):
         yield (
             "Whole neurons or heads are zero and still stored: an engine gains nothing by that until they are taken "
             "out, which is what prune_lab's stage `shrink` does."

@@ -30,6 +30,8 @@ class Family:
     counters: tuple[str, ...] = ()  # attributes of the attention module that count heads
     bos: Literal["text", "window"] = "text"  # where the token that begins a text is needed: see prune_lab.data.bos
     head_dim: str | None = None  # the key of the configuration that sets it apart from the number of heads
+    attention_bias: str | None = None  # the key that gives all projections of the attention a bias, where one does
+    mlp_bias: str | None = None  # likewise, of the feed-forward network
 
     @property
     def shared_inputs(self) -> tuple[tuple[str, ...], ...]:
@@ -42,13 +44,14 @@ _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _LLAMA = Family(
     "model.layers", _QKV, "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj", "mlp.gate_proj", head_dim="head_dim"
 )
+_ATTENTION_BIAS = replace(_LLAMA, attention_bias="attention_bias")
 
 FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
-    "llama": _LLAMA,
+    "llama": replace(_ATTENTION_BIAS, mlp_bias="mlp_bias"),
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma3_text": replace(_LLAMA, activation="hidden_activation", bos="window"),
+    "qwen3": _ATTENTION_BIAS,
+    "gemma3_text": replace(_ATTENTION_BIAS, activation="hidden_activation", bos="window"),
     "opt": Family(
         "model.decoder.layers",
         _QKV,

@@ -70,6 +70,20 @@ class Units:
         """Of their scores and masks."""
         return (self.count,)
 
+    @property
+    def reader(self) -> Member:
+        """The part that reads what the units compute: of the down-projection, or of the attention's output."""
+        return next(member for member in self.members if member.dim == 1)
+
+    @property
+    def parameters_each(self) -> int:
+        """How many weights and biases the model has fewer without one of them."""
+        total = 0
+        for member in self.members:
+            rows, columns = member.linear.shape
+            total += rows * columns + (rows if member.bias is not None else 0)
+        return total // self.count
+
     def norm(self, order: float, weight: Callable[[PrunableLinear], Tensor] = attrgetter("weight")) -> Tensor:
         """The norm of all weights of each unit, of `shape`, float32.
 

@@ -66,6 +66,19 @@ class PrunableLinear:
         self.weight.copy_(cast)
 
     @torch.no_grad()
+    def write_bias(self, bias: Tensor) -> None:
+        """Copies ``bias``, ``(out,)`` of any float type, into that of the layer, which has one; casts to its type.
+
+        Raises:
+            RunFailed: a value is not finite in the type of the parameter.
+        """
+        assert self.bias is not None
+        cast = bias.to(self.bias.dtype)
+        if not all_finite(cast):
+            raise RunFailed(f"{self.name}: the new bias has NaN or infinite values; use a larger model.dtype")
+        self.bias.copy_(cast)
+
+    @torch.no_grad()
     def select(self, dim: int, index: Tensor) -> None:
         """Keeps some outputs (``dim`` 0, with their biases) or inputs (``dim`` 1); the layer is smaller afterwards."""
         index, module = index.to(self.weight.device), self.module

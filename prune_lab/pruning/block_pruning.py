@@ -8,6 +8,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.collect import collect
@@ -20,6 +21,9 @@ from prune_lab.utils.collectives import count, hand_out
 from prune_lab.utils.device import release_free_memory
 
 S = TypeVar("S", bound=Statistic)
+
+Values = tuple[Tensor, Tensor | None]
+"""The weight ``(out, in)`` of a linear layer, and its bias ``(out,)``, if it has one."""
 
 
 class BlockPruning:
@@ -41,7 +45,7 @@ class BlockPruning:
         self._held = HeldOut.of(inputs.calibration, 0)
         self._errors = OutputErrors(inputs)
         self._records: dict[str, Record] = {}  # by linear layer, of the next pass that collects its inputs
-        self._dense_weights: dict[PrunableLinear, Tensor] = {}  # (out, in); with propagate=dense
+        self._dense: dict[PrunableLinear, Values] = {}  # with propagate=dense
         self._own: set[PrunableLinear] = set()  # written, and each process has found the weight by itself
 
     def parts(self) -> tuple[tuple[PrunableLinear, ...], ...]:
@@ -65,17 +69,32 @@ class BlockPruning:
         """Collects a statistic of the tokens that are not held out, and beside it what judges weights on the others."""
         return self._collect(partial(SplitStatistic, statistic, self._held, self.inputs.calibration), linears)
 
-    def collect(self, statistic: Callable[[], S], linears: Sequence[PrunableLinear] | None = None) -> dict[str, S]:
+    def collect(
+        self,
+        statistic: Callable[[], S],
+        linears: Sequence[PrunableLinear] | None = None,
+        sampled: Sequence[PrunableLinear] = (),
+    ) -> dict[str, S]:
         """Collects as `prune_lab.pruning.calibration.collect.collect` does, and takes error samples on the way.
 
         Tokens that are held out are left out.
+
+        Args:
+            statistic: makes an empty one.
+            linears: which, of the block; all by default.
+            sampled: linear layers of which only error samples are taken, as they will be written too.
         """
         if not self._held:
-            return self._collect(statistic, linears)
+            return self._collect(statistic, linears, sampled)
         split = partial(SplitStatistic, statistic, self._held, self.inputs.calibration, judged=False)
-        return {name: found.fitted for name, found in self._collect(split, linears).items()}
+        return {name: found.fitted for name, found in self._collect(split, linears, sampled).items()}
 
-    def _collect(self, statistic: Callable[[], S], linears: Sequence[PrunableLinear] | None) -> dict[str, S]:
+    def _collect(
+        self,
+        statistic: Callable[[], S],
+        linears: Sequence[PrunableLinear] | None,
+        sampled: Sequence[PrunableLinear] = (),
+    ) -> dict[str, S]:
         names = {linear.name for linear in (self.block.linears if linears is None else linears)}
         records = {name: self._records.pop(name) for name in names & self._records.keys()}
 
@@ -85,7 +104,7 @@ class BlockPruning:
                 if linear.name in records:
                     records[linear.name].update(rows)
 
-        return collect(self.inputs, statistic, linears, watch)
+        return collect(self.inputs, statistic, linears, watch, sampled)
 
     @contextmanager
     def recording(self, linear: PrunableLinear) -> Iterator[Record]:
@@ -103,6 +122,7 @@ class BlockPruning:
         seconds: float = 0.0,
         refined: int | None = None,
         *,
+        bias: Tensor | None = None,
         handed_out: bool = False,
     ) -> None:
         """Writes a pruned weight, and records its mask and what the change did to the layer's outputs.
@@ -112,6 +132,7 @@ class BlockPruning:
             weight: ``(out, in)``, any float type; zero where pruned.
             seconds: what finding it took.
             refined: of a method that refines, how many of its passes are in the weight; see `LayerRow`.
+            bias: ``(out,)``, any float type, of a layer that has one; by default it stays.
             handed_out: all processes have this very weight; otherwise they get that of the first one in the end.
 
         Raises:
@@ -120,8 +141,10 @@ class BlockPruning:
         if linear.name not in self._errors.samples:
             self.collect(_Nothing)  # the whole block at once, while all of it is still dense
         self._errors.keep_dense_output()
-        self._keep_dense_weight(linear)
+        self._keep_dense_values(linear)
         linear.write(weight)
+        if bias is not None:
+            linear.write_bias(bias)
         (self._own.discard if handed_out else self._own.add)(linear)
         keep = (linear.weight != 0).cpu()  # (out, in)
         sparsity = 1 - int(keep.count_nonzero()) / keep.numel()
@@ -129,6 +152,34 @@ class BlockPruning:
         row = LayerRow(linear.name, linear.shape, sparsity, error, seconds, refined=refined)
         self.result.record(row, keep)
         release_free_memory(self.inputs.calibration.device)
+
+    def write_units(
+        self,
+        units: Units,
+        keep: Tensor,
+        seconds: float = 0.0,
+        *,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> None:
+        """Sets all that belongs to some neurons or heads of the block to zero, as `write` does.
+
+        Args:
+            units: of the block.
+            keep: ``(count,)`` bool, those that stay.
+            seconds: what finding them took.
+            weight: of the linear layer that reads them, ``(out, in)`` any float type, if it is to change further.
+            bias: of that layer, ``(out,)``, likewise.
+        """
+        each = seconds / len(units.members)
+        for member in units.members:
+            linear = member.linear
+            kept = member.spread(keep.to(linear.weight.device))  # (out,) or (in,)
+            if member is units.reader:
+                self.write(linear, (linear.weight if weight is None else weight) * kept, each, bias=bias)
+            else:
+                own = None if linear.bias is None else linear.bias * kept
+                self.write(linear, linear.weight * kept[:, None], each, bias=own)
 
     def restore(
         self, weights: Mapping[str, Tensor], rows: Sequence[LayerRow], channel_orders: Mapping[str, Tensor]
@@ -142,7 +193,7 @@ class BlockPruning:
         """
         linears = {linear.name: linear for linear in self.block.linears}
         for row in rows:
-            self._keep_dense_weight(linears[row.name])
+            self._keep_dense_values(linears[row.name])
         self.block.module.load_state_dict(dict(weights))
         for row in rows:
             self.result.record(row, (linears[row.name].weight != 0).cpu())
@@ -157,11 +208,11 @@ class BlockPruning:
             RunFailed: an output is not finite.
         """
         self._hand_out_own()
-        if self._dense_weights:
+        if self._dense:
             self._record_block_error()
-            pruned = {linear: linear.weight.clone() for linear in self._dense_weights}
-            _copy(self._dense_weights)
-            self._dense_weights = {}
+            pruned = {linear: _values(linear) for linear in self._dense}
+            _copy(self._dense)
+            self._dense = {}
             self.inputs.propagate()
             _copy(pruned)
         elif self.inputs.last:
@@ -178,6 +229,10 @@ class BlockPruning:
                 weight = linear.weight.clone(memory_format=torch.contiguous_format)
                 hand_out(weight, 0)
                 linear.write(weight)
+                if linear.bias is not None:
+                    bias = linear.bias.clone()
+                    hand_out(bias, 0)
+                    linear.write_bias(bias)
                 self.result.masks[linear.name] = (linear.weight != 0).cpu()
         self._own.clear()
 
@@ -191,9 +246,9 @@ class BlockPruning:
             error = self._errors.of_block(self.inputs.first_output() if output is None else output)
             self.result.record_block_error([linear.name for linear in self.block.linears], error)
 
-    def _keep_dense_weight(self, linear: PrunableLinear) -> None:
-        if self.inputs.calibration.propagate == "dense" and linear not in self._dense_weights:
-            self._dense_weights[linear] = linear.weight.clone()
+    def _keep_dense_values(self, linear: PrunableLinear) -> None:
+        if self.inputs.calibration.propagate == "dense" and linear not in self._dense:
+            self._dense[linear] = _values(linear)
 
 
 class _Nothing:
@@ -205,7 +260,13 @@ class _Nothing:
         """Does nothing."""
 
 
+def _values(linear: PrunableLinear) -> Values:
+    return linear.weight.clone(), None if linear.bias is None else linear.bias.clone()
+
+
 @torch.no_grad()
-def _copy(weights: Mapping[PrunableLinear, Tensor]) -> None:
-    for linear, weight in weights.items():
+def _copy(values: Mapping[PrunableLinear, Values]) -> None:
+    for linear, (weight, bias) in values.items():
         linear.weight.copy_(weight)
+        if linear.bias is not None and bias is not None:
+            linear.bias.copy_(bias)

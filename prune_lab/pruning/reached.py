@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from prune_lab.errors import RunFailed
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import uniform_counts
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ _BY_CHANCE = 0.01
 
 @dataclass(frozen=True)
 class _Count:
-    """Of one layer, or of all together: how many weights, neurons or heads went, and how many were to go."""
+    """Of one layer, or of all together: how many weights, neurons, heads or parameters went, and were to go."""
 
     name: str
     entries: int
@@ -60,6 +62,9 @@ def check_reached(
     )
     if method.allocation_conflict is not None:
         counts = [_total(counts, target, method.least_kept)]
+        if target.kind == "width":  # whole units meet it only nearly
+            largest = max(each.parameters_each for each in target.units(model))
+            counts = [replace(counts[0], least=min(counts[0].least, counts[0].most - largest))]
     for count in counts:
         short = count.gone < count.least and method.reaches != "at most"
         if short or (count.gone > count.most and method.reaches != "at least"):
@@ -88,6 +93,8 @@ def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:
 
 
 def _kind(target: Target) -> str:
+    if target.kind == "width":
+        return "parameters"
     return target.kind if target.removes_units else "weights"
 
 
@@ -97,11 +104,23 @@ def _units(
     def kept(linear: PrunableLinear) -> Tensor:
         return before[linear.name] if linear.name in before else torch.ones(linear.shape)
 
-    for each in target.units(model):
+    counts = []
+    units = target.units(model)
+    asked = uniform_counts(units, target)
+    for each in units:
         gone = each.count - int(result.masks[each.name].count_nonzero())
-        asked = count_dropped(target.sparsity, each.count)
         zero = int((each.norm(1, kept) == 0).count_nonzero())  # all of the unit's weights were, before
-        yield _Count(each.name, each.count, gone, asked, max(asked, zero))
+        counts.append(_Count(each.name, each.count, gone, asked[each.name], max(asked[each.name], zero)))
+    if target.kind != "width":
+        yield from counts
+    else:
+        yield from (_parameters(each, count) for each, count in zip(units, counts, strict=True))
+
+
+def _parameters(units: Units, count: _Count) -> _Count:
+    """The same in parameters, which neurons and heads have in common."""
+    numbers = (number * units.parameters_each for number in (count.entries, count.gone, count.least, count.most))
+    return _Count(count.name, *numbers)
 
 
 def _weights(

@@ -13,10 +13,10 @@ from prune_lab.training.progress import Progress
 class LayerRow:
     """What pruning did to one weight, or to the units of one layer: a line of ``layers.csv``.
 
-    ``error`` is ``|(W - W') X|^2 / |W X|^2`` over up to 256 inputs ``X`` spread evenly over the first batch, as they
-    reach the linear layer when its statistic is collected. ``block_error`` is that of the whole block on the first
-    batch, ``|f'(X) - f(X)|^2 / |f(X) - X|^2``: relative to what the block adds to the residual stream. ``seconds`` is
-    the time of the solver. All three are ``None`` where a method measures nothing of the kind.
+    ``error`` is ``|(W - W') X + b - b'|^2 / |W X|^2`` over up to 256 inputs ``X`` spread evenly over the first batch,
+    as they reach the linear layer when its statistic is collected. ``block_error`` is that of the whole block on the
+    first batch, ``|f'(X) - f(X)|^2 / |f(X) - X|^2``: relative to what the block adds to the residual stream.
+    ``seconds`` is the time of the solver. All three are ``None`` where a method measures nothing of the kind.
 
     ``refined`` is how many passes of a method that refines are in the weight, those that are made at once counting as
     one; 0 where none made it better on text held out (`prune_lab.pruning.held_out`), so that it is as the inner method

@@ -1,7 +1,7 @@
 """How much to remove, in what pattern, and where."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
@@ -14,10 +14,15 @@ from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.masks import count_dropped, zeros_in
 from prune_lab.utils.checks import check_flag, check_number, is_number
 
-Pattern = Literal["unstructured", "neurons", "heads"]  # or N:M
+Pattern = Literal["unstructured", "neurons", "heads", "width"]  # or N:M
 PatternKind = Pattern | Literal["N:M"]
 
 
+_UNITS_OF: Mapping[str, Sequence[Callable[[Block], Units]]] = {
+    "neurons": (neurons_of,),
+    "heads": (heads_of,),
+    "width": (heads_of, neurons_of),
+}
 _N_OF_M = r"[1-9]\d{0,6}:[1-9]\d{0,6}"  # no layer has more inputs than that
 _FRACTION = "the fraction removed: 0.7 removes 70 %"
 
@@ -28,10 +33,11 @@ class Target:
 
     Args:
         pattern: ``unstructured``; ``N:M``: N weights kept of every M consecutive inputs of a row; ``neurons``:
-            hidden neurons of feed-forward networks are removed whole; or ``heads``: attention heads are.
-        level: fraction removed, in [0, 1); null for N:M, which sets it.
+            hidden neurons of feed-forward networks are removed whole; ``heads``: attention heads are; ``width``: both.
+        level: fraction removed, in [0, 1), of weights, neurons or heads, or for ``width`` of the parameters that
+            neurons and heads have; null for N:M, which sets it.
         layers: half-open range of blocks ``[first, end)``; null for all.
-        budget: sparsities by layer name that replace ``level``.
+        budget: sparsities by the name of a layer, or of its units, that replace ``level``.
         keep_zeros: whether prunable weights that are zero in the loaded model count as pruned: they are part of the
             level, and neither a method nor a training gives them a value. ``false``: methods that change the weights
             they keep may do so, and so may training.
@@ -83,20 +89,23 @@ class Target:
 
     @property
     def kind(self) -> PatternKind:
-        """``unstructured``, ``N:M``, ``neurons`` or ``heads``."""
+        """``unstructured``, ``N:M``, ``neurons``, ``heads`` or ``width``."""
         return "N:M" if self.n_of_m else cast(Pattern, self.pattern)  # it was checked
 
     @property
     def removes_units(self) -> bool:
         """Whether whole neurons or heads go."""
-        return self.kind in ("neurons", "heads")
+        return self.kind in _UNITS_OF
 
     def units(self, model: PrunableModel) -> list[Units]:
         """What is kept or removed as one, in the range of layers: neurons, heads, or single weights."""
         if self.removes_units:
-            of_block = neurons_of if self.kind == "neurons" else heads_of
-            return [of_block(block) for block in model.blocks if self.includes(block)]
+            return [units for block in model.blocks if self.includes(block) for units in self.units_of(block)]
         return [single_weights_of(linear) for linear in self.linears(model)]
+
+    def units_of(self, block: Block) -> list[Units]:
+        """The neurons and heads of a block that may go, in the order of a forward pass."""
+        return [of_block(block) for of_block in _UNITS_OF[self.kind]]
 
     @property
     def sparsity(self) -> float:

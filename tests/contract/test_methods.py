@@ -19,6 +19,7 @@ from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import Masks, count_dropped
 from prune_lab.pruning.methods.data_free import DataFreeMethod
 from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.reached import check_reached
 from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.target import Target
@@ -26,8 +27,11 @@ from prune_lab.run.conf_folder import conf_folder
 from prune_lab.training.settings import Training
 
 ALL = sorted((conf_folder() / "method").glob("*.yaml"))
-TRAINED = [path for path in ALL if get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]).trains]
-YAMLS = [path for path in ALL if path not in TRAINED]
+CLASSES = {path: get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]) for path in ALL}
+TRAINED = [path for path in ALL if CLASSES[path].trains]
+YAMLS = [path for path in ALL if path not in TRAINED and "unstructured" in CLASSES[path].patterns]
+OF_UNITS = [path for path in ALL if path not in TRAINED and "width" in CLASSES[path].patterns]
+WITHOUT_WEIGHTS = [path for path in OF_UNITS if path not in YAMLS]
 TARGETS = {
     "half": Target(level=0.5),
     "uneven": Target(level=0.29, layers=[1, 3]),
@@ -192,7 +196,9 @@ def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
 ):
     """Methods keep nothing of a pruning: two in turn and two in threads leave what each leaves alone."""
     method = instantiate(composed(f"method={path.stem}").method)
-    target = Target("neurons", 0.5) if path in TRAINED and "neurons" in method.patterns else Target(level=0.5)
+    target = Target(level=0.5)
+    if path in WITHOUT_WEIGHTS or (path in TRAINED and "neurons" in method.patterns):
+        target = Target("neurons", 0.5)
 
     def pruned(model: PrunableModel, tokens: Tensor) -> tuple[dict[str, Tensor], PruningResult]:
         result = prune(model, method, target, tokens)
@@ -213,6 +219,36 @@ def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
         assert list(once.masks) == list(twice.masks)
         assert all(torch.equal(once.masks[name], twice.masks[name]) for name in once.masks)
         assert (once.progress is not None) is (path in TRAINED)
+
+
+@pytest.mark.parametrize("pattern", ["neurons", "heads", "width"])
+@pytest.mark.parametrize("path", OF_UNITS, ids=lambda path: path.stem)
+def test_a_method_removes_neurons_and_heads_whole(
+    tiny_model: Callable[..., PrunableModel],
+    family: str,
+    path: Path,
+    pattern: str,
+    composed: Callable[..., DictConfig],
+    random_tokens: Callable[..., Tensor],
+):
+    """All that belongs to a unit that went is zero, and as much went as was asked for."""
+    method, target = instantiate(composed(f"method={path.stem}").method), Target(pattern, 0.5)
+    model, tokens = tiny_model(family), random_tokens(6, 16)
+    result = prune(model, method, target, tokens)
+    units = {each.name: each for each in target.units(model)}
+    assert list(result.masks) == list(units)
+    for name, each in units.items():
+        keep = result.masks[name]
+        assert torch.equal(keep, ~each.zero)
+        for member in each.members:
+            kept = member.spread(keep)
+            assert not member.linear.weight.movedim(member.dim, 0)[~kept].any()
+            assert member.bias is None or not member.bias[~kept].any()
+    check_reached(model, target, method, result, {})
+    assert set(result.layers) == {member.linear.name for each in units.values() for member in each.members}
+    assert all(0 < row.error < 2 for row in result.layers.values() if row.sparsity > 0)
+    assert torch.isfinite(model.hf(tokens).logits).all()
+    assert_same_again(model, tiny_model(family), method, target, tokens)
 
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)

@@ -31,6 +31,7 @@ TARGETS = {  # with the family that it is tried on
     "2:4": (Target("2:4"), "llama"),
     "neurons": (Target("neurons", level=0.5), "llama"),
     "heads": (Target("heads", level=0.5), "gpt2"),
+    "width": (Target("width", level=0.5), "llama"),
 }
 CASES = [
     (name, kind)

@@ -28,6 +28,7 @@ def collect(
     statistic: Callable[[], S],
     linears: Sequence[PrunableLinear] | None = None,
     watch: Watch | None = None,
+    watched: Sequence[PrunableLinear] = (),
 ) -> dict[str, S]:
     """Runs the block over the calibration set and returns a statistic per linear layer, by the layer's name.
 
@@ -41,17 +42,20 @@ def collect(
         statistic: makes an empty one.
         linears: which, of the block; all by default.
         watch: sees every batch of inputs too.
+        watched: linear layers that only ``watch`` is to see.
 
     Raises:
         RunFailed: inputs of the first batch are not finite.
     """
     wanted = [linear.name for linear in (inputs.block.linears if linears is None else linears)]
-    groups = [tuple(each for each in shared if each.name in wanted) for shared in inputs.block.shared_inputs]
-    collecting = _CollectingPass([group for group in groups if group], statistic, watch)
+    seen = {*wanted, *(linear.name for linear in watched)}
+    groups = [tuple(each for each in shared if each.name in seen) for shared in inputs.block.shared_inputs]
+    collecting = _CollectingPass([group for group in groups if group], wanted, statistic, watch)
     if wanted:
         collecting.run(inputs)
     if inputs.calibration.share is not None:
-        collected = [collecting.statistics[group[0].name] for group in groups if group]
+        firsts = [next((each.name for each in group if each.name in wanted), None) for group in groups]
+        collected = [collecting.statistics[name] for name in firsts if name is not None]
         add_up_statistics(collected, inputs.calibration.device)
     release_free_memory(inputs.calibration.device)  # the activations; solvers need room next
     return {name: collecting.statistics[name] for name in wanted}
@@ -79,9 +83,16 @@ class _ReachedAllError(Exception):
 class _CollectingPass(Generic[S]):
     """The forward passes of one `collect`; each group of linear layers reads one tensor and shares one statistic."""
 
-    def __init__(self, groups: Sequence[tuple[PrunableLinear, ...]], statistic: Callable[[], S], watch: Watch | None):
+    def __init__(
+        self,
+        groups: Sequence[tuple[PrunableLinear, ...]],
+        wanted: Sequence[str],
+        statistic: Callable[[], S],
+        watch: Watch | None,
+    ):
         self.statistics: dict[str, S] = {}  # by linear layer
         self._groups = groups
+        self._wanted = {group: [each.name for each in group if each.name in wanted] for group in groups}
         self._statistic = statistic
         self._watch = watch
         self._reached = 0  # groups, by the running forward pass
@@ -102,12 +113,14 @@ class _CollectingPass(Generic[S]):
 
     def _observe(self, group: tuple[PrunableLinear, ...], _module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         rows = args[0].flatten(0, -2)  # (tokens, in)
-        if group[0].name not in self.statistics:
+        names = self._wanted[group]
+        if names and names[0] not in self.statistics:
             _check_finite(group[0], rows)
-            self.statistics |= dict.fromkeys((linear.name for linear in group), self._statistic())
+            self.statistics |= dict.fromkeys(names, self._statistic())
         if self._watch is not None:
             self._watch(group, rows)
-        self.statistics[group[0].name].update(rows)
+        if names:
+            self.statistics[names[0]].update(rows)
         self._reached += 1
         if self._reached == len(self._groups):
             raise _ReachedAllError

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from prune_lab.models.view import PrunableLinear
@@ -17,15 +18,20 @@ class ErrorSample:
 
     inputs: Tensor  # (tokens, in), type of the model
     outputs: Tensor  # (tokens, out) float32, without the bias
+    bias: Tensor | None  # (out,) of the dense layer, if it has one
 
     @classmethod
     def of(cls, inputs: Tensor, linear: PrunableLinear) -> "ErrorSample":
         """Takes the outputs of the linear layer as it is."""
-        return cls(inputs, inputs.float() @ linear.weight.float().T)
+        bias = None if linear.bias is None else linear.bias.clone()
+        return cls(inputs, inputs.float() @ linear.weight.float().T, bias)
 
-    def error(self, weight: Tensor) -> float:
-        """Returns ``|(W - W') X|^2 / |W X|^2`` of a weight ``(out, in)``."""
-        change = (self.outputs - self.inputs.float() @ weight.float().T).square().sum()
+    def error(self, weight: Tensor, bias: Tensor | None = None) -> float:
+        """Returns ``|(W - W') X + b - b'|^2 / |W X|^2`` of a weight ``(out, in)`` and a bias ``(out,)``."""
+        difference = self.outputs - self.inputs.float() @ weight.float().T
+        if bias is not None and self.bias is not None and not torch.equal(bias, self.bias):
+            difference += self.bias.float() - bias.float()
+        change = difference.square().sum()
         return float(change / self.outputs.square().sum() if change > 0 else change)
 
 
@@ -56,7 +62,7 @@ class OutputErrors:
 
     def of_linear(self, linear: PrunableLinear) -> float:
         """Returns the error of a linear layer as it now is; it must have been sampled."""
-        return self.samples[linear.name].error(linear.weight)
+        return self.samples[linear.name].error(linear.weight, linear.bias)
 
     def keep_dense_output(self) -> None:
         """Runs the block over the first batch, once, before anything in it changes."""

@@ -81,6 +81,90 @@ class InputNorm:
         return self._squares.sqrt()
 
 
+class Moments:
+    """Mean and variance of each input over the tokens seen, from sums in float64."""
+
+    sums: ClassVar = ("tokens", "_sum", "_squares")
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._sum: Tensor | None = None
+        self._squares: Tensor | None = None
+
+    def update(self, inputs: Tensor) -> None:
+        """Adds a batch ``(tokens, in)``."""
+        x = inputs.double()
+        total, squares = x.sum(0), x.square_().sum(0) if x is not inputs else x.square().sum(0)
+        self._sum = total if self._sum is None else self._sum + total
+        self._squares = squares if self._squares is None else self._squares + squares
+        self.tokens += len(inputs)
+
+    @property
+    def mean(self) -> Tensor:
+        """``(in,)`` float64."""
+        assert self._sum is not None, "no batch was seen"
+        return self._sum / self.tokens
+
+    @property
+    def variance(self) -> Tensor:
+        """``(in,)`` float64, with ``T - 1`` in the denominator."""
+        assert self._squares is not None, "no batch was seen"
+        return ((self._squares - self.tokens * self.mean.square()) / max(1, self.tokens - 1)).clamp_min_(0)
+
+
+class Covariance:
+    """Second moment and mean of a linear layer's inputs, for weights that come with a free bias."""
+
+    sums: ClassVar = ("hessian", "_sum")
+
+    def __init__(self) -> None:
+        self.hessian = Hessian()
+        self._sum: Tensor | None = None
+
+    def update(self, inputs: Tensor) -> None:
+        """Adds a batch ``(tokens, in)``."""
+        total = inputs.sum(0, dtype=torch.float64)
+        self._sum = total if self._sum is None else self._sum + total
+        self.hessian.update(inputs)
+
+    @property
+    def mean(self) -> Tensor:
+        """``(in,)`` float64."""
+        assert self._sum is not None, "no batch was seen"
+        return self._sum / self.hessian.tokens
+
+    @property
+    def value(self) -> Tensor:
+        """``1/T sum (x - mean) (x - mean)^T``, ``(in, in)`` float64."""
+        return self.hessian.value.double().addr_(self.mean, self.mean, alpha=-1)
+
+
+class SequenceMeans:
+    """The L2 norm over sequences of each input's mean absolute value in a sequence.
+
+    Args:
+        seqlen: tokens of a sequence; batches hold whole ones.
+    """
+
+    sums: ClassVar = ("_squares",)
+
+    def __init__(self, seqlen: int):
+        self._seqlen = seqlen
+        self._squares: Tensor | None = None
+
+    def update(self, inputs: Tensor) -> None:
+        """Adds a batch ``(sequences * seqlen, in)``; accumulates in float32."""
+        means = inputs.float().abs().unflatten(0, (-1, self._seqlen)).mean(1)
+        squares = means.square_().sum(0)
+        self._squares = squares if self._squares is None else self._squares + squares
+
+    @property
+    def value(self) -> Tensor:
+        """``(in,)`` float32."""
+        assert self._squares is not None, "no batch was seen"
+        return self._squares.sqrt()
+
+
 class Record:
     """The inputs themselves, on the host, in the type of the model.
 

@@ -58,15 +58,11 @@ class Random(DataFreeMethod):
         return masks
 
     def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
-        """Likewise, per block or for all of them.
-
-        Raises:
-            RunFailed: one cut for the model would leave a block without any.
-        """
+        """Likewise, per block or for all of them."""
         scores = {
             each.name: _scores((each.count,), each.name, seed).masked_fill(each.zero, -torch.inf) for each in units
         }
-        return keep_units(scores, target, self.scope, self)
+        return keep_units(units, scores, target, self.scope, self)
 
 
 def _scores(shape: tuple[int, ...], name: str, seed: int) -> Tensor:

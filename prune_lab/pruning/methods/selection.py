@@ -4,14 +4,16 @@ Weights that are zero already are given as ``zero``, ``(out, in)`` bool or ``Non
 their scores, and count as part of the level. Where there are more of them than the level asks for, all of them go.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from prune_lab.errors import RunFailed
+from prune_lab.models.units import Units
 from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_all_but_counts, keep_global, keep_n_of_m
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import counts_by_score, uniform_counts
 
 SCOPES = ("layer", "row")
 """Where the weights of a layer may compete."""
@@ -22,15 +24,16 @@ def keep_in_scope(scores: Tensor, target: Target, name: str, scope: str, zero: T
     return (keep_in_layer if scope == "layer" else keep_in_rows)(scores, target, name, zero)
 
 
-def keep_units(scores: Mapping[str, Tensor], target: Target, scope: str, method: object) -> Masks:
-    """Drops the neurons or heads with the lowest scores ``(count,)``: of every block, or of all blocks together.
+def keep_units(
+    units: Sequence[Units], scores: Mapping[str, Tensor], target: Target, scope: str, method: object
+) -> Masks:
+    """Drops the neurons and heads with the lowest scores ``(count,)``: of every block, or of all blocks together.
 
     Raises:
         RunFailed: one cut for the model (``scope="model"``) would leave a block without any.
     """
-    if scope == "layer":
-        return Masks({name: keep_all_but(s, count_dropped(target.sparsity, len(s))) for name, s in scores.items()})
-    return keep_over_all(scores, target.sparsity, 1, method)
+    counted = uniform_counts(units, target) if scope == "layer" else counts_by_score(units, scores, target, method)
+    return Masks({name: keep_all_but(scores[name], count) for name, count in counted.items()})
 
 
 def keep_over_all(scores: Mapping[str, Tensor], sparsity: float, min_units: int | None, method: object) -> Masks:

@@ -24,6 +24,7 @@ from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.schedule import Cubic, Schedule
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import removed_share
 from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
 from prune_lab.run.masks_file import save_masks
@@ -42,6 +43,7 @@ _GROUPS = {  # what to write for each kind of pattern
     "N:M": "sparsity=nm_2of4 or nm_4of8",
     "neurons": "sparsity=neurons",
     "heads": "sparsity=heads",
+    "width": "sparsity=width",
 }
 COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "block_relative_output_error", "seconds")
 
@@ -240,7 +242,12 @@ def _note_masks(run: RunState, result: PruningResult) -> None:
 
 
 def _sparsity_in_range(run: RunState, target: Target, result: PruningResult) -> float:
-    """The share of zeros among the weights that the target covers, or of the neurons or heads that went."""
+    """The share of zeros among the weights that the target covers, or of the neurons or heads that went.
+
+    Of both together, their share of the parameters.
+    """
+    if target.kind == "width":
+        return removed_share(target.units(run.model), result.masks)
     if target.removes_units:
         return sparsity_of({each.name: result.masks[each.name] for each in target.units(run.model)})
     entries = kept = 0

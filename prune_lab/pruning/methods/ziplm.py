@@ -1,0 +1,107 @@
+"""ZipLM: structured optimal brain surgeon. Units go one after the other, and what is left makes up for them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.units import Units
+from prune_lab.pruning.allocation.division import Point, divide
+from prune_lab.pruning.calibration.statistics import Covariance
+from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.masks import count_dropped
+from prune_lab.pruning.methods.flap import give_biases
+from prune_lab.pruning.methods.unitwise import Solution, UnitMethod
+from prune_lab.pruning.solvers.least_squares import refit
+from prune_lab.pruning.solvers.structured_obs import Elimination, damped, eliminate, refit_columns
+from prune_lab.pruning.unit_counts import parameters_of
+from prune_lab.utils.checks import check_choice, check_flag, check_number
+
+WEIGHTINGS = ("relative", "absolute")
+
+
+@dataclass
+class ZipLM(UnitMethod):
+    """Removes the unit whose loss makes the least output error, moves the weights that are left, and begins anew.
+
+    For unit S, columns of a weight W with inputs of second moment H, that error is ``tr(W_S [C_SS]^-1 W_S^T)`` with C
+    the inverse of H over the columns that are left (`prune_lab.pruning.solvers.structured_obs`). In the end the weights
+    that are left are found anew by least squares from the dense ones. With ``scope=model`` the errors when so many
+    units are gone are measured on the dense model, and the parameters divided so that their sum over layers is least.
+
+    Args:
+        damping: added to the diagonal of H, as a share of its mean.
+        bias: whether a bias is free too, as if inputs had mean zero; the model gets one where the configuration of its
+            family can say so. The output error is lower then, never higher.
+        weighting: of the errors of layers in their sum: ``relative`` to the layer's output, or ``absolute``.
+
+    Source: ZipLM (Kurtic, Frantar and Alistarh, 2023, arXiv:2302.04089), of which no code for this step was published;
+    that of DarwinLM (arXiv:2502.07780) is by the same group. Differences: inputs are those of the pruned model
+    (theirs: of the dense one), the weights are refitted in the end as in OSSCAR (arXiv:2403.12983), heads go with those
+    that share their keys and values, and the search over a latency table is not part of the method.
+    """
+
+    damping: float = 0.01
+    bias: bool = False
+    weighting: str = "relative"
+    statistic: ClassVar = Covariance
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "damping", least=0)
+        check_flag(self, "bias")
+        check_choice(self, "weighting", WEIGHTINGS)
+
+    def prepare_model(self, model: PrunableModel, units: list[Units]) -> None:
+        """Gives the layers that read units a bias of zero, where they have none and can have one."""
+        if self.bias:
+            give_biases(model, units)
+
+    def counts(self, units: list[Units], context: PruningContext) -> dict[str, int]:
+        """Divides the parameters so that the sum of the output errors of all layers is least, as measured when dense.
+
+        Between two numbers of units errors are linear, on the lower convex hull; what is left over in the end, less
+        than a unit, stays.
+        """
+        curves = self.of_dense_model(units, context, self._curve)
+        points: dict[str, list[Point]] = {
+            each.name: [(number * each.parameters_each, error) for number, error in enumerate(curves[each.name])]
+            for each in units
+        }
+        parameters = divide(points, count_dropped(context.target.sparsity, parameters_of(units)))
+        return {each.name: parameters[each.name] // each.parameters_each for each in units}
+
+    def solve(self, units: Units, statistic: Covariance, dropped: int, zero: Tensor | None) -> Solution:
+        """Eliminates units, then finds the weights that are left anew, from the dense ones."""
+        linear = units.reader.linear
+        weight, hessian = linear.weight, self._hessian(units, statistic)
+        keep = torch.ones(units.count, dtype=torch.bool, device=weight.device)
+        keep[self._eliminate(units, hessian, dropped).order] = False
+        columns = units.reader.spread(keep)
+        if zero is None:
+            solution = refit_columns(weight, hessian, columns)
+        else:  # every row has a support of its own
+            solution = refit(weight.double(), columns & ~zero, hessian, damping=0.0)
+        if not self._has_bias(units):
+            return Solution(keep, solution)
+        assert linear.bias is not None
+        return Solution(keep, solution, linear.bias.double() + (weight.double() - solution) @ statistic.mean)
+
+    def _has_bias(self, units: Units) -> bool:
+        return self.bias and units.reader.linear.bias is not None
+
+    def _hessian(self, units: Units, statistic: Covariance) -> Tensor:
+        return damped(statistic.value if self._has_bias(units) else statistic.hessian.value, self.damping)
+
+    def _eliminate(self, units: Units, hessian: Tensor, removed: int) -> Elimination:
+        weight = units.reader.linear.weight
+        return eliminate(weight, hessian, weight.shape[1] // units.count, removed)
+
+    def _curve(self, units: Units, statistic: Covariance) -> list[float]:
+        """The output error when so many units are gone, from none to all but ``min_units``."""
+        hessian, weight = self._hessian(units, statistic), units.reader.linear.weight.double()
+        losses = self._eliminate(units, hessian, units.count - self.min_units).losses
+        scale = float(((weight @ hessian) * weight).sum()) if self.weighting == "relative" else 1.0
+        return [0.0, *(losses.cumsum(0) / scale).tolist()]

@@ -1,0 +1,182 @@
+"""Optimal brain surgeon for whole columns, or groups of them, of one weight matrix. Tensors in, tensors out.
+
+All arithmetic is in float64, as the inverse of a Hessian loses digits with every column that is taken out of it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import NotPositiveDefinite
+
+_PANEL = 64
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """The order in which groups of columns go.
+
+    Attributes:
+        order: ``(removed,)`` int64, the groups, the first to go first.
+        losses: ``(removed,)`` float64, by how much each raises ``tr((W - V) H (W - V)^T)`` when the others have made up
+            for it, given those before it.
+    """
+
+    order: Tensor
+    losses: Tensor
+
+
+def damped(hessian: Tensor, damping: float) -> Tensor:
+    """A Hessian ``(in, in)`` in float64 with ``damping`` times its mean on the diagonal; dead inputs have a one there.
+
+    The diagonal of a dead input would be zero; nothing that is done to its column changes an output.
+    """
+    matrix = hessian.double()
+    if matrix is hessian:
+        matrix = matrix.clone()
+    diagonal = matrix.diagonal()
+    dead = diagonal <= 0
+    diagonal[dead] = 1
+    diagonal += damping * diagonal.mean()
+    return matrix
+
+
+def eliminate(weight: Tensor, hessian: Tensor, group: int, removed: int) -> Elimination:
+    """Removes groups of columns one after the other, each time the one whose loss makes the least error.
+
+    With ``C`` the inverse Hessian of the columns that are left, removing the group S and moving the other weights to
+    where the output error is least raises it by ``tr(W_S [C_SS]^-1 W_S^T)``. The weights then are
+    ``W - W_S [C_SS]^-1 C_S``, and ``C`` becomes ``C - C_S^T [C_SS]^-1 C_S``. Of the weights only ``W^T W`` is needed
+    to say which is next.
+
+    Args:
+        weight: ``(out, in)``, any float type.
+        hessian: ``(in, in)`` float64, positive definite; from `damped`.
+        group: consecutive columns that go together: 1 for neurons, those that read a head for heads.
+        removed: how many groups go, fewer than there are.
+
+    Returns:
+        The order; a shorter removal is the beginning of a longer one.
+
+    Raises:
+        NotPositiveDefinite: the Hessian is not.
+
+    Source: ZipLM (Kurtic, Frantar and Alistarh, 2023, arXiv:2302.04089), as in the code of DarwinLM (Tang et al., 2025,
+    arXiv:2502.07780), which updates the weights and the whole inverse for each column; here single columns are
+    eliminated in panels, as a pivoted Cholesky factorisation would, which gives the same order.
+    """
+    columns = weight.double()
+    gram = columns.T @ columns  # (in, in)
+    inverse = _inverse(hessian)
+    if group == 1:
+        return _eliminate_columns(gram, inverse, removed)
+    return _eliminate_groups(gram, inverse, group, removed)
+
+
+def refit_columns(weight: Tensor, hessian: Tensor, keep: Tensor) -> Tensor:
+    """``argmin tr((W - V) H (W - V)^T)`` over all ``V`` whose columns outside ``keep`` are zero.
+
+    ``V_K = W H_K [H_KK]^-1``: one factorisation for all rows, from the weight as it was, so that nothing depends on the
+    order in which columns went.
+
+    Args:
+        weight: ``(out, in)``, any float type.
+        hessian: ``(in, in)`` float64, positive definite.
+        keep: ``(in,)`` bool, at least one.
+
+    Returns:
+        ``(out, in)`` float64, exactly zero outside.
+
+    Raises:
+        NotPositiveDefinite: the part of the Hessian that is kept is not.
+    """
+    kept = keep.nonzero().flatten()
+    solution = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
+    # the weights that stay need no product: what is solved for is how they change for those that go
+    gone = (~keep).nonzero().flatten()
+    columns = weight.double()
+    solution[:, kept] = columns[:, kept]
+    if len(gone):
+        coupling = columns[:, gone] @ hessian[gone[:, None], kept]  # (out, kept)
+        factor = _cholesky(hessian[kept[:, None], kept])
+        solution[:, kept] += torch.cholesky_solve(coupling.T, factor).T
+    return solution
+
+
+def output_error(weight: Tensor, other: Tensor, hessian: Tensor) -> float:
+    """``tr((W - V) H (W - V)^T)`` of two weights ``(out, in)``."""
+    change = weight.double() - other.double()
+    return float(((change @ hessian) * change).sum())
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info) or not bool(torch.isfinite(factor.diagonal()).all()):
+        raise NotPositiveDefinite("the Hessian is not positive definite with this damping")
+    return factor
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    return torch.cholesky_inverse(_cholesky(matrix))
+
+
+def _eliminate_columns(gram: Tensor, inverse: Tensor, removed: int) -> Elimination:
+    """Eliminates single columns; updates of the matrices wait until a panel of them is full, those of diagonals do not.
+
+    After the eliminations k of a panel the inverse is ``C - sum a_k a_k^T`` with ``a = c_j / sqrt(c_jj)``, and
+    ``W^T W`` is ``M - sum (p_k u_k^T + u_k p_k^T)`` with ``u = c_j / c_jj`` and ``p = m_j - m_jj u / 2``, where
+    ``c_j`` and ``m_j`` are rows as they are when column j goes.
+    """
+    width = len(gram)
+    of_inverse, of_gram = inverse.diagonal().clone(), gram.diagonal().clone()
+    gone = torch.zeros(width, dtype=torch.bool, device=gram.device)
+    order = torch.empty(removed, dtype=torch.int64, device=gram.device)
+    losses = gram.new_empty(removed)
+    scaled = gram.new_zeros(_PANEL, width)  # a
+    halves, units = gram.new_zeros(2, _PANEL, width)  # p, u
+    for step in range(removed):
+        filled = step % _PANEL
+        if step and not filled:
+            inverse.addmm_(scaled.T, scaled, alpha=-1)
+            gram.addmm_(halves.T, units, alpha=-1).addmm_(units.T, halves, alpha=-1)
+        loss, index = (of_gram / of_inverse).masked_fill_(gone, torch.inf).min(0)
+        order[step], losses[step] = index, loss
+        gone[index] = True
+        a, p, u = scaled[:filled], halves[:filled], units[:filled]
+        row = torch.addmv(inverse[index], a.T, a[:, index], alpha=-1)  # c_j
+        torch.div(row, row[index], out=units[filled])
+        torch.div(row, row[index].sqrt(), out=scaled[filled])
+        products = torch.addmv(gram[index], p.T, u[:, index], alpha=-1).addmv_(u.T, p[:, index], alpha=-1)  # m_j
+        torch.sub(products, units[filled] * (products[index] / 2), out=halves[filled])
+        of_inverse.addcmul_(scaled[filled], scaled[filled], value=-1)
+        of_gram.addcmul_(halves[filled], units[filled], value=-2)
+    return Elimination(order, losses.clamp_min_(0))
+
+
+def _eliminate_groups(gram: Tensor, inverse: Tensor, group: int, removed: int) -> Elimination:
+    """Eliminates groups of consecutive columns; there are few of them."""
+    count = len(gram) // group
+    alive = torch.ones(count, dtype=torch.bool, device=gram.device)
+    order = torch.empty(removed, dtype=torch.int64, device=gram.device)
+    losses = gram.new_empty(removed)
+    for step in range(removed):
+        left = alive.nonzero().flatten()
+        blocks = inverse.view(count, group, count, group)[left, :, left]  # (left, group, group)
+        products = gram.view(count, group, count, group)[left, :, left]
+        scores = torch.linalg.solve(blocks, products).diagonal(dim1=-2, dim2=-1).sum(-1)
+        best = scores.argmin()
+        index = int(left[best])
+        order[step], losses[step] = index, scores[best].clamp_min(0)
+        part = slice(index * group, (index + 1) * group)
+        update = torch.linalg.solve(blocks[best], inverse[part])  # (group, in)
+        mixed, own = gram[:, part] @ update, update.T @ gram[part, part]
+        gram.sub_(mixed).sub_(mixed.T).addmm_(own, update)
+        inverse.addmm_(inverse[:, part].clone(), update, alpha=-1)
+        alive[index] = False
+        # what is left of the rows and columns that went is rounding
+        for matrix in (gram, inverse):
+            matrix[part] = 0
+            matrix[:, part] = 0
+        inverse.diagonal()[part] = 1
+    return Elimination(order, losses)

@@ -1,0 +1,100 @@
+"""How many neurons and heads go of each layer.
+
+Where a target removes both (``width``), its level is a share of their parameters, which whole units meet only nearly:
+they are taken as long as the next one fits in, so that never more goes than was asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import RunFailed
+from prune_lab.models.units import Units
+from prune_lab.pruning.masks import count_dropped
+from prune_lab.pruning.target import Target
+
+
+def parameters_of(units: Sequence[Units]) -> int:
+    """All that belong to some units."""
+    return sum(each.count * each.parameters_each for each in units)
+
+
+def removed_share(units: Sequence[Units], masks: Mapping[str, Tensor]) -> float:
+    """The share of the parameters of some units that masks ``(count,)`` remove, by their names."""
+    kept = sum(int(masks[each.name].count_nonzero()) * each.parameters_each for each in units)
+    return 1 - kept / parameters_of(units)
+
+
+def block_of(units: Units) -> str:
+    """The name of the block that they are in."""
+    return units.name.rpartition(".")[0]
+
+
+def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -> dict[str, int]:
+    """The same share of every block.
+
+    Where both neurons and heads go, heads lose ``floor(level * heads)``, and neurons what is then missing to the level
+    in the parameters of their block. Layers with a budget of their own lose that.
+
+    Args:
+        units: of all layers, those of a block together.
+        target: how much.
+        min_units: that a layer keeps.
+
+    Returns:
+        How many go, by the name of the units.
+    """
+    counts = {each.name: min(target.dropped(each.name, each.count), each.count - min_units) for each in units}
+    if target.kind != "width" or target.budget:
+        return counts
+    for _, group in groupby(units, key=block_of):
+        heads, neurons = sorted(group, key=lambda each: each.kind)
+        left = count_dropped(target.sparsity, parameters_of([heads, neurons]))
+        left -= counts[heads.name] * heads.parameters_each
+        counts[neurons.name] = min(left // neurons.parameters_each, neurons.count - min_units)
+    return counts
+
+
+def counts_by_score(
+    units: Sequence[Units], scores: Mapping[str, Tensor], target: Target, method: object, min_units: int = 1
+) -> dict[str, int]:
+    """Units of all layers compete: those with the lowest scores go, as long as their parameters fit into the budget.
+
+    The budget is ``target.sparsity`` of the parameters of all units, so one kind alone loses that share of its number.
+
+    Args:
+        units: of all layers.
+        scores: by their name, ``(count,)``, any float type; comparable between layers.
+        target: how much.
+        method: whose ``scope`` an error names.
+        min_units: that a layer keeps, those with the highest scores.
+
+    Returns:
+        How many go, by the name of the units.
+
+    Raises:
+        RunFailed: so much cannot go where every layer keeps ``min_units``.
+    """
+    flat = [scores[each.name].double().cpu() for each in units]
+    open_ = [torch.ones_like(score, dtype=torch.bool) for score in flat]
+    for score, may_go in zip(flat, open_, strict=True):
+        may_go[score.topk(min(min_units, len(score))).indices] = False
+    sizes = torch.cat([torch.full_like(score, each.parameters_each) for each, score in zip(units, flat, strict=True)])
+    owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(flat)])
+    order = torch.cat(flat).masked_fill(~torch.cat(open_), torch.inf).argsort(stable=True)
+    order = order[: int(torch.cat(open_).count_nonzero())]
+    left, counts = count_dropped(target.sparsity, parameters_of(units)), [0] * len(units)
+    for size, index in zip(sizes[order].long().tolist(), owner[order].tolist(), strict=True):
+        if size <= left:
+            left -= size
+            counts[index] += 1
+    if len(order) == sum(counts) and left >= min(each.parameters_each for each in units):
+        least = min(units, key=lambda each: each.count)
+        raise RunFailed(
+            f"{least.name}: one cut of {target.sparsity:.3g} over all layers leaves none of its {least.count} "
+            f"units; use {{at}}.scope=layer, or a lower sparsity.level",
+            method,
+        )
+    return {each.name: count for each, count in zip(units, counts, strict=True)}

@@ -1,0 +1,43 @@
+"""Gradients of the language-modelling loss, one sample after the other, without any training."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prune_lab.models.model import PrunableModel
+from prune_lab.training.losses import language_loss
+
+
+def sample_gradients(
+    model: PrunableModel, parameters: Sequence[nn.Parameter], samples: Tensor, device: torch.device
+) -> Iterator[float]:
+    """Yields the loss of each sample in nats; until the next is asked for, ``grad`` of the parameters is its gradient.
+
+    Args:
+        model: on ``device`` meanwhile, all of it.
+        parameters: of the model.
+        samples: ``(samples, seqlen)`` int64, on the host.
+        device: where.
+    """
+    with model.placed(device, whole=True) as hf, torch.enable_grad():
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        try:
+            for sample in samples:
+                tokens = sample[None].to(device)
+                loss = language_loss(hf(tokens).logits, tokens)
+                loss.backward()
+                yield loss.item()
+                for parameter in parameters:
+                    parameter.grad = None
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """The gradient of a parameter after a backward pass, of its shape."""
+    assert parameter.grad is not None, "nothing was computed with it"
+    return parameter.grad
