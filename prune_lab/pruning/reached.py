@@ -70,7 +70,7 @@ def check_reached(
                 "model.dtype=float32, or settings nearer to its defaults",
                 method,
             )
-    if target.removes_units:
+    if target.removes_units and not target.removes_depth:
         _warn_of_coarse(counts, target)
 
 
@@ -88,7 +88,7 @@ def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:
 
 
 def _kind(target: Target) -> str:
-    return target.kind if target.removes_units else "weights"
+    return target.kind.replace("_", "-") if target.removes_units else "weights"
 
 
 def _units(
@@ -98,10 +98,12 @@ def _units(
         return before[linear.name] if linear.name in before else torch.ones(linear.shape)
 
     for each in target.units(model):
-        gone = each.count - int(result.masks[each.name].count_nonzero())
-        asked = count_dropped(target.sparsity, each.count)
-        zero = int((each.norm(1, kept) == 0).count_nonzero())  # all of the unit's weights were, before
-        yield _Count(each.name, each.count, gone, asked, max(asked, zero))
+        span = target.span(each)
+        entries, mask = span.stop - span.start, result.masks[each.name]
+        gone = len(mask) - int(mask.count_nonzero())
+        asked = count_dropped(target.sparsity, entries)
+        zero = int((each.norm(1, kept)[span] == 0).count_nonzero())  # all of the unit's weights were, before
+        yield _Count(each.name, entries, gone, asked, max(asked, zero))
 
 
 def _weights(

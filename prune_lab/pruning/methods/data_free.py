@@ -20,7 +20,7 @@ from prune_lab.pruning.target import Target
 class DataFreeMethod(BlockMethod):
     """A method that chooses from the weights alone; calibration data serve only to measure its error."""
 
-    patterns: ClassVar[frozenset[str]] = BlockMethod.patterns | {"neurons", "heads"}
+    patterns: ClassVar[frozenset[str]] = BlockMethod.patterns | {"neurons", "heads", "blocks", "sub_blocks"}
 
     @torch.no_grad()
     def prune(self, context: PruningContext) -> PruningResult:
@@ -29,21 +29,18 @@ class DataFreeMethod(BlockMethod):
         units = target.units(model) if target.removes_units else []
         if units:
             masks = self.select_units(units, target, context.seed)
-            masks.update({each.name: masks[each.name] & ~each.zero for each in units})  # more than asked for, maybe
-            seconds = (time.perf_counter() - start) / sum(len(each.members) for each in units)
-        else:
-            masks = self.select_mask(target.linears(model), target, context.seed)
-            seconds = (time.perf_counter() - start) / len(masks)
+            for each in units:
+                keep, span = masks[each.name], target.span(each)
+                keep[span] &= ~each.zero[span]  # more than asked for, maybe
+                masks[each.name] = keep
+            return remove_units(context, units, masks, time.perf_counter() - start)
+        masks = self.select_mask(target.linears(model), target, context.seed)
+        seconds = (time.perf_counter() - start) / len(masks)
         for block, inputs in iterate_and_tell(context, context.calibration.first_batch(), result):
             if target.includes(block):
                 pruning = BlockPruning(inputs, target, result, context.seed)
-                if units:
-                    _apply_to_units(units, masks, pruning, seconds)
-                else:
-                    _apply(masks, block.linears, pruning, seconds)
+                _apply(masks, block.linears, pruning, seconds)
                 pruning.finish()
-        if units:
-            result.masks = masks
         return result
 
     def prune_block(self, pruning: BlockPruning) -> None:
@@ -59,7 +56,28 @@ class DataFreeMethod(BlockMethod):
 
     @abstractmethod
     def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
-        """Returns the keep-masks ``(count,)`` of neurons or heads, by the name of the units."""
+        """Returns the keep-masks ``(count,)`` of neurons, heads or blocks, by the name of the units."""
+
+
+def remove_units(context: PruningContext, units: list[Units], masks: Masks, seconds: float) -> PruningResult:
+    """Zeros the units that masks drop, block by block, and measures the error of that on the first batch.
+
+    Args:
+        context: of the pruning.
+        units: of the target.
+        masks: keep-masks ``(count,)`` by the name of the units.
+        seconds: that the choice took.
+    """
+    result, share = PruningResult(), seconds / sum(len(each.members) for each in units)
+    for block, inputs in iterate_and_tell(context, context.calibration.first_batch(), result):
+        if context.target.includes(block):
+            pruning = BlockPruning(inputs, context.target, result, context.seed)
+            _apply_to_units(units, masks, pruning, share)
+            pruning.finish()
+    result.masks = masks
+    if context.target.removes_depth:
+        result.notes[f"removed_{units[0].kind}"] = (~masks[units[0].name]).nonzero().flatten().tolist()
+    return result
 
 
 def _apply(masks: Masks, linears: tuple[PrunableLinear, ...], pruning: BlockPruning, seconds: float) -> None:
@@ -75,5 +93,5 @@ def _apply_to_units(units: list[Units], masks: Masks, pruning: BlockPruning, sec
     for linear, each, member in found:
         keep = member.spread(masks[each.name]).to(linear.weight.device)  # (out,) or (in,)
         pruning.write(linear, linear.weight * (keep[:, None] if member.dim == 0 else keep), seconds)
-    for name, each in {each.name: each for _, each, _ in found}.items():
-        each.apply(masks[name])  # biases too
+    for _, each, member in found:
+        member.apply(masks[each.name])  # biases too

@@ -25,12 +25,26 @@ def keep_in_scope(scores: Tensor, target: Target, name: str, scope: str, zero: T
 def keep_units(scores: Mapping[str, Tensor], target: Target, scope: str, method: object) -> Masks:
     """Drops the neurons or heads with the lowest scores ``(count,)``: of every block, or of all blocks together.
 
+    Blocks and sub-blocks compete with those of the target's range, whatever the scope.
+
     Raises:
         RunFailed: one cut for the model (``scope="model"``) would leave a block without any.
     """
+    if target.removes_depth:
+        return Masks({name: keep_blocks(score, target) for name, score in scores.items()})
     if scope == "layer":
         return Masks({name: keep_all_but(s, count_dropped(target.sparsity, len(s))) for name, s in scores.items()})
     return keep_over_all(scores, target.sparsity, 1, method)
+
+
+def keep_blocks(scores: Tensor, target: Target) -> Tensor:
+    """Drops the blocks or sub-blocks with the lowest scores ``(count,)``, of those in the target's range."""
+    per_block = 1 if target.kind == "blocks" else 2
+    first, end = target.layers or (0, len(scores) // per_block)
+    keep = torch.ones(len(scores), dtype=torch.bool)
+    span = scores[first * per_block : end * per_block]
+    keep[first * per_block : end * per_block] = keep_all_but(span, count_dropped(target.sparsity, len(span)))
+    return keep
 
 
 def keep_over_all(scores: Mapping[str, Tensor], sparsity: float, min_units: int | None, method: object) -> Masks:
