@@ -21,8 +21,7 @@ class AngularDistance(DepthMethod):
     Args:
         tokens: whose hidden states are compared: the ``last`` token of each calibration sample, or ``all``.
 
-    Source: Gromov et al., 2024, arXiv:2403.17887, equation 6 and section 3.2; the tuning that follows there is
-    ``finetune=lora``.
+    Source: Gromov et al., 2024, arXiv:2403.17887; the tuning that follows there is ``finetune=lora``.
     """
 
     tokens: str = "last"

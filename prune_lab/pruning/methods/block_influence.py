@@ -16,7 +16,7 @@ class BlockInfluence(DepthMethod):
 
     ``BI_l = 1 - mean_t cos(x_l,t, x_l+1,t)`` over all calibration tokens, of the model as it is before pruning.
 
-    Source: Men et al., 2024, ShortGPT, arXiv:2403.03853, equation 1.
+    Source: Men et al., 2024, ShortGPT, arXiv:2403.03853.
     """
 
     def choose(self, candidates: Candidates) -> Choice:

@@ -37,7 +37,7 @@ class GreedyBlocks(DepthMethod):
         protect_first: how many of the first blocks stay.
         protect_last: how many of the last blocks stay.
 
-    Source: Song et al., 2024, SLEB, arXiv:2402.09025, algorithm 1 (``loss``); the divergence as in EvoPress, Sieberling
+    Source: Song et al., 2024, SLEB, arXiv:2402.09025 (``loss``); the divergence as in EvoPress, Sieberling
     et al., 2024, arXiv:2410.14649.
     """
 

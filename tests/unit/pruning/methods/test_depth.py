@@ -19,10 +19,13 @@ from prune_lab.pruning.methods.block_influence import BlockInfluence, influence
 from prune_lab.pruning.methods.greedy_blocks import GreedyBlocks
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.random import Random
+from prune_lab.pruning.methods.taylor_blocks import TaylorBlocks
 from prune_lab.pruning.reached import check_reached
 from prune_lab.pruning.target import Target
 
-DEPTH = [BlockInfluence(), AngularDistance(), GreedyBlocks(), GreedyBlocks("kl"), Random(), Magnitude()]
+DEPTH = [
+    BlockInfluence(), AngularDistance(), GreedyBlocks(), GreedyBlocks("kl"), TaylorBlocks(), Random(), Magnitude()
+]  # fmt: skip
 
 
 def prune(model, method, target, tokens, seed=0):
@@ -149,6 +152,22 @@ def test_greedy_removes_halves(tiny_model, random_tokens):
     assert result.notes["removed_sub_blocks"] == order
     assert result.notes["loss_after_each"][-1] == pytest.approx(cost(order), rel=1e-3)
     assert loss_of(model.hf, tokens) == pytest.approx(cost(order), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_taylor_is_the_gradient_of_the_mean_loss_times_the_weight(tiny_model, random_tokens, name):
+    model, reference, tokens = tiny_model(name), tiny_model(name), random_tokens(5, 12)
+    reference.hf.requires_grad_(True)
+    logits = reference.hf(tokens).logits[:, :-1]
+    functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    expected = [
+        sum(float((each.weight * each.seen(each.module.weight.grad)).abs().sum()) for each in block.linears)
+        for block in reference.blocks
+    ]
+    result = prune(model, TaylorBlocks(), Target("blocks", 0.4), tokens)
+    assert list(result.notes["taylor"].values()) == pytest.approx(expected, rel=1e-3)
+    assert result.notes["removed_blocks"] == [min(range(3), key=expected.__getitem__)]
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.hf.parameters())
 
 
 def test_what_is_protected_stays_and_too_much_is_refused(tiny_model, random_tokens):
