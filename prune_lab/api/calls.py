@@ -92,7 +92,7 @@ def evaluate(
 
 
 def shrink(model: Model, *, tokenizer: "PreTrainedTokenizerBase | None" = None, **settings: Any) -> Result:
-    """Takes out the neurons and heads that are zero in all their weights, so that the model is smaller and faster.
+    """Takes out the neurons, heads and blocks that are zero in all their weights: the model is smaller and faster.
 
     What the model computes stays the same but for rounding. How fast it is then, the command's stage ``shrink`` says.
 
@@ -133,6 +133,6 @@ def shrink(model: Model, *, tokenizer: "PreTrainedTokenizerBase | None" = None, 
 
 
 def _kept(keep: Any) -> Any:
-    """A layer without any unit cannot be computed, so that the first one stays."""
+    """A layer without any unit, or a model without any block, cannot be computed, so that the first one stays."""
     keep[0] |= not bool(keep.any())
     return keep

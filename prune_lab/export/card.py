@@ -157,7 +157,8 @@ def _results(record: Mapping[str, Any], card: Card, done: Sequence[str]) -> str:
     told = ["\n".join(lines)] if len(lines) > 2 else ["The run has measured nothing that its summary shows."]
     if done and done[-1] == "shrunk" and "shrink" not in section_of(record, "config", "stages"):
         told.append(
-            "Measured before neurons and heads that are zero were taken out, which changes no more than rounding."
+            "Measured before neurons, heads and blocks that are zero were taken out, which changes no more than "
+            "rounding."
         )
     text = evaluation_text(record["protocol"])
     if text and any(name.endswith("perplexity") for name in metrics):

@@ -110,6 +110,15 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
+def why_blocks_stay(config: "PretrainedConfig") -> str | None:
+    """Says why a block of a model cannot be left out or become an identity, as a predicate; ``None`` if it can."""
+    if getattr(config, "do_layer_norm_before", True) is False:
+        return "normalises the residual stream in every block (do_layer_norm_before=false), also in an empty one"
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        return "divides attention scores by the number of the block (scale_attn_by_inverse_layer_idx=true)"
+    return None
+
+
 def read_blocks(hf: "PreTrainedModel") -> list[Block]:
     """Reads the blocks and linear layers of a model.
 

@@ -61,6 +61,10 @@ class PrunableModel:
         """The blocks, first to last."""
         return read_blocks(self.hf)
 
+    def forget_blocks(self) -> None:
+        """Has ``blocks`` read again, after some were taken out."""
+        self.__dict__.pop("blocks", None)
+
     @property
     def linears(self) -> Iterator[PrunableLinear]:
         """Every linear layer, block by block."""

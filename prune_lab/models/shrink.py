@@ -1,10 +1,10 @@
 """Removes what masks dropped, and keeps models whose blocks differ in width.
 
-A model with equal widths is an ordinary one of its family with a smaller configuration. One whose blocks differ in
-neurons or heads, whose family ties the size of a head to the number of heads, or whose width is no multiple of the
-heads that are left where the family wants that, has no configuration in its family:
-its folder says ``model_type: prune_lab_<family>``, which other loaders refuse by that name, and ``neurons_per_block``
-or ``heads_per_block``.
+A model with fewer blocks, or blocks of equal widths, is an ordinary one of its family with a smaller configuration. One
+whose blocks differ in neurons or heads, whose family ties the size of a head to the number of heads, or whose width is
+no multiple of the heads that are left where the family wants that, has no configuration in its family: its folder says
+``model_type: prune_lab_<family>``, which other loaders refuse by that name, and ``neurons_per_block`` or
+``heads_per_block``.
 """
 
 import json
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput
+from prune_lab.models.depth import remove_blocks
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import Units, all_heads, all_neurons, removable
+from prune_lab.models.units import Blocks, SubBlocks, Units, all_heads, all_neurons, removable
 from prune_lab.utils.files import write_json
 
 if TYPE_CHECKING:
@@ -27,17 +28,21 @@ if TYPE_CHECKING:
 PREFIX = "prune_lab_"
 WIDTHS = "neurons_per_block"
 HEADS = "heads_per_block"
+KEPT = "kept_blocks"
 
 
 def shrink(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Removes the neurons and heads that masks drop, in place.
+    """Removes the neurons, heads and blocks that masks drop, in place.
+
+    A block goes, too, where both its halves do. Of halves that go alone nothing is removed.
 
     Args:
         model: on the host.
         masks: keep-masks ``(count,)`` by the name of the units; units without one stay whole.
 
     Returns:
-        ``neurons_per_block`` and ``heads_per_block``: what is left. Heads are those of keys and values.
+        ``neurons_per_block`` and ``heads_per_block``: what is left. Heads are those of keys and values. Where blocks
+        went, ``kept_blocks`` has the indices that the others had.
 
     Raises:
         BadInput: a mask keeps nothing, or has another length than the units.
@@ -50,13 +55,22 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, list[
                 f"{each.name}: the mask keeps {int(keep.count_nonzero())} of {len(keep)} {each.kind} and the layer has "
                 f"{each.count}; at least one must stay"
             )
+    kept = torch.ones(len(model.blocks), dtype=torch.bool)
     for each in units:
         keep = masks.get(each.name)
-        if keep is not None and not bool(keep.all()):
+        if isinstance(each, Blocks) and keep is not None:
+            kept &= each.whole(keep) if isinstance(each, SubBlocks) else keep
+        elif keep is not None and not bool(keep.all()):
             each.select(keep)
+    gone: dict[str, list[int]] = {}
+    if not bool(kept.any()):
+        raise BadInput("the masks keep no block at all; at least one must stay")
+    if not bool(kept.all()):
+        gone = {KEPT: kept.nonzero().flatten().tolist()}
+        remove_blocks(model, gone[KEPT])
     left = {name: [each.count for each in units_of(model)] for name, units_of in _COUNTED.items()}
     _tell_config(model, left)
-    return left
+    return left | gone
 
 
 def finish_folder(folder: Path, config: "PretrainedConfig") -> None:

@@ -1,4 +1,4 @@
-"""What is removed whole: hidden neurons, attention heads, or single weights."""
+"""What is removed whole: hidden neurons, attention heads, blocks and their halves, or single weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from prune_lab.models.families import why_blocks_stay
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Attention, Block, Mlp, PrunableLinear
 
-UnitKind = Literal["neurons", "heads", "weights"]
+UnitKind = Literal["neurons", "heads", "weights", "blocks", "sub_blocks"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,14 @@ class Member:
     def bias(self) -> Tensor | None:
         """The bias that belongs to the rows, if units are rows."""
         return self.linear.bias if self.dim == 0 else None
+
+    @torch.no_grad()
+    def apply(self, keep: Tensor) -> None:
+        """Sets the other units' parts of the weight and its bias to zero; ``keep`` has an entry for each unit."""
+        keep = keep.to(self.linear.module.weight.device)
+        self.linear.module.weight.mul_(self.broadcast(keep))
+        if self.bias is not None:
+            self.bias.mul_(self.spread(keep))
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +120,10 @@ class Units:
         gathered: Tensor = member.gather(norms**order, self.count) ** (1 / order)
         return gathered
 
-    @torch.no_grad()
     def apply(self, keep: Tensor) -> None:
         """Sets what belongs to the other units to zero; ``keep`` of `shape`, bool."""
         for member in self.members:
-            module = member.linear.module
-            module.weight.mul_(member.broadcast(keep.to(module.weight.device)))
-            if member.bias is not None:
-                member.bias.mul_(member.spread(keep.to(module.weight.device)))
+            member.apply(keep)
 
     def select(self, keep: Tensor) -> None:
         """Removes the other units; the layers are smaller afterwards."""
@@ -155,6 +160,44 @@ class Heads(Units):
 
 
 @dataclass(frozen=True, eq=False)
+class Blocks(Units):
+    """The blocks of a model, all weights and biases of their linear layers.
+
+    Without them attention and feed-forward network add zero to the residual stream, so that the block does nothing.
+    `prune_lab.models.shrink.shrink` takes it out.
+    """
+
+    kind: ClassVar[UnitKind] = "blocks"
+    of_block: ClassVar[int] = 1  # units of each
+
+    @property
+    def zero(self) -> Tensor:
+        """Which units are nothing but zeros already, biases too, of `shape`, bool on the host."""
+        zero = super().zero
+        for member in self.members:
+            if member.bias is not None:
+                zero &= (member.gather(member.bias.abs(), self.count) == 0).cpu()
+        return zero
+
+    def select(self, keep: Tensor) -> None:
+        """Blocks are not cut out of their members; see `prune_lab.models.depth`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class SubBlocks(Blocks):
+    """The halves of a model's blocks: unit 2i is the attention of block i, and unit 2i + 1 its feed-forward network."""
+
+    kind: ClassVar[UnitKind] = "sub_blocks"
+    of_block: ClassVar[int] = 2
+
+    def whole(self, keep: Tensor) -> Tensor:
+        """Which blocks keep at least one of their halves: ``(blocks,)`` bool."""
+        halves: Tensor = keep.unflatten(0, (-1, 2))
+        return halves.any(1)
+
+
+@dataclass(frozen=True, eq=False)
 class SingleWeights(Units):
     """Every weight of one matrix by itself."""
 
@@ -186,6 +229,31 @@ def heads_of(block: Block) -> Heads:
     return Heads(f"{block.name}.heads", tuple(members), attention.kv_heads, attention)
 
 
+def blocks_of(model: PrunableModel) -> Blocks:
+    """The blocks of a model."""
+    owners = [(linear, block.index) for block in model.blocks for linear in block.linears]
+    return Blocks(f"{_stem(model)}.blocks", _whole(owners), len(model.blocks))
+
+
+def sub_blocks_of(model: PrunableModel) -> SubBlocks:
+    """The attentions and feed-forward networks of a model."""
+    owners = [
+        (linear, 2 * block.index + int(linear in block.mlp.linears))
+        for block in model.blocks
+        for linear in block.linears
+    ]
+    return SubBlocks(f"{_stem(model)}.sub_blocks", _whole(owners), 2 * len(model.blocks))
+
+
+def _stem(model: PrunableModel) -> str:
+    return model.blocks[0].name.rpartition(".")[0]
+
+
+def _whole(owners: Sequence[tuple[PrunableLinear, int]]) -> tuple[Member, ...]:
+    """Weight matrices each of which belongs to one unit."""
+    return tuple(Member(linear, 0, torch.full(linear.shape[:1], owner, device="cpu")) for linear, owner in owners)
+
+
 def single_weights_of(linear: PrunableLinear) -> SingleWeights:
     """The weights of a matrix."""
     rows, columns = linear.shape
@@ -204,4 +272,5 @@ def all_heads(model: PrunableModel) -> list[Heads]:
 
 def removable(model: PrunableModel) -> Sequence[Units]:
     """What can be taken out of a model so that it becomes smaller."""
-    return [*all_neurons(model), *all_heads(model)]
+    depth = [] if why_blocks_stay(model.hf.config) else [blocks_of(model), sub_blocks_of(model)]
+    return [*all_neurons(model), *all_heads(model), *depth]

@@ -162,24 +162,25 @@ class BlockPruning:
         weight: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> None:
-        """Sets all that belongs to some neurons or heads of the block to zero, as `write` does.
+        """Sets all in this block that belongs to units which go to zero, as `write` does.
 
         Args:
-            units: of the block.
+            units: some of which may lie in the block.
             keep: ``(count,)`` bool, those that stay.
             seconds: what finding them took.
-            weight: of the linear layer that reads them, ``(out, in)`` any float type, if it is to change further.
+            weight: of the linear layer that reads neurons or heads, ``(out, in)`` any float type, if it is to change
+                further.
             bias: of that layer, ``(out,)``, likewise.
         """
-        each = seconds / len(units.members)
-        for member in units.members:
-            linear = member.linear
+        members = [member for member in units.members if member.linear in self.block.linears]
+        for member in members:
+            linear, share = member.linear, seconds / len(members)
             kept = member.spread(keep.to(linear.weight.device))  # (out,) or (in,)
-            if member is units.reader:
-                self.write(linear, (linear.weight if weight is None else weight) * kept, each, bias=bias)
+            if member.dim == 1:
+                self.write(linear, (linear.weight if weight is None else weight) * kept, share, bias=bias)
             else:
                 own = None if linear.bias is None else linear.bias * kept
-                self.write(linear, linear.weight * kept[:, None], each, bias=own)
+                self.write(linear, linear.weight * kept[:, None], share, bias=own)
 
     def restore(
         self, weights: Mapping[str, Tensor], rows: Sequence[LayerRow], channel_orders: Mapping[str, Tensor]

@@ -75,7 +75,7 @@ def check_reached(
                 "model.dtype=float32, or settings nearer to its defaults",
                 method,
             )
-    if target.removes_units:
+    if target.removes_units and not target.removes_depth:
         _warn_of_coarse(counts, target)
 
 
@@ -95,7 +95,7 @@ def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:
 def _kind(target: Target) -> str:
     if target.kind == "width":
         return "parameters"
-    return target.kind if target.removes_units else "weights"
+    return target.kind.replace("_", "-") if target.removes_units else "weights"
 
 
 def _units(
@@ -104,17 +104,16 @@ def _units(
     def kept(linear: PrunableLinear) -> Tensor:
         return before[linear.name] if linear.name in before else torch.ones(linear.shape)
 
-    counts = []
     units = target.units(model)
-    asked = uniform_counts(units, target)
+    asked = {} if target.removes_depth else uniform_counts(units, target)
     for each in units:
-        gone = each.count - int(result.masks[each.name].count_nonzero())
-        zero = int((each.norm(1, kept) == 0).count_nonzero())  # all of the unit's weights were, before
-        counts.append(_Count(each.name, each.count, gone, asked[each.name], max(asked[each.name], zero)))
-    if target.kind != "width":
-        yield from counts
-    else:
-        yield from (_parameters(each, count) for each, count in zip(units, counts, strict=True))
+        span = target.span(each)
+        entries, mask = span.stop - span.start, result.masks[each.name]
+        gone = len(mask) - int(mask.count_nonzero())
+        least = asked.get(each.name, count_dropped(target.sparsity, entries))
+        zero = int((each.norm(1, kept)[span] == 0).count_nonzero())  # all of the unit's weights were, before
+        count = _Count(each.name, entries, gone, least, max(least, zero))
+        yield _parameters(each, count) if target.kind == "width" else count
 
 
 def _parameters(units: Units, count: _Count) -> _Count:

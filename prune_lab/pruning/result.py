@@ -42,12 +42,14 @@ class PruningResult:
         channel_orders: by linear layer, the order of input channels ``(in,)`` int64 in which an N:M pattern holds,
             where it is another than the natural one.
         progress: the course of the training, of a method that trains.
+        notes: what the protocol says besides, as plain values.
     """
 
     masks: Masks = field(default_factory=Masks)
     layers: dict[str, LayerRow] = field(default_factory=dict)
     channel_orders: dict[str, Tensor] = field(default_factory=dict)
     progress: Progress | None = None
+    notes: dict[str, object] = field(default_factory=dict)
 
     def record(self, row: LayerRow, keep: Tensor) -> None:
         """Adds what was done to a layer; one that is recorded again keeps its place, and its seconds add up.

@@ -1,5 +1,6 @@
 """How much to remove, in what pattern, and where."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,13 +9,14 @@ from typing import Literal, cast, get_args
 from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
+from prune_lab.models.families import why_blocks_stay
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import Units, heads_of, neurons_of, single_weights_of
+from prune_lab.models.units import Blocks, Units, blocks_of, heads_of, neurons_of, single_weights_of, sub_blocks_of
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.masks import count_dropped, zeros_in
 from prune_lab.utils.checks import check_flag, check_number, is_number
 
-Pattern = Literal["unstructured", "neurons", "heads", "width"]  # or N:M
+Pattern = Literal["unstructured", "neurons", "heads", "width", "blocks", "sub_blocks"]  # or N:M
 PatternKind = Pattern | Literal["N:M"]
 
 
@@ -33,9 +35,10 @@ class Target:
 
     Args:
         pattern: ``unstructured``; ``N:M``: N weights kept of every M consecutive inputs of a row; ``neurons``:
-            hidden neurons of feed-forward networks are removed whole; ``heads``: attention heads are; ``width``: both.
-        level: fraction removed, in [0, 1), of weights, neurons or heads, or for ``width`` of the parameters that
-            neurons and heads have; null for N:M, which sets it.
+            hidden neurons of feed-forward networks are removed whole; ``heads``: attention heads are; ``width``: both;
+            ``blocks``: whole blocks; or ``sub_blocks``: attentions and feed-forward networks, each by itself.
+        level: fraction removed, in [0, 1), of weights, neurons, heads or blocks, or for ``width`` of the parameters
+            that neurons and heads have; null for N:M, which sets it.
         layers: half-open range of blocks ``[first, end)``; null for all.
         budget: sparsities by the name of a layer, or of its units, that replace ``level``.
         keep_zeros: whether prunable weights that are zero in the loaded model count as pruned: they are part of the
@@ -89,16 +92,26 @@ class Target:
 
     @property
     def kind(self) -> PatternKind:
-        """``unstructured``, ``N:M``, ``neurons``, ``heads`` or ``width``."""
+        """The pattern, or ``N:M`` for any of that kind."""
         return "N:M" if self.n_of_m else cast(Pattern, self.pattern)  # it was checked
 
     @property
     def removes_units(self) -> bool:
-        """Whether whole neurons or heads go."""
-        return self.kind in _UNITS_OF
+        """Whether whole neurons, heads or blocks go."""
+        return self.kind in _UNITS_OF or self.removes_depth
+
+    @property
+    def removes_depth(self) -> bool:
+        """Whether whole blocks or halves of them go, which are chosen among those of all blocks in the range."""
+        return self.kind in ("blocks", "sub_blocks")
 
     def units(self, model: PrunableModel) -> list[Units]:
-        """What is kept or removed as one, in the range of layers: neurons, heads, or single weights."""
+        """What is kept or removed as one, in the range of layers: neurons, heads, or single weights.
+
+        Blocks and sub-blocks are those of the whole model, as one object; `span` says which of them may go.
+        """
+        if self.removes_depth:
+            return [blocks_of(model) if self.kind == "blocks" else sub_blocks_of(model)]
         if self.removes_units:
             return [units for block in model.blocks if self.includes(block) for units in self.units_of(block)]
         return [single_weights_of(linear) for linear in self.linears(model)]
@@ -106,6 +119,12 @@ class Target:
     def units_of(self, block: Block) -> list[Units]:
         """The neurons and heads of a block that may go, in the order of a forward pass."""
         return [of_block(block) for of_block in _UNITS_OF[self.kind]]
+
+    def span(self, units: Units) -> slice:
+        """Which of the units lie in the range of layers."""
+        if self.layers is None or not isinstance(units, Blocks):
+            return slice(0, units.count)
+        return slice(self.layers[0] * units.of_block, self.layers[1] * units.of_block)
 
     @property
     def sparsity(self) -> float:
@@ -149,10 +168,13 @@ class Target:
         """Checks what only the model can tell.
 
         Raises:
-            BadInput: the range ends beyond the last block, or M does not divide the inputs of a linear layer.
+            BadInput: the range ends beyond the last block, M does not divide the inputs of a linear layer, or the level
+                is less than one block.
         """
         if self.layers is not None and self.layers[1] > len(model.blocks):
             raise BadSetting(self, "layers", f"ends beyond the model, which has {len(model.blocks)} blocks")
+        if self.removes_depth:
+            self._check_depth(model)
         if self.n_of_m:
             for linear in self.linears(model):
                 if linear.shape[1] % self.n_of_m[1]:
@@ -162,6 +184,18 @@ class Target:
                         f"does not divide {linear.name}: {linear.shape[1]} inputs are no multiple of {self.n_of_m[1]}; "
                         "choose an M that divides them, or sparsity=unstructured",
                     )
+
+    def _check_depth(self, model: PrunableModel) -> None:
+        if why := why_blocks_stay(model.hf.config):
+            raise BadSetting(self, "pattern", f"does not fit {model.name}, which {why}; use sparsity=neurons or heads")
+        units = self.units(model)[0]
+        span = self.span(units)
+        count, kind = span.stop - span.start, units.kind.replace("_", "-")
+        if self.sparsity and not count_dropped(self.sparsity, count):
+            least = math.ceil(1e4 / count) / 1e4
+            raise BadSetting(
+                self, "level", f"removes none of {count} {kind}: whole ones go, rounded down; use {least:g} or more"
+            )
 
 
 def _is_range(layers: object) -> bool:

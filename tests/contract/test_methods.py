@@ -31,7 +31,8 @@ CLASSES = {path: get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_ta
 TRAINED = [path for path in ALL if CLASSES[path].trains]
 YAMLS = [path for path in ALL if path not in TRAINED and "unstructured" in CLASSES[path].patterns]
 OF_UNITS = [path for path in ALL if path not in TRAINED and "width" in CLASSES[path].patterns]
-WITHOUT_WEIGHTS = [path for path in OF_UNITS if path not in YAMLS]
+UNITS_ALONE = [path for path in OF_UNITS if path not in YAMLS]
+DEPTH = [path for path in ALL if "blocks" in CLASSES[path].patterns and path not in YAMLS]
 TARGETS = {
     "half": Target(level=0.5),
     "uneven": Target(level=0.29, layers=[1, 3]),
@@ -99,6 +100,44 @@ def test_a_method_keeps_its_promises(
         assert row.seconds >= 0
     assert_the_rest_is_unchanged(model, before, {f"{name}.weight" for name in masks})
     assert torch.isfinite(model.hf(tokens).logits).all()
+    assert_same_again(model, tiny_model(family), method, target, tokens)
+
+
+@pytest.mark.parametrize("path", DEPTH, ids=lambda path: path.stem)
+def test_a_method_that_removes_blocks_keeps_its_promises(
+    tiny_model: Callable[..., PrunableModel],
+    family: str,
+    path: Path,
+    composed: Callable[..., DictConfig],
+    random_tokens: Callable[..., Tensor],
+):
+    """What goes is zero, biases too; nothing else changes, and masks are of the units."""
+    settings = composed(f"method={path.stem}")
+    method, target = instantiate(settings.method), Target("blocks", 0.67)
+    assert settings.sparsity.pattern in method.patterns
+    model, tokens = tiny_model(family), random_tokens(6, 16)
+    before = weights(model)
+    result = prune(model, method, target, tokens)
+    units = target.units(model)[0]
+    assert list(result.masks) == [units.name]
+    gone = ~result.masks[units.name]
+    assert int(gone.count_nonzero()) == 2
+    assert sorted(result.notes["removed_blocks"]) == gone.nonzero().flatten().tolist()
+    assert torch.equal(units.zero, gone)
+    assert list(result.layers) == [linear.name for linear in model.linears]
+    for block in model.blocks:
+        for linear in block.linears:
+            row = result.layers[linear.name]
+            assert (row.shape, row.sparsity) == (linear.shape, float(gone[block.index]))
+            assert row.seconds >= 0
+            assert row.error == pytest.approx(float(gone[block.index]), abs=1e-6)
+    linears = {linear.module for block in model.blocks if gone[block.index] for linear in block.linears}
+    touched = {name for name, module in model.hf.named_modules() if module in linears}
+    for name, tensor in model.hf.state_dict().items():
+        if name.rpartition(".")[0] not in touched:
+            assert torch.equal(tensor, before[name]), name
+    assert torch.isfinite(model.hf(tokens).logits).all()
+    assert method.allocation_conflict is not None
     assert_same_again(model, tiny_model(family), method, target, tokens)
 
 
@@ -196,8 +235,8 @@ def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
 ):
     """Methods keep nothing of a pruning: two in turn and two in threads leave what each leaves alone."""
     method = instantiate(composed(f"method={path.stem}").method)
-    target = Target(level=0.5)
-    if path in WITHOUT_WEIGHTS or (path in TRAINED and "neurons" in method.patterns):
+    target = Target("blocks", 0.5) if path in DEPTH else Target(level=0.5)
+    if path in UNITS_ALONE or (path in TRAINED and "neurons" in method.patterns):
         target = Target("neurons", 0.5)
 
     def pruned(model: PrunableModel, tokens: Tensor) -> tuple[dict[str, Tensor], PruningResult]:

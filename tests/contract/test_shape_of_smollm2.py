@@ -61,7 +61,7 @@ def prune(model: PrunableModel, method: object, target: Target, tokens: Tensor) 
 def test_every_method_prunes_it(composed: Callable[..., DictConfig], name: str, random_tokens: Callable[..., Tensor]):
     """Heads where the method can, which go in threes."""
     method, tokens = instantiate(composed(f"method={name}").method), random_tokens(6, 16)
-    kind = next(kind for kind in ("heads", "neurons", "unstructured") if kind in method.patterns)
+    kind = next(kind for kind in ("heads", "neurons", "unstructured", "blocks") if kind in method.patterns)
     model = made()
     before = model.hf.get_input_embeddings().weight.clone()
     masks = prune(model, method, Target(kind, 0.34), tokens).masks

@@ -13,7 +13,6 @@ from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.methods.blockwise import BlockMethod
-from prune_lab.pruning.methods.remove_units import remove_units
 from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
 
@@ -21,7 +20,7 @@ from prune_lab.pruning.target import Target
 class DataFreeMethod(BlockMethod):
     """A method that chooses from the weights alone; calibration data serve only to measure its error."""
 
-    patterns: ClassVar[frozenset[str]] = BlockMethod.patterns | {"neurons", "heads", "width"}
+    patterns: ClassVar[frozenset[str]] = BlockMethod.patterns | {"neurons", "heads", "width", "blocks", "sub_blocks"}
 
     @torch.no_grad()
     def prune(self, context: PruningContext) -> PruningResult:
@@ -54,7 +53,33 @@ class DataFreeMethod(BlockMethod):
 
     @abstractmethod
     def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
-        """Returns the keep-masks ``(count,)`` of neurons or heads, by the name of the units."""
+        """Returns the keep-masks ``(count,)`` of neurons, heads or blocks, by the name of the units."""
+
+
+def remove_units(context: PruningContext, units: list[Units], masks: Masks, seconds: float) -> PruningResult:
+    """Zeros the units that masks drop, block by block, and measures the error of that on the first batch.
+
+    Args:
+        context: of the pruning.
+        units: of the target.
+        masks: keep-masks ``(count,)`` by the name of the units.
+        seconds: that the choice took.
+    """
+    result, each_seconds = PruningResult(), seconds / len(units)
+    for each in units:
+        keep, span = masks[each.name], context.target.span(each)
+        keep[span] &= ~each.zero[span]  # more than asked for, maybe
+        masks[each.name] = keep
+    for block, inputs in iterate_and_tell(context, context.calibration.first_batch(), result):
+        if context.target.includes(block):
+            pruning = BlockPruning(inputs, context.target, result, context.seed)
+            for each in units:
+                pruning.write_units(each, masks[each.name], each_seconds)
+            pruning.finish()
+    result.masks = masks
+    if context.target.removes_depth:
+        result.notes[f"removed_{units[0].kind}"] = (~masks[units[0].name]).nonzero().flatten().tolist()
+    return result
 
 
 def _apply(masks: Masks, linears: tuple[PrunableLinear, ...], pruning: BlockPruning, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Magnitude pruning: drops the weights of least absolute value, or the neurons or heads of least norm."""
+"""Magnitude pruning: drops the weights of least absolute value, or the neurons, heads or blocks of least norm."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,8 @@ class Magnitude(DataFreeMethod):
     """Scores each weight ``|W_ij|``; the kept weights do not change.
 
     Neurons and heads are scored by the L2 norm of all their weights, in the layers they are read from and in the one
-    they are read by; where both compete, by the root of the mean square instead.
+    they are read by; where both compete, by the root of the mean square instead. Blocks are scored by the norm of all
+    their linear layers.
 
     Args:
         scope: where weights compete. ``layer``: ``floor(s * out * in)`` of each layer go, the baseline of the pruning

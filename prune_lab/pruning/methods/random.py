@@ -20,7 +20,7 @@ SCOPES = ("layer", "model")
 
 @dataclass
 class Random(DataFreeMethod):
-    """Drops a random choice of each layer's weights, neurons or heads, exactly ``floor(s * n)``.
+    """Drops a random choice of each layer's weights, neurons or heads, or of the blocks: exactly ``floor(s * n)``.
 
     Scores depend on the run's ``seed`` and the name of the layer only, so that within layers the choice is the same
     whatever else is pruned.

@@ -29,11 +29,25 @@ def keep_units(
 ) -> Masks:
     """Drops the neurons and heads with the lowest scores ``(count,)``: of every block, or of all blocks together.
 
+    Blocks and sub-blocks compete with those of the target's range, whatever the scope.
+
     Raises:
         RunFailed: one cut for the model (``scope="model"``) would leave a block without any.
     """
+    if target.removes_depth:
+        return Masks({name: keep_blocks(score, target) for name, score in scores.items()})
     counted = uniform_counts(units, target) if scope == "layer" else counts_by_score(units, scores, target, method)
     return Masks({name: keep_all_but(scores[name], count) for name, count in counted.items()})
+
+
+def keep_blocks(scores: Tensor, target: Target) -> Tensor:
+    """Drops the blocks or sub-blocks with the lowest scores ``(count,)``, of those in the target's range."""
+    per_block = 1 if target.kind == "blocks" else 2
+    first, end = target.layers or (0, len(scores) // per_block)
+    keep = torch.ones(len(scores), dtype=torch.bool)
+    span = scores[first * per_block : end * per_block]
+    keep[first * per_block : end * per_block] = keep_all_but(span, count_dropped(target.sparsity, len(span)))
+    return keep
 
 
 def keep_over_all(scores: Mapping[str, Tensor], sparsity: float, min_units: int | None, method: object) -> Masks:

@@ -11,8 +11,8 @@ from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.methods.data_free import remove_units
 from prune_lab.pruning.methods.method import Method
-from prune_lab.pruning.methods.remove_units import remove_units
 from prune_lab.pruning.methods.selection import keep_units
 from prune_lab.pruning.methods.unitwise import SCOPES
 from prune_lab.pruning.result import PruningResult

@@ -44,6 +44,8 @@ _GROUPS = {  # what to write for each kind of pattern
     "neurons": "sparsity=neurons",
     "heads": "sparsity=heads",
     "width": "sparsity=width",
+    "blocks": "sparsity=blocks",
+    "sub_blocks": "sparsity=sub_blocks",
 }
 COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "block_relative_output_error", "seconds")
 
@@ -176,7 +178,7 @@ class Prune(Stage):
         rows = [_cells(row) for row in result.layers.values()]
         write_csv(run.folder / artifacts.LAYERS, COLUMNS, rows)
         run.tables["layers"] = Table(COLUMNS, rows)
-        layers = {"layers": list(self.target.layers or (0, len(run.model.blocks)))}
+        layers = {"layers": list(self.target.layers or (0, len(run.model.blocks))), **result.notes}
         metrics = {"sparsity": _sparsity_in_range(run, target, result), **allocated}
         if result.progress is None:
             run.protocol["prune"] = layers | self._calibrated(run) | _refined(result)
@@ -242,14 +244,15 @@ def _note_masks(run: RunState, result: PruningResult) -> None:
 
 
 def _sparsity_in_range(run: RunState, target: Target, result: PruningResult) -> float:
-    """The share of zeros among the weights that the target covers, or of the neurons or heads that went.
+    """The share of zeros among the weights that the target covers, or of the units that went.
 
-    Of both together, their share of the parameters.
+    Of neurons and heads together, their share of the parameters.
     """
     if target.kind == "width":
         return removed_share(target.units(run.model), result.masks)
     if target.removes_units:
-        return sparsity_of({each.name: result.masks[each.name] for each in target.units(run.model)})
+        units = target.units(run.model)
+        return sparsity_of({each.name: result.masks[each.name][target.span(each)] for each in units})
     entries = kept = 0
     # one after the other: all masks at once, a byte an entry, are as large as half the model
     for each in run.model.in_turn(target.linears(run.model)):

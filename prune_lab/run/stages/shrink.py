@@ -1,18 +1,20 @@
-"""Removes masked neurons and heads physically, and measures what that saves."""
+"""Removes masked neurons, heads and blocks physically, and measures what that saves."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from prune_lab.errors import owned_by
 from prune_lab.evaluation.latency import LATENCY_INFO, PARTS, Workload, latency, time_passes
 from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.evaluation.size import Size
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import removable
+from prune_lab.models.units import SubBlocks, Units, removable
+from prune_lab.pruning.masks import Masks
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_text
 from prune_lab.utils.device import device_name, resolve_device
@@ -30,10 +32,11 @@ _TIMED = MetricInfo("", "seconds", ".4f", better="lower", in_summary=True)
 
 @dataclass
 class Shrink(Stage):
-    """Makes the model smaller by the neurons and heads that were pruned; what it computes stays the same to rounding.
+    """Makes the model smaller by the neurons, heads and blocks that were pruned; it computes the same, to rounding.
 
     Measures parameters, bytes, multiply-adds of a token, and the time of a forward pass (prefill) and of a token after
-    it (decode), before and after. Run it after ``prune``; masks of single weights stay as zeros.
+    it (decode), before and after. Run it after ``prune``; masks of single weights stay as zeros, and so does half a
+    block whose other half is kept.
 
     Args:
         batch_size: samples of the timed passes.
@@ -69,18 +72,19 @@ class Shrink(Stage):
                 resolve_device(self.device, "{at}.device")
 
     def __call__(self, run: RunState) -> dict[str, float]:
-        """Shrinks the run's model in place; does nothing where no neuron or head was pruned."""
-        if not any(units.name in run.masks for units in removable(run.model)):
-            logger.info("shrink: no neuron and no head was pruned, so nothing can be taken out")
+        """Shrinks the run's model in place; does nothing where no neuron, head or block was pruned."""
+        units = removable(run.model)
+        if not any(each.name in run.masks for each in units):
+            logger.info("shrink: no neuron, no head and no block was pruned, so nothing can be taken out")
             return {}
         workload = self._workload.fit(run.model)
         device = run.device if self.device is None else resolve_device(self.device)
         before = self._measure(run, workload, device)
+        masked = _left_masked(run, units)
         left = shrink(run.model, run.masks)
         after = self._measure(run, workload, device)
-        for units in removable(run.model):
-            run.masks.pop(units.name, None)
-        run.masks.update({each.name: each.weight != 0 for each in run.model.linears if each.name in run.masks})
+        # blocks behind one that went have other names now
+        run.masks = Masks({each.name: each.weight != 0 for each in run.model.linears if each.module in masked})
         run.protocol["shrink"] = {
             **left,
             **workload.protocol(),
@@ -101,3 +105,21 @@ class Shrink(Stage):
             "macs_per_token": size["prunable_parameters"],
             **latency(passes, workload),
         }
+
+
+def _left_masked(run: RunState, units: Sequence[Units]) -> set[nn.Module]:
+    """The linear layers whose zeros shrinking leaves as they are: of single weights, and of halves of blocks."""
+    masked: set[nn.Module] = {linear.module for linear in run.model.linears if linear.name in run.masks}
+    for each in units:
+        keep = run.masks.get(each.name)
+        if isinstance(each, SubBlocks) and keep is not None:
+            gone, whole = ~keep, each.whole(keep)
+            alone = int((gone & whole.repeat_interleave(each.of_block)).count_nonzero())
+            if alone:
+                logger.info(
+                    "shrink: %d of the %d sub-blocks that were pruned stay as zeros, as the other halves of their "
+                    "blocks are kept; only whole blocks are taken out",
+                    alone, int(gone.count_nonzero()),
+                )  # fmt: skip
+            masked |= {member.linear.module for member in each.members if bool(member.spread(gone).any())}
+    return masked

@@ -59,7 +59,7 @@ def test_a_result_without_a_run_has_a_card_too(tiny_model, tmp_path):
 
 def test_of_a_shrunk_result_it_says_when_it_was_measured(result, tmp_path):
     text = (prune_lab.shrink(result).save(tmp_path / "saved") / "README.md").read_text()
-    assert "## Results" in text and "Measured before neurons and heads that are zero were taken out" in text
+    assert "## Results" in text and "Measured before neurons, heads and blocks that are zero were taken out" in text
 
 
 def test_a_result_is_brought_to_the_hub(result, monkeypatch):

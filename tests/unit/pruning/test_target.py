@@ -20,7 +20,9 @@ def test_an_unstructured_target_needs_a_level():
     "pattern", ["2:", ":4", "2-4", "0:4", "2:0", "neuron", "2:4:8", 124, "2:12345678", "2:" + 5000 * "9"]
 )
 def test_an_unknown_pattern_is_refused(pattern):
-    with pytest.raises(BadInput, match=r"Target\.pattern=.*unstructured, neurons, heads, width, or N:M"):
+    with pytest.raises(
+        BadInput, match=r"Target\.pattern=.*unstructured, neurons, heads, width, blocks, sub_blocks, or N:M"
+    ):
         Target(pattern, level=0.5)
 
 
