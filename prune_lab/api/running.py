@@ -3,10 +3,11 @@
 import logging
 import os
 import random
+import re
 import shutil
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import mkdtemp
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = {"tracker": "jsonl", "skip_finished": False, "save_model": False}
 _TOKENS = "prune_lab.data.arrays.Tokens"
+_PLACES = re.compile(r"^data\.(calibration|evaluation)(?=:|,)")
 _MEASURED_ON_TEXT = {"dense", "evaluate", "iterate"}
 _ONE_AT_A_TIME = threading.RLock()
 """Hydra, random generators and the log belong to the process, not to a thread."""
@@ -49,7 +51,7 @@ def run(
     named, given = model_of(model, tokenizer)
     if output is not None and (not isinstance(output, str | Path) or not str(output)):
         raise BadInput(f"output={shown(output)} is not allowed; it is the name of a folder")
-    alone = data is not None and not isinstance(data, str) and not is_pair(data)
+    alone = data is not None and not isinstance(data, str | Mapping) and not is_pair(data)
     if alone and len(stages) > 1 and (seen := _MEASURED_ON_TEXT & set(stages)):
         raise BadInput(
             f"data is what the model is calibrated on, and {', '.join(sorted(seen))} would measure it on the same; "
@@ -64,8 +66,14 @@ def run(
         if twice := [key for key in known if key in settings]:
             raise BadInput(f"{twice[0]} is given twice: by model or data, and as a setting of its own; leave one out")
         overrides = overrides_of(_DEFAULTS | known | settings)
-        quiet = alone and (settings.get("finetune") in (None, "none") or stages == ["evaluate"])
-        with _ONE_AT_A_TIME, _undisturbed(), _as_typed(overrides), _silent_about_overlap() if quiet else nullcontext():
+        unseen = alone or (isinstance(data, Mapping) and not _MEASURED_ON_TEXT & set(stages))
+        quiet = unseen and (settings.get("finetune") in (None, "none") or stages == ["evaluate"])
+        with (
+            _ONE_AT_A_TIME,
+            _undisturbed(),
+            _as_typed(overrides, inputs, alone),
+            _silent_about_overlap() if quiet else nullcontext(),
+        ):
             config = compose(overrides)
             _check(config, given, settings)
             if given is not None and changes:
@@ -138,15 +146,17 @@ def _undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def _as_typed(overrides: list[str]) -> Iterator[None]:
-    """Lets errors about what was given as an argument name the argument."""
-    files = [line.replace("'", "") for line in overrides if line.startswith(("data.calibration=", "data.evaluation="))]
+def _as_typed(overrides: list[str], inputs: Path, alone: bool) -> Iterator[None]:
+    """Lets errors about what was given as an argument name the argument, and not the file that stands in for it."""
+    files = [line.replace("'", "") for line in overrides if line.partition("=")[2].startswith(f"'{inputs}")]
     try:
         yield
     except Reported as error:
         message = as_typed(str(error), overrides)
         for each in files:
             message = message.replace(each, "data")
+        if alone:  # one text stands at both places
+            message = _PLACES.sub("data", message)
         error.args = (message.replace("set hydra.run.dir=DIR", "give another output"),)
         raise
 
