@@ -26,6 +26,7 @@ from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.model_ids import as_typed
 from prune_lab.run.state import RunState
+from prune_lab.utils.progress import without_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -127,20 +128,18 @@ def _undisturbed() -> Iterator[None]:
     """Random generators, and what transformers says, are afterwards as the program had them."""
     from transformers.utils import logging as of_transformers
 
-    bars, said = of_transformers.is_progress_bar_enabled(), of_transformers.get_verbosity()
+    said = of_transformers.get_verbosity()
     variable = os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS")
     python, numpy_state, dtype = random.getstate(), np.random.get_state(), torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), without_bars():
             yield
     finally:
         torch.set_default_dtype(dtype)
         random.setstate(python)
         np.random.set_state(numpy_state)
         of_transformers.set_verbosity(said)
-        if bars:
-            of_transformers.enable_progress_bar()
         if variable is None:
             os.environ.pop("HF_DATASETS_DISABLE_PROGRESS_BARS", None)
 

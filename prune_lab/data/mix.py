@@ -153,7 +153,8 @@ class Mix(DataSpec):
     def _with_own(self, name: str, samples: int | None) -> DataSpec:
         """A source with what the mix decides for it."""
         source = self.sources[name]
-        own: dict[str, object] = {"seqlen": self.seqlen} | ({"samples": samples} if samples else {})
+        own: dict[str, object] = {"seqlen": self.seqlen}
+        own |= {"samples": samples} if samples else {}
         if self.limit_windows is not None and name == self.evaluate_on:
             if "limit_windows" not in {field.name for field in fields(source)}:
                 raise BadSetting(self, "limit_windows", f"is not allowed; {name} cannot be limited")
