@@ -52,6 +52,9 @@ class Mix(DataSpec):
         super().__post_init__()
         check_text(self, "evaluate_on", optional=True, hint="a source; null: that of the largest share")
         check_whole(self, "limit_windows", optional=True, hint="null: as the source has it")
+        for field, what in {"sources": "data sets", "shares": "numbers above 0"}.items():
+            if not isinstance(getattr(self, field), Mapping):
+                raise BadSetting(self, field, f"is not allowed; allowed: {what} by the name of the source")
         self._portions = self._checked_shares()
         if self.evaluate_on is None:  # sorted: mappings of equal content are one and the same setting
             self.evaluate_on = max(sorted(self._portions), key=lambda name: self._portions[name])

@@ -206,6 +206,8 @@ def test_shares_that_do_not_add_up_to_one_are_told(words, caplog):
             {"shares": {"low": 0.999, "high": 0.001}},
             r"Mix\.shares\.high=0\.001 of Mix\.samples=10 is no sample; give it .*use Mix\.samples=1000 or more",
         ),
+        ({"sources": "low"}, r"Mix\.sources='low' is not allowed; allowed: data sets by the name of the source"),
+        ({"shares": 0.5}, r"Mix\.shares=0\.5 is not allowed; allowed: numbers above 0 by the name of the source"),
         ({"samples": 0}, r"Mix\.samples=0 is not allowed"),
         ({"limit_windows": 0}, r"Mix\.limit_windows=0 is not allowed"),
         (
