@@ -7,12 +7,15 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from prune_lab.utils.extras import Extra
 
 
 class _Engine(Launcher):
@@ -23,7 +26,7 @@ class _Engine(Launcher):
     """
 
     name: ClassVar[str]  # as in conf/hydra/launcher; the plugins' own names would bring their own settings
-    extra: ClassVar[str]  # of the package
+    extra: ClassVar["Extra"]  # of the package
     types: ClassVar[Mapping[str, Any]]  # of its settings
     least: ClassVar[Mapping[str, int]]  # of those that are numbers, the smallest one
 
@@ -45,6 +48,7 @@ class _Engine(Launcher):
         from prune_lab.errors import BadInput, located
         from prune_lab.run.annotations import fits, mistake_of
         from prune_lab.utils.checks import check_number, check_whole
+        from prune_lab.utils.extras import bringing
 
         for key, value in self.settings.items():
             if mistake := mistake_of(f"hydra.launcher.{key}", value, self.types[key]):
@@ -54,13 +58,8 @@ class _Engine(Launcher):
             for key in self.least.keys() & self.settings.keys():
                 check = check_number if self.types[key] is float else check_whole
                 check(given, key, least=self.least[key], optional=fits(None, self.types[key]))
-        try:
+        with bringing(self.extra, f"hydra/launcher={self.name}"):
             self.engine = self.make()
-        except ModuleNotFoundError as error:
-            raise BadInput(
-                f"hydra/launcher={self.name} needs a package ({error}); "
-                f"install it with pip install 'prune-lab[{self.extra}]'"
-            ) from error
         self.engine.setup(hydra_context=hydra_context, task_function=self.task(task_function), config=config)
 
     @abstractmethod

@@ -44,15 +44,9 @@ class OptunaSweeper(Sweeper):
             BadInput: the settings, the space or the study cannot be used.
             RunFailed: a trial failed.
         """
-        from prune_lab.errors import BadInput
+        from prune_lab.utils.extras import bringing
 
-        try:
+        with bringing("optuna", "hydra/sweeper=optuna"):
             from prune_lab.sweep.search.command import search
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.startswith("prune_lab"):
-                raise
-            raise BadInput(
-                f"hydra/sweeper=optuna needs Optuna ({error}); install it with pip install 'prune-lab[optuna]'"
-            ) from error
         assert self.hydra_context and self.config is not None and self.launcher is not None  # Hydra has called `setup`
         search(self.settings, arguments, self.config, self.hydra_context.config_loader, self.launcher)

@@ -36,6 +36,7 @@ from prune_lab.run.run_folder import leave_failure
 from prune_lab.run.trust import trust_typed
 from prune_lab.utils.commands import version_text
 from prune_lab.utils.group import leave, meet_at_launcher
+from prune_lab.utils.pipes import ends_with_its_reader
 from prune_lab.utils.processes import processes
 from prune_lab.utils.secrets import hide_in_logs, redacted, redacted_override
 
@@ -122,6 +123,7 @@ def _objective(record: dict[str, Any], asked: Any, *, needed: bool) -> float | t
     return values[0] if len(values) == 1 else values
 
 
+@ends_with_its_reader
 def main() -> None:
     """Runs the command and exits with its status: 0 done, 1 a run failed, 2 bad input."""
     use_by_default()
@@ -142,6 +144,8 @@ def main() -> None:
                 run_job()
         else:
             _run_jobs()
+    except BrokenPipeError:
+        raise  # who read the output is gone
     except OSError as error:
         if isinstance(error, HydraException):  # a file of the configuration that is not there
             _exit_if_expected(error)

@@ -116,6 +116,21 @@ def owned_by(owner: object, place: str = "", *, renamed: Mapping[str, str] | Non
 
 
 @contextmanager
+def owning(owner: object) -> Iterator[None]:
+    """Makes a component the owner of errors that leave a key open and have no owner.
+
+    Args:
+        owner: whose keys the messages are about; errors of parts below it keep their own.
+    """
+    try:
+        yield
+    except Reported as error:
+        if error.is_open and error.owner is None:
+            error.owner = owner
+        raise
+
+
+@contextmanager
 def located(place: str) -> Iterator[None]:
     """Fills in where the component stands that raises an error: ``hydra.sweeper``; empty: at the top."""
     try:

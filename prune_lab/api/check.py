@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_lab.errors import BadInput, Reported
 from prune_lab.utils.commands import command_parser
+from prune_lab.utils.pipes import ends_with_its_reader
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,6 +196,7 @@ def _gpt2() -> "PreTrainedModel":
 _MODELS: Mapping[str, Callable[[], "PreTrainedModel"]] = {"opt": _opt, "llama": _llama, "gpt2": _gpt2}
 
 
+@ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, checks, and exits with 0 (all kept), 1 (some broken) or 2 (bad input)."""
     parser = command_parser("prune-lab-check", __doc__, _EXAMPLES)

@@ -1,7 +1,9 @@
 """Models and texts that a Python program holds in memory, as a run takes them."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -26,8 +28,16 @@ Text: TypeAlias = Sequence[str] | Sequence[Chat] | Tensor | np.ndarray[Any, Any]
 """Documents; conversations, each a list of messages ``{"role": ..., "content": ...}``; or token ids, integers of shape
 ``(samples, seqlen)``."""
 
-DataLike: TypeAlias = str | Text | tuple[Text, Text] | None
-"""A choice of the command (``c4_wikitext2``); text to calibrate on; or a pair, text to calibrate and to evaluate on."""
+DataLike: TypeAlias = str | Text | tuple[Text, Text] | Mapping[str, float | tuple[Text, float]] | None
+"""A choice of the command (``c4_wikitext2``); text to calibrate on; a pair, text to calibrate and to evaluate on; or
+shares of a mix, ``{"c4": 0.7, "mine": (texts, 0.3)}``."""
+
+
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_ALLOWED = (
+    'a list of texts or of chats (not empty: list(texts), dataset["text"]), or token ids (integers of shape (samples, '
+    "seqlen))"
+)
 
 
 def model_of(model: Any, tokenizer: "PreTrainedTokenizerBase | None") -> tuple[dict[str, Any], InMemory | None]:
@@ -95,13 +105,14 @@ def data_of(data: Any, folder: Path) -> dict[str, Any]:
     """
     if data is None or isinstance(data, str):
         return {} if data is None else {"data": data}
+    if isinstance(data, Mapping):
+        return _mix_of(data, folder)
     calibration, evaluation = data if is_pair(data) and len(data) == 2 else (data, data)
     kinds = {_kind(calibration), _kind(evaluation)}
     if len(kinds) != 1 or None in kinds:
         raise BadInput(
-            f"data={type(data).__name__} is not allowed; it is the name of a choice, a list of texts or of chats (not "
-            'empty: list(texts), dataset["text"]), token ids (integers of shape (samples, seqlen)), or a pair of one '
-            "of these kinds, to calibrate and to evaluate on"
+            f"data={type(data).__name__} is not allowed; it is the name of a choice, {_ALLOWED}, a pair of one of "
+            "these kinds, to calibrate and to evaluate on, or a dictionary of shares"
         )
     files: dict[str, Path] = {}
     for name, text in (("calibration", calibration), ("evaluation", evaluation)):
@@ -110,6 +121,28 @@ def data_of(data: Any, folder: Path) -> dict[str, Any]:
         else:
             files[f"data.{name}"] = _write(text, folder / name)
     return {"data": kinds.pop(), **files}
+
+
+def _mix_of(data: Mapping[Any, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a mix; text in memory is written into files, and is what a measurement on it would see, too."""
+    shares: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    for name, given in data.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise BadInput(f"data[{shown(name)}] is not allowed; sources have names of letters, digits and underscores")
+        text, shares[name] = given if isinstance(given, tuple) and len(given) == 2 else (None, given)
+        if isinstance(shares[name], bool) or not isinstance(shares[name], Real):
+            raise BadInput(
+                f"data[{shown(name)}]={shown(given)} is not allowed; it is a share of the samples, of a choice of the "
+                "command, or a pair: texts, chats or token ids, and their share"
+            )
+        if text is not None:
+            if (kind := _kind(text)) is None:
+                raise BadInput(f"data[{shown(name)}][0]={type(text).__name__} is not allowed; {_ALLOWED}")
+            place = f"data.sources.{name}"
+            settings[f"+data@{place}"] = kind
+            settings[f"{place}.calibration"] = settings[f"{place}.evaluation"] = _write(text, folder / name)
+    return {"data": "mix", "data.shares": shares, **settings}
 
 
 def is_pair(data: Any) -> bool:

@@ -3,8 +3,6 @@
 import csv
 import tempfile
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from prune_lab.pruning.masks import Masks
 from prune_lab.run import artifacts
 from prune_lab.run.stages.save import save_model
 from prune_lab.utils.files import write_text
+from prune_lab.utils.progress import without_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -113,7 +112,7 @@ class Result:
             if target.exists() and (not target.is_dir() or any(target.iterdir())):
                 raise BadInput(f"{target} is there and is not empty; nothing is replaced, so give a new folder")
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _without_bars():
+            with without_bars():
                 save_model(self.prunable, self.origin, target)
             write_text(target / CARD, self._card(target, target.name))
         except OSError as error:
@@ -173,17 +172,3 @@ def _value(key: str, text: str) -> str | int | float | None:
     if key in ("rows", "columns"):
         return int(text)
     return float(text) if text else None
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Lets transformers draw no progress bars: a model is written in the time that a bar takes to be read."""
-    from transformers.utils import logging as of_transformers
-
-    shown = of_transformers.is_progress_bar_enabled()
-    of_transformers.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            of_transformers.enable_progress_bar()

@@ -3,10 +3,11 @@
 import logging
 import os
 import random
+import re
 import shutil
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import mkdtemp
@@ -25,12 +26,14 @@ from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.model_ids import as_typed
 from prune_lab.run.state import RunState
+from prune_lab.utils.progress import without_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _DEFAULTS = {"tracker": "jsonl", "skip_finished": False, "save_model": False}
 _TOKENS = "prune_lab.data.arrays.Tokens"
+_PLACES = re.compile(r"^data\.(calibration|evaluation)(?=:|,)")
 _MEASURED_ON_TEXT = {"dense", "evaluate", "iterate"}
 _ONE_AT_A_TIME = threading.RLock()
 """Hydra, random generators and the log belong to the process, not to a thread."""
@@ -49,7 +52,7 @@ def run(
     named, given = model_of(model, tokenizer)
     if output is not None and (not isinstance(output, str | Path) or not str(output)):
         raise BadInput(f"output={shown(output)} is not allowed; it is the name of a folder")
-    alone = data is not None and not isinstance(data, str) and not is_pair(data)
+    alone = data is not None and not isinstance(data, str | Mapping) and not is_pair(data)
     if alone and len(stages) > 1 and (seen := _MEASURED_ON_TEXT & set(stages)):
         raise BadInput(
             f"data is what the model is calibrated on, and {', '.join(sorted(seen))} would measure it on the same; "
@@ -64,8 +67,14 @@ def run(
         if twice := [key for key in known if key in settings]:
             raise BadInput(f"{twice[0]} is given twice: by model or data, and as a setting of its own; leave one out")
         overrides = overrides_of(_DEFAULTS | known | settings)
-        quiet = alone and (settings.get("finetune") in (None, "none") or stages == ["evaluate"])
-        with _ONE_AT_A_TIME, _undisturbed(), _as_typed(overrides), _silent_about_overlap() if quiet else nullcontext():
+        unseen = alone or (isinstance(data, Mapping) and not _MEASURED_ON_TEXT & set(stages))
+        quiet = unseen and (settings.get("finetune") in (None, "none") or stages == ["evaluate"])
+        with (
+            _ONE_AT_A_TIME,
+            _undisturbed(),
+            _as_typed(overrides, inputs, alone),
+            _silent_about_overlap() if quiet else nullcontext(),
+        ):
             config = compose(overrides)
             _check(config, given, settings)
             if given is not None and changes:
@@ -119,34 +128,34 @@ def _undisturbed() -> Iterator[None]:
     """Random generators, and what transformers says, are afterwards as the program had them."""
     from transformers.utils import logging as of_transformers
 
-    bars, said = of_transformers.is_progress_bar_enabled(), of_transformers.get_verbosity()
+    said = of_transformers.get_verbosity()
     variable = os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS")
     python, numpy_state, dtype = random.getstate(), np.random.get_state(), torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), without_bars():
             yield
     finally:
         torch.set_default_dtype(dtype)
         random.setstate(python)
         np.random.set_state(numpy_state)
         of_transformers.set_verbosity(said)
-        if bars:
-            of_transformers.enable_progress_bar()
         if variable is None:
             os.environ.pop("HF_DATASETS_DISABLE_PROGRESS_BARS", None)
 
 
 @contextmanager
-def _as_typed(overrides: list[str]) -> Iterator[None]:
-    """Lets errors about what was given as an argument name the argument."""
-    files = [line.replace("'", "") for line in overrides if line.startswith(("data.calibration=", "data.evaluation="))]
+def _as_typed(overrides: list[str], inputs: Path, alone: bool) -> Iterator[None]:
+    """Lets errors about what was given as an argument name the argument, and not the file that stands in for it."""
+    files = [line.replace("'", "") for line in overrides if line.partition("=")[2].startswith(f"'{inputs}")]
     try:
         yield
     except Reported as error:
         message = as_typed(str(error), overrides)
         for each in files:
             message = message.replace(each, "data")
+        if alone:  # one text stands at both places
+            message = _PLACES.sub("data", message)
         error.args = (message.replace("set hydra.run.dir=DIR", "give another output"),)
         raise
 

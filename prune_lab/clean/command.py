@@ -19,6 +19,7 @@ from prune_lab.errors import BadInput
 from prune_lab.run import artifacts
 from prune_lab.utils.commands import command_parser
 from prune_lab.utils.paths import local_path
+from prune_lab.utils.pipes import ends_with_its_reader
 from prune_lab.utils.text import bytes_text, duration
 
 _STATUSES = (*artifacts.STATUSES, INTERRUPTED, KEPT, DAMAGED, UNFINISHED)
@@ -33,6 +34,7 @@ _EXAMPLES = """examples:
 """
 
 
+@ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, and exits with 0 (done), 1 (something stays that was to go) or 2 (bad input)."""
     given = _parser().parse_args(arguments)

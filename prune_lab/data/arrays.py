@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.bos import BosMode
-from prune_lab.data.overlap import find_overlap
-from prune_lab.data.spec import DataSpec
+from prune_lab.data.spec import DataSpec, Drawn, Measured, ModelFacts, put_together
 from prune_lab.data.tokens import Data, check_vocabulary, host_tensor, token_digest
 from prune_lab.errors import BadInput, BadSetting, owned_by
 from prune_lab.utils.checks import check_text, check_whole
@@ -25,7 +25,7 @@ class Tokens(DataSpec):
 
     Attributes:
         calibration: a ``.npy`` file.
-        evaluation: a ``.npy`` file.
+        evaluation: a ``.npy`` file; only a source of a mix may have none.
         samples: the first so many rows of the calibration set; None for all.
         seqlen: if set, both files must have this width.
         limit_windows: evaluates the first so many windows only; None for all.
@@ -44,7 +44,8 @@ class Tokens(DataSpec):
         with owned_by(self):
             check_whole(self, "limit_windows", optional=True, hint="null: all")
             rows = self._open("calibration").shape[0]
-            self._open("evaluation")
+            if self.evaluation:
+                self._open("evaluation")
         if self.samples is not None and self.samples > rows:
             raise BadSetting(
                 self,
@@ -65,30 +66,36 @@ class Tokens(DataSpec):
         Raises:
             BadInput: if a row is longer than the model's positions or an id is not one of the model's.
         """
-        arrays = {}
-        protocol: dict[str, object] = {}
-        for name in ("calibration", "evaluation"):
-            with owned_by(self):
-                array = self._open(name)
-                array = np.asarray(array[: self.samples if name == "calibration" else self.limit_windows])
-                self._check_width(name, array.shape[1], seqlen_limit)
-                check_vocabulary(array, vocab_size, self._given(name))
-            arrays[name] = array
-            rows = "samples" if name == "calibration" else "windows"
-            protocol[name] = {
-                "source": "tokens",
-                "path": str(getattr(self, name)),
-                rows: array.shape[0],
-                "seqlen": array.shape[1],
-                "sha256": token_digest(array),
-            }
-        return Data(
-            calibration=host_tensor(arrays["calibration"]),
-            evaluation=host_tensor(arrays["evaluation"]),
-            batch_size=self.batch_size,
-            protocol=protocol
-            | {"tokenizer": None, "overlap": find_overlap(arrays["calibration"], arrays["evaluation"])},
-        )
+        model = ModelFacts(tokenizer, vocab_size, seqlen_limit, default_bos)
+        drawn, measured = self.draw(model), self.measure(model)
+        return put_together(drawn, measured, self.batch_size, {"tokenizer": None}, same_text=False)
+
+    def check_evaluation(self) -> None:
+        """Checks that an evaluation set is given."""
+        with owned_by(self):
+            self._open("evaluation")
+
+    def draw(self, model: ModelFacts) -> Drawn:
+        """Reads the calibration set."""
+        return Drawn(*self._read("calibration", self.samples, "samples", model))
+
+    def measure(self, model: ModelFacts) -> Measured:
+        """Reads the evaluation set."""
+        return Measured(*self._read("evaluation", self.limit_windows, "windows", model))
+
+    def _read(self, name: str, most: int | None, rows: str, model: ModelFacts) -> tuple[Tensor, dict[str, object]]:
+        with owned_by(self):
+            array = np.asarray(self._open(name)[:most])
+            self._check_width(name, array.shape[1], model.seqlen_limit)
+            check_vocabulary(array, model.vocab_size, self._given(name))
+        protocol = {
+            "source": "tokens",
+            "path": str(getattr(self, name)),
+            rows: array.shape[0],
+            "seqlen": array.shape[1],
+            "sha256": token_digest(array),
+        }
+        return host_tensor(array), protocol
 
     def _given(self, name: str) -> str:
         return f"{{at}}.{name}={shown_path(str(getattr(self, name)))}"
@@ -122,6 +129,9 @@ class Tokens(DataSpec):
 
     def _check_width(self, name: str, width: int, seqlen_limit: int) -> None:
         if self.seqlen is not None and self.seqlen != width:
-            raise BadInput(f"{self._given(name)} has rows of {width} tokens, not {{at}}.seqlen={self.seqlen}; use null")
+            raise BadInput(
+                f"{self._given(name)} has rows of {width} tokens, not data.seqlen={self.seqlen}; use null, or "
+                f"data.seqlen={width}, which a mix needs"
+            )
         if width > seqlen_limit:
             raise BadInput(f"{self._given(name)} has rows of {width} tokens, more than the model's {seqlen_limit}")

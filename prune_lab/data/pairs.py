@@ -17,10 +17,9 @@ from prune_lab.data.bos import Bos, BosMode, place_bos
 from prune_lab.data.documents import Row, shown_keys
 from prune_lab.data.forms import DoesNotFit, Form
 from prune_lab.data.limits import check_room
-from prune_lab.data.overlap import find_overlap
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import HubRows
-from prune_lab.data.spec import DataSpec
+from prune_lab.data.spec import DataSpec, Drawn, Measured, ModelFacts, put_together
 from prune_lab.data.tokens import (
     Data,
     Pair,
@@ -33,7 +32,7 @@ from prune_lab.data.tokens import (
     tokenizer_protocol,
     window_length,
 )
-from prune_lab.errors import BadInput, BadSetting, owned_by
+from prune_lab.errors import BadInput, BadSetting, owned_by, owning
 from prune_lab.utils.checks import check_text, check_whole
 
 logger = logging.getLogger(__name__)
@@ -117,36 +116,30 @@ class PairData(DataSpec):
                 form, nothing is left to train on, ``seqlen`` is more than the model's positions, or the tokenizer
                 gives an id that the model does not have.
         """
-        if tokenizer is None:
+        with owning(self):
+            return self._load(ModelFacts(tokenizer, vocab_size, seqlen_limit, default_bos))
+
+    def _load(self, model: ModelFacts) -> Data:
+        if (tokenizer := model.tokenizer) is None:
             raise BadInput("the model folder has no tokenizer, so prompts cannot be used; use a model that has one")
-        seqlen = window_length(self.seqlen, seqlen_limit, TASK_SEQLEN)
+        seqlen = window_length(self.seqlen, model.seqlen_limit, TASK_SEQLEN)
         check_room(self.samples, seqlen)
-        code = _Code(tokenizer, place_bos(self, tokenizer, default_bos))
-        trained, training = self._training_samples(code, seqlen, vocab_size)
+        code = _Code(tokenizer, place_bos(self, tokenizer, model.default_bos))
+        trained, training = self._training_samples(code, seqlen, model.vocab_size)
         stream = np.concatenate(trained.sequences)
-        calibration = sample_stream(stream, seqlen, self.samples, self.seed, "data.training", code.bos)
-        windows, pairs, evaluation, asked = self._evaluation_split(code, seqlen, vocab_size, seqlen_limit)
+        calibration = sample_stream(stream, seqlen, self.samples, self.seed, "{at}.training", code.bos)
+        windows, pairs, evaluation, asked = self._evaluation_split(code, seqlen, model)
         logger.info("data: %d training samples, %d prompts to evaluate", len(trained.sequences), len(pairs))
         origin = self.training.describe()
-        drawn = {"samples": len(calibration), "seqlen": seqlen, "seed": self.seed, "sha256": token_digest(calibration)}
-        return Data(
-            calibration=host_tensor(calibration),
-            evaluation=host_tensor(windows),
-            batch_size=self.batch_size,
-            protocol={
-                "calibration": origin | {"sampling": "stream", "text": "training samples, joined"} | drawn,
-                "evaluation": evaluation,
-                "pairs": asked,
-                "tokenizer": tokenizer_protocol(tokenizer),
-                "bos": code.bos.to_json(),
-                "overlap": find_overlap(calibration, windows),
-            },
-            training=partial(_padded, trained, code.end, origin | training),
-            pairs=pairs,
-        )
+        size = {"samples": len(calibration), "seqlen": seqlen, "seed": self.seed, "sha256": token_digest(calibration)}
+        told = origin | {"sampling": "stream", "text": "training samples, joined"} | size
+        drawn = Drawn(host_tensor(calibration), told, partial(_padded, trained, code.end, origin | training))
+        measured = Measured(host_tensor(windows), evaluation, pairs=pairs, asked=asked)
+        used = {"tokenizer": tokenizer_protocol(tokenizer), "bos": code.bos.to_json()}
+        return put_together(drawn, measured, self.batch_size, used, same_text=False)
 
     def _training_samples(self, code: "_Code", seqlen: int, vocab_size: int) -> tuple["_Trained", dict[str, object]]:
-        what = "data.training"
+        what = "{at}.training"
         rows, left_out = 0, Counter[str]()
         prompts, completions = [], []
         for row in self.training.read():
@@ -183,10 +176,10 @@ class PairData(DataSpec):
         return trained, protocol
 
     def _evaluation_split(
-        self, code: "_Code", seqlen: int, vocab_size: int, seqlen_limit: int
+        self, code: "_Code", seqlen: int, model: ModelFacts
     ) -> tuple[np.ndarray, list[Pair], dict[str, object], dict[str, object]]:
         """Windows for perplexity, prompts to complete, and how both came about."""
-        what = f"data.{self.evaluate_on}"
+        what = f"{{at}}.{self.evaluate_on}"
         grouped: dict[str, list[str]] = {}  # in the order of the file
         rows = 0
         for row in self._evaluation.read():
@@ -200,14 +193,14 @@ class PairData(DataSpec):
         pairs = [
             Pair(prompt, start, [reference.strip() for reference in found])
             for (prompt, found), start in zip(used.items(), starts, strict=True)
-            if len(start) < seqlen_limit
+            if len(start) < model.seqlen_limit
         ]
         left_out["no room to complete them"] = len(used) - len(pairs)
         _warn(what, left_out, f"{len(grouped)} prompts")
         stream = np.asarray([t for start, end in zip(starts, firsts, strict=True) for t in start + end], dtype=np.int64)
         stream = stream[int(code.bos.room and stream[:1].tolist() == code.start) :]  # all windows begin with it
         windows = evaluation_windows(stream, seqlen, self.limit_windows, what, code.bos)
-        check_vocabulary(stream[None], vocab_size, what)
+        check_vocabulary(stream[None], model.vocab_size, what)
         if not pairs:
             raise BadInput(f"{what}: of {rows} rows none can be completed ({_told(left_out)}); give other rows")
         pairs = pairs[: self.limit_pairs]
@@ -293,7 +286,9 @@ def _padded(trained: _Trained, end: int, protocol: dict[str, object]) -> tuple[S
 
 def _warn(what: str, left_out: Counter[str], all_of_them: str) -> None:
     if total := left_out.total():
-        logger.warning("%s: of %s %d are left out: %s", what, all_of_them, total, _told(left_out))
+        logger.warning(
+            "%s: of %s %d are left out: %s", what.replace("{at}", "data"), all_of_them, total, _told(left_out)
+        )
 
 
 def _told(left_out: Counter[str]) -> str:

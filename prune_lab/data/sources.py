@@ -200,7 +200,8 @@ class HubFile:
     def _not_had(self, reason: str) -> str:
         return (
             f"{self.file} of {self.repo} (revision {self.revision}) is not in the cache and cannot be downloaded: "
-            f"{reason}. For a local copy, set data.root=DIR to the folder with {self.file} or {self.split}.jsonl"
+            f"{reason}. For a local copy, set data.root=DIR (of a source of a mix data.sources.NAME.root=DIR) to the "
+            f"folder with {self.file} or {self.split}.jsonl"
         )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from abc import abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, get_args
@@ -11,17 +12,16 @@ from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.bos import Bos, BosMode, place_bos
 from prune_lab.data.chats import as_texts
-from prune_lab.data.limits import check_length, check_room
-from prune_lab.data.overlap import find_overlap
+from prune_lab.data.cutting import check_not_empty, cut_text, joined
+from prune_lab.data.limits import check_room
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import FileText, HubText, TextSource
-from prune_lab.data.spec import DataSpec
+from prune_lab.data.spec import DataSpec, Drawn, Measured, ModelFacts, put_together
 from prune_lab.data.tokenised import TokenisedText
 from prune_lab.data.tokens import (
     Data,
     check_vocabulary,
     encode,
-    evaluation_windows,
     host_tensor,
     sample_documents,
     sample_stream,
@@ -29,12 +29,22 @@ from prune_lab.data.tokens import (
     tokenizer_protocol,
     window_length,
 )
-from prune_lab.errors import BadInput, owned_by
+from prune_lab.errors import BadInput, owned_by, owning
 from prune_lab.utils.checks import check_choice, check_text, check_whole
 
 logger = logging.getLogger(__name__)
 
 Sampling = Literal["stream", "documents"]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What the windows of a text depend on besides the text."""
+
+    tokenizer: PreTrainedTokenizerBase
+    vocab_size: int
+    seqlen: int
+    bos: Bos
 
 
 @dataclass(kw_only=True)
@@ -45,7 +55,7 @@ class TextData(DataSpec):
 
     Attributes:
         calibration: where the calibration text comes from.
-        evaluation: where the evaluation text comes from.
+        evaluation: where the evaluation text comes from; only a source of a mix may have none.
         training: where text to train on comes from; None for the calibration text.
         sampling: ``stream`` draws random windows of the joined calibration text (WikiText-2 and PTB in the papers),
             ``documents`` draws random documents that are longer than a window, and a random window of each (C4).
@@ -53,7 +63,7 @@ class TextData(DataSpec):
     """
 
     calibration: TextSource
-    evaluation: TextSource
+    evaluation: TextSource | None = None
     training: TextSource | None = None
     samples: int = 128
     sampling: Sampling = "stream"
@@ -64,6 +74,7 @@ class TextData(DataSpec):
         super().__post_init__()
         check_whole(self, "limit_windows", optional=True, hint="null: all")
         check_choice(self, "sampling", get_args(Sampling))
+        self.owner: DataSpec = self  # whose keys messages name, and not those of the parts below
 
     def load(
         self,
@@ -79,57 +90,75 @@ class TextData(DataSpec):
             BadInput: if there is no tokenizer, a text cannot be read or is too short, ``seqlen`` is more than the
                 model's positions, or the tokenizer gives an id that the model does not have.
         """
-        if tokenizer is None:
-            raise BadInput("the model folder has no tokenizer, so text cannot be used; give token ids with data=tokens")
-        seqlen = window_length(self.seqlen, seqlen_limit)
-        check_room(self.samples, seqlen)
-        bos = place_bos(self, tokenizer, default_bos)
-        samples, calibration = self._calibration_samples(tokenizer, seqlen, bos)
-        check_vocabulary(samples, vocab_size, "data.calibration")
-        windows, evaluation, text = cut_text(
-            self.evaluation, "data.evaluation", tokenizer, seqlen, self.limit_windows, bos
+        place = self._place(ModelFacts(tokenizer, vocab_size, seqlen_limit, default_bos))
+        measured, drawn = self._cut(place), self._drawn(place)
+        logger.info(
+            "data: %d samples and %d evaluation windows of %d tokens", len(drawn.tokens), *measured.tokens.shape
         )
-        check_vocabulary(windows, vocab_size, "data.evaluation")
-        same_source = self.calibration.describe() == self.evaluation.describe()
-        same_text = same_source or text.sha256 == calibration.get("text_sha256")
-        logger.info("data: %d samples and %d evaluation windows of %d tokens", len(samples), len(windows), seqlen)
-        return Data(
-            calibration=host_tensor(samples),
-            evaluation=host_tensor(windows),
-            batch_size=self.batch_size,
-            protocol={
-                "calibration": calibration,
-                "evaluation": evaluation,
-                "tokenizer": tokenizer_protocol(tokenizer),
-                "bos": bos.to_json(),
-                "overlap": find_overlap(samples, windows, same_text=same_text),
-            },
-            evaluation_bytes=text.covered_bytes(windows.size - len(windows) * bos.room),
-            evaluation_tokens=bos.count_text(windows),
-            training=partial(self._training_samples, tokenizer, seqlen, vocab_size, bos),
-        )
+        told = {"tokenizer": tokenizer_protocol(place.tokenizer), "bos": place.bos.to_json()}
+        return put_together(drawn, measured, self.batch_size, told, same_text=drawn.from_text_of(measured))
 
-    def _training_samples(
-        self, tokenizer: PreTrainedTokenizerBase, seqlen: int, vocab_size: int, bos: Bos
-    ) -> tuple[Samples, dict[str, object]]:
+    def check_evaluation(self) -> None:
+        """Checks that there is a text to evaluate on."""
+        if self.evaluation is None:
+            raise BadInput("{at}.evaluation is not set; give the text to evaluate on", self)
+
+    def draw(self, model: ModelFacts) -> Drawn:
+        """Reads the calibration text, and draws samples of it."""
+        return self._drawn(self._place(model))
+
+    def measure(self, model: ModelFacts) -> Measured:
+        """Reads the evaluation text, tokenises it, and cuts it into windows."""
+        return self._cut(self._place(model))
+
+    def _place(self, model: ModelFacts) -> "_Place":
+        if model.tokenizer is None:
+            raise BadInput("the model folder has no tokenizer, so text cannot be used; give token ids with data=tokens")
+        seqlen = window_length(self.seqlen, model.seqlen_limit)
+        check_room(self.samples, seqlen)
+        return _Place(model.tokenizer, model.vocab_size, seqlen, place_bos(self, model.tokenizer, model.default_bos))
+
+    def _naming(self) -> AbstractContextManager[None]:
+        return owning(self) if self.owner is self else owned_by(self.owner)
+
+    def _cut(self, place: "_Place") -> Measured:
+        what, bos = "{at}.evaluation", place.bos
+        with self._naming():
+            self.check_evaluation()
+            assert self.evaluation is not None
+            windows, protocol, text = cut_text(
+                self.evaluation, what, place.tokenizer, place.seqlen, self.limit_windows, bos
+            )
+            check_vocabulary(windows, place.vocab_size, what)
+            covered = text.covered_bytes(windows.size - len(windows) * bos.room)
+            origin = self.evaluation.describe()
+        return Measured(host_tensor(windows), protocol, covered, bos.count_text(windows), origin=origin)
+
+    def _drawn(self, place: "_Place") -> Drawn:
+        with self._naming():
+            samples, protocol = self._calibration_samples(place)
+            check_vocabulary(samples, place.vocab_size, "{at}.calibration")
+            origin = self.calibration.describe()
+        return Drawn(host_tensor(samples), protocol, partial(self._training_samples, place), origin)
+
+    def _training_samples(self, place: "_Place") -> tuple[Samples, dict[str, object]]:
         """All of the training text; read and tokenised only when it is asked for."""
-        source, what = (self.training, "data.training") if self.training else (self.calibration, "data.calibration")
-        windows, protocol, _ = cut_text(source, what, tokenizer, seqlen, None, bos)
-        check_vocabulary(windows, vocab_size, what)
+        source, what = (self.training, "{at}.training") if self.training else (self.calibration, "{at}.calibration")
+        with self._naming():
+            windows, protocol, _ = cut_text(source, what, place.tokenizer, place.seqlen, None, place.bos)
+            check_vocabulary(windows, place.vocab_size, what)
         return Samples(host_tensor(windows)), protocol
 
-    def _calibration_samples(
-        self, tokenizer: PreTrainedTokenizerBase, seqlen: int, bos: Bos
-    ) -> tuple[np.ndarray, dict[str, object]]:
-        what = "data.calibration"
+    def _calibration_samples(self, place: "_Place") -> tuple[np.ndarray, dict[str, object]]:
+        what, tokenizer, seqlen, bos = "{at}.calibration", place.tokenizer, place.seqlen, place.bos
         documents = as_texts(self.calibration.read(), tokenizer, what)
         protocol = self.calibration.describe() | {"documents": len(documents), "sampling": self.sampling}
         if self.sampling == "stream":
-            text = TokenisedText(tokenizer, _joined(documents, self.calibration.join, what), what, bos)
+            text = TokenisedText(tokenizer, joined(documents, self.calibration.join, what), what, bos)
             protocol |= {"join": self.calibration.join, "text_sha256": text.sha256}
             samples = sample_stream(text.ids, seqlen, self.samples, self.seed, what, bos)
         else:
-            _check_not_empty(documents, what)
+            check_not_empty(documents, what)
             samples = sample_documents(
                 documents,
                 lambda document: encode(tokenizer, document, what, bos)["input_ids"],
@@ -167,7 +196,7 @@ class SourcedData(DataSpec):
         with owned_by(self):  # both have the same keys
             self._text = TextData(
                 calibration=self.source("calibration"),
-                evaluation=self.source("evaluation"),
+                evaluation=self.source("evaluation") if self.evaluates else None,
                 sampling=self.sampling,
                 limit_windows=self.limit_windows,
                 samples=self.samples,
@@ -176,6 +205,12 @@ class SourcedData(DataSpec):
                 seed=self.seed,
                 bos=self.bos,
             )
+        self._text.owner = self
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is a text to evaluate on."""
+        return True
 
     @abstractmethod
     def source(self, use: Literal["calibration", "evaluation"]) -> TextSource:
@@ -193,6 +228,16 @@ class SourcedData(DataSpec):
         with owned_by(self):
             return self._text.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit, default_bos=default_bos)
 
+    def draw(self, model: ModelFacts) -> Drawn:
+        """Draws samples as ``TextData`` does."""
+        with owned_by(self):
+            return self._text.draw(model)
+
+    def measure(self, model: ModelFacts) -> Measured:
+        """Cuts windows as ``TextData`` does."""
+        with owned_by(self):
+            return self._text.measure(model)
+
 
 @dataclass(kw_only=True)
 class FileData(SourcedData):
@@ -207,14 +252,27 @@ class FileData(SourcedData):
     calibration: str | None = None
     evaluation: str | None = None
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether files to evaluate on are given."""
+        return bool(self.evaluation)
+
+    def check_evaluation(self) -> None:
+        """Checks that files to evaluate on are given."""
+        if not self.evaluates:
+            raise self._not_set("evaluation")
+
     def source(self, use: Literal["calibration", "evaluation"]) -> FileText:
         """Returns the files of one use."""
         if not getattr(self, use):
-            raise BadInput(
-                f"{{at}}.{use} is not set; data=files needs {{at}}.calibration=FILE and {{at}}.evaluation=FILE", self
-            )
+            raise self._not_set(use)
         check_text(self, use, hint="a file, a folder or a pattern")
         return FileText(path=getattr(self, use), join=self.join, field=self.field, key=f"{{at}}.{use}")
+
+    def _not_set(self, use: str) -> BadInput:
+        return BadInput(
+            f"{{at}}.{use} is not set; data=files needs {{at}}.calibration=FILE and {{at}}.evaluation=FILE", self
+        )
 
 
 @dataclass(kw_only=True)
@@ -240,48 +298,3 @@ class HubData(TextData):
             with owned_by(self):  # their root is this one
                 self.calibration = replace(self.calibration, root=str(self.root))
                 self.evaluation = replace(self.evaluation, root=str(self.root))
-
-
-def cut_text(
-    source: TextSource, what: str, tokenizer: PreTrainedTokenizerBase, seqlen: int, limit: int | None, bos: Bos
-) -> tuple[np.ndarray, dict[str, object], TokenisedText]:
-    """Reads a whole text and cuts it into neighbouring windows.
-
-    Args:
-        source: of the text.
-        what: it is, for messages: a key of the configuration.
-        tokenizer: the model's.
-        seqlen: tokens a window.
-        limit: the first so many windows only; None for all.
-        bos: where the token that begins a text stands.
-
-    Returns:
-        The windows, int64 ``(windows, seqlen)``; how they came about, as plain JSON; and the text.
-
-    Raises:
-        BadInput: the text cannot be read, is empty, or is shorter than a window.
-    """
-    documents = as_texts(source.read(), tokenizer, what)
-    text = TokenisedText(tokenizer, _joined(documents, source.join, what), what, bos)
-    windows = evaluation_windows(text.ids, seqlen, limit, what, bos)
-    protocol = source.describe() | {
-        "documents": len(documents),
-        "join": source.join,
-        "text_sha256": text.sha256,
-        "seqlen": seqlen,
-        "windows": len(windows),
-        "dropped_tokens": len(text.ids) - windows.size + len(windows) * bos.room,
-        "sha256": token_digest(windows),
-    }
-    return windows, protocol, text
-
-
-def _joined(documents: list[str], join: str, what: str) -> str:
-    _check_not_empty(documents, what)
-    check_length(sum(map(len, documents)) + len(join) * len(documents), what)
-    return join.join(documents)
-
-
-def _check_not_empty(documents: list[str], what: str) -> None:
-    if not any(document.strip() for document in documents):
-        raise BadInput(f"{what}: the text is empty ({len(documents)} documents); give a file with text in it")

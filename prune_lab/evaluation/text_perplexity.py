@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from prune_lab.data.bos import Bos
+from prune_lab.data.cutting import cut_text
 from prune_lab.data.sources import TextSource
-from prune_lab.data.text import cut_text
 from prune_lab.data.tokens import TOKENIZERS_OWN, Data, check_vocabulary, host_tensor
 from prune_lab.errors import BadInput, owned_by
 from prune_lab.evaluation.evaluation import Scores, Subject

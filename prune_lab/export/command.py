@@ -19,6 +19,7 @@ from prune_lab.export.weights import Written
 from prune_lab.utils.commands import command_parser
 from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.paths import local_path
+from prune_lab.utils.pipes import ends_with_its_reader
 from prune_lab.utils.text import bytes_text
 
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -30,6 +31,7 @@ _EXAMPLES = """examples:
 """
 
 
+@ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, and exits with 0 (done), 1 (it could not be finished) or 2 (bad input)."""
     given = _parser().parse_args(arguments)
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end(error, 2)
     except RunFailed as error:
         _end(error, 1)
+    except BrokenPipeError:
+        raise  # who read the output is gone
     except OSError as error:
         _end(disk_failure(error) or error, 1)
     except KeyboardInterrupt:

@@ -83,8 +83,10 @@ def _tags(saved: Saved) -> list[str]:
 def _datasets(record: Mapping[str, Any]) -> set[str]:
     """Names on the hub of the texts that the model was calibrated on, or trained on."""
     data = section_of(record, "protocol", "data")
-    used = [section_of(data, name).get("source") for name in ("calibration", "training")]
-    return {source for source in used if isinstance(source, str) and _REPOSITORY.fullmatch(source)}
+    used = [section_of(data, "calibration"), section_of(data, "training")]
+    used += [section_of(mixed, name) for text in used for mixed in [section_of(text, "sources")] for name in mixed]
+    sources = [text.get("source") for text in used]
+    return {source for source in sources if isinstance(source, str) and _REPOSITORY.fullmatch(source)}
 
 
 def _results(record: Mapping[str, Any]) -> Iterator["EvalResult"]:

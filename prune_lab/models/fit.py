@@ -14,6 +14,7 @@ from prune_lab.models.config_file import reason_of
 from prune_lab.models.shrink import is_unequal, unequal_class
 from prune_lab.models.weight_files import is_harmless, some
 from prune_lab.utils.finite import all_finite
+from prune_lab.utils.progress import without_bars
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -122,15 +123,13 @@ def _quiet() -> Iterator[None]:
     """Without the library's own report and bar, of a model that is only laid out."""
     from transformers.utils import logging as library
 
-    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    verbosity = library.get_verbosity()
     library.set_verbosity(logging.CRITICAL)
-    library.disable_progress_bar()
     try:
-        yield
+        with without_bars():
+            yield
     finally:
         library.set_verbosity(verbosity)
-        if bars:
-            library.enable_progress_bar()
 
 
 def bad_config(folder: Path, raw: Mapping[str, Any], error: Exception) -> BadInput:

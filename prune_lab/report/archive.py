@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,7 @@ def read_runs(folder: Path, name: str, conf: Path, reference: Path) -> Findings:
 
 
 _WHERE = {"device", "data.root", "evaluate.data_root", "evaluate.zero_shot.data_root", "tracker", "save_model"}
+_ROOT_OF_SOURCE = re.compile(r"data\.sources\.\w+\.root")
 """Settings that say where a run computes, reads and writes: runs that differ in these stand side by side."""
 
 
@@ -117,7 +119,8 @@ def kept_runs(spec: TableSpec, folder: Path, conf: Path, reference: Path) -> dic
 
 
 def _settings(spec: TableSpec) -> set[str]:
-    return {each for each in spec.overrides if each.partition("=")[0].lstrip("+") not in _WHERE}
+    keys = {each: each.partition("=")[0].lstrip("+") for each in spec.overrides}
+    return {each for each, key in keys.items() if key not in _WHERE and not _ROOT_OF_SOURCE.fullmatch(key)}
 
 
 def _damaged(folder: Path, name: str) -> str:

@@ -38,6 +38,7 @@ from prune_lab.run.trust import VARIABLE, guard_variables, trust_typed, trusted_
 from prune_lab.sweep.compose import composing
 from prune_lab.utils.files import write_json
 from prune_lab.utils.outputs import check_writable, refuse_foreign
+from prune_lab.utils.pipes import ends_with_its_reader
 from prune_lab.utils.secrets import redacted
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 _REMEDY = "give --results DIR"
 
 
+@ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and exits with 0 (done), 1 (a run failed) or 2 (bad input)."""
     parsed = table_parser(__doc__).parse_intermixed_args(arguments)
@@ -76,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     try:
         _write(findings, parsed)
+    except BrokenPipeError:
+        raise  # who read the output is gone
     except OSError as error:
         why = f"{shown(error.filename)} cannot be written ({error.strerror or error})"
         sys.stderr.write(f"prune-lab-table: {why}; the runs are kept, and the same command writes their table\n")

@@ -1,7 +1,7 @@
 """Makes the parts of a configuration, and knows at which key each of them stands."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -118,9 +118,8 @@ class Addresses:
         if id(owner) in self._made:
             return self._made[id(owner)][1]
         for made, path in self._made.values():  # a part may have replaced those below it
-            for field in fields(made) if is_dataclass(made) else ():
-                if getattr(made, field.name, None) is owner:
-                    return (*path, field.name)
+            if (below := _path_to(owner, made)) is not None:
+                return (*path, *below)
         return None
 
     def _path_of_original(self, copy: object) -> Path | None:
@@ -138,6 +137,21 @@ class Addresses:
                 path = (*self._places[path[:end]], *path[end:])
                 break
         return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+def _path_to(owner: object, made: object) -> Path | None:
+    """Where a part stands in another one, or in lists and mappings of it."""
+    if made is owner:
+        return ()
+    items: Iterable[tuple[str | int, object]] = ()
+    if isinstance(made, Mapping):
+        items = made.items()
+    elif isinstance(made, list):
+        items = enumerate(made)
+    elif is_dataclass(made):
+        items = ((field.name, getattr(made, field.name, None)) for field in fields(made))
+    found = ((step, _path_to(owner, item)) for step, item in items)
+    return next(((step, *below) for step, below in found if below is not None), None)
 
 
 def _steps(rest: str) -> Path:

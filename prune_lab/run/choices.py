@@ -55,10 +55,11 @@ def no_place(key: str, line: str) -> str:
         line: the whole of what was typed.
     """
     group, _, place = key.partition("@")
+    part = "; +evaluate@evaluate.NAME=CHOICE adds a part, and evaluate.PART=null leaves one out"
     there = [f"{taken} (of {', '.join(by)})" for taken, by in sorted(_places(group).items())]
     return (
         f"{line}: nothing that is chosen here takes a choice of {group}{f' at {place}' if place else ''}; allowed: "
-        f"{', '.join([f'{group}=CHOICE', *there])}"
+        f"{', '.join([f'{group}=CHOICE', *there])}{part if group == 'evaluate' else ''}"
     )
 
 
@@ -116,8 +117,10 @@ def _places(group: str) -> dict[str, list[str]]:
         own = path.parent.name
         for entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", []):
             named, at, place = (next(iter(entry)) if isinstance(entry, dict) else f"/{own}/{entry}").partition("@")
-            if at and f"{named}/".startswith(f"/{group}/"):
-                found.setdefault(f"{group}@{own}.{place}", []).append(f"{own}={path.stem}")
+            # the parts of a suite are files of their own group, which Hydra lets nobody choose again
+            if at and isinstance(entry, dict) and f"{named}/".startswith(f"/{group}/"):
+                where = place if own == "experiment" else f"{own}.{place}"  # experiments say all from the top
+                found.setdefault(f"{group}@{where}", []).append(f"{own}={path.stem}")
     return found
 
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from prune_lab.run.config_files import check_lengths, reading_clearly
 from prune_lab.run.hydra_vetting import vet_hydra, vet_search_path
+from prune_lab.run.mixed_sources import sources_named
 from prune_lab.run.model_ids import readable, spelled_out
 from prune_lab.run.trust import guard_variables
 from prune_lab.utils.files import write_text
@@ -60,10 +61,11 @@ class GuardedLoader(ConfigLoaderImpl):
     def _parse_overrides_and_create_caching_repo(
         self, config_name: str | None, overrides: list[str]
     ) -> tuple[list[Override], CachingConfigRepository]:
-        """Spells out models that are named directly, for whatever is composed, jobs of sweeps and tables included."""
+        """Spells out models and sources of text that are named directly, also in jobs of sweeps and in tables."""
         overrides = [readable(line) for line in overrides]
         parsed, repo = super()._parse_overrides_and_create_caching_repo(config_name, overrides)
-        lines = [line for each in parsed for line in spelled_out(each, lambda name: _is_choice(repo, name))]
+        lines = [line for each in parsed for line in spelled_out(each, lambda name: _is_choice(repo, "model", name))]
+        lines += sources_named(parsed, lambda name: _is_choice(repo, "data", name))
         return (parsed if lines == overrides else OverridesParser.create().parse_overrides(lines)), repo
 
     def _process_config_searchpath(
@@ -82,8 +84,8 @@ class GuardedLoader(ConfigLoaderImpl):
         guard_hydra()
 
 
-def _is_choice(repo: CachingConfigRepository, name: str) -> bool:
-    return repo.config_exists(f"model/{name}")
+def _is_choice(repo: CachingConfigRepository, group: str, name: str) -> bool:
+    return repo.config_exists(f"{group}/{name}")
 
 
 def _expand_home(cfg: DictConfig) -> None:

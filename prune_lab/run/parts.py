@@ -55,6 +55,7 @@ def make_parts(config: RunConfig, given: InMemory | None = None) -> Parts:
             device=resolve_device(config.plain["device"]),
             addresses=addresses,
         )
+        parts.data.check_evaluation()
         for name in config.plain:
             if name not in ("model", "data", "stages", "tracker"):
                 sections.section(name, addresses)

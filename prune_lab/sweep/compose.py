@@ -24,6 +24,7 @@ from prune_lab.errors import BadInput, Reported
 from prune_lab.run.config import RunConfig
 from prune_lab.run.loader import GuardedLoader
 from prune_lab.run.messages import mistakes_in
+from prune_lab.run.mixed_sources import names_sources
 from prune_lab.utils.plain import plain_dict
 
 
@@ -79,8 +80,8 @@ class SweepConfigLoader(GuardedLoader):
         return config
 
     def _is_value(self, override: Override) -> bool:
-        """Whether it sets a value, and does not choose a file; Hydra's own rule."""
-        if override.package is not None or override.is_hydra_override():
+        """Whether it sets a value, and does not choose a file: Hydra's own rule, and that of `mixed_sources`."""
+        if override.package is not None or override.is_hydra_override() or names_sources(override):
             return False
         return isinstance(override.value(), dict) or not self.repository.group_exists(override.key_or_group)
 

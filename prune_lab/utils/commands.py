@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import prune_lab
+from prune_lab.utils.extras import not_installed
 
 _SHELLS = ("bash", "zsh", "tcsh")
 _NAMED = ("torch", "transformers", "hydra-core", "lm-eval")
@@ -50,6 +51,6 @@ class _Completion(argparse.Action):
         try:
             import shtab
         except ModuleNotFoundError:
-            parser.error(f"{option} needs shtab; install it with pip install 'prune-lab[completion]'")
+            parser.error(not_installed(f"{option} needs shtab", "completion"))
         sys.stdout.write(shtab.complete(parser, shell=shell) + "\n")
         parser.exit()

@@ -94,3 +94,17 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return stream.isatty()
     except ValueError:  # closed
         return False
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Lets transformers draw no bars meanwhile; afterwards they are as the program had them."""
+    from transformers.utils import logging as of_transformers
+
+    shown = of_transformers.is_progress_bar_enabled()
+    of_transformers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            of_transformers.enable_progress_bar()

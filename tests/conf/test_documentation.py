@@ -22,6 +22,7 @@ SETTING = re.compile(r"(?<![\w./$@{-])[+~]{0,2}([a-z_]+(?:/[a-z_]+)?(?:@[a-z_.]+
 MINE = ("half_wanda", "power_wanda", "mine", "theirs")  # examples of what a user adds
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 OF_HYDRA = ("hydra.run.", "hydra.sweep.", "hydra.job.", "hydra.launcher.init.", "hydra.launcher.remote.")
+SOURCE = re.compile(r"^data\.sources\.[a-z_0-9]+(?=\.)")  # a source of a mix has the keys of its choice
 INNER = re.compile(r"^(method|allocation)((?:\.inner)+)\.")
 
 
@@ -90,7 +91,7 @@ def test_keys_and_choices_of_a_page_are_there(page, keys):
                 others = ("joblib", "submitit_local", "basic") if group.startswith("hydra/") else ()
                 wrong += [f"{number}: {key}={each}" for each in asked if each not in (*choices_of(group), *others)]
             elif (key.partition(".")[0] in SECTIONS and "." in key) or key.startswith("hydra."):
-                plain = INNER.sub("method.", key)
+                plain = SOURCE.sub("data", INNER.sub("method.", key))
                 if plain not in keys and not key.startswith(OF_HYDRA):
                     wrong.append(f"{number}: {key}")
     assert not wrong

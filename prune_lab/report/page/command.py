@@ -18,6 +18,7 @@ from prune_lab.utils.commands import command_parser
 from prune_lab.utils.files import write_text
 from prune_lab.utils.outputs import refuse_foreign
 from prune_lab.utils.paths import local_path
+from prune_lab.utils.pipes import ends_with_its_reader
 from prune_lab.utils.text import one_line
 
 _EXAMPLES = """examples:
@@ -34,6 +35,7 @@ _MARKS = {"report.html": "prune_lab</title>", "runs.csv": "model,data,method,", 
 _SECONDS = 5.0
 
 
+@ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and exits with 0 (done) or 2 (bad input)."""
     parser = command_parser("prune-lab-report", __doc__, _EXAMPLES)

@@ -78,9 +78,8 @@ def test_more_samples_than_rows_are_refused_at_once(files):
 
 
 def test_a_seqlen_must_be_the_width_of_both(files):
-    with pytest.raises(
-        BadInput, match=r"Tokens\.evaluation=.*e\.npy has rows of 2 tokens, not Tokens\.seqlen=4; use null"
-    ):
+    told = r"Tokens\.evaluation=.*e\.npy has rows of 2 tokens, not data\.seqlen=4; use null, or data\.seqlen=2"
+    with pytest.raises(BadInput, match=told):
         load(Tokens(**files, seqlen=4))
 
 

@@ -114,7 +114,7 @@ def test_a_text_for_which_there_is_no_memory_is_refused_before_it_is_tokenised(t
     (tmp_path / "a.txt").write_text("w1 " * 1000)
     given = FileData(calibration=str(tmp_path / "a.txt"), evaluation=str(tmp_path / "a.txt"), samples=2, seqlen=4)
     monkeypatch.setattr(limits, "available_memory", lambda: 100 * 2999)
-    with pytest.raises(BadInput, match=r"data\.calibration: the text has 3,00. characters; to tokenise it takes"):
+    with pytest.raises(BadInput, match=r"FileData\.evaluation: the text has 3,00. characters; to tokenise it takes"):
         given.load(words, vocab_size=64, seqlen_limit=64)
     monkeypatch.setattr(sources, "_LOOK_EVERY", 1)
     with pytest.raises(BadInput, match=r"the text has 3,000 characters"):

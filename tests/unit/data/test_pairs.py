@@ -160,10 +160,10 @@ def test_the_boundary_falls_between_tokens(make):
     [
         ({"train": [{"mr": "w1", "text": "w2"}]}, r"train\.jsonl, line 1: no form of data\.forms fits; the keys are "
          r"mr, text; needed are mr, ref; or mr, refs"),
-        ({"train": [{"mr": "w1", "ref": ""}]}, r"data\.training: of 1 rows none can be trained on \(1 empty\)"),
-        ({"train": []}, r"data\.training: of 0 rows none can be trained on \(there is none\)"),
-        ({"test": []}, r"data\.test: the text has 0 tokens"),
-        ({"train": TRAIN[:1]}, r"data\.training: the text has 5 tokens; random windows"),
+        ({"train": [{"mr": "w1", "ref": ""}]}, r"PairData\.training: of 1 rows none can be trained on \(1 empty\)"),
+        ({"train": []}, r"PairData\.training: of 0 rows none can be trained on \(there is none\)"),
+        ({"test": []}, r"PairData\.test: the text has 0 tokens"),
+        ({"train": TRAIN[:1]}, r"PairData\.training: the text has 5 tokens; random windows"),
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_used_are_named(make, ended, changes, message):
@@ -180,7 +180,7 @@ def test_bad_settings_are_refused(make, ended, words):
         load(make(), None)
     with pytest.raises(BadInput, match=r"the tokenizer has no token that ends a text.*set eos_token"):
         load(make(), words)
-    with pytest.raises(BadInput, match=r"data\.training: token id 52 .* ids 0 to 51"):
+    with pytest.raises(BadInput, match=r"PairData\.training: token id 52 .* ids 0 to 51"):
         load(make(), ended, vocab_size=52)
 
 

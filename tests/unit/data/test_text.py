@@ -138,11 +138,11 @@ def test_without_a_seqlen_the_windows_are_as_long_as_the_model_allows(words):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluation": Lines(["w1 w2"])}, r"data\.evaluation: the text has 3 tokens, fewer than one window"),
-        ({"calibration": Lines(["w1 w2"])}, r"data\.calibration: the text has 3 tokens; random windows"),
-        ({"evaluation": Lines(["", " \n"])}, r"data\.evaluation: the text is empty \(2 documents\)"),
-        ({"calibration": Lines([])}, r"data\.calibration: the text is empty \(0 documents\)"),
-        ({"calibration": Lines([""]), "sampling": "documents"}, r"data\.calibration: the text is empty"),
+        ({"evaluation": Lines(["w1 w2"])}, r"TextData\.evaluation: the text has 3 tokens, fewer than one window"),
+        ({"calibration": Lines(["w1 w2"])}, r"TextData\.calibration: the text has 3 tokens; random windows"),
+        ({"evaluation": Lines(["", " \n"])}, r"TextData\.evaluation: the text is empty \(2 documents\)"),
+        ({"calibration": Lines([])}, r"TextData\.calibration: the text is empty \(0 documents\)"),
+        ({"calibration": Lines([""]), "sampling": "documents"}, r"TextData\.calibration: the text is empty"),
         ({"calibration": Lines(["w1"]), "sampling": "documents"}, r"longest has 2\).*data\.sampling=stream"),
         ({"seqlen": 65}, r"data\.seqlen=65 is more than the 64 positions"),
     ],
@@ -155,7 +155,7 @@ def test_text_that_does_not_fit_is_refused(words, changes, message):
 
 def test_a_tokenizer_that_is_not_the_models_is_refused(words):
     spec = TextData(calibration=Lines([words_of([1] * 9)]), evaluation=EVALUATION, samples=1, seqlen=2)
-    with pytest.raises(BadInput, match=r"data\.evaluation: token id 50 at row 0, position 0 .* ids 0 to 49"):
+    with pytest.raises(BadInput, match=r"TextData\.evaluation: token id 50 at row 0, position 0 .* ids 0 to 49"):
         load(spec, words, vocab_size=50)
 
 
@@ -207,7 +207,7 @@ def test_files_are_calibrated_and_evaluated_on(tmp_path, words):
 def test_files_must_be_given(tmp_path, value):
     (tmp_path / "a.txt").touch()
     with pytest.raises(BadInput, match=r"FileData\.evaluation is not set; data=files needs FileData\.calibration=FILE"):
-        FileData(calibration=str(tmp_path / "a.txt"), evaluation=value)
+        FileData(calibration=str(tmp_path / "a.txt"), evaluation=value).check_evaluation()
 
 
 def test_a_missing_file_is_refused_before_anything_is_read(tmp_path):

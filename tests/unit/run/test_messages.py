@@ -71,7 +71,14 @@ def said(*overrides: str) -> str:
             "method@method.inner=ria",
             ["method@method.inner=ria: nothing that is chosen", "method@method.inner (of method=d"],
         ),
-        ("evaluate@evaluate.x=size", ["evaluate@evaluate.x=size: nothing", "evaluate@evaluate.size (of evaluate=all"]),
+        (
+            "evaluate@evaluate.zero_shot=size",  # a part of evaluate=all, which Hydra lets nobody choose again
+            [
+                "evaluate@evaluate.zero_shot=size: nothing that is chosen",
+                "allowed: evaluate=CHOICE, evaluate@evaluate.continuation (of experiment=demo); +evaluate",
+                "evaluate.PART=null leaves one out",
+            ],
+        ),
         (
             "hydra.job.env_set={A: b}",
             ["what is new below hydra.job.env_set takes a plus sign: +hydra.job.env_set.NAME"],
@@ -125,3 +132,10 @@ def test_choices_of_a_sweep(override):
 
 def test_errors_that_nothing_is_known_about_keep_their_message_without_noise():
     assert message_of(HydraException("Something\n    full_key: a\n    object_type=dict")) == "Something"
+
+
+def test_what_a_message_allows_is_allowed():
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        asked = ["experiment=demo", "evaluate@evaluate.continuation=size", "+evaluate@evaluate.more=perplexity"]
+        evaluate = compose("config", overrides=asked).evaluate
+        assert evaluate.continuation._target_.endswith(".Size") and evaluate.more._target_.endswith(".Perplexity")
