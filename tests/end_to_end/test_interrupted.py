@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("finetune", ["full", "sparse_lora", "distill"])
-def test_a_killed_run_goes_on_where_it_was(spawn, local_overrides, tmp_path, finetune):
+def test_a_killed_run_goes_on_where_it_was(command, local_overrides, tmp_path, finetune):
     job = [
         *local_overrides,
         "method=wanda",
@@ -32,7 +32,7 @@ def test_a_killed_run_goes_on_where_it_was(spawn, local_overrides, tmp_path, fin
         "training.save_every=5",
         "stages=[prune,finetune,evaluate,save]",
     ]
-    whole, killed = _undisturbed_and_killed(spawn, job, "training/finetune", "latest.json", tmp_path)
+    whole, killed = _undisturbed_and_killed(command, job, "training/finetune", "latest.json", tmp_path)
     assert "training goes on at step" in killed.output
     records = [json.loads((run.folder / "record.json").read_text())["metrics"] for run in (whole, killed)]
     for name in ("finetune/loss", "finetune/held_out_loss", "evaluate/perplexity", "finetune/sparsity_after"):
@@ -40,7 +40,7 @@ def test_a_killed_run_goes_on_where_it_was(spawn, local_overrides, tmp_path, fin
 
 
 @pytest.mark.slow
-def test_a_killed_pruning_goes_on_at_its_next_block(spawn, local_overrides, tmp_path):
+def test_a_killed_pruning_goes_on_at_its_next_block(command, local_overrides, tmp_path):
     job = [
         *local_overrides,
         "method=reconstruction",
@@ -49,7 +49,7 @@ def test_a_killed_pruning_goes_on_at_its_next_block(spawn, local_overrides, tmp_
         "stages.prune.save_every=0",
         "stages=[prune,evaluate,save]",
     ]
-    whole, killed = _undisturbed_and_killed(spawn, job, "blocks", "block_0.safetensors", tmp_path)
+    whole, killed = _undisturbed_and_killed(command, job, "blocks", "block_0.safetensors", tmp_path)
     assert "was pruned before the interruption" in killed.output
     rows = [_without_seconds(run.folder / "layers.csv") for run in (whole, killed)]
     assert rows[0] == rows[1]
@@ -61,16 +61,19 @@ class _Run(NamedTuple):
 
 
 def _undisturbed_and_killed(
-    spawn: Callable[..., Any], job: list[str], states: str, state: str, tmp_path: Path
+    command: Callable[..., Any], job: list[str], states: str, state: str, tmp_path: Path
 ) -> tuple[_Run, _Run]:
-    """Runs a job twice, the second time killed once ``states/state`` is there and started again: equal models."""
+    """Runs a job twice, the second time killed once ``states/state`` is there and started again: equal models.
+
+    What is killed is a process of its own; the others run in this one, which saves two starts.
+    """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    undisturbed = spawn(*job, f"hydra.run.dir={whole}")
+    undisturbed = command(*job, f"hydra.run.dir={whole}")
     assert undisturbed.status == 0, undisturbed.err
     again = [*job, f"hydra.run.dir={killed}"]
     _kill_after_a_state(again, killed / states / state, tmp_path)
     assert not (killed / "model").exists() and not (killed / "record.json").exists()
-    outcome = spawn(*again)
+    outcome = command(*again)
     assert outcome.status == 0, outcome.err
     assert not (killed / states).exists()
     models = [prune_lab.load(str(folder / "model")).hf.state_dict() for folder in (whole, killed)]
