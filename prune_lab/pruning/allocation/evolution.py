@@ -33,6 +33,7 @@ from prune_lab.pruning.search.solving import check_inner
 from prune_lab.pruning.search.stitching import Weight, stitching
 from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_choice, check_number, check_seed, check_whole
+from prune_lab.utils.collectives import gather
 from prune_lab.utils.digests import json_digest
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Evolution(LayerAllocation):
     initial: Allocation = field(default_factory=Uniform)
     step: float = 0.05
     max_levels: int = 4
-    generations: int = 100
+    generations: int = 120
     offspring: int = 16
     survivors: Sequence[int] = (1, 1)
     tokens: Sequence[int] = (512, 2048)
@@ -196,7 +197,7 @@ class Evolution(LayerAllocation):
         settings = describe(self) | {"generations": None}
         digest = json_digest([keys, [list(site.costs) for site in sites], settings, list(begin.parent)])
         course = Course(digest, self.generations, _MEASURES[self.fitness], place.progress, place.course, place.plot)
-        state = course.begin(begin)
+        state = gather(course.begin(begin))[0]  # of several processes the first one has kept it
         if state.generation < self.generations:
             database = make_levels(
                 model, calibration, target, self.inner, counts, keys, store=place.store, folder=place.progress
@@ -228,6 +229,7 @@ class Evolution(LayerAllocation):
                 fitness = ModelFitness(model, calibration, stitched, self.fitness, self.seed)
                 stages = [Stage(*each) for each in zip(self.tokens, self.survivors, strict=True)]
                 search = Evolving(sites, fitness, stages, self.offspring, self.seed, self.flips)
+                course.start_clock()
                 state = search.run(state, self.generations, course.note)
                 before, after = fitness.on_all(begin.parent), fitness.on_all(state.parent)
         logger.info(

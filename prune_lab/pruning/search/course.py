@@ -15,7 +15,7 @@ from prune_lab.utils.text import duration
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = (*Generation._fields, "seconds")
+COLUMNS = ("generation", *Generation._fields[1:], "seconds")
 _LINES = 10  # in the log, of a whole search
 _STATE = "search.json"
 
@@ -47,8 +47,11 @@ class Course:
         found = self._read()
         if found is not None:
             logger.info("the search goes on behind generation %d", found.generation)
-        self._last = time.perf_counter()
         return start if found is None else found
+
+    def start_clock(self) -> None:
+        """Is called right before the next generation."""
+        self._last = time.perf_counter()
 
     def note(self, state: State) -> None:
         """Writes down what a generation has given; says so now and then."""

@@ -87,10 +87,10 @@ def test_an_interrupted_search_ends_with_the_same_bits(found, tmp_path, monkeypa
     again = found(place=place)
     assert again == whole
     rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
-    assert [int(row["number"]) for row in rows] == list(range(1, 7))
+    assert [int(row["generation"]) for row in rows] == list(range(1, 7))
     other = Workplace(tmp_path / "other", tmp_path / "b.csv")
     assert found(place=other) == whole
-    for name in ("number", "fitness", "parent_fitness", "improved", "evaluations", "tokens"):
+    for name in ("generation", "fitness", "parent_fitness", "improved", "evaluations", "tokens"):
         assert [row[name] for row in csv.DictReader((tmp_path / "b.csv").read_text().splitlines())] == [
             row[name] for row in rows
         ]
