@@ -116,7 +116,7 @@ def _as_noted(folder: Path, name: str, stamp: list[Any]) -> bool:
 
 
 def _of_states(folder: Path) -> Iterator[str]:
-    for top in (artifacts.BLOCKS, artifacts.TRAINING):
+    for top in (artifacts.BLOCKS, artifacts.TRAINING, artifacts.ALLOCATION):
         yield from (name for name in _below(folder, top) if name.endswith(_STATES))
 
 

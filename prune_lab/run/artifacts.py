@@ -9,6 +9,9 @@ ENVIRONMENT: Final = "environment.json"
 METRICS: Final = "metrics.jsonl"
 LAYERS: Final = "layers.csv"
 ROUNDS: Final = "rounds.csv"
+COURSE: Final = "allocation.csv"
+"""How a search for the level of each layer went."""
+COURSE_PLOT: Final = "allocation.svg"
 MASKS: Final = "masks.safetensors"
 CONTINUATIONS: Final = "continuations"
 """The kind of text that `prune_lab.evaluation.continuation` makes."""
@@ -24,9 +27,11 @@ BLOCKS: Final = "blocks"
 """The folder of blocks that are done, from which an interrupted pruning goes on."""
 TRAINING: Final = "training"
 """The folder of states from which an interrupted training goes on."""
+ALLOCATION: Final = "allocation"
+"""The folder of that from which an interrupted search for the level of each layer goes on."""
 WANDB_ID: Final = "wandb_id"
 """The file with the name under which an interrupted run goes on at W&B; gone once the run is done."""
-PROGRESS: Final = (BLOCKS, TRAINING, WANDB_ID)
+PROGRESS: Final = (BLOCKS, TRAINING, ALLOCATION, WANDB_ID)
 """What an interrupted run can go on with."""
 
 
@@ -44,7 +49,7 @@ EVALUATION_FOLDERS: Final = tuple(
     evaluation_folder(name, stage) for name in EVALUATIONS for stage in ("evaluate", "dense")
 )
 OUTPUTS: Final = (
-    CONFIG, ENVIRONMENT, METRICS, LAYERS, ROUNDS, MASKS,
+    CONFIG, ENVIRONMENT, METRICS, LAYERS, ROUNDS, COURSE, COURSE_PLOT, MASKS,
     *(texts_file(kind, stage) for kind in TEXTS for stage in ("evaluate", "dense")), MODEL, ADAPTER,
     *EVALUATION_FOLDERS,
 )  # fmt: skip

@@ -29,7 +29,14 @@ _STATE, _STALE, _ROOM = "run.json", "stale", "room"
 _RECORD_BYTES = 2**18
 _NOTE_BYTES = 2**25  # of a run with ten thousand files
 _RESERVED = (artifacts.RECORD, *artifacts.OUTPUTS, *artifacts.PROGRESS)
-_FOLDERS = (artifacts.MODEL, artifacts.ADAPTER, artifacts.BLOCKS, artifacts.TRAINING, *artifacts.EVALUATION_FOLDERS)
+_FOLDERS = (
+    artifacts.MODEL,
+    artifacts.ADAPTER,
+    artifacts.BLOCKS,
+    artifacts.TRAINING,
+    artifacts.ALLOCATION,
+    *artifacts.EVALUATION_FOLDERS,
+)
 _LOG, _HYDRA = "prune_lab.log", ".hydra"
 _WRITTEN_INTO = {  # names that stay from run to run, and whether a folder has that name
     _LOG: False, NOTES: True, _HYDRA: True,

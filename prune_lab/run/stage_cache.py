@@ -35,7 +35,9 @@ from prune_lab.utils.processes import processes
 logger = logging.getLogger(__name__)
 
 _MODEL, _STATE, _MASKS = "model.safetensors", "state.json", artifacts.MASKS
-_FILES = (_MASKS, artifacts.LAYERS, artifacts.ROUNDS)  # of a run folder: what stages that change the model leave there
+_FILES = (  # of a run folder: what stages that change the model leave there
+    _MASKS, artifacts.LAYERS, artifacts.ROUNDS, artifacts.COURSE, artifacts.COURSE_PLOT,
+)  # fmt: skip
 
 
 @dataclass

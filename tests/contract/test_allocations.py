@@ -31,8 +31,11 @@ LEVEL = 0.7
 def allocation(request: pytest.FixtureRequest, composed: Callable[..., DictConfig], tmp_path: Path):
     """Each choice, as the command makes it."""
     (tmp_path / "levels.yaml").write_text("0: 0.65\n1: 0.7\n2: 0.75\n", encoding="utf-8")
-    given = [f"allocation.path={tmp_path}/levels.yaml"] if request.param.stem == "from_file" else []
-    return instantiate(composed(f"allocation={request.param.stem}", *given).allocation)
+    given = {  # what has no default, or one for models and calibration sets that are larger
+        "from_file": [f"allocation.path={tmp_path}/levels.yaml"],
+        "evolution": ["allocation.generations=4", "allocation.offspring=4", "allocation.tokens=[24,48]"],
+    }
+    return instantiate(composed(f"allocation={request.param.stem}", *given.get(request.param.stem, [])).allocation)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
@@ -74,4 +77,4 @@ def test_only_uniform_takes_a_pattern(allocation):
 
 
 def test_there_are_allocations_to_test():
-    assert {"uniform", "owl", "erk", "atp", "from_file", "measured"} <= {path.stem for path in YAMLS}
+    assert {"uniform", "owl", "erk", "atp", "from_file", "measured", "evolution"} <= {path.stem for path in YAMLS}

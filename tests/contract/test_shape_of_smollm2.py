@@ -74,7 +74,8 @@ def test_every_method_prunes_it(composed: Callable[..., DictConfig], name: str, 
 @pytest.mark.parametrize("name", ALLOCATIONS)
 def test_every_allocation_divides_its_level(composed: Callable[..., DictConfig], name: str, random_tokens):
     model, target = made(), Target(level=0.7)
-    allocation = instantiate(composed(f"allocation={name}").allocation)
+    small = ["allocation.generations=3", "allocation.tokens=[16,32]"] if name == "evolution" else []
+    allocation = instantiate(composed(f"allocation={name}", *small).allocation)
     allocation.check(target)
     allocation.check_model(model, target)
     budget = allocation.budget(model, Calibration(random_tokens(4, 16)), target)

@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 
+from prune_lab.cache.store import Store
 from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import PrunableLinear
@@ -14,11 +16,30 @@ from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_number
 
 
+@dataclass(frozen=True)
+class Workplace:
+    """Where an allocation that works for long keeps what it has; by default nowhere.
+
+    Args:
+        progress: a folder for that from which it goes on after an interruption; the caller removes it in the end.
+        course: a CSV file that tells how it went, row by row.
+        plot: an SVG file of that course.
+        store: for results that other runs can take.
+    """
+
+    progress: Path | None = None
+    course: Path | None = None
+    plot: Path | None = None
+    store: Store | None = None
+
+
 class Allocation(ABC):
     """A way to share out the sparsity of a target over the layers of a model."""
 
     @abstractmethod
-    def budget(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
+    def budget(
+        self, model: PrunableModel, calibration: Calibration, target: Target, place: Workplace | None = None
+    ) -> dict[str, float]:
         """The fraction removed of each linear layer, by name; the model is left as it is.
 
         In total exactly as many weights go as with one level for all linear layers. Empty: one level for all linear
@@ -31,9 +52,12 @@ class Allocation(ABC):
     def check_model(self, model: PrunableModel, target: Target) -> None:  # noqa: B027
         """Raises `BadInput` for what only the model can tell; called before the first stage."""
 
+    def check_calibration(self, calibration: Calibration) -> None:  # noqa: B027
+        """Raises `BadInput` for what only the calibration set can tell; called before the first stage."""
+
     def describe(self) -> dict[str, object]:
         """Name and settings, as plain JSON for the protocol."""
-        return _describe(self)
+        return describe(self)
 
 
 @dataclass
@@ -83,7 +107,9 @@ class LayerAllocation(Allocation):
                 f"{most / entries:.6g}; lower sparsity.level, or use allocation=uniform"
             )
 
-    def budget(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
+    def budget(
+        self, model: PrunableModel, calibration: Calibration, target: Target, place: Workplace | None = None
+    ) -> dict[str, float]:
         """Shifts the desired levels until the total is right."""
         linears = target.linears(model)
         entries = entries_of(linears)
@@ -93,7 +119,7 @@ class LayerAllocation(Allocation):
             entries,
             self.caps(model, target),
             total_dropped(linears, target),
-            _zeros_of(linears, target),
+            zeros_of(linears, target),
         )
         return levels_of(counts, entries)
 
@@ -116,7 +142,7 @@ def entries_of(linears: Sequence[PrunableLinear]) -> dict[str, int]:
     return {linear.name: linear.shape[0] * linear.shape[1] for linear in linears}
 
 
-def _zeros_of(linears: Sequence[PrunableLinear], target: Target) -> dict[str, int]:
+def zeros_of(linears: Sequence[PrunableLinear], target: Target) -> dict[str, int]:
     """How many weights of each linear layer are zero already and stay so."""
     zeros = {linear.name: target.zeros_to_keep(linear.weight) for linear in linears}
     return {name: 0 if zero is None else int(zero.count_nonzero()) for name, zero in zeros.items()}
@@ -127,8 +153,9 @@ def total_dropped(linears: Sequence[PrunableLinear], target: Target) -> int:
     return sum(count_dropped(target.sparsity, entries) for entries in entries_of(linears).values())
 
 
-def _describe(part: object) -> dict[str, object]:
+def describe(part: object) -> dict[str, object]:
+    """The name of a part and its settings, as plain JSON; parts of it likewise."""
     values = {entry.name: getattr(part, entry.name) for entry in fields(part)} if is_dataclass(part) else {}
     return {"name": type(part).__name__} | {
-        key: _describe(value) if is_dataclass(value) else value for key, value in values.items()
+        key: describe(value) if is_dataclass(value) else value for key, value in values.items()
     }

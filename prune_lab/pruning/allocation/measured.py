@@ -1,28 +1,23 @@
 """Measured: divides the budget by the output error that a method makes in each layer at a few levels."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.allocation.allocation import LayerAllocation, entries_of, total_dropped
-from prune_lab.pruning.allocation.budget import level_of, levels_of
+from prune_lab.pruning.allocation.budget import levels_of
 from prune_lab.pruning.allocation.division import Point, divide
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
-from prune_lab.pruning.calibration.collect import by_statistic, collect
 from prune_lab.pruning.calibration.shared import is_sum
-from prune_lab.pruning.calibration.statistics import Hessian, Statistic
 from prune_lab.pruning.masks import count_dropped
-from prune_lab.pruning.methods.blockwise import naming
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.search.solving import check_inner, solve_levels
 from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_choice, is_number
 
@@ -54,13 +49,7 @@ class Measured(LayerAllocation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.inner, LayerwiseMethod):
-            raise BadSetting(
-                self,
-                "inner",
-                "does not work layer by layer from one statistic; allowed: methods that do, such as "
-                "method@{at}.inner=sparsegpt or wanda",
-            )
+        check_inner(self)
         is_list = isinstance(self.levels, Sequence) and not isinstance(self.levels, str)
         if not is_list or not self.levels or not all(is_number(level, least=0, below=1) for level in self.levels):
             raise BadSetting(self, "levels", "is not allowed; allowed: a list of numbers in [0, 1), as in [0.5,0.7]")
@@ -86,7 +75,7 @@ class Measured(LayerAllocation):
         calibration = calibration.divided() if is_sum(self.inner.statistic) else calibration
         for block, inputs in iterate_blocks(model, calibration, target.end(model)):
             if target.includes(block):
-                curves |= self._curves(block.linears, inputs, target, caps)
+                curves |= self._curves(inputs, target, caps)
         return levels_of(divide(curves, total_dropped(linears, target)), entries_of(linears))
 
     def caps(self, model: PrunableModel, target: Target) -> dict[str, int]:
@@ -94,52 +83,26 @@ class Measured(LayerAllocation):
         caps, entries = super().caps(model, target), entries_of(target.linears(model))
         return {name: min(cap, count_dropped(self.levels[-1], entries[name])) for name, cap in caps.items()}
 
-    def _curves(
-        self, linears: Sequence[PrunableLinear], inputs: BlockInputs, target: Target, caps: dict[str, int]
-    ) -> dict[str, list[Point]]:
-        """The errors of a block's linear layers; each statistic is prepared once."""
-        curves = {}
-        statistics = collect(inputs, partial(_Inputs, self.inner.statistic))
-        for statistic, shared in by_statistic(statistics, tuple(linears)):
-            hessian = statistic.hessian.value
-            with naming(shared[0], self.inner):
-                prepared = self.inner.prepare(statistic.own)
-            for linear in shared:
-                with naming(linear, self.inner):
-                    curves[linear.name] = self._curve(linear, prepared, hessian, target, caps[linear.name])
+    def _curves(self, inputs: BlockInputs, target: Target, caps: dict[str, int]) -> dict[str, list[Point]]:
+        """The points of a block's linear layers: the dense layer without error, and one a level."""
+        entries = entries_of(inputs.block.linears)
+        counts = {
+            name: sorted({min(count_dropped(level, size), caps[name]) for level in self.levels} - {0})
+            for name, size in entries.items()
+        }
+        curves: dict[str, list[Point]] = {name: [(0, 0.0)] for name in entries}
+        for solved in solve_levels(inputs, self.inner, target, counts, hessians=True):
+            assert solved.hessian is not None
+            dense = solved.linear.weight.float()
+            scale = 1.0 if self.weighting == "absolute" else output_energy(dense, solved.hessian)
+            if self.weighting == "size":
+                scale /= dense.numel()
+            error = output_energy(dense - solved.weight.float(), solved.hessian)
+            # a layer without outputs costs nothing
+            curves[solved.linear.name].append((solved.count, error / scale if scale > 0 else 0.0))
         return curves
-
-    def _curve(self, linear: PrunableLinear, prepared: Any, hessian: Tensor, target: Target, cap: int) -> list[Point]:
-        """The points of a linear layer: the dense one, and one a level."""
-        dense = linear.weight.float()
-        scale = 1.0 if self.weighting == "absolute" else output_energy(dense, hessian)
-        if self.weighting == "size":
-            scale /= dense.numel()
-        points = [(0, 0.0)]
-        for count in sorted({min(count_dropped(level, dense.numel()), cap) for level in self.levels} - {0}):
-            level = level_of(count, dense.numel())
-            pruned = self.inner.solve(linear, prepared, replace(target, level=level, budget={linear.name: level}))
-            error = output_energy(dense - pruned.float(), hessian)
-            points.append((count, error / scale if scale > 0 else 0.0))  # a layer without outputs costs nothing
-        return points
 
 
 def output_energy(weight: Tensor, hessian: Tensor) -> float:
     """``tr(W H W^T)``: the mean over tokens of ``|W x|^2``, for a weight ``(out, in)`` and ``H`` ``(in, in)``."""
     return float(((weight @ hessian) * weight).sum(dtype=torch.float64))
-
-
-class _Inputs:
-    """The Hessian of a layer's inputs, and the statistic of the inner method; one object where they are the same."""
-
-    sums: ClassVar = ("hessian", "own")
-
-    def __init__(self, statistic: Callable[[], Statistic]):
-        self.hessian = Hessian()
-        self.own = self.hessian if statistic is Hessian else statistic()
-
-    def update(self, inputs: Tensor) -> None:
-        """Adds a batch ``(tokens, in)``."""
-        self.hessian.update(inputs)
-        if self.own is not self.hessian:
-            self.own.update(inputs)

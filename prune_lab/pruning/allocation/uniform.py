@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from prune_lab.models.model import PrunableModel
-from prune_lab.pruning.allocation.allocation import Allocation
+from prune_lab.pruning.allocation.allocation import Allocation, Workplace
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.target import Target
 
@@ -12,6 +12,8 @@ from prune_lab.pruning.target import Target
 class Uniform(Allocation):
     """Removes the same fraction of every layer, ``sparsity.level``; the default, and the only one for N:M."""
 
-    def budget(self, model: PrunableModel, calibration: Calibration, target: Target) -> dict[str, float]:
+    def budget(
+        self, model: PrunableModel, calibration: Calibration, target: Target, place: Workplace | None = None
+    ) -> dict[str, float]:
         """None: the target's level holds."""
         return {}

@@ -10,10 +10,11 @@ from functools import cache, partial
 from typing import Any, ClassVar
 
 from prune_lab.cache.source import source_digest
+from prune_lab.cache.store import open_store
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
 from prune_lab.evaluation.metric import MetricInfo
-from prune_lab.pruning.allocation.allocation import Allocation
+from prune_lab.pruning.allocation.allocation import Allocation, Workplace
 from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.calibration.calibration import Calibration, check_order
 from prune_lab.pruning.context import PruningContext
@@ -34,7 +35,7 @@ from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
 from prune_lab.training.updates import Update
 from prune_lab.utils.checks import check_number
-from prune_lab.utils.collectives import gather
+from prune_lab.utils.collectives import gather, rank
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_csv
 
@@ -120,6 +121,7 @@ class Prune(Stage):
         """Whether the target fits the model."""
         self.target.check(run.model)
         self.allocation.check_model(run.model, self.target)
+        self.allocation.check_calibration(_calibration(run))
         self.method.check_model(run.model, self.target)
         if self.method.trains:
             check_types(run.model.dtype, self.training, run.device)
@@ -173,6 +175,7 @@ class Prune(Stage):
         if target.keep_zeros:
             check_zeros(run.model, before, "pruning")
         check_reached(run.model, target, self.method, result, before)
+        shutil.rmtree(run.folder / artifacts.ALLOCATION, ignore_errors=True)
         _note_masks(run, result)
         save_masks(run.masks, result.channel_orders, run.folder / artifacts.MASKS)
         rows = [_cells(row) for row in result.layers.values()]
@@ -225,7 +228,8 @@ class Prune(Stage):
         target = replace(
             self.target, keep_zeros=self.target.keep_zeros or bool(run.masks)
         )  # what this run pruned stays
-        budget = gather(self.allocation.budget(run.model, _calibration(run), target))[0]  # the same in all processes
+        found = self.allocation.budget(run.model, _calibration(run), target, _workplace(run))
+        budget = gather(found)[0]  # the same in all processes
         if not budget:
             return target, {}
         return replace(target, budget=budget), {"allocation_seconds": round(time.perf_counter() - start, 3)}
@@ -233,6 +237,18 @@ class Prune(Stage):
 
 def _calibration(run: RunState, propagate: str = "pruned", sequential: str = "block") -> Calibration:
     return Calibration(run.data.calibration, run.data.batch_size, run.device, propagate, sequential)
+
+
+def _workplace(run: RunState) -> Workplace:
+    """Where an allocation keeps what it has: of several processes the first one does."""
+    if rank() > 0:
+        return Workplace()
+    return Workplace(
+        progress=run.folder / artifacts.ALLOCATION,
+        course=run.folder / artifacts.COURSE,
+        plot=run.folder / artifacts.COURSE_PLOT,
+        store=open_store() if run.takes_kept else None,
+    )
 
 
 def _note_masks(run: RunState, result: PruningResult) -> None:

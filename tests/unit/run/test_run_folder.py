@@ -98,7 +98,14 @@ def test_what_no_run_can_write_into_is_refused(tmp_path, used, name, kind):
 @pytest.mark.parametrize("name", [artifacts.RECORD, *artifacts.OUTPUTS, *artifacts.PROGRESS])
 @pytest.mark.parametrize("kind", ["FIFO", "other", "device"])
 def test_what_a_run_that_goes_on_cannot_use_is_set_aside(tmp_path, status, name, kind):
-    folders = (artifacts.MODEL, artifacts.ADAPTER, artifacts.BLOCKS, artifacts.TRAINING, *artifacts.EVALUATION_FOLDERS)
+    folders = (
+        artifacts.MODEL,
+        artifacts.ADAPTER,
+        artifacts.BLOCKS,
+        artifacts.TRAINING,
+        artifacts.ALLOCATION,
+        *artifacts.EVALUATION_FOLDERS,
+    )
     _run(tmp_path, "same", status=status)
     path = tmp_path / name
     _clear(path)

@@ -1,0 +1,206 @@
+"""An evolutionary search over levels whose total cost stays what it is. Whole numbers only: nothing here knows models.
+
+A candidate gives each site one of its levels. A generation makes changed copies of one parent, and scores them in
+stages, on more and more tokens, until one is left; that one is the next parent unless the parent is as good.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+Candidate = tuple[int, ...]
+"""The level of each site, an index into its costs."""
+
+_REDRAWS = 50  # for each child that is wanted, before fewer are taken
+
+
+@dataclass(frozen=True)
+class Site:
+    """Something that has a few levels, of which a candidate takes one.
+
+    Args:
+        name: what a reader calls it.
+        costs: of its levels, in ascending order; whole numbers, such as how many weights go.
+        group: cost moves between sites of one group only.
+    """
+
+    name: str
+    costs: tuple[int, ...]
+    group: Hashable = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the selection: how many tokens each candidate is scored on, and how many candidates are left."""
+
+    tokens: int
+    survivors: int
+
+
+class Draw(NamedTuple):
+    """Says which fresh minibatch is meant: that of a stage of a generation, both from 0."""
+
+    generation: int
+    stage: int
+
+
+class Fitness(Protocol):
+    """Scores candidates, all on the same tokens; less is better."""
+
+    def __call__(self, candidates: Sequence[Candidate], parent: Candidate, tokens: int, draw: Draw) -> Sequence[float]:
+        """The loss of each candidate.
+
+        Args:
+            candidates: what is scored.
+            parent: the candidate from which they were made, and from most of which they differ little.
+            tokens: how many tokens of the minibatch are looked at.
+            draw: determines the minibatch.
+        """
+        ...
+
+
+class Generation(NamedTuple):
+    """What one generation has given.
+
+    Attributes:
+        number: from 1.
+        fitness: of the candidate that won the last stage, on that stage's minibatch.
+        parent_fitness: of the parent on the same tokens.
+        improved: whether the winner is another than the parent.
+        evaluations: candidates that were scored so far, each stage counted.
+        tokens: they were scored on so far.
+    """
+
+    number: int
+    fitness: float
+    parent_fitness: float
+    improved: bool
+    evaluations: int
+    tokens: int
+
+
+@dataclass
+class State:
+    """How far a search is: all that is needed to go on, as random numbers follow from the seed and the generation."""
+
+    parent: Candidate
+    history: list[Generation] = field(default_factory=list)
+
+    @property
+    def generation(self) -> int:
+        """How many generations are done."""
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class Evolving:
+    """The search.
+
+    Args:
+        sites: what has levels.
+        fitness: scores candidates.
+        stages: of the selection, at least one; the last leaves one candidate.
+        offspring: changed copies of the parent in each generation.
+        seed: of every random choice.
+        flips: at most so many steps are moved in one copy: the smaller of two numbers drawn from 1 to ``flips``.
+
+    Source: Sieberling et al., 2024, EvoPress, arXiv:2410.14649, algorithm 1 and section 3.
+    """
+
+    sites: Sequence[Site]
+    fitness: Fitness
+    stages: Sequence[Stage]
+    offspring: int
+    seed: int = 0
+    flips: int = 3
+
+    def run(self, state: State, generations: int, after: Callable[[State], None] = lambda _: None) -> State:
+        """Goes on until so many generations are done, or no other candidate can be found.
+
+        Args:
+            state: where it stands; not changed.
+            generations: in total.
+            after: is called after each generation.
+        """
+        while state.generation < generations:
+            number = state.generation
+            children = self.children(state.parent, np.random.default_rng([self.seed, number]))
+            if not children:
+                break
+            winner, found = self._select(state, children, number)
+            state = State(winner, [*state.history, found])
+            after(state)
+        return state
+
+    def children(self, parent: Candidate, random: np.random.Generator) -> list[Candidate]:
+        """Changed copies of a candidate, all different from it and from each other; fewer where there are not enough.
+
+        Returns:
+            At most ``offspring``; the total cost of each is that of the parent.
+        """
+        seen, found = {parent}, []
+        for _ in range(_REDRAWS * self.offspring):
+            child = self.mutate(parent, random)
+            if child not in seen:
+                seen.add(child)
+                found.append(child)
+            if len(found) == self.offspring:
+                break
+        return found
+
+    def mutate(self, parent: Candidate, random: np.random.Generator) -> Candidate:
+        """Moves a few steps of equal cost from one site of a group to another of it."""
+        child = list(parent)
+        for _ in range(min(random.integers(1, self.flips + 1), random.integers(1, self.flips + 1))):
+            flip = self._flip(child, random)
+            if flip is not None:
+                lowered, raised = flip
+                child[lowered] -= 1
+                child[raised] += 1
+        return tuple(child)
+
+    def _flip(self, levels: Sequence[int], random: np.random.Generator) -> tuple[int, int] | None:
+        """Which site goes down by a level and which goes up; ``None`` where nothing can be moved."""
+        down: dict[tuple[Hashable, int], list[int]] = {}  # by group and cost of the step
+        up: dict[tuple[Hashable, int], list[int]] = {}
+        for index, (site, level) in enumerate(zip(self.sites, levels, strict=True)):
+            if level > 0:
+                step = site.costs[level] - site.costs[level - 1]
+                down.setdefault((site.group, step), []).append(index)
+            if level + 1 < len(site.costs):
+                step = site.costs[level + 1] - site.costs[level]
+                up.setdefault((site.group, step), []).append(index)
+        lowered = [
+            (index, key) for key, found in down.items() for index in found if set(up.get(key, ())) - {index}
+        ]  # groups are drawn in proportion to what can go down in them
+        if not lowered:
+            return None
+        index, key = lowered[random.integers(len(lowered))]
+        raised = [each for each in up[key] if each != index]
+        return index, raised[random.integers(len(raised))]
+
+    def _select(self, state: State, children: list[Candidate], number: int) -> tuple[Candidate, Generation]:
+        """Scores in stages; the parent joins the last one, and stays where no child is better."""
+        parent, pool, losses = state.parent, children, [np.inf]
+        evaluations, tokens = (state.history[-1].evaluations, state.history[-1].tokens) if state.history else (0, 0)
+        for index, stage in enumerate(self.stages):
+            if index == len(self.stages) - 1:
+                pool = [parent, *pool]
+            scored = self.fitness(pool, parent, stage.tokens, Draw(number, index))
+            losses = [loss if loss == loss else np.inf for loss in scored]  # NaN is worse than all others
+            evaluations, tokens = evaluations + len(pool), tokens + len(pool) * stage.tokens
+            if index < len(self.stages) - 1:
+                best = sorted(range(len(pool)), key=lambda each: (losses[each], each))
+                pool = [pool[each] for each in best[: stage.survivors]]
+        best_of_all = min(range(len(pool)), key=lambda each: (losses[each], each))
+        found = Generation(
+            number + 1, float(losses[best_of_all]), float(losses[0]), best_of_all > 0, evaluations, tokens
+        )
+        return pool[best_of_all], found
+
+
+def total_cost(sites: Sequence[Site], candidate: Candidate) -> int:
+    """The cost of a candidate."""
+    return sum(site.costs[level] for site, level in zip(sites, candidate, strict=True))

@@ -1,0 +1,163 @@
+"""How far a candidate's predictions are from those of the dense model, or from the text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from prune_lab.models.model import PrunableModel
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.search.evolution import Candidate, Draw
+from prune_lab.pruning.search.passes import beginning_at, last_hidden_states, watching
+from prune_lab.pruning.search.stitching import Stitched
+
+KINDS: Final = ("kl", "loss")
+_ON_CPU, _ON_GPU = 2**19, 2**26  # logits in float32 at a time: few enough for a CPU's cache, and to fill a GPU
+_WORTH_A_PASS = 6  # candidates from which a pass of their parent pays, for the blocks that they share with it
+
+
+@dataclass
+class ModelFitness:
+    """Scores candidates on windows of the calibration set; less is better.
+
+    ``kl`` is the mean over tokens of the forward divergence ``KL(p || q) = sum_v p(v) (ln p(v) - ln q(v))`` in nats,
+    with ``p`` the next token's distribution by the dense model and ``q`` by the candidate; ``loss`` the mean
+    cross-entropy of the next tokens in nats. All candidates of a call see the same windows, which follow from the seed
+    and the draw.
+
+    Of the dense model nothing but the outputs of its last block are kept (``tokens x hidden`` numbers in the type of
+    the model); logits, which a large vocabulary makes hundreds of times larger, are made of them when they are needed,
+    by the model's own norm and head. A candidate's pass begins at the first block in which it differs from the parent.
+
+    Args:
+        model: on the device of the calibration, and dense.
+        calibration: its windows, and how many of them a pass takes.
+        stitched: puts the model at the levels of a candidate.
+        kind: ``kl`` or ``loss``.
+        seed: of the minibatches.
+    """
+
+    model: PrunableModel
+    calibration: Calibration
+    stitched: Stitched
+    kind: str = "kl"
+    seed: int = 0
+    _dense: Tensor | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.kind == "kl":
+            self._dense = last_hidden_states(
+                self.model, self.calibration.tokens, self.calibration.batches(), self.calibration.device
+            )
+
+    def __call__(self, candidates: Sequence[Candidate], parent: Candidate, tokens: int, draw: Draw) -> list[float]:
+        """See `prune_lab.pruning.search.evolution.Fitness`; ``tokens`` beyond a window are whole windows."""
+        windows, length = minibatch(self.calibration.tokens.shape, tokens, [self.seed, *draw])
+        return self._score(candidates, parent, windows, length)
+
+    def on_all(self, candidate: Candidate) -> float:
+        """The loss of a candidate on the whole calibration set."""
+        samples, length = self.calibration.tokens.shape
+        return self._score([candidate], candidate, np.arange(samples), length)[0]
+
+    @torch.no_grad()
+    def _score(
+        self, candidates: Sequence[Candidate], parent: Candidate, windows: np.ndarray, length: int
+    ) -> list[float]:
+        at_once = max(1, len(self.calibration.tokens[self.calibration.batches()[0]]) * self._seqlen // length)
+        sums, counted = np.zeros(len(candidates)), 0
+        for chunk in np.array_split(windows, -(-len(windows) // at_once)):
+            tokens = self.calibration.tokens[chunk, :length].to(self.calibration.device)
+            counted += tokens.numel() if self.kind == "kl" else tokens[:, 1:].numel()
+            goal = self._goal(tokens, chunk)
+            sums += self._sums(candidates, parent, tokens, goal)
+        return [float(each) for each in sums / counted]
+
+    @property
+    def _seqlen(self) -> int:
+        return self.calibration.tokens.shape[1]
+
+    def _goal(self, tokens: Tensor, chunk: np.ndarray) -> Tensor | None:
+        """The log-probabilities of the dense model, ``(tokens, vocab)`` float32; ``None`` where they do not count."""
+        if self._dense is None:
+            return None
+        hidden = self._dense[chunk, : tokens.shape[1]].to(tokens.device)
+        return self._logits(tokens, len(self.model.blocks), hidden).float().log_softmax(-1).flatten(0, 1)
+
+    def _logits(self, tokens: Tensor, first: int = 0, hidden: Tensor | None = None) -> Tensor:
+        """``(samples, seqlen, vocab)``, in the type of the model."""
+        with beginning_at(self.model, first, hidden):
+            logits: Tensor = self.model.hf(input_ids=tokens, use_cache=False).logits
+        return logits
+
+    def _sums(
+        self, candidates: Sequence[Candidate], parent: Candidate, tokens: Tensor, goal: Tensor | None
+    ) -> np.ndarray:
+        """The losses of some windows, summed over tokens, a number for each candidate."""
+        sums, before = np.zeros(len(candidates)), dict[int, Tensor]()  # by block, what the parent's returns
+        if parent in candidates or len(candidates) >= _WORTH_A_PASS:
+            self.stitched.install(parent)
+            with watching(self.model, before.__setitem__):
+                if parent in candidates:
+                    logits = self._logits(tokens)
+                    sums[list(candidates).index(parent)] = self._loss(logits, tokens, goal)
+                else:
+                    self.model.hf.base_model(tokens, use_cache=False)
+        for index, candidate in enumerate(candidates):
+            if candidate == parent:
+                continue
+            first = self.stitched.first_difference(candidate, parent, len(self.model.blocks)) if before else 0
+            self.stitched.install(candidate)
+            sums[index] = self._loss(self._logits(tokens, first, before.get(first - 1)), tokens, goal)
+        return sums
+
+    def _loss(self, logits: Tensor, tokens: Tensor, goal: Tensor | None) -> float:
+        if goal is None:
+            logits, targets = logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+        else:
+            logits, targets = logits.flatten(0, 1), goal
+        rows = max(1, (_ON_CPU if logits.device.type == "cpu" else _ON_GPU) // logits.shape[-1])
+        parts = zip(logits.split(rows), targets.split(rows), strict=True)
+        summed = _cross_entropy if goal is None else divergence
+        return float(sum(summed(*part) for part in parts))
+
+
+def divergence(logits: Tensor, goal: Tensor) -> Tensor:
+    """``KL(p || q)`` in nats, summed over rows in float64: exactly 0 for the logits of which ``goal`` was made.
+
+    Args:
+        logits: of ``q``, ``(rows, vocab)``, any float type.
+        goal: the logarithm of ``p``, ``(rows, vocab)`` float32.
+    """
+    found = logits.float().log_softmax(-1)
+    return functional.kl_div(found, goal, log_target=True, reduction="none").sum(-1).sum(dtype=torch.float64)
+
+
+def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.float(), wanted, reduction="none").sum(dtype=torch.float64)
+
+
+def minibatch(shape: Sequence[int], tokens: int, seed: Sequence[int]) -> tuple[np.ndarray, int]:
+    """Draws the windows of a minibatch, without replacement.
+
+    Args:
+        shape: samples and tokens a sample of the whole set.
+        tokens: how many are wanted. Fewer than a window has: that many from the beginning of one window; more: so many
+            whole windows that there are at least as many tokens.
+        seed: of the draw.
+
+    Returns:
+        The numbers of the windows, and how many tokens of each are looked at, from its first.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    samples, seqlen = shape
+    number, length = -(-tokens // seqlen), min(tokens, seqlen)
+    if number > samples:
+        raise ValueError(f"{tokens} tokens are more than {samples} x {seqlen}")
+    return np.sort(np.random.default_rng(seed).choice(samples, number, replace=False)), length

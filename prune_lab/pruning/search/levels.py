@@ -1,0 +1,206 @@
+"""The solved weights of each layer at a few levels, made in one walk over the dense model and kept in files.
+
+Each block has files of its own, so that a walk that was interrupted goes on where it was. They hold what stays of a
+weight and where, and are mapped into memory: what is not looked at need not be there.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prune_lab.cache.source import source_digest
+from prune_lab.cache.store import Store
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.methods.layerwise import LayerwiseMethod
+from prune_lab.pruning.search.solving import solve_levels
+from prune_lab.pruning.target import Target
+from prune_lab.utils.device import arithmetic, device_name
+from prune_lab.utils.digests import json_digest, tensor_digest
+from prune_lab.utils.memory import gigabytes
+from prune_lab.utils.text import duration
+
+logger = logging.getLogger(__name__)
+
+_FILE = "levels.safetensors"
+_LINES = 5  # in the log, of a whole walk
+
+Counts = Mapping[str, Sequence[int]]
+"""By layer, how many weights go at each of its levels."""
+
+
+@dataclass
+class LevelDatabase:
+    """The weights of layers by how many entries are zero; `make_levels` fills it."""
+
+    _tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def weight(self, linear: PrunableLinear, count: int) -> Tensor | None:
+        """A solved weight, ``(out, in)`` in the type of the model; ``None`` for a level that is the dense weight."""
+        bits = self._tensors.get(f"{linear.name} {count} kept")
+        return None if bits is None else unpack(bits, self._tensors[f"{linear.name} {count} values"], linear.shape)
+
+    def add(self, file: Path) -> None:
+        """Maps a file of a block; nothing is read."""
+        with safe_open(file, "pt") as opened:
+            self._tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+
+
+@torch.no_grad()
+def make_levels(
+    model: PrunableModel,
+    calibration: Calibration,
+    target: Target,
+    inner: LayerwiseMethod,
+    counts: Counts,
+    keys: Mapping[int, str],
+    *,
+    store: Store | None = None,
+    folder: Path | None = None,
+) -> LevelDatabase:
+    """Takes the blocks that are in the store, and solves and keeps the others; the model is left as it is.
+
+    Args:
+        model: dense.
+        calibration: what statistics are collected of.
+        target: what is pruned, but for how much.
+        inner: solves each layer for each count.
+        counts: of every layer of the target.
+        keys: of the blocks, by `level_keys`.
+        store: where blocks are kept for later runs; ``None``: they are not.
+        folder: for those that the store does not take; they are gone once the process has ended.
+    """
+    blocks = [block for block in model.blocks[: target.end(model)] if target.includes(block)]
+    database, size = LevelDatabase(), _expected_bytes(blocks, counts)
+    if store is not None and size > store.limit / 2:
+        logger.info(
+            "levels of %s are not kept for other runs: the store may hold %s", *map(gigabytes, (size, store.limit))
+        )
+        store = None
+    missing = [
+        block for block in blocks if store is None or store.load(keys[block.index], _adding_to(database)) is None
+    ]
+    if not missing:
+        logger.info("levels: all %d blocks are taken from an earlier run", len(blocks))
+        return database
+    levels = max(len(each) for each in counts.values())
+    logger.info(
+        "levels: %d of %d blocks are to be solved, at up to %d levels a layer", len(missing), len(blocks), levels
+    )
+    start = time.perf_counter()
+    numbers = {block.index: number for number, block in enumerate(missing, 1)}
+    for block, inputs in iterate_blocks(model, calibration, missing[-1].index + 1):
+        if block.index in numbers:
+            solved = _solve(inputs, inner, target, counts, model.dtype)
+            _keep(solved, keys[block.index], database, store, folder)
+            _say(numbers[block.index], len(missing), time.perf_counter() - start)
+    return database
+
+
+def _solve(
+    inputs: BlockInputs, inner: LayerwiseMethod, target: Target, counts: Counts, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The tensors of a block's file; a level at which nothing is removed that is not zero already is left out."""
+    zeros = {linear.name: int((linear.weight == 0).count_nonzero()) for linear in inputs.block.linears}
+    wanted = {name: [count for count in counts[name] if count > least] for name, least in zeros.items()}
+    tensors = {}
+    for solved in solve_levels(inputs, inner, target, wanted):
+        bits, values = pack(solved.weight.to("cpu", dtype))
+        tensors[f"{solved.linear.name} {solved.count} kept"] = bits
+        tensors[f"{solved.linear.name} {solved.count} values"] = values
+    return tensors
+
+
+def _keep(
+    tensors: dict[str, Tensor], key: str, database: LevelDatabase, store: Store | None, folder: Path | None
+) -> None:
+    """Writes a block's file, and maps it; without a place in the store it loses its name at once."""
+    if store is not None:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        store.keep(key, lambda into: save_file(tensors, into / _FILE), expected=size)
+        if store.load(key, _adding_to(database)) is not None:
+            return
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        save_file(tensors, Path(place) / _FILE)
+        database.add(Path(place) / _FILE)
+
+
+def _adding_to(database: LevelDatabase) -> Callable[[Path], bool]:
+    def add(entry: Path) -> bool:
+        database.add(entry / _FILE)
+        return True
+
+    return add
+
+
+def level_keys(
+    model: PrunableModel, calibration: Calibration, target: Target, about_inner: object, counts: Counts
+) -> dict[int, str]:
+    """By block of the target, a digest of all that decides its levels: model, calibration, method, counts and code.
+
+    Args:
+        model: see `make_levels`.
+        calibration: see there.
+        target: see there.
+        about_inner: name and settings of the method, as plain JSON.
+        counts: see there.
+    """
+    common = [
+        model.fingerprint(),
+        tensor_digest(calibration.tokens),
+        [[batch.start, batch.stop] for batch in calibration.batches()],
+        device_name(calibration.device),
+        arithmetic() if calibration.device.type == "cpu" else None,
+        torch.__version__,
+        source_digest(),
+        about_inner,
+        target.keep_zeros,
+    ]
+    return {
+        block.index: json_digest([common, block.index, {each.name: list(counts[each.name]) for each in block.linears}])
+        for block in model.blocks[: target.end(model)]
+        if target.includes(block)
+    }
+
+
+def _expected_bytes(blocks: Sequence[Block], counts: Counts) -> int:
+    """Of all files, roughly."""
+    size = 0.0
+    for block in blocks:
+        for linear in block.linears:
+            entries = linear.weight.numel()
+            size += sum((entries - count) * linear.weight.itemsize + entries / 8 for count in counts[linear.name])
+    return int(size)
+
+
+def _say(number: int, count: int, seconds: float) -> None:
+    if number % -(-count // _LINES) == 0 or number == count:
+        left = f", {duration(seconds / number * (count - number))} left" if number < count else ""
+        logger.info("levels: block %d of %d, %s%s", number, count, duration(seconds), left)
+
+
+def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a weight is not zero, a bit an entry in uint8, row by row; and what is there."""
+    kept = weight != 0
+    return torch.from_numpy(np.packbits(kept.numpy())), weight[kept]
+
+
+def unpack(bits: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The weight that was packed."""
+    kept = torch.from_numpy(np.unpackbits(bits.numpy(), count=shape[0] * shape[1]).view(np.bool_)).view(shape)
+    weight = torch.zeros(shape, dtype=values.dtype)
+    weight[kept] = values
+    return weight
