@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.training.losses import language_loss
 
 
 def sample_gradients(
-    model: PrunableModel, parameters: Sequence[nn.Parameter], samples: Tensor, device: torch.device
+    model: PrunableModel, parameters: Sequence[Tensor], samples: Tensor, device: torch.device
 ) -> Iterator[float]:
     """Yields the loss of each sample in nats; until the next is asked for, ``grad`` of the parameters is its gradient.
 
@@ -37,7 +37,7 @@ def sample_gradients(
                 parameter.grad = None
 
 
-def gradient_of(parameter: nn.Parameter) -> Tensor:
+def gradient_of(parameter: Tensor) -> Tensor:
     """The gradient of a parameter after a backward pass, of its shape."""
     assert parameter.grad is not None, "nothing was computed with it"
     return parameter.grad

@@ -1,6 +1,7 @@
 """What every allocation in ``conf/allocation`` promises, with every method that obeys one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,19 @@ from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.wanda import Wanda
+from prune_lab.pruning.methods.ziplm import ZipLM
+from prune_lab.pruning.reached import check_reached
+from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import uniform_counts
 from prune_lab.run.conf_folder import conf_folder
 
-YAMLS = sorted((conf_folder() / "allocation").glob("*.yaml"))
+ALL = sorted((conf_folder() / "allocation").glob("*.yaml"))
+OF_UNITS = ["evolution_units"]
+YAMLS = [path for path in ALL if path.stem not in OF_UNITS]
 METHODS = [Magnitude(), Magnitude("row"), Wanda(), SparseGPT()]
 LEVEL = 0.7
+SHORT = ["allocation.generations=4", "allocation.offspring=4", "allocation.tokens=[24,48]"]
 
 
 @pytest.fixture(params=YAMLS, ids=lambda path: path.stem)
@@ -33,7 +41,7 @@ def allocation(request: pytest.FixtureRequest, composed: Callable[..., DictConfi
     (tmp_path / "levels.yaml").write_text("0: 0.65\n1: 0.7\n2: 0.75\n", encoding="utf-8")
     given = {  # what has no default, or one for models and calibration sets that are larger
         "from_file": [f"allocation.path={tmp_path}/levels.yaml"],
-        "evolution": ["allocation.generations=4", "allocation.offspring=4", "allocation.tokens=[24,48]"],
+        "evolution": SHORT,
     }
     return instantiate(composed(f"allocation={request.param.stem}", *given.get(request.param.stem, [])).allocation)
 
@@ -66,6 +74,38 @@ def test_every_method_obeys_it_exactly(
     gone = {name: int((~mask).sum()) for name, mask in masks.items()}
     assert gone == {name: asked.dropped(name, entries) for name, entries in sizes.items()}
     assert sum(gone.values()) == sum(count_dropped(LEVEL, entries) for entries in sizes.values())
+
+
+@pytest.mark.parametrize("name", OF_UNITS)
+@pytest.mark.parametrize("pattern", ["neurons", "heads", "width"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_neurons_and_heads_are_divided_exactly(
+    tiny_model: Callable[..., PrunableModel],
+    random_tokens: Callable[..., Tensor],
+    composed: Callable[..., DictConfig],
+    family: str,
+    pattern: str,
+    name: str,
+):
+    """As many of each kind as with one level for all blocks, and by no other method otherwise."""
+    model, target, calibration = tiny_model(family), Target(pattern, 0.5), Calibration(random_tokens(4, 24))
+    allocation = instantiate(composed(f"allocation={name}", *SHORT).allocation)
+    before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
+    allocation.check(target)
+    allocation.check_model(model, target)
+    budget = allocation.budget(model, calibration, target)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.hf.state_dict().items())
+    units = target.units(model)
+    assert list(budget) == [each.name for each in units]
+    uniform = uniform_counts(units, target)
+    asked = replace(target, budget=budget)
+    masks = ZipLM().prune(PruningContext(model, asked, calibration)).masks
+    gone = {name: int((~mask).sum()) for name, mask in masks.items()}
+    assert gone == {each.name: asked.dropped(each.name, each.count) for each in units}
+    for kind in {each.kind for each in units}:
+        of_kind = [each.name for each in units if each.kind == kind]
+        assert sum(gone[name] for name in of_kind) == sum(uniform[name] for name in of_kind)
+    check_reached(model, asked, ZipLM(), PruningResult(masks), {})
 
 
 def test_only_uniform_takes_a_pattern(allocation):

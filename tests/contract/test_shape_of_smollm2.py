@@ -23,7 +23,10 @@ from prune_lab.run.conf_folder import conf_folder
 from prune_lab.training.settings import Training
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
-ALLOCATIONS = sorted(path.stem for path in (conf_folder() / "allocation").glob("*.yaml") if path.stem != "from_file")
+NOT_OF_WEIGHTS = ("from_file", "evolution_units")
+ALLOCATIONS = sorted(
+    path.stem for path in (conf_folder() / "allocation").glob("*.yaml") if path.stem not in NOT_OF_WEIGHTS
+)
 UPDATES = sorted(path.stem for path in (conf_folder() / "finetune").glob("*.yaml") if path.stem != "none")
 MAY_STAY_BELOW = ("dense", "l0", "soft_movement")
 

@@ -1,7 +1,7 @@
 """Evolution: searches for levels by the loss of the whole model."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,28 +10,26 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.allocation.allocation import (
     Allocation,
     LayerAllocation,
     Workplace,
     describe,
-    entries_of,
     total_dropped,
-    zeros_of,
 )
 from prune_lab.pruning.allocation.budget import exact_counts, levels_of
 from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.calibration.calibration import Calibration
-from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.methods.unitwise import UnitMethod
 from prune_lab.pruning.search.course import Course
 from prune_lab.pruning.search.evolution import Evolving, Site, Stage, State
 from prune_lab.pruning.search.fitness import KINDS, ModelFitness
+from prune_lab.pruning.search.layers import Inner, Layer, check_method, layers_of
 from prune_lab.pruning.search.levels import LevelDatabase, level_keys, make_levels
-from prune_lab.pruning.search.solving import check_inner
 from prune_lab.pruning.search.stitching import Weight, stitching
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import uniform_counts
 from prune_lab.utils.checks import check_choice, check_number, check_seed, check_whole
 from prune_lab.utils.collectives import gather
 from prune_lab.utils.digests import json_digest
@@ -45,16 +43,19 @@ _MEASURES = {"kl": "KL divergence in nats", "loss": "loss in nats"}
 class Evolution(LayerAllocation):
     """Moves sparsity between layers of one size, and keeps what brings the whole model closer to the dense one.
 
-    ``inner`` solves every layer of the dense model at ``max_levels`` levels above and below where the search begins,
-    ``step`` apart. A generation makes ``offspring`` copies of the best candidate so far. In each, a few steps are moved
-    from one layer to another that has as many weights a step, so that the total stays exact. Stage by stage they are
-    scored on more tokens of a fresh sample of the calibration windows and fewer are left; at the last stage the parent
-    joins, and the best is the next parent.
+    Layers are linear layers of which single weights go, or the neurons or the heads of a block. ``inner`` solves every
+    layer of the dense model at ``max_levels`` levels above and below where the search begins, ``step`` apart. A
+    generation makes ``offspring`` copies of the best candidate so far. In each, a few steps are moved from one layer to
+    another whose steps have as many parameters, so that the total stays exact. Stage by stage they are scored on more
+    tokens of a fresh sample of the calibration windows and fewer are left; at the last stage the parent joins, and the
+    best is the next parent.
 
     Args:
-        inner: what the levels are solved with; by default SparseGPT, whatever prunes in the end.
+        inner: what the levels are solved with; by default SparseGPT, whatever prunes in the end. Of neurons and heads
+            it is a method that removes them, such as ZipLM.
         initial: where the search begins.
-        step: between two levels: a share of the layer's weights if it is below 1, or a whole number of weights.
+        step: between two levels: if it is below 1 a share of the layer's weights, neurons or heads (of which it is at
+            least one), or else a whole number of them.
         max_levels: so many steps a layer may be above or below where it begins.
         generations: how many.
         offspring: in each.
@@ -67,7 +68,7 @@ class Evolution(LayerAllocation):
     Source: Sieberling et al., 2024, EvoPress, arXiv:2410.14649. Differences: docs/methods/evolution.md.
     """
 
-    inner: LayerwiseMethod = field(default_factory=SparseGPT)
+    inner: Inner = field(default_factory=SparseGPT)
     initial: Allocation = field(default_factory=Uniform)
     step: float = 0.05
     max_levels: int = 4
@@ -100,29 +101,35 @@ class Evolution(LayerAllocation):
             raise BadSetting(self, "survivors", "is not allowed; allowed: numbers that fall, with 1 as the last")
         if self.survivors[0] > self.offspring:
             raise BadSetting(self, "survivors", f"keeps more than {{at}}.offspring={self.offspring}; lower it")
-        check_inner(self)
 
     def check(self, target: Target) -> None:
         """Whether the levels are to be solved and the search to begin."""
-        super().check(target)
+        if target.kind not in UnitMethod.patterns:
+            super().check(target)
+        elif not isinstance(self.initial, Uniform):
+            raise BadSetting(
+                self, "initial", f"divides single weights; with {target.kind} use allocation@{{at}}.initial=uniform"
+            )
+        check_method(self, target)
         self.inner.check(target)
         self.initial.check(target)
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
         """Whether the model lies in memory, and there is something to move."""
-        super().check_model(model, target)
+        if not target.removes_units:
+            super().check_model(model, target)
         self.initial.check_model(model, target)
         if model.mapped is not None:
             raise BadInput(
                 "allocation=evolution changes weights all the time, and those of this model stay in their files "
                 "(model.stream); use model.stream=false where it fits into memory, or another allocation"
             )
-        smallest = min(target.linears(model), key=lambda linear: linear.weight.numel())
-        if self._step(smallest.weight.numel()) < 1:
+        smallest = min(layers_of(model, target), key=lambda layer: layer.entries)
+        if self._step(smallest) < 1:
             raise BadSetting(
                 self,
                 "step",
-                f"is less than one weight of {smallest.name}, which has {smallest.weight.numel():,}; raise it",
+                f"is less than one weight of {smallest.name}, which has {smallest.entries:,}; raise it",
             )
 
     def check_calibration(self, calibration: Calibration) -> None:
@@ -141,90 +148,97 @@ class Evolution(LayerAllocation):
         self, model: PrunableModel, calibration: Calibration, target: Target, place: Workplace | None = None
     ) -> dict[str, float]:
         """Searches; the total is right from the start on."""
-        linears = target.linears(model)
-        start = self._start(model, calibration, target, linears)
-        found = self._search(model, calibration, target, start, place or Workplace())
-        return levels_of(found, entries_of(linears))
+        layers = layers_of(model, target)
+        start = self._start(model, calibration, target, layers)
+        found = self._search(model, calibration, target, layers, start, place or Workplace())
+        return levels_of(found, {layer.name: layer.entries for layer in layers})
 
     def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
         """What `budget` finds."""
         return self.budget(model, calibration, target)
 
     def _start(
-        self, model: PrunableModel, calibration: Calibration, target: Target, linears: Sequence[PrunableLinear]
+        self, model: PrunableModel, calibration: Calibration, target: Target, layers: Sequence[Layer]
     ) -> dict[str, int]:
-        """How many weights of each layer go where the search begins."""
-        entries, caps, zeros = entries_of(linears), self.caps(model, target), zeros_of(linears, target)
+        """How many entries of each layer go where the search begins."""
+        if target.removes_units:
+            return uniform_counts(target.units(model), target)
+        entries, caps = {layer.name: layer.entries for layer in layers}, self.caps(model, target)
+        zeros = {layer.name: layer.zeros for layer in layers}
         budget = self.initial.budget(model, calibration, target)
         begun = Target(level=target.sparsity, budget=budget)
         counts = {name: begun.dropped(name, size) for name, size in entries.items()}
         if all(zeros[name] <= count <= caps[name] for name, count in counts.items()):
             return counts
         levels = {name: count / entries[name] for name, count in counts.items()}
-        return exact_counts(levels, entries, caps, total_dropped(linears, target), zeros)
+        return exact_counts(levels, entries, caps, total_dropped(target.linears(model), target), zeros)
 
-    def _sites(
-        self, model: PrunableModel, target: Target, linears: Sequence[PrunableLinear], start: Mapping[str, int]
-    ) -> list[Site]:
-        """Of each layer the levels around where it begins; layers with as many weights a step are a group."""
-        caps, zeros = self.caps(model, target), zeros_of(linears, target)
-        sites = []
-        for name, size in entries_of(linears).items():
-            step = self._step(size)
-            around = (start[name] + number * step for number in range(-self.max_levels, self.max_levels + 1))
-            costs = [count for count in around if zeros[name] <= count <= caps[name]]
-            sites.append(Site(name, tuple(costs), step))
-        return sites
+    def _counts(
+        self, model: PrunableModel, target: Target, layers: Sequence[Layer], start: Mapping[str, int]
+    ) -> dict[str, list[int]]:
+        """How many entries of each layer go at its levels, which lie around where it begins."""
+        units = {layer.name: layer.entries - 1 for layer in layers}
+        caps, counts = units if target.removes_units else self.caps(model, target), {}
+        for layer in layers:
+            step, begin = self._step(layer), start[layer.name]
+            around = (begin + number * step for number in range(-self.max_levels, self.max_levels + 1))
+            least = min(layer.zeros, begin)
+            counts[layer.name] = [count for count in around if least <= count <= max(caps[layer.name], begin)]
+        return counts
 
-    def _step(self, size: int) -> int:
-        """How many of a layer's weights lie between two levels."""
-        return round(self.step * size) if self.step < 1 else int(self.step)
+    def _step(self, layer: Layer) -> int:
+        """How many of a layer's entries lie between two levels."""
+        step = round(self.step * layer.entries) if self.step < 1 else int(self.step)
+        return max(step, 1) if layer.units is not None else step
 
     def _search(
         self,
         model: PrunableModel,
         calibration: Calibration,
         target: Target,
+        layers: Sequence[Layer],
         start: Mapping[str, int],
         place: Workplace,
     ) -> dict[str, int]:
-        """How many weights of each layer go by the best candidate."""
-        linears = target.linears(model)
-        sites = self._sites(model, target, linears, start)
-        counts = {site.name: site.costs for site in sites}
-        begin = State(tuple(site.costs.index(start[site.name]) for site in sites))
-        keys = level_keys(model, calibration, target, describe(self.inner), counts)
+        """How many entries of each layer go by the best candidate."""
+        counts = self._counts(model, target, layers, start)
+        sites = [
+            Site(
+                layer.name,
+                tuple(count * layer.parameters_each for count in counts[layer.name]),
+                self._step(layer) * layer.parameters_each,
+            )
+            for layer in layers
+        ]
+        begin = State(tuple(counts[layer.name].index(start[layer.name]) for layer in layers))
+        keys = level_keys(model, calibration, target, describe(self.inner), layers, counts)
         settings = describe(self) | {"generations": None}
-        digest = json_digest([keys, [list(site.costs) for site in sites], settings, list(begin.parent)])
+        digest = json_digest([keys, counts, settings, list(begin.parent)])
         course = Course(digest, self.generations, _MEASURES[self.fitness], place.progress, place.course, place.plot)
         state = gather(course.begin(begin))[0]  # of several processes the first one has kept it
         if state.generation < self.generations:
             database = make_levels(
-                model, calibration, target, self.inner, counts, keys, store=place.store, folder=place.progress
+                model, calibration, target, self.inner, layers, counts, keys, store=place.store, folder=place.progress
             )
-            state = self._evolve(model, calibration, linears, sites, database, begin, state, course)
+            solved = {layer: partial(_solved, database, layer, counts[layer.name]) for layer in layers}
+            state = self._evolve(model, calibration, solved, sites, begin, state, course)
         course.finish(state)
-        return {site.name: site.costs[level] for site, level in zip(sites, state.parent, strict=True)}
+        return {layer.name: counts[layer.name][level] for layer, level in zip(layers, state.parent, strict=True)}
 
     @torch.no_grad()
     def _evolve(
         self,
         model: PrunableModel,
         calibration: Calibration,
-        linears: Sequence[PrunableLinear],
+        solved: Mapping[Layer, Callable[[int], Tensor | None]],
         sites: Sequence[Site],
-        database: LevelDatabase,
         begin: State,
         state: State,
         course: Course,
     ) -> State:
         """Goes on with the search; the model is in the end as it was."""
-        blocks = {linear.name: block.index for block in model.blocks for linear in block.linears}
         with model.placed(calibration.device, whole=True):
-            parts = [
-                Weight(linear, blocks[linear.name], partial(_solved, database, linear, site))
-                for linear, site in zip(linears, sites, strict=True)
-            ]
+            parts = [Weight(layer.linear, layer.block, read) for layer, read in solved.items()]
             with stitching(parts) as stitched:
                 fitness = ModelFitness(model, calibration, stitched, self.fitness, self.seed)
                 stages = [Stage(*each) for each in zip(self.tokens, self.survivors, strict=True)]
@@ -239,8 +253,8 @@ class Evolution(LayerAllocation):
         return state
 
 
-def _solved(database: LevelDatabase, linear: PrunableLinear, site: Site, level: int) -> Tensor | None:
-    return database.weight(linear, site.costs[level])
+def _solved(database: LevelDatabase, layer: Layer, counts: Sequence[int], level: int) -> Tensor | None:
+    return database.weight(layer.linear, counts[level])
 
 
 def _check_numbers(owner: object, name: str) -> None:

@@ -25,7 +25,7 @@ class Flap(ScoredUnits):
 
     The score is the output error that is left when the mean ``mu`` of what goes is put into the bias,
     ``b + W (mu * gone)``, and inputs do not depend on each other. Of a head it is the mean over its dimensions. By
-    default units of all layers compete, with scores standardised in each layer and kind.
+    default units of all layers compete, with the scores of inputs standardised in each layer.
 
     Args:
         metric: ``wifv`` as above; ``ifv``: the variance alone; ``wifn``: ``mean_i |W_ij| ||x_j||``.
@@ -54,15 +54,13 @@ class Flap(ScoredUnits):
         if self.bias:
             give_biases(model, units)
 
-    def score(self, units: Units, statistic: Moments) -> Tensor:
-        """Returns the fluctuation, ``(count,)`` float64."""
+    def columns(self, units: Units, statistic: Moments) -> Tensor:
+        """Returns the fluctuation of each input, ``(in,)`` float64."""
         weight = units.reader.linear.weight.double()
         if self.metric == "wifn":
             norm = (statistic.variance * (statistic.tokens - 1) + statistic.tokens * statistic.mean.square()).sqrt()
-            each = weight.abs().mean(0) * norm
-        else:
-            each = statistic.variance * (1.0 if self.metric == "ifv" else weight.square().sum(0))
-        return units.reader.gather(each, units.count) / (len(each) / units.count)
+            return weight.abs().mean(0) * norm
+        return statistic.variance * (1.0 if self.metric == "ifv" else weight.square().sum(0))
 
     def solve(self, units: Units, statistic: Moments, dropped: int, zero: Tensor | None) -> Solution:
         """Removes the lowest, and puts what they add on average into the bias."""

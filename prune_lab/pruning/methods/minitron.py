@@ -29,6 +29,10 @@ class Minitron(ScoredUnits):
         """Returns what makes a statistic of sequences of that length."""
         return partial(SequenceMeans, seqlen)
 
+    def columns(self, units: Units, statistic: SequenceMeans) -> Tensor:
+        """Returns the norms, ``(in,)`` float32."""
+        return statistic.value
+
     def score(self, units: Units, statistic: SequenceMeans) -> Tensor:
-        """Returns the norms, ``(count,)`` float32."""
+        """Returns the norm of each unit's, ``(count,)`` float32."""
         return units.reader.gather(statistic.value.square(), units.count).sqrt()

@@ -2,7 +2,7 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -156,13 +156,29 @@ class UnitMethod(BlockMethod):
             zero: of that layer, ``(out, in)`` bool, weights that are zero and stay so; ``None``: there are none.
         """
 
+    def solve_counts(
+        self, units: Units, statistic: Any, counts: Sequence[int], zero: Tensor | None
+    ) -> Iterator[Tensor]:
+        """Yields for each count the weight of the layer that reads the units, ``(out, in)``; nothing is written.
+
+        Args:
+            units: see `solve`.
+            statistic: see `solve`.
+            counts: how many units go.
+            zero: see `solve`.
+        """
+        for count in counts:
+            solution = self.solve(units, statistic, count, zero)
+            weight = units.reader.linear.weight if solution.weight is None else solution.weight
+            yield weight * units.reader.spread(solution.keep)
+
 
 @dataclass
 class ScoredUnits(UnitMethod):
     """A method that removes the units with the lowest scores; where those of all layers compete, standardised ones."""
 
     def counts(self, units: list[Units], context: PruningContext) -> dict[str, int]:
-        """Cuts the scores of the dense model, less their mean in the layer and over their standard deviation."""
+        """Cuts the scores of the dense model: those of inputs, standardised in each layer, and averaged over a unit."""
         scores = self.of_dense_model(units, context, self._standardised)
         return counts_by_score(units, scores, context.target, self, self.min_units)
 
@@ -175,11 +191,16 @@ class ScoredUnits(UnitMethod):
         score = self.score(units, statistic)
         return keep_all_but(score.masked_fill(units.zero.to(score.device), -torch.inf), dropped)
 
-    @abstractmethod
     def score(self, units: Units, statistic: Any) -> Tensor:
-        """Returns how much each unit matters, ``(count,)``."""
+        """Returns how much each unit matters in its layer, ``(count,)``: the sum over the inputs that it is."""
+        return units.reader.gather(self.columns(units, statistic), units.count)
+
+    @abstractmethod
+    def columns(self, units: Units, statistic: Any) -> Tensor:
+        """Returns how much each input of the layer that reads the units matters, ``(in,)``."""
 
     def _standardised(self, units: Units, statistic: Any) -> Tensor:
-        score = self.score(units, statistic).double()
-        spread = score.std() if len(score) > 1 else torch.ones_like(score.sum())
-        return (score - score.mean()) / spread.clamp_min(torch.finfo(torch.float64).tiny)
+        """``(count,)`` float64. A layer has few heads, so it is their dimensions that tell mean and deviation."""
+        columns = self.columns(units, statistic).double()
+        columns = (columns - columns.mean()) / columns.std().clamp_min(torch.finfo(torch.float64).tiny)
+        return units.reader.gather(columns, units.count) / (len(columns) / units.count)

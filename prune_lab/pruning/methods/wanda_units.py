@@ -22,7 +22,6 @@ class WandaUnits(ScoredUnits):
 
     statistic: ClassVar = InputNorm
 
-    def score(self, units: Units, statistic: InputNorm) -> Tensor:
-        """Returns the sums, ``(count,)`` float32."""
-        weight = units.reader.linear.weight.float()  # (out, in)
-        return units.reader.gather(weight.abs().sum(0) * statistic.value, units.count)
+    def columns(self, units: Units, statistic: InputNorm) -> Tensor:
+        """Returns the sums over rows, ``(in,)`` float32."""
+        return units.reader.linear.weight.float().abs().sum(0) * statistic.value

@@ -1,5 +1,6 @@
 """ZipLM: structured optimal brain surgeon. Units go one after the other, and what is left makes up for them."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,19 +76,33 @@ class ZipLM(UnitMethod):
 
     def solve(self, units: Units, statistic: Covariance, dropped: int, zero: Tensor | None) -> Solution:
         """Eliminates units, then finds the weights that are left anew, from the dense ones."""
-        linear = units.reader.linear
-        weight, hessian = linear.weight, self._hessian(units, statistic)
-        keep = torch.ones(units.count, dtype=torch.bool, device=weight.device)
-        keep[self._eliminate(units, hessian, dropped).order] = False
-        columns = units.reader.spread(keep)
-        if zero is None:
-            solution = refit_columns(weight, hessian, columns)
-        else:  # every row has a support of its own
-            solution = refit(weight.double(), columns & ~zero, hessian, damping=0.0)
+        linear, hessian = units.reader.linear, self._hessian(units, statistic)
+        keep = self._keep(units, self._eliminate(units, hessian, dropped).order)
+        solution = self._refit(units, hessian, keep, zero)
         if not self._has_bias(units):
             return Solution(keep, solution)
         assert linear.bias is not None
-        return Solution(keep, solution, linear.bias.double() + (weight.double() - solution) @ statistic.mean)
+        return Solution(keep, solution, linear.bias.double() + (linear.weight.double() - solution) @ statistic.mean)
+
+    def solve_counts(
+        self, units: Units, statistic: Covariance, counts: Sequence[int], zero: Tensor | None
+    ) -> Iterator[Tensor]:
+        """Yields the weights for several counts, all from one elimination."""
+        hessian = self._hessian(units, statistic)
+        order = self._eliminate(units, hessian, max(counts, default=0)).order
+        for count in counts:
+            yield self._refit(units, hessian, self._keep(units, order[:count]), zero)
+
+    def _keep(self, units: Units, gone: Tensor) -> Tensor:
+        keep = torch.ones(units.count, dtype=torch.bool, device=gone.device)
+        keep[gone] = False
+        return keep
+
+    def _refit(self, units: Units, hessian: Tensor, keep: Tensor, zero: Tensor | None) -> Tensor:
+        weight, columns = units.reader.linear.weight, units.reader.spread(keep)
+        if zero is None:
+            return refit_columns(weight, hessian, columns)
+        return refit(weight.double(), columns & ~zero, hessian, damping=0.0)  # every row has a support of its own
 
     def _has_bias(self, units: Units) -> bool:
         return self.bias and units.reader.linear.bias is not None

@@ -20,11 +20,10 @@ from torch import Tensor
 from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
-from prune_lab.pruning.methods.layerwise import LayerwiseMethod
-from prune_lab.pruning.search.solving import solve_levels
+from prune_lab.pruning.search.layers import Inner, Layer, solve
 from prune_lab.pruning.target import Target
 from prune_lab.utils.device import arithmetic, device_name
 from prune_lab.utils.digests import json_digest, tensor_digest
@@ -37,12 +36,12 @@ _FILE = "levels.safetensors"
 _LINES = 5  # in the log, of a whole walk
 
 Counts = Mapping[str, Sequence[int]]
-"""By layer, how many weights go at each of its levels."""
+"""By layer, how many of its entries go at each of its levels."""
 
 
 @dataclass
 class LevelDatabase:
-    """The weights of layers by how many entries are zero; `make_levels` fills it."""
+    """The weights of layers by how many of their entries are gone; `make_levels` fills it."""
 
     _tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -62,7 +61,8 @@ def make_levels(
     model: PrunableModel,
     calibration: Calibration,
     target: Target,
-    inner: LayerwiseMethod,
+    inner: Inner,
+    layers: Sequence[Layer],
     counts: Counts,
     keys: Mapping[int, str],
     *,
@@ -76,13 +76,14 @@ def make_levels(
         calibration: what statistics are collected of.
         target: what is pruned, but for how much.
         inner: solves each layer for each count.
-        counts: of every layer of the target.
+        layers: all of the target.
+        counts: of every layer.
         keys: of the blocks, by `level_keys`.
         store: where blocks are kept for later runs; ``None``: they are not.
         folder: for those that the store does not take; they are gone once the process has ended.
     """
     blocks = [block for block in model.blocks[: target.end(model)] if target.includes(block)]
-    database, size = LevelDatabase(), _expected_bytes(blocks, counts)
+    database, size = LevelDatabase(), _expected_bytes(layers, counts)
     if store is not None and size > store.limit / 2:
         logger.info(
             "levels of %s are not kept for other runs: the store may hold %s", *map(gigabytes, (size, store.limit))
@@ -102,21 +103,21 @@ def make_levels(
     numbers = {block.index: number for number, block in enumerate(missing, 1)}
     for block, inputs in iterate_blocks(model, calibration, missing[-1].index + 1):
         if block.index in numbers:
-            solved = _solve(inputs, inner, target, counts, model.dtype)
+            own = [layer for layer in layers if layer.block == block.index]
+            solved = _solve(inputs, inner, target, own, counts)
             _keep(solved, keys[block.index], database, store, folder)
             _say(numbers[block.index], len(missing), time.perf_counter() - start)
     return database
 
 
 def _solve(
-    inputs: BlockInputs, inner: LayerwiseMethod, target: Target, counts: Counts, dtype: torch.dtype
+    inputs: BlockInputs, inner: Inner, target: Target, layers: Sequence[Layer], counts: Counts
 ) -> dict[str, Tensor]:
     """The tensors of a block's file; a level at which nothing is removed that is not zero already is left out."""
-    zeros = {linear.name: int((linear.weight == 0).count_nonzero()) for linear in inputs.block.linears}
-    wanted = {name: [count for count in counts[name] if count > least] for name, least in zeros.items()}
+    wanted = {layer.name: [count for count in counts[layer.name] if count > layer.zeros] for layer in layers}
     tensors = {}
-    for solved in solve_levels(inputs, inner, target, wanted):
-        bits, values = pack(solved.weight.to("cpu", dtype))
+    for solved in solve(inputs, inner, target, layers, wanted):
+        bits, values = pack(solved.weight.to("cpu", solved.linear.weight.dtype))
         tensors[f"{solved.linear.name} {solved.count} kept"] = bits
         tensors[f"{solved.linear.name} {solved.count} values"] = values
     return tensors
@@ -147,7 +148,12 @@ def _adding_to(database: LevelDatabase) -> Callable[[Path], bool]:
 
 
 def level_keys(
-    model: PrunableModel, calibration: Calibration, target: Target, about_inner: object, counts: Counts
+    model: PrunableModel,
+    calibration: Calibration,
+    target: Target,
+    about_inner: object,
+    layers: Sequence[Layer],
+    counts: Counts,
 ) -> dict[int, str]:
     """By block of the target, a digest of all that decides its levels: model, calibration, method, counts and code.
 
@@ -156,6 +162,7 @@ def level_keys(
         calibration: see there.
         target: see there.
         about_inner: name and settings of the method, as plain JSON.
+        layers: see there.
         counts: see there.
     """
     common = [
@@ -169,20 +176,19 @@ def level_keys(
         about_inner,
         target.keep_zeros,
     ]
-    return {
-        block.index: json_digest([common, block.index, {each.name: list(counts[each.name]) for each in block.linears}])
-        for block in model.blocks[: target.end(model)]
-        if target.includes(block)
-    }
+    by_block: dict[int, dict[str, list[int]]] = {}
+    for layer in layers:
+        by_block.setdefault(layer.block, {})[layer.name] = list(counts[layer.name])
+    return {block: json_digest([common, block, own]) for block, own in by_block.items()}
 
 
-def _expected_bytes(blocks: Sequence[Block], counts: Counts) -> int:
+def _expected_bytes(layers: Sequence[Layer], counts: Counts) -> int:
     """Of all files, roughly."""
     size = 0.0
-    for block in blocks:
-        for linear in block.linears:
-            entries = linear.weight.numel()
-            size += sum((entries - count) * linear.weight.itemsize + entries / 8 for count in counts[linear.name])
+    for layer in layers:
+        weight = layer.linear.weight
+        for count in counts[layer.name]:
+            size += (1 - count / layer.entries) * weight.nbytes + weight.numel() / 8
     return int(size)
 
 

@@ -111,6 +111,7 @@ def output_error(weight: Tensor, other: Tensor, hessian: Tensor) -> float:
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
     if int(info) or not bool(torch.isfinite(factor.diagonal()).all()):
         raise NotPositiveDefinite("the Hessian is not positive definite with this damping")

@@ -130,6 +130,18 @@ def test_taylor_scores_are_their_formulas(tiny_model, random_tokens, order):
     expect_lowest_gone(result, {name: expected}, name)
 
 
+def test_over_all_layers_columns_are_standardised_before_heads_are_averaged(tiny_model, random_tokens, scored):
+    model, tokens = tiny_model("llama"), random_tokens(6, 16)
+    fluctuation = scored(model, tokens, lambda w, x: w.square().sum(0) * x.flatten(0, -2).var(0))
+    z = {name: ((each - each.mean()) / each.std()).mean(1) for name, each in fluctuation.items()}
+    result = prune(model, Flap(), Target("width", 0.3), tokens, propagate="dense")
+    lost = [z[name][~keep].max() for name, keep in result.masks.items() if not keep.all()]
+    units = {each.name: each for each in Target("width", 0.3).units(model)}
+    kept = min(z[name][keep].min() for name, keep in result.masks.items() if units[name].kind == "neurons")
+    # a head that did not fit into the budget may be lower, a neuron may not
+    assert max(lost) <= kept + 1e-9
+
+
 def test_flap_keeps_the_mean_of_what_the_layer_computes(tiny_model, random_tokens):
     """With constant inputs nothing changes at all: their variance is zero."""
     model, tokens = tiny_model("llama"), random_tokens(6, 16)

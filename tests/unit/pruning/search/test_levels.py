@@ -8,6 +8,7 @@ from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.search import levels
+from prune_lab.pruning.search.layers import layers_of
 from prune_lab.pruning.search.levels import level_keys, make_levels, pack, unpack
 from prune_lab.pruning.target import Target
 
@@ -30,8 +31,9 @@ def make(tiny_model, random_tokens, store, tmp_path):
     def make(model, inner=None, seed=0, place=store, shares=SHARES):
         inner, target = inner or SparseGPT(), Target(level=0.5)
         calibration, counts = Calibration(random_tokens(3, 12, seed)), counts_of(model, shares)
-        keys = level_keys(model, calibration, target, repr(inner), counts)
-        return make_levels(model, calibration, target, inner, counts, keys, store=place, folder=tmp_path / "beside")
+        layers, beside = layers_of(model, target), tmp_path / "beside"
+        keys = level_keys(model, calibration, target, repr(inner), layers, counts)
+        return make_levels(model, calibration, target, inner, layers, counts, keys, store=place, folder=beside)
 
     return make
 

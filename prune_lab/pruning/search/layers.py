@@ -1,0 +1,108 @@
+"""What a search gives levels to: single linear layers, or the neurons and heads that a linear layer reads."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from prune_lab.errors import BadSetting
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.units import Units
+from prune_lab.models.view import PrunableLinear
+from prune_lab.pruning.calibration.blocks import BlockInputs
+from prune_lab.pruning.calibration.collect import collect
+from prune_lab.pruning.methods.blockwise import naming
+from prune_lab.pruning.methods.layerwise import LayerwiseMethod
+from prune_lab.pruning.methods.unitwise import UnitMethod
+from prune_lab.pruning.search.solving import Solved, check_inner, solve_levels
+from prune_lab.pruning.target import Target
+
+Inner = LayerwiseMethod | UnitMethod
+"""A method that can solve a layer at several levels from one statistic."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Something that has levels: how many of its entries go.
+
+    Attributes:
+        name: by which a target's budget knows it.
+        linear: whose weight is another at each level; of neurons and heads the one that reads them.
+        block: the index of the block that it lies in.
+        entries: single weights, neurons or heads.
+        zeros: how many of them are zero already and stay so.
+        parameters_each: that go with one of them.
+        units: what they are, if they are neurons or heads.
+    """
+
+    name: str
+    linear: PrunableLinear
+    block: int
+    entries: int
+    zeros: int
+    parameters_each: int = 1
+    units: Units | None = None
+
+
+def layers_of(model: PrunableModel, target: Target) -> list[Layer]:
+    """Everything in the target's range that has levels, in order."""
+    layers = []
+    for block in filter(target.includes, model.blocks):
+        if target.removes_units:
+            for units in target.units_of(block):
+                zeros = int(units.zero.count_nonzero())
+                each = units.parameters_each
+                layers.append(Layer(units.name, units.reader.linear, block.index, units.count, zeros, each, units))
+        else:
+            for linear in block.linears:
+                zero = target.zeros_to_keep(linear.weight)
+                zeros = 0 if zero is None else int(zero.count_nonzero())
+                layers.append(Layer(linear.name, linear, block.index, linear.weight.numel(), zeros))
+    return layers
+
+
+def check_method(owner: object, target: Target, field: str = "inner") -> None:
+    """Checks that a field holds a method that can solve what the target removes.
+
+    Raises:
+        BadSetting: it does not.
+    """
+    inner = getattr(owner, field)
+    if not target.removes_units:
+        check_inner(owner, field)
+    elif not isinstance(inner, UnitMethod):
+        raise BadSetting(
+            owner,
+            field,
+            f"does not remove {target.kind} from one statistic; allowed: methods that do, such as "
+            f"method@{{at}}.{field}=ziplm",
+        )
+    elif getattr(inner, "bias", False):
+        raise BadSetting(
+            owner, field, f"moves biases, which levels do not have; use {{at}}.{field}.bias=false, or ziplm"
+        )
+
+
+def solve(
+    inputs: BlockInputs, inner: Inner, target: Target, layers: Sequence[Layer], counts: Mapping[str, Sequence[int]]
+) -> Iterator[Solved]:
+    """Solves the layers of a block for every count that is asked for; nothing is written.
+
+    Args:
+        inputs: the block, and what reaches it.
+        inner: solves.
+        target: what is pruned, but for how much.
+        layers: of the block.
+        counts: how many entries are to go, by the names of layers.
+    """
+    if isinstance(inner, LayerwiseMethod):
+        yield from solve_levels(inputs, inner, target, counts)
+        return
+    statistic = inner.empty_statistic(inputs.calibration.whole_shape[1])
+    statistics = collect(inputs, statistic, [layer.linear for layer in layers])
+    for layer in layers:
+        assert layer.units is not None
+        wanted, zero = counts[layer.name], target.zeros_to_keep(layer.linear.weight)
+        with naming(layer.linear, inner):
+            weights = inner.solve_counts(layer.units, statistics.pop(layer.linear.name), wanted, zero)
+            yield from (
+                Solved(layer.linear, count, weight, None) for count, weight in zip(wanted, weights, strict=True)
+            )

@@ -1,0 +1,77 @@
+"""The search for how many neurons and heads of each block go."""
+
+import pytest
+import torch
+
+from prune_lab.errors import BadInput
+from prune_lab.pruning.allocation.evolution import Evolution
+from prune_lab.pruning.allocation.measured import Measured
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.methods.flap import Flap
+from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.methods.wanda_units import WandaUnits
+from prune_lab.pruning.methods.ziplm import ZipLM
+from prune_lab.pruning.search.layers import layers_of
+from prune_lab.pruning.search.levels import level_keys, make_levels
+from prune_lab.pruning.target import Target
+
+SHORT = {"generations": 6, "offspring": 6, "tokens": (24, 72), "step": 0.1}
+
+
+@pytest.mark.parametrize("inner", [ZipLM(), WandaUnits(), Flap(bias=False)], ids=repr)
+def test_levels_are_what_the_method_leaves_of_the_dense_model(tiny_model, random_tokens, tmp_path, inner):
+    model, target, calibration = tiny_model("llama"), Target("width", 0.5), Calibration(random_tokens(4, 16))
+    layers = layers_of(model, target)
+    counts = {layer.name: [0, 1] if layer.entries == 2 else [0, 7, 24] for layer in layers}
+    keys = level_keys(model, calibration, target, repr(inner), layers, counts)
+    database = make_levels(model, calibration, target, inner, layers, counts, keys, folder=tmp_path)
+    for place in (1, 2):
+        other = tiny_model("llama")
+        asked = {name: each[min(place, len(each) - 1)] for name, each in counts.items()}
+        entries = {layer.name: layer.entries for layer in layers}
+        budget = {name: asked[name] / entries[name] + 1e-9 for name in asked}
+        context = PruningContext(
+            other, Target("width", 0.5, budget=budget), Calibration(random_tokens(4, 16), propagate="dense")
+        )
+        type(inner)(**vars(inner) | {"scope": "layer"}).prune(context)
+        for layer, twin in zip(layers, layers_of(other, target), strict=True):
+            found = database.weight(layer.linear, asked[layer.name])
+            torch.testing.assert_close(found, twin.linear.weight, rtol=1e-5, atol=1e-6)
+        assert all(database.weight(layer.linear, 0) is None for layer in layers)
+
+
+def test_the_search_keeps_more_of_a_block_that_matters(tiny_model, random_tokens):
+    """The neurons of one block are made to compute next to nothing: they pay for the others."""
+    model, target = tiny_model("llama"), Target("neurons", 0.5)
+    model.blocks[1].mlp.down.weight.mul_(1e-3)
+    search = Evolution(inner=ZipLM(), seed=1, **SHORT | {"generations": 12})
+    budget = search.budget(model, Calibration(random_tokens(6, 24)), target)
+    spent = list(budget.values())
+    assert spent[1] == max(spent) > 0.5
+    assert min(spent) < 0.5
+
+
+def test_the_same_seed_finds_the_same(tiny_model, random_tokens):
+    found = [
+        Evolution(inner=ZipLM(), seed=seed, **SHORT).budget(
+            tiny_model("llama"), Calibration(random_tokens(4, 24)), Target("width", 0.5)
+        )
+        for seed in (0, 0)
+    ]
+    assert found[0] == found[1]
+
+
+def test_bad_combinations_are_named():
+    target = Target("width", 0.5)
+    with pytest.raises(BadInput, match=r"Evolution\.inner .*does not remove width .*method@Evolution\.inner=ziplm"):
+        Evolution(inner=SparseGPT()).check(target)
+    with pytest.raises(BadInput, match=r"Evolution\.inner .*one statistic.*sparsegpt or wanda"):
+        Evolution(inner=ZipLM()).check(Target(level=0.5))
+    with pytest.raises(BadInput, match=r"Evolution\.inner .*moves biases.*Evolution\.inner\.bias=false"):
+        Evolution(inner=Flap()).check(target)
+    with pytest.raises(BadInput, match=r"Evolution\.initial .*allocation@Evolution\.initial=uniform"):
+        Evolution(inner=ZipLM(), initial=Measured()).check(target)
+    with pytest.raises(BadInput, match="blocks"):
+        Evolution(inner=ZipLM()).check(Target("blocks", 0.5))
+    Evolution(inner=ZipLM()).check(target)
