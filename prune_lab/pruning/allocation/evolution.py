@@ -25,7 +25,7 @@ from prune_lab.pruning.methods.unitwise import UnitMethod
 from prune_lab.pruning.search.course import Course
 from prune_lab.pruning.search.evolution import Evolving, Site, Stage, State
 from prune_lab.pruning.search.fitness import KINDS, ModelFitness
-from prune_lab.pruning.search.layers import Inner, Layer, check_method, layers_of
+from prune_lab.pruning.search.layers import Inner, Layer, check_method, check_solves, layers_of
 from prune_lab.pruning.search.levels import LevelDatabase, level_keys, make_levels
 from prune_lab.pruning.search.stitching import Weight, stitching
 from prune_lab.pruning.target import Target
@@ -101,6 +101,7 @@ class Evolution(LayerAllocation):
             raise BadSetting(self, "survivors", "is not allowed; allowed: numbers that fall, with 1 as the last")
         if self.survivors[0] > self.offspring:
             raise BadSetting(self, "survivors", f"keeps more than {{at}}.offspring={self.offspring}; lower it")
+        check_solves(self)
 
     def check(self, target: Target) -> None:
         """Whether the levels are to be solved and the search to begin."""

@@ -59,6 +59,16 @@ def layers_of(model: PrunableModel, target: Target) -> list[Layer]:
     return layers
 
 
+def check_solves(owner: object, field: str = "inner") -> None:
+    """Checks that a field holds a method that can solve anything at several levels.
+
+    Raises:
+        BadSetting: it does not.
+    """
+    if not isinstance(getattr(owner, field), UnitMethod):
+        check_inner(owner, field)
+
+
 def check_method(owner: object, target: Target, field: str = "inner") -> None:
     """Checks that a field holds a method that can solve what the target removes.
 

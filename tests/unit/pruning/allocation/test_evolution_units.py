@@ -64,13 +64,15 @@ def test_the_same_seed_finds_the_same(tiny_model, random_tokens):
 
 def test_bad_combinations_are_named():
     target = Target("width", 0.5)
-    with pytest.raises(BadInput, match=r"Evolution\.inner .*does not remove width .*method@Evolution\.inner=ziplm"):
+    with pytest.raises(
+        BadInput, match=r"Evolution\.inner=SparseGPT does not remove width .*method@Evolution\.inner=ziplm"
+    ):
         Evolution(inner=SparseGPT()).check(target)
-    with pytest.raises(BadInput, match=r"Evolution\.inner .*one statistic.*sparsegpt or wanda"):
+    with pytest.raises(BadInput, match=r"Evolution\.inner=ZipLM .*one statistic.*sparsegpt or wanda"):
         Evolution(inner=ZipLM()).check(Target(level=0.5))
-    with pytest.raises(BadInput, match=r"Evolution\.inner .*moves biases.*Evolution\.inner\.bias=false"):
+    with pytest.raises(BadInput, match=r"Evolution\.inner=Flap .*moves biases.*Evolution\.inner\.bias=false"):
         Evolution(inner=Flap()).check(target)
-    with pytest.raises(BadInput, match=r"Evolution\.initial .*allocation@Evolution\.initial=uniform"):
+    with pytest.raises(BadInput, match=r"Evolution\.initial=Measured.*allocation@Evolution\.initial=uniform"):
         Evolution(inner=ZipLM(), initial=Measured()).check(target)
     with pytest.raises(BadInput, match="blocks"):
         Evolution(inner=ZipLM()).check(Target("blocks", 0.5))
