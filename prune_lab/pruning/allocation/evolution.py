@@ -23,11 +23,11 @@ from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.unitwise import UnitMethod
 from prune_lab.pruning.search.course import Course
-from prune_lab.pruning.search.evolution import Evolving, Site, Stage, State
 from prune_lab.pruning.search.fitness import KINDS, ModelFitness
 from prune_lab.pruning.search.layers import Inner, Layer, check_method, check_solves, layers_of
 from prune_lab.pruning.search.levels import LevelDatabase, level_keys, make_levels
 from prune_lab.pruning.search.stitching import Weight, stitching
+from prune_lab.pruning.solvers.evolution import Evolving, Site, Stage, State, check_stages
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import uniform_counts
 from prune_lab.utils.checks import check_choice, check_number, check_seed, check_whole
@@ -88,19 +88,7 @@ class Evolution(LayerAllocation):
         check_whole(self, "max_levels", "generations", "offspring", "flips")
         check_choice(self, "fitness", KINDS)
         check_seed(self)
-        for name in ("survivors", "tokens"):
-            _check_numbers(self, name)
-            setattr(self, name, list(getattr(self, name)))
-        if len(self.survivors) != len(self.tokens):
-            raise BadSetting(
-                self,
-                "survivors",
-                f"has {len(self.survivors)} stages, and {{at}}.tokens {len(self.tokens)}; give as many",
-            )
-        if self.survivors[-1] != 1 or list(self.survivors) != sorted(self.survivors, reverse=True):
-            raise BadSetting(self, "survivors", "is not allowed; allowed: numbers that fall, with 1 as the last")
-        if self.survivors[0] > self.offspring:
-            raise BadSetting(self, "survivors", f"keeps more than {{at}}.offspring={self.offspring}; lower it")
+        check_stages(self)
         check_solves(self)
 
     def check(self, target: Target) -> None:
@@ -256,12 +244,3 @@ class Evolution(LayerAllocation):
 
 def _solved(database: LevelDatabase, layer: Layer, counts: Sequence[int], level: int) -> Tensor | None:
     return database.weight(layer.linear, counts[level])
-
-
-def _check_numbers(owner: object, name: str) -> None:
-    value = getattr(owner, name)
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    if not is_list or not value or not all(type(each) is int and each > 0 for each in value):
-        raise BadSetting(
-            owner, name, "is not allowed; allowed: a list of whole numbers of at least 1, one a stage, as in [512,2048]"
-        )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prune_lab.pruning.search.evolution import Generation, State
+from prune_lab.pruning.solvers.evolution import Generation, State
 from prune_lab.utils.extras import has_plots
 from prune_lab.utils.files import write_csv, write_json
 from prune_lab.utils.svg import svg_writer

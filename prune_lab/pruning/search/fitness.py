@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.calibration.calibration import Calibration
-from prune_lab.pruning.search.evolution import Candidate, Draw
 from prune_lab.pruning.search.passes import beginning_at, last_hidden_states, watching
 from prune_lab.pruning.search.stitching import Stitched
+from prune_lab.pruning.solvers.evolution import Candidate, Draw, minibatch
 
 KINDS: Final = ("kl", "loss")
 _ON_CPU, _ON_GPU = 2**19, 2**26  # logits in float32 at a time: few enough for a CPU's cache, and to fill a GPU
@@ -55,7 +55,7 @@ class ModelFitness:
             )
 
     def __call__(self, candidates: Sequence[Candidate], parent: Candidate, tokens: int, draw: Draw) -> list[float]:
-        """See `prune_lab.pruning.search.evolution.Fitness`; ``tokens`` beyond a window are whole windows."""
+        """See `prune_lab.pruning.solvers.evolution.Fitness`; ``tokens`` beyond a window are whole windows."""
         windows, length = minibatch(self.calibration.tokens.shape, tokens, [self.seed, *draw])
         return self._score(candidates, parent, windows, length)
 
@@ -139,25 +139,3 @@ def divergence(logits: Tensor, goal: Tensor) -> Tensor:
 
 def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), wanted, reduction="none").sum(dtype=torch.float64)
-
-
-def minibatch(shape: Sequence[int], tokens: int, seed: Sequence[int]) -> tuple[np.ndarray, int]:
-    """Draws the windows of a minibatch, without replacement.
-
-    Args:
-        shape: samples and tokens a sample of the whole set.
-        tokens: how many are wanted. Fewer than a window has: that many from the beginning of one window; more: so many
-            whole windows that there are at least as many tokens.
-        seed: of the draw.
-
-    Returns:
-        The numbers of the windows, and how many tokens of each are looked at, from its first.
-
-    Raises:
-        ValueError: there are not so many.
-    """
-    samples, seqlen = shape
-    number, length = -(-tokens // seqlen), min(tokens, seqlen)
-    if number > samples:
-        raise ValueError(f"{tokens} tokens are more than {samples} x {seqlen}")
-    return np.sort(np.random.default_rng(seed).choice(samples, number, replace=False)), length

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.search.evolution import Candidate
+from prune_lab.pruning.solvers.evolution import Candidate
 
 
 class Part(Protocol):

@@ -4,9 +4,9 @@ import torch
 from torch.nn import functional
 
 from prune_lab.pruning.calibration.calibration import Calibration
-from prune_lab.pruning.search.evolution import Draw
-from prune_lab.pruning.search.fitness import ModelFitness, divergence, minibatch
+from prune_lab.pruning.search.fitness import ModelFitness, divergence
 from prune_lab.pruning.search.stitching import Weight, stitching
+from prune_lab.pruning.solvers.evolution import Draw, minibatch
 
 LEVELS = (None, 0.5, 0.25)  # what a weight is multiplied by; None: dense
 

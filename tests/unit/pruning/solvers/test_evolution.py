@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_lab.pruning.search.evolution import Evolving, Site, Stage, State, total_cost
+from prune_lab.pruning.solvers.evolution import Evolving, Site, Stage, State, total_cost
 
 
 def squares(goal):

@@ -6,9 +6,11 @@ stages, on more and more tokens, until one is left; that one is the next parent 
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from prune_lab.errors import BadSetting
 
 Candidate = tuple[int, ...]
 """The level of each site, an index into its costs."""
@@ -201,6 +203,55 @@ class Evolving:
         return pool[best_of_all], found
 
 
+def check_stages(owner: Any) -> None:
+    """Checks the fields ``survivors`` and ``tokens`` of a search, which become lists: one number a stage.
+
+    Raises:
+        BadSetting: they are no whole numbers, or do not fit together or to the field ``offspring``.
+    """
+    for name in ("survivors", "tokens"):
+        value = getattr(owner, name)
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        if not is_list or not value or not all(type(each) is int and each > 0 for each in value):
+            raise BadSetting(
+                owner,
+                name,
+                "is not allowed; allowed: a list of whole numbers of at least 1, one a stage, as in [512,2048]",
+            )
+        setattr(owner, name, list(value))
+    survivors = owner.survivors
+    if len(survivors) != len(owner.tokens):
+        raise BadSetting(
+            owner, "survivors", f"has {len(survivors)} stages, and {{at}}.tokens {len(owner.tokens)}; give as many"
+        )
+    if survivors[-1] != 1 or survivors != sorted(survivors, reverse=True):
+        raise BadSetting(owner, "survivors", "is not allowed; allowed: numbers that fall, with 1 as the last")
+    if survivors[0] > owner.offspring:
+        raise BadSetting(owner, "survivors", f"keeps more than {{at}}.offspring={owner.offspring}; lower it")
+
+
 def total_cost(sites: Sequence[Site], candidate: Candidate) -> int:
     """The cost of a candidate."""
     return sum(site.costs[level] for site, level in zip(sites, candidate, strict=True))
+
+
+def minibatch(shape: Sequence[int], tokens: int, seed: Sequence[int]) -> tuple[np.ndarray, int]:
+    """Draws the windows of a minibatch, without replacement.
+
+    Args:
+        shape: samples and tokens a sample of the whole set.
+        tokens: how many are wanted. Fewer than a window has: that many from the beginning of one window; more: so many
+            whole windows that there are at least as many tokens.
+        seed: of the draw.
+
+    Returns:
+        The numbers of the windows, and how many tokens of each are looked at, from its first.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    samples, seqlen = shape
+    number, length = -(-tokens // seqlen), min(tokens, seqlen)
+    if number > samples:
+        raise ValueError(f"{tokens} tokens are more than {samples} x {seqlen}")
+    return np.sort(np.random.default_rng(seed).choice(samples, number, replace=False)), length
