@@ -20,6 +20,7 @@ from prune_lab.pruning.allocation.allocation import (
 from prune_lab.pruning.allocation.budget import exact_counts, levels_of
 from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.calibration.partial import PartialForward
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.unitwise import UnitMethod
 from prune_lab.pruning.search.course import Course
@@ -226,10 +227,10 @@ class Evolution(LayerAllocation):
         course: Course,
     ) -> State:
         """Goes on with the search; the model is in the end as it was."""
-        with model.placed(calibration.device, whole=True):
+        with model.placed(calibration.device, whole=True) as hf, PartialForward(model, hf) as forward:
             parts = [Weight(layer.linear, layer.block, read) for layer, read in solved.items()]
             with stitching(parts) as stitched:
-                fitness = ModelFitness(model, calibration, stitched, self.fitness, self.seed)
+                fitness = ModelFitness(forward, calibration, stitched, self.fitness, self.seed)
                 stages = [Stage(*each) for each in zip(self.tokens, self.survivors, strict=True)]
                 search = Evolving(sites, fitness, stages, self.offspring, self.seed, self.flips)
                 course.start_clock()

@@ -45,6 +45,11 @@ class PartialForward:
         self._seen: list[Tensor] | None = None
         self._restore = ExitStack()
 
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return len(self._blocks)
+
     def __enter__(self) -> "PartialForward":
         for block in self._blocks:
             self._replace(block.module, partial(self._block, block, block.module.forward))
@@ -85,6 +90,13 @@ class PartialForward:
         self._hf.base_model(tokens, use_cache=False)
         seen, self._seen = self._seen, None
         return seen
+
+    def traced(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The logits and the hidden states of one whole pass; see `logits` and `hidden`."""
+        self._off, self._start, self._given, self._seen = (), 0, None, []
+        logits: Tensor = self._hf(tokens, use_cache=False).logits
+        seen, self._seen = self._seen, None
+        return logits, seen
 
     def after(self, tokens: Tensor, off: Collection[Part], start: int, hidden: Tensor | None) -> Tensor:
         """The hidden state that leaves block ``start``; no later one is run."""

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.calibration.calibration import Calibration
-from prune_lab.pruning.search.passes import beginning_at, last_hidden_states, watching
+from prune_lab.pruning.calibration.partial import PartialForward
 from prune_lab.pruning.search.stitching import Stitched
 from prune_lab.pruning.solvers.evolution import Candidate, Draw, minibatch
 
@@ -34,14 +33,14 @@ class ModelFitness:
     by the model's own norm and head. A candidate's pass begins at the first block in which it differs from the parent.
 
     Args:
-        model: on the device of the calibration, and dense.
+        forward: runs the model, which is dense, from any block on.
         calibration: its windows, and how many of them a pass takes.
         stitched: puts the model at the levels of a candidate.
         kind: ``kl`` or ``loss``.
         seed: of the minibatches.
     """
 
-    model: PrunableModel
+    forward: PartialForward
     calibration: Calibration
     stitched: Stitched
     kind: str = "kl"
@@ -50,9 +49,11 @@ class ModelFitness:
 
     def __post_init__(self) -> None:
         if self.kind == "kl":
-            self._dense = last_hidden_states(
-                self.model, self.calibration.tokens, self.calibration.batches(), self.calibration.device
+            batches = (
+                self.calibration.tokens[batch].to(self.calibration.device) for batch in self.calibration.batches()
             )
+            with torch.no_grad():
+                self._dense = torch.cat([self.forward.hidden(batch)[-1].cpu() for batch in batches])
 
     def __call__(self, candidates: Sequence[Candidate], parent: Candidate, tokens: int, draw: Draw) -> list[float]:
         """See `prune_lab.pruning.solvers.evolution.Fitness`; ``tokens`` beyond a window are whole windows."""
@@ -86,33 +87,28 @@ class ModelFitness:
         if self._dense is None:
             return None
         hidden = self._dense[chunk, : tokens.shape[1]].to(tokens.device)
-        return self._logits(tokens, len(self.model.blocks), hidden).float().log_softmax(-1).flatten(0, 1)
-
-    def _logits(self, tokens: Tensor, first: int = 0, hidden: Tensor | None = None) -> Tensor:
-        """``(samples, seqlen, vocab)``, in the type of the model."""
-        with beginning_at(self.model, first, hidden):
-            logits: Tensor = self.model.hf(input_ids=tokens, use_cache=False).logits
-        return logits
+        logits = self.forward.logits(tokens, (), self.forward.depth, hidden)
+        return logits.float().log_softmax(-1).flatten(0, 1)
 
     def _sums(
         self, candidates: Sequence[Candidate], parent: Candidate, tokens: Tensor, goal: Tensor | None
     ) -> np.ndarray:
         """The losses of some windows, summed over tokens, a number for each candidate."""
-        sums, before = np.zeros(len(candidates)), dict[int, Tensor]()  # by block, what the parent's returns
-        if parent in candidates or len(candidates) >= _WORTH_A_PASS:
+        sums, before = np.zeros(len(candidates)), list[Tensor]()  # what enters each block of the parent
+        if parent in candidates:
             self.stitched.install(parent)
-            with watching(self.model, before.__setitem__):
-                if parent in candidates:
-                    logits = self._logits(tokens)
-                    sums[list(candidates).index(parent)] = self._loss(logits, tokens, goal)
-                else:
-                    self.model.hf.base_model(tokens, use_cache=False)
+            logits, before = self.forward.traced(tokens)
+            sums[list(candidates).index(parent)] = self._loss(logits, tokens, goal)
+        elif len(candidates) >= _WORTH_A_PASS:
+            self.stitched.install(parent)
+            before = self.forward.hidden(tokens)
         for index, candidate in enumerate(candidates):
             if candidate == parent:
                 continue
-            first = self.stitched.first_difference(candidate, parent, len(self.model.blocks)) if before else 0
+            first = self.stitched.first_difference(candidate, parent, self.forward.depth) if before else 0
             self.stitched.install(candidate)
-            sums[index] = self._loss(self._logits(tokens, first, before.get(first - 1)), tokens, goal)
+            logits = self.forward.logits(tokens, (), first, before[first] if first else None)
+            sums[index] = self._loss(logits, tokens, goal)
         return sums
 
     def _loss(self, logits: Tensor, tokens: Tensor, goal: Tensor | None) -> float:

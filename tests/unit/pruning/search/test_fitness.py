@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional
 
 from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.calibration.partial import PartialForward
 from prune_lab.pruning.search.fitness import ModelFitness, divergence
 from prune_lab.pruning.search.stitching import Weight, stitching
 from prune_lab.pruning.solvers.evolution import Draw, minibatch
@@ -81,13 +82,13 @@ def test_only_what_differs_is_copied(tiny_model):
 def test_kl_is_that_of_whole_passes(tiny_model, random_tokens, family, batch_size):
     """Passes that begin in the middle, for a parent among the candidates and for many candidates, too."""
     model, tokens = tiny_model(family), random_tokens(3, 12)
-    with stitching(parts_of(model)) as stitched:
+    with PartialForward(model, model.hf) as forward, stitching(parts_of(model)) as stitched:
         number = len(stitched.parts)
         dense = (0,) * number
         changed = [tuple(1 + (i == at) if i in (at, 2) else 0 for i in range(number)) for at in range(number)]
         parent = changed[-1]
         expected = [by_hand(model, each, tokens) for each in changed]
-        fitness = ModelFitness(model, Calibration(tokens, batch_size), stitched)
+        fitness = ModelFitness(forward, Calibration(tokens, batch_size), stitched)
         draw = Draw(0, 0)
         assert fitness(changed, parent, 36, draw) == pytest.approx(expected, rel=1e-4)
         assert fitness(changed[:-1], parent, 36, draw) == pytest.approx(expected[:-1], rel=1e-4)  # a pass for it
@@ -103,19 +104,19 @@ def test_the_loss_is_the_cross_entropy_of_the_next_tokens(tiny_model, random_tok
     with torch.no_grad():
         logits = model.hf(tokens).logits[:, :-1].flatten(0, 1)
     expected = float(functional.cross_entropy(logits.double(), tokens[:, 1:].flatten()))
-    with stitching(parts_of(model)) as stitched:
-        fitness = ModelFitness(model, Calibration(tokens, 2), stitched, kind="loss")
+    with PartialForward(model, model.hf) as forward, stitching(parts_of(model)) as stitched:
+        fitness = ModelFitness(forward, Calibration(tokens, 2), stitched, kind="loss")
         dense = (0,) * len(stitched.parts)
         assert fitness([dense], dense, 36, Draw(0, 0)) == pytest.approx([expected], rel=1e-5)
 
 
 def test_the_minibatch_decides_and_is_the_same_for_the_same_draw(tiny_model, random_tokens):
     model, tokens = tiny_model("llama"), random_tokens(16, 12)
-    with stitching(parts_of(model)) as stitched:
+    with PartialForward(model, model.hf) as forward, stitching(parts_of(model)) as stitched:
         candidate = (1,) * len(stitched.parts)
-        fitness = ModelFitness(model, Calibration(tokens), stitched, seed=4)
+        fitness = ModelFitness(forward, Calibration(tokens), stitched, seed=4)
         found = [fitness([candidate], candidate, 24, Draw(*each))[0] for each in ((0, 0), (0, 0), (0, 1), (1, 0))]
-        other = ModelFitness(model, Calibration(tokens), stitched, seed=5)([candidate], candidate, 24, Draw(0, 0))[0]
+        other = ModelFitness(forward, Calibration(tokens), stitched, seed=5)([candidate], candidate, 24, Draw(0, 0))[0]
     assert found[0] == found[1]
     assert len({*found, other}) == 4
 
