@@ -1,0 +1,87 @@
+"""Neurons and heads are pruned at once, the model is tuned, they are taken out, and the folder is opened again."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import prune_lab
+from prune_lab.models.load import Checkpoint
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "record.json").read_text())
+
+
+@pytest.fixture
+def llama(model_folder, local_overrides):
+    """The smallest job on a family that can be given biases."""
+    folder = model_folder("llama")
+    return [override for override in local_overrides if "model.path" not in override] + [f"model.path={folder}"]
+
+
+def run(command, overrides, folder, *more):
+    outcome = command(*overrides, *more, f"hydra.run.dir={folder}")
+    assert outcome.status == 0, outcome.err
+    return record_of(folder)
+
+
+@pytest.mark.parametrize("method", ["flap", "ziplm"])
+def test_width_is_pruned_tuned_taken_out_and_opened_again(command, llama, tmp_path, random_tokens, method):
+    """With a bias that the dense model has not, also where the pruning is taken from an earlier run."""
+    settings = (
+        f"method={method}",
+        "method.bias=true",
+        "sparsity.level=0.4",
+        "stages=[dense,prune,finetune,shrink,evaluate,save]",
+        "finetune=full",
+        "training.steps=4",
+        "training.batch_size=2",
+        "stages.shrink.repeats=1",
+        "stage_cache_min_seconds=0",
+        "skip_finished=true",
+    )
+    first = run(command, llama, tmp_path / "1", *settings)
+    metrics = first["metrics"]
+    assert 0.3 < metrics["prune/sparsity"] <= 0.4
+    assert metrics["finetune/sparsity_after"] == pytest.approx(metrics["finetune/sparsity_before"])
+    assert metrics["shrink/parameters"] < metrics["shrink/parameters_before"]
+    second = run(command, llama, tmp_path / "2", *settings, "evaluate=size")
+    assert second["protocol"]["taken"]["stages"] == ["prune", "finetune"]
+    for folder in ("1", "2"):
+        loaded = prune_lab.load(str(tmp_path / folder / "model"))
+        assert (loaded.hf.config.attention_bias, loaded.hf.config.mlp_bias) == (True, True)
+        assert any(linear.bias.any() for linear in loaded.linears)
+        assert torch.isfinite(loaded.hf(random_tokens(1, 8)).logits).all()
+    again = run(command, llama, tmp_path / "3", f"model.path={tmp_path}/1/model", "stages=[evaluate]")
+    assert again["metrics"]["evaluate/perplexity"] == pytest.approx(metrics["evaluate/perplexity"], rel=1e-5)
+
+
+def test_a_search_divides_neurons_and_heads_for_the_method_that_prunes(command, llama, tmp_path):
+    settings = ("method=ziplm", "sparsity.level=0.5", "allocation=evolution_units", "allocation.generations=3")
+    small = ("allocation.offspring=4", "allocation.tokens=[32,64]", "save_model=true", "stages=[prune,shrink,save]")
+    record = run(command, llama, tmp_path / "1", *settings, *small, "stages.shrink.repeats=1")
+    assert record["protocol"]["prune"]["allocation"]["inner"]["name"] == "ZipLM"
+    assert (tmp_path / "1" / "allocation.csv").is_file()
+    neurons = [block.mlp.down.shape[1] for block in Checkpoint(str(tmp_path / "1" / "model")).load(None).blocks]
+    assert sum(neurons) == 3 * 24
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("method=ziplm", "sparsity=unstructured"), "cannot make sparsity.pattern=unstructured; use sparsity=heads"),
+        (("method=wanda", "sparsity=width"), "cannot make sparsity.pattern=width"),
+        (("method=ziplm", "allocation=owl"), "allocations share out single weights"),
+        (("method=flap", "allocation=evolution_units"), "makes one cut for the whole model; use allocation=uniform"),
+        (("method=ziplm", "allocation=evolution"), "method@allocation.inner=ziplm"),
+        (("method=ziplm", "method.damping=-1"), "method.damping=-1"),
+        (("method=taylor_units", "method.order=third"), "method.order='third'"),
+    ],
+)
+def test_what_cannot_be_is_refused(command, llama, tmp_path, overrides, message):
+    outcome = command(*llama, *overrides, f"hydra.run.dir={tmp_path}/1")
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert not (tmp_path / "1" / "record.json").exists()
