@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from prune_lab.errors import owned_by
-from prune_lab.evaluation.latency import LATENCY_INFO, PARTS, Workload, latency, time_passes
+from prune_lab.evaluation.latency import LATENCY_INFO, latency
 from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.evaluation.size import Size
 from prune_lab.models.shrink import shrink
+from prune_lab.models.timing import PARTS, Workload, time_passes
 from prune_lab.models.units import SubBlocks, Units, removable
 from prune_lab.pruning.masks import Masks
 from prune_lab.run.state import RunState, Stage
