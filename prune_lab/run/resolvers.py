@@ -10,6 +10,11 @@ from prune_lab.run.trust import guard_variables
 def register_resolvers() -> None:
     """Makes them known to OmegaConf."""
     guard_variables()
+    register_unless()
+
+
+def register_unless() -> None:
+    """Makes the default that steps aside known to OmegaConf, also where a configuration was composed elsewhere."""
     OmegaConf.register_new_resolver("unless", unless, replace=True)
 
 

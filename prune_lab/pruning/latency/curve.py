@@ -96,8 +96,8 @@ class TimeBudget:
             owner,
             "speedup",
             f"is out of reach: the largest is {self.dense / least:.4g} ({how}), {self.dense:.4g} s down to "
-            f"{least:.4g} s, of which {self.fixed:.4g} s are of what stays as it is; ask for less, or remove more kinds "
-            "of units with sparsity=width",
+            f"{least:.4g} s, of which {self.fixed:.4g} s are of what stays as it is; ask for less, or remove neurons "
+            "and heads with sparsity=width",
         )
 
 

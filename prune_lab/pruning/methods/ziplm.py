@@ -31,8 +31,8 @@ class ZipLM(UnitMethod):
     For unit S, columns of a weight W with inputs of second moment H, that error is ``tr(W_S [C_SS]^-1 W_S^T)`` with C
     the inverse of H over the columns that are left (`prune_lab.pruning.solvers.structured_obs`). In the end the weights
     that are left are found anew by least squares from the dense ones. With ``scope=model`` the errors when so many
-    units are gone are measured on the dense model, and the parameters divided so that their sum over layers is least; with
-    ``sparsity.speedup`` the seconds of a latency table are.
+    units are gone are measured on the dense model, and the parameters (with ``sparsity.speedup`` the seconds of a
+    latency table) divided so that their sum over layers is least.
 
     Args:
         damping: added to the diagonal of H, as a share of its mean.
