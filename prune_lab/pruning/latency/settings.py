@@ -96,8 +96,16 @@ class Latency:
         device: torch.device,
         store: Store | None = None,
         make: Callable[..., LatencyTable] = measure,
+        again: bool = False,
     ) -> LatencyTable:
         """The table of a model: that of ``path``, the store's, or measured now and kept there.
+
+        Args:
+            model: on the host.
+            device: where it is timed.
+            store: by default that of the cache folder.
+            make: measures.
+            again: also where the store has the table, which goes.
 
         Raises:
             BadInput: the file is no table, or one of something else.
@@ -106,8 +114,11 @@ class Latency:
         if self.path is not None:
             return self._given(here)
         workload = self.workload.fit(model)
-        return (store or open_store()).obtain(
-            json_digest({"latency": FORMAT, **here}),
+        store, key = store or open_store(), json_digest({"latency": FORMAT, **here})
+        if again:
+            store.remove(store.entry_of(key))
+        return store.obtain(
+            key,
             "latency table",
             read=lambda folder: read_table(folder / _FILE),
             make=lambda: make(model, device, workload, here, self.steps),
