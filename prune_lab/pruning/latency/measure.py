@@ -20,7 +20,7 @@ from prune_lab.models.decoding import pass_with_cache
 from prune_lab.models.depth import remove_blocks
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.timing import PARTS, Workload, mark, seconds_between, time_passes
+from prune_lab.models.timing import PARTS, Workload, mark, seconds_between
 from prune_lab.models.units import heads_of, neurons_of
 from prune_lab.models.view import Block
 from prune_lab.pruning.latency.curve import Curve, grid
@@ -49,12 +49,22 @@ class Clock:
     Attributes:
         mark: takes the device, and gives a moment.
         between: takes two of them, and gives seconds.
-        whole: gives the times of passes of the whole model, as `prune_lab.models.timing.time_passes`.
     """
 
     mark: Callable[[torch.device], Any] = mark
     between: Callable[[Any, Any], float] = seconds_between
-    whole: Callable[..., Sequence[Any]] = time_passes
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Seconds of a pass over a prompt, or of one token: of all, and of each attention and feed-forward network."""
+
+    whole: float
+    parts: tuple[list[float], list[float]]
+
+    @property
+    def rest(self) -> float:
+        return max(0.0, self.whole - sum(map(sum, self.parts)))
 
 
 def shapes_of(model: PrunableModel) -> dict[str, Shapes]:
@@ -91,7 +101,7 @@ def measure(
     clock, blocks = clock or Clock(), shapes_of(model)
     prompts = workload.prompts(model).to(device)
     with model.placed(device, whole=True) as hf:
-        passes = clock.whole(hf, prompts, workload)
+        passes = _passes(hf, model.blocks, prompts, workload, clock)
     curves: dict[str, dict[str, Curve]] = {part: {} for part in PARTS}
     for shapes in dict.fromkeys(blocks.values()):
         alike = [block for block in model.blocks if blocks[block.name] == shapes]
@@ -100,20 +110,16 @@ def measure(
             curves[part] |= dict(zip(shapes, of_part, strict=True))
     phases = {}
     for part in PARTS:
-        whole = [each.seconds[part] for each in passes]
-        seconds = statistics.median(whole)
-        parts = sum(curves[part][shape].seconds[-1] for shapes in blocks.values() for shape in shapes)
-        if parts > seconds:
+        whole, rest = (_medians(passes, part, value) for value in (lambda step: step.whole, lambda step: step.rest))
+        found = Phase(statistics.median(whole), max(whole) - min(whole), statistics.median(rest), curves[part])
+        summed = found.rest + sum(curves[part][shape].seconds[-1] for shapes in blocks.values() for shape in shapes)
+        if max(found.spread, abs(summed - found.seconds)) > _UNSTEADY * found.seconds:
             logger.warning(
-                "latency, %s: all parts take %.4g s by themselves, the whole model %.4g s; something else was at work "
-                "here, or parts wait for each other, and predictions are as far off", part, parts, seconds,
+                "latency, %s: %d passes of the whole model took %.4g to %.4g s, and its parts by themselves %.4g s "
+                "together; where something else is at work on the machine, such times mean little",
+                part, len(whole), min(whole), max(whole), summed,
             )  # fmt: skip
-        if max(whole) - min(whole) > _UNSTEADY * seconds:
-            logger.warning(
-                "latency, %s: %d passes of the whole model took %.4g to %.4g s; something else is at work on this "
-                "machine, and what is predicted from such times means little", part, len(whole), min(whole), max(whole),
-            )  # fmt: skip
-        phases[part] = Phase(seconds, max(whole) - min(whole), max(0.0, seconds - parts), curves[part])
+        phases[part] = found
     return LatencyTable(conditions, blocks, phases)
 
 
@@ -179,31 +185,41 @@ def _shallow(module: Any) -> Any:
 
 def _times(small: PrunableModel, prompts: Tensor, workload: Workload, clock: Clock) -> tuple[Times, Times]:
     """By phase, seconds of attention and feed-forward network: of each repeat, the median over blocks and tokens."""
-    times: tuple[Times, Times] = ({part: [] for part in PARTS}, {part: [] for part in PARTS})
-    device = prompts.device
-    with small.placed(device, whole=True) as hf, _watched(small.blocks, partial(clock.mark, device)) as marks:
-        base = cast("PreTrainedModel", hf.base_model)  # the output layer would take most of the time
-        for repeat in range(workload.repeats + 1):
-            cache, steps = pass_with_cache(base, prompts), [_taken(marks, clock)]
-            for _ in range(workload.new_tokens):
-                cache = pass_with_cache(base, prompts[:, :1], cache)
-                steps.append(_taken(marks, clock))
-            if repeat == 0:  # a warm-up
-                continue
-            for kind, of_kind in enumerate(times):
-                of_kind["prefill"].append(steps[0][kind])
-                of_kind["decode"].append(statistics.median(step[kind] for step in steps[1:]))
-    return times
+    with small.placed(prompts.device, whole=True) as hf:  # without the output layer, which would take most of the time
+        passes = _passes(cast("PreTrainedModel", hf.base_model), small.blocks, prompts, workload, clock)
+    attention = {part: _medians(passes, part, lambda step: statistics.median(step.parts[0])) for part in PARTS}
+    mlp = {part: _medians(passes, part, lambda step: statistics.median(step.parts[1])) for part in PARTS}
+    return attention, mlp
 
 
-def _taken(marks: tuple[list[Any], list[Any]], clock: Clock) -> tuple[float, float]:
-    """Median seconds of the parts of each kind since the last time: marks alternate between begin and end."""
-    found = [
-        statistics.median(clock.between(*each) for each in zip(kind[::2], kind[1::2], strict=True)) for kind in marks
-    ]
-    for kind in marks:
-        kind.clear()
-    return found[0], found[1]
+def _medians(passes: Sequence[Sequence[_Step]], part: str, value: Callable[[_Step], float]) -> list[float]:
+    """A value of each pass: of its prompt, or the median over the tokens after it."""
+    return [value(steps[0]) if part == "prefill" else statistics.median(map(value, steps[1:])) for steps in passes]
+
+
+def _passes(
+    hf: "PreTrainedModel", blocks: Sequence[Block], prompts: Tensor, workload: Workload, clock: Clock
+) -> list[list[_Step]]:
+    """Of each pass after a warm-up, the steps: the prompt, and one token after the other."""
+    moment = partial(clock.mark, prompts.device)
+    passes = []
+    with _watched(blocks, moment) as marks:
+        for _ in range(workload.repeats + 1):
+            cache, steps = None, []
+            for tokens in [prompts, *[prompts[:, :1]] * workload.new_tokens]:
+                begin = moment()
+                cache = pass_with_cache(hf, tokens, cache)
+                end = moment()
+                steps.append(_Step(clock.between(begin, end), (_taken(marks[0], clock), _taken(marks[1], clock))))
+            passes.append(steps)
+    return passes[1:]
+
+
+def _taken(marks: list[Any], clock: Clock) -> list[float]:
+    """Seconds of parts since the last time: marks alternate between begin and end."""
+    found = [clock.between(*each) for each in zip(marks[::2], marks[1::2], strict=True)]
+    marks.clear()
+    return found
 
 
 @contextmanager

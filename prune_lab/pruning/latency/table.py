@@ -26,7 +26,7 @@ class Phase:
     Attributes:
         seconds: of the whole model, a median.
         spread: of these, longest minus shortest.
-        rest: what is left of them without attentions and feed-forward networks; at least 0.
+        rest: of all but attentions and feed-forward networks, timed in the same passes.
         curves: by the shape of an attention or feed-forward network, seconds of one.
     """
 
