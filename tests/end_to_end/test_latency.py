@@ -1,0 +1,102 @@
+"""A speed is asked for, and the latency table that it goes by."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prune_lab.api import latency
+
+SMALL = ("sparsity.latency.seqlen=8", "sparsity.latency.repeats=1", "sparsity.latency.steps=3")
+
+
+def test_a_run_reaches_the_predicted_speed_and_measures_it(command, local_overrides, tmp_path):
+    folder = tmp_path / "run"
+    stages = ("stages=[prune,shrink]", "stages.shrink.repeats=1")
+    outcome = command(
+        *local_overrides, *SMALL, *stages, "method=ziplm", "method.scope=model", "sparsity.speedup=1.01",
+        f"hydra.run.dir={folder}",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert "width for 1.01 times the speed" in outcome.out
+    assert "times as fast, predicted" in outcome.out and "times as fast, measured" in outcome.out
+    record = json.loads((folder / "record.json").read_text())
+    speed, metrics = record["protocol"]["prune"]["speed"], record["metrics"]
+    assert speed["pruned_seconds"] <= speed["allowed_seconds"] * (1 + 1e-9)
+    assert speed["dense_seconds"] == pytest.approx(1.01 * speed["allowed_seconds"])
+    assert speed["phase"] == "prefill" and speed["workload"]["seqlen"] == 8 and len(speed["table"]) == 64
+    assert metrics["prune/speedup_predicted"] == metrics["shrink/speedup_predicted"] == speed["predicted"] >= 1.01
+    assert metrics["shrink/speedup"] > 0 and metrics["shrink/parameters"] < metrics["shrink/parameters_before"]
+    assert record["protocol"]["shrink"]["speedup"]["seqlen"] == 8
+    assert record["config"]["sparsity"]["level"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("method=ziplm", "sparsity.speedup=1"), "sparsity.speedup=1 is not allowed; allowed: numbers above 1"),
+        (("method=ziplm", "sparsity.speedup=2", "sparsity.level=0.5"), "sparsity.level=0.5 both say how much goes"),
+        (("method=gum", "sparsity.speedup=2"), "sparsity.speedup=2 is not for GUM, which goes by sparsity.level"),
+        (("method=ziplm", "sparsity.speedup=2", "allocation=owl"), "allocation"),
+        (("method=sparsegpt", "+sparsity.speedup=2"), "is not allowed with sparsity.pattern=unstructured"),
+        (("method=flap", "sparsity.speedup=2", "sparsity.latency.path=no.json"), "sparsity.latency.path='no.json' is"),
+        (("method=flap", "sparsity.speedup=2", "sparsity.latency.phase=all"), "allowed: prefill, decode"),
+        (("method=flap", "sparsity.speedup=1000", *SMALL), "sparsity.speedup=1000 is out of reach: the largest is"),
+        (("method=ziplm", "sparsity.speedup=2", "finetune=full", "stages=[iterate]"), "no levels in between"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is(command, local_overrides, tmp_path, words, message):
+    outcome = command(*local_overrides, "stages=[prune]", *words, f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.status == 2, outcome.err
+    assert message in outcome.err
+
+
+def main(captured, *arguments: str, status: int = 0) -> str:
+    try:
+        latency.main(arguments)
+    except SystemExit as ended:
+        assert ended.code == status
+    else:
+        assert status == 0
+    return "".join(captured.readouterr())
+
+
+QUICK = ("--seqlen", "8", "--repeats", "1", "--steps", "3")
+
+
+def test_the_command_prints_and_writes_what_a_run_takes(command, local_overrides, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = [each for each in local_overrides if each.startswith(("model", "device"))]
+    said = main(capfd, *model, *QUICK, "--output", "t.json")
+    assert "the whole model" in said and "feed-forward network of" in said and "table: " in said
+    before = Path("t.json").read_bytes()
+    assert "is there already" in main(capfd, *model, "--output", "t.json", status=2)
+    assert Path("t.json").read_bytes() == before
+    path = f"sparsity.latency.path={tmp_path / 't.json'}"
+    job = (*local_overrides, "stages=[prune]", "method=wanda_units", "sparsity.speedup=1.01", path)
+    taken = command(*job, *SMALL, f"hydra.run.dir={tmp_path / 'run'}")
+    assert taken.status == 0, taken.err
+    phases = json.loads(before)["phases"]
+    speed = json.loads((tmp_path / "run/record.json").read_text())["protocol"]["prune"]["speed"]
+    shapes = [each for both in json.loads(before)["blocks"].values() for each in both]
+    parts = sum(phases["prefill"]["curves"][each]["seconds"][-1] for each in shapes)
+    assert speed["dense_seconds"] == pytest.approx(phases["prefill"]["rest"] + parts)
+    other = command(*job, *SMALL, "sparsity.latency.batch_size=2", f"hydra.run.dir={tmp_path / 'other'}")
+    assert other.status == 2 and "batch_size 1 in the table, 2 here" in other.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("data=stdlib",), "data=stdlib is not allowed; allowed: model=CHOICE"),
+        (("model=reference_llama", "--steps", "0"), "--steps=0 is not allowed"),
+        (("model=reference_llama", "--new-tokens", "0"), "--new-tokens=0 is not allowed"),
+        (("model=reference_llama", "--output", "t.txt"), "--output=t.txt is not allowed; it is a file JSON"),
+        (("model=reference_llama", "--output", "no/t.json"), "in a folder that is there"),
+        (("model=nope",), "model=nope is not a choice"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_measured(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in main(capsys, *words, status=2)
+    assert not list(tmp_path.iterdir())
