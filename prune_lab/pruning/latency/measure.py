@@ -9,7 +9,7 @@ import logging
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -132,12 +132,15 @@ def _curves(
     copies = min(len(alike), max(1, round(_BYTES / bytes_each)))
     heads, neurons = heads_of(block).count, neurons_of(block).count
     counts = (grid(heads, steps)[1:], grid(neurons, steps)[1:])
-    found: list[dict[int, Times]] = [{}, {}]
-    for index in range(max(map(len, counts))):
+    found: list[dict[int, Times]] = [{number: {part: [] for part in PARTS} for number in each} for each in counts]
+    # all widths in turn, so that a machine that becomes slower meanwhile makes none of them look slow
+    for index in [*range(max(map(len, counts)))] * workload.repeats:
         kept = [each[min(index, len(each) - 1)] for each in counts]
         small = _small_model(model, [each.index for each in alike[:copies]], *kept)
-        for of_part, number, times in zip(found, kept, _times(small, prompts, workload, clock), strict=True):
-            of_part[number] = times
+        timed = _times(small, prompts, replace(workload, repeats=1), clock)
+        for of_part, number, times in zip(found, kept, timed, strict=True):
+            for part in PARTS:
+                of_part[number][part] += times[part]
         del small
     return {part: (_curve(found[0], part), _curve(found[1], part)) for part in PARTS}
 
