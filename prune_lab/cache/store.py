@@ -119,7 +119,7 @@ class Store:
             ``None`` if there is no entry, if it just goes, if it is damaged (it is set aside then), or if it cannot be
             read: another user's, or on a disk that fails.
         """
-        entry = self._entry(key)
+        entry = self.entry_of(key)
         try:
             manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
             wrong = first_wrong(entry, manifest["files"])
@@ -140,7 +140,7 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether there is an entry, whole or damaged."""
-        return (self._entry(key) / MANIFEST).is_file()
+        return (self.entry_of(key) / MANIFEST).is_file()
 
     def keep(self, key: str, fill: Callable[[Path], None], *, expected: int = 0) -> None:
         """Makes an entry; what goes wrong is a warning, as the result can be made again.
@@ -181,14 +181,14 @@ class Store:
         with self.arranging():
             return sum(size for _, size, _ in self._entries())
 
-    def _entry(self, key: str) -> Path:
+    def entry_of(self, key: str) -> Path:
         return self.folder / key[:2] / key
 
     def _make(self, key: str, fill: Callable[[Path], object]) -> None:
         new = Path(tempfile.mkdtemp(dir=self.folder, prefix=_unfinished(key)))
         try:
             fill(new)
-            self._move_in(new, self._entry(key), _manifest(new))
+            self._move_in(new, self.entry_of(key), _manifest(new))
         finally:
             shutil.rmtree(new, ignore_errors=True)
 

@@ -78,6 +78,8 @@ def _kind(manifest: dict[str, Any]) -> str:
     names = set(manifest["files"])
     if "state.json" in names:
         return "stage"
+    if "latency.json" in names:
+        return "latency table"
     return "model" if "config.json" in names else "result"
 
 

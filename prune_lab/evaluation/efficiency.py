@@ -13,11 +13,12 @@ from prune_lab.errors import BadSetting
 from prune_lab.evaluation.energy import JOULES_PER_KWH, co2_per_kwh, countries, find_meter, knows_co2
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.flops import count_macs
-from prune_lab.evaluation.latency import LATENCY_INFO, PARTS, Pass, Workload, latency, time_passes
+from prune_lab.evaluation.latency import LATENCY_INFO, latency
 from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.sparse_kernels import on_sparse_kernels, why_not
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.timing import PARTS, Pass, Workload, time_passes
 from prune_lab.utils.device import device_name, release_free_memory, watch_peak_memory
 from prune_lab.utils.extras import how_to_install
 

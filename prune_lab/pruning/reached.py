@@ -11,6 +11,7 @@ from prune_lab.errors import RunFailed
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
+from prune_lab.pruning.latency.curve import TimeBudget
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.result import PruningResult
@@ -55,6 +56,9 @@ def check_reached(
     Raises:
         RunFailed: less or more went; the message names the layer.
     """
+    if target.time is not None:
+        _check_time(model, target, target.time, method, result)
+        return
     if method.reaches == "nothing":
         return
     counts = list(
@@ -77,6 +81,18 @@ def check_reached(
             )
     if target.removes_units and not target.removes_depth:
         _warn_of_coarse(counts, target)
+
+
+def _check_time(model: PrunableModel, target: Target, time: TimeBudget, method: Method, result: PruningResult) -> None:
+    """Checks that the predicted seconds are those that are allowed, or fewer."""
+    seconds = time.of({each.name: int((~result.masks[each.name]).count_nonzero()) for each in target.units(model)})
+    if not time.fits(seconds):
+        raise RunFailed(
+            f"{seconds:.4g} s are predicted of the pruned model, where {time.seconds:.4g} s were allowed "
+            f"(sparsity.speedup={target.speedup:g}); the method does not go by the latency table: use method=ziplm or "
+            "flap",
+            method,
+        )
 
 
 def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:

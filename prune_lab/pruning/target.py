@@ -13,6 +13,8 @@ from prune_lab.models.families import why_blocks_stay
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Blocks, Units, blocks_of, heads_of, neurons_of, single_weights_of, sub_blocks_of
 from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.pruning.latency.curve import TimeBudget
+from prune_lab.pruning.latency.settings import Latency
 from prune_lab.pruning.masks import count_dropped, zeros_in
 from prune_lab.utils.checks import check_flag, check_number, is_number
 
@@ -44,6 +46,10 @@ class Target:
         keep_zeros: whether prunable weights that are zero in the loaded model count as pruned: they are part of the
             level, and neither a method nor a training gives them a value. ``false``: methods that change the weights
             they keep may do so, and so may training.
+        speedup: how many times as fast the model is to be, more than 1, in the place of ``level``; for neurons, heads
+            and width.
+        latency: in what it is to be so fast.
+        time: the seconds that this comes to, once they were measured.
 
     Raises:
         BadInput: a value is out of its range, or contradicts another.
@@ -54,6 +60,9 @@ class Target:
     layers: Sequence[int] | None = None
     budget: Mapping[str, float] = field(default_factory=dict)
     keep_zeros: bool = True
+    speedup: float | None = None
+    latency: Latency = field(default_factory=Latency)
+    time: TimeBudget | None = None
 
     def __post_init__(self) -> None:
         if self.pattern not in get_args(Pattern) and not re.fullmatch(_N_OF_M, str(self.pattern)):
@@ -64,7 +73,11 @@ class Target:
                 "digits each",
             )
         check_flag(self, "keep_zeros")
-        check_number(self, "level", least=0, below=1, optional=self.n_of_m is not None, hint=_FRACTION)
+        check_number(self, "speedup", above=1, optional=True, hint="how many times as fast: 1.5")
+        if self.speedup is not None:
+            self._check_speedup()
+        optional = self.n_of_m is not None or self.speedup is not None
+        check_number(self, "level", least=0, below=1, optional=optional, hint=_FRACTION)
         if self.n_of_m:
             self._check_n_of_m(*self.n_of_m)
         for name, level in self.budget.items():
@@ -72,6 +85,19 @@ class Target:
                 raise BadInput(f"the budget of {name} is {level}; allowed: numbers in [0, 1) ({_FRACTION})")
         if self.layers is not None and not _is_range(self.layers):
             raise BadSetting(self, "layers", "is no range; allowed: [first, end) of blocks, or null for all")
+
+    def _check_speedup(self) -> None:
+        if self.kind not in _UNITS_OF:
+            allowed = ", ".join(f"sparsity={kind}" for kind in _UNITS_OF)
+            raise BadSetting(
+                self, "speedup", f"is not allowed with {{at}}.pattern={self.pattern}; it goes with {allowed}"
+            )
+        if self.level is not None:
+            raise BadSetting(
+                self,
+                "speedup",
+                f"and {{at}}.level={self.level:g} both say how much goes; leave one of them out, or null",
+            )
 
     def _check_n_of_m(self, n: int, m: int) -> None:
         if n > m:

@@ -5,6 +5,7 @@ they are taken as long as the next one fits in, so that never more goes than was
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from prune_lab.errors import RunFailed
 from prune_lab.models.units import Units
+from prune_lab.pruning.latency.curve import TimeBudget
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.target import Target
 
@@ -36,7 +38,8 @@ def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -
     """The same share of every block.
 
     Where both neurons and heads go, heads lose ``floor(level * heads)``, and neurons what is then missing to the level
-    in the parameters of their block. Layers with a budget of their own lose that.
+    in the parameters of their block. Layers with a budget of their own lose that. Of a target of time it is the lowest
+    level, in thousandths, that reaches it.
 
     Args:
         units: of all layers, those of a block together.
@@ -45,7 +48,12 @@ def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -
 
     Returns:
         How many go, by the name of the units.
+
+    Raises:
+        BadInput: a speed cannot be reached.
     """
+    if target.time is not None and not target.budget:
+        return _counts_in_time(units, target, target.time, min_units)
     counts = {each.name: min(target.dropped(each.name, each.count), each.count - min_units) for each in units}
     if target.kind != "width" or target.budget:
         return counts
@@ -63,6 +71,7 @@ def counts_by_score(
     """Units of all layers compete: those with the lowest scores go, as long as their parameters fit into the budget.
 
     The budget is ``target.sparsity`` of the parameters of all units, so one kind alone loses that share of its number.
+    Of a target of time as many go as it takes until that is reached.
 
     Args:
         units: of all layers.
@@ -76,6 +85,7 @@ def counts_by_score(
 
     Raises:
         RunFailed: so much cannot go where every layer keeps ``min_units``.
+        BadInput: a speed cannot be reached.
     """
     flat = [scores[each.name].double().cpu() for each in units]
     open_ = [torch.ones_like(score, dtype=torch.bool) for score in flat]
@@ -85,6 +95,8 @@ def counts_by_score(
     owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(flat)])
     order = torch.cat(flat).masked_fill(~torch.cat(open_), torch.inf).argsort(stable=True)
     order = order[: int(torch.cat(open_).count_nonzero())]
+    if target.time is not None:
+        return _dropped_in_time(units, owner[order].tolist(), target, target.time)
     left, counts = count_dropped(target.sparsity, parameters_of(units)), [0] * len(units)
     for size, index in zip(sizes[order].long().tolist(), owner[order].tolist(), strict=True):
         if size <= left:
@@ -98,3 +110,32 @@ def counts_by_score(
             method,
         )
     return {each.name: count for each, count in zip(units, counts, strict=True)}
+
+
+def _counts_in_time(units: Sequence[Units], target: Target, time: TimeBudget, min_units: int) -> dict[str, int]:
+    least, fastest = float("inf"), 0.0
+    for thousandths in range(1000):
+        level = thousandths / 1000
+        of_level = replace(target, level=level, speedup=None, time=None)
+        counts = uniform_counts(units, of_level, min_units)
+        seconds = time.of(counts)
+        if time.fits(seconds):
+            return counts
+        if seconds < least:
+            least, fastest = seconds, level
+    raise time.out_of_reach(target, least, f"all blocks lose {fastest:.1%}")
+
+
+def _dropped_in_time(units: Sequence[Units], owners: Sequence[int], target: Target, time: TimeBudget) -> dict[str, int]:
+    """Drops units of the layers in ``owners``, one after the other, until the time is reached."""
+    counts = {each.name: 0 for each in units}
+    seconds = least = time.dense
+    for owner in owners:
+        name = units[owner].name
+        curve, gone = time.curves[name], counts[name]
+        seconds += curve.at(curve.count - gone - 1) - curve.at(curve.count - gone)
+        counts[name] += 1
+        least = min(least, seconds)
+        if time.fits(seconds):
+            return counts
+    raise time.out_of_reach(target, least, "all units but those that every layer keeps")

@@ -34,7 +34,8 @@ from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.record import read_record
-from prune_lab.run.trust import VARIABLE, guard_variables, trust_typed, trusted_names
+from prune_lab.run.resolvers import register_resolvers
+from prune_lab.run.trust import VARIABLE, trust_typed, trusted_names
 from prune_lab.sweep.compose import composing
 from prune_lab.utils.files import write_json
 from prune_lab.utils.outputs import check_writable, refuse_foreign
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and exits with 0 (done), 1 (a run failed) or 2 (bad input)."""
     parsed = table_parser(__doc__).parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    guard_variables()
+    register_resolvers()
     trust_typed(parsed.overrides)
     try:
         options = [override for override in parsed.overrides if override.lstrip("+").startswith("hydra.launcher.")]

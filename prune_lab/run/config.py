@@ -13,6 +13,7 @@ from prune_lab.errors import BadInput, shown
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.left_out import without_missing
 from prune_lab.run.renamed import refuse_renamed
+from prune_lab.run.resolvers import register_unless
 from prune_lab.utils.checks import MOST_SEED, is_number
 from prune_lab.utils.plain import plain_dict
 from prune_lab.utils.secrets import without_secrets
@@ -58,6 +59,7 @@ class RunConfig:
             BadInput: sections or values are unknown, or keys of an earlier version are used; the message lists all.
             OmegaConfBaseException: an interpolation cannot be resolved.
         """
+        register_unless()
         plain = plain_dict(cfg, resolve=True)
         if choices is not None and overrides is not None:
             plain = without_missing(plain, choices, overrides)

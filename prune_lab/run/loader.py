@@ -19,7 +19,7 @@ from prune_lab.run.config_files import check_lengths, reading_clearly
 from prune_lab.run.hydra_vetting import vet_hydra, vet_search_path
 from prune_lab.run.mixed_sources import sources_named
 from prune_lab.run.model_ids import readable, spelled_out
-from prune_lab.run.trust import guard_variables
+from prune_lab.run.resolvers import register_resolvers
 from prune_lab.utils.files import write_text
 from prune_lab.utils.paths import local_path
 from prune_lab.utils.secrets import redacted_override, without_secrets
@@ -104,7 +104,7 @@ def _expand_home(cfg: DictConfig) -> None:
 
 def guard_hydra() -> None:
     """Lets Hydra, in this process, compose with `GuardedLoader`, and write its files without secrets."""
-    guard_variables()
+    register_resolvers()
     hydra._internal.hydra.ConfigLoaderImpl = GuardedLoader  # type: ignore[attr-defined]  # what it imports
     hydra.core.utils._save_config = save_config
 

@@ -55,6 +55,8 @@ def _pruning(plain: Mapping[str, Any]) -> str:
     if method == "Dense":
         return ""
     amount = sparsity["pattern"] if sparsity["level"] is None else f"{sparsity['level']:.0%} {sparsity['pattern']}"
+    if sparsity.get("speedup") is not None:
+        amount = f"{sparsity['pattern']} for {sparsity['speedup']:g} times the speed"
     allocation = _class(plain.get("allocation")) or "Uniform"
     return ", ".join(filter(None, [method, amount, "" if allocation == "Uniform" else allocation]))
 

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import platform
 import re
 import resource
 from collections.abc import Callable
@@ -56,6 +57,17 @@ def resolve_device(name: str, key: str = "device") -> torch.device:
 def device_name(device: torch.device) -> str:
     """Returns what a device is called: ``cpu``, or the model of the card, which decides how its sums are rounded."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def hardware_name(device: torch.device) -> str:
+    """Returns the model of the card, or of the processor, which decides how long something takes."""
+    if device.type == "cuda":
+        return device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def has_amx() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prune_lab.api import check
+from prune_lab.api import check, latency
 from prune_lab.clean import command
 from prune_lab.export import command as export
 from prune_lab.report import arguments
@@ -24,6 +24,7 @@ HELPS = {
     "prune-lab": yaml.safe_load((conf_folder() / "hydra/help/prune_lab.yaml").read_text())["footer"],
     "prune-lab-check": check._EXAMPLES,
     "prune-lab-clean": command._EXAMPLES,
+    "prune-lab-latency": latency._EXAMPLES,
     "prune-lab-export": export._EXAMPLES,
     "prune-lab-report": report._EXAMPLES,
     "prune-lab-table": arguments._EXAMPLES,

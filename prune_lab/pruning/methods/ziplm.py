@@ -1,6 +1,6 @@
 """ZipLM: structured optimal brain surgeon. Units go one after the other, and what is left makes up for them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
-from prune_lab.pruning.allocation.division import Point, divide
+from prune_lab.pruning.allocation.division import Point, divide, divide_budget
 from prune_lab.pruning.calibration.statistics import Covariance
 from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.latency.curve import TimeBudget, options
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.flap import give_biases
 from prune_lab.pruning.methods.unitwise import Solution, UnitMethod
@@ -30,7 +31,8 @@ class ZipLM(UnitMethod):
     For unit S, columns of a weight W with inputs of second moment H, that error is ``tr(W_S [C_SS]^-1 W_S^T)`` with C
     the inverse of H over the columns that are left (`prune_lab.pruning.solvers.structured_obs`). In the end the weights
     that are left are found anew by least squares from the dense ones. With ``scope=model`` the errors when so many
-    units are gone are measured on the dense model, and the parameters divided so that their sum over layers is least.
+    units are gone are measured on the dense model, and the parameters (with ``sparsity.speedup`` the seconds of a
+    latency table) divided so that their sum over layers is least.
 
     Args:
         damping: added to the diagonal of H, as a share of its mean.
@@ -41,7 +43,8 @@ class ZipLM(UnitMethod):
     Source: ZipLM (Kurtic, Frantar and Alistarh, 2023, arXiv:2302.04089), of which no code for this step was published;
     that of DarwinLM (arXiv:2502.07780) is by the same group. Differences: inputs are those of the pruned model
     (theirs: of the dense one), the weights are refitted in the end as in OSSCAR (arXiv:2403.12983), heads go with those
-    that share their keys and values, and the search over a latency table is not part of the method.
+    that share their keys and values, and of the search over a latency table there is the dynamic programming and not
+    the local search for weights of the layers' errors.
     """
 
     damping: float = 0.01
@@ -64,15 +67,32 @@ class ZipLM(UnitMethod):
         """Divides the parameters so that the sum of the output errors of all layers is least, as measured when dense.
 
         Between two numbers of units errors are linear, on the lower convex hull; what is left over in the end, less
-        than a unit, stays.
+        than a unit, stays. Of a target of time the seconds are divided instead.
         """
         curves = self.of_dense_model(units, context, self._curve)
+        if context.target.time is not None:
+            return self._counts_in_time(units, curves, context.target.time)
         points: dict[str, list[Point]] = {
             each.name: [(number * each.parameters_each, error) for number, error in enumerate(curves[each.name])]
             for each in units
         }
         parameters = divide(points, count_dropped(context.target.sparsity, parameters_of(units)))
         return {each.name: parameters[each.name] // each.parameters_each for each in units}
+
+    def _counts_in_time(
+        self, units: list[Units], curves: Mapping[str, list[float]], time: TimeBudget
+    ) -> dict[str, int]:
+        """Numbers of units of which the errors are least and the predicted seconds within the budget."""
+        numbers = {each.name: options(each.count, self.min_units) for each in units}
+        costs = {
+            each.name: [
+                (time.curves[each.name].at(each.count - number), curves[each.name][number])
+                for number in numbers[each.name]
+            ]
+            for each in units
+        }
+        chosen = divide_budget(costs, time.seconds - time.fixed)
+        return {name: numbers[name][index] for name, index in chosen.items()}
 
     def solve(self, units: Units, statistic: Covariance, dropped: int, zero: Tensor | None) -> Solution:
         """Eliminates units, then finds the weights that are left anew, from the dense ones."""

@@ -88,6 +88,12 @@ class Iterate(Stage):
                 f"sparsity.pattern={self.prune.target.pattern} has no levels in between; iterate with "
                 "sparsity=unstructured, or use stages=[dense,prune,finetune,evaluate,save]"
             )
+        if self.prune.target.speedup is not None:
+            raise BadSetting(
+                self.prune.target,
+                "speedup",
+                "has no levels in between; use stages=[dense,prune,finetune,evaluate,save]",
+            )
         if self.finetune.update is None:
             raise BadInput("stages lists iterate, and finetune=none trains nothing; use finetune=full")
         if isinstance(self.finetune.update, Lora) and not self.finetune.update.merge:

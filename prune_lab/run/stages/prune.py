@@ -29,6 +29,7 @@ from prune_lab.pruning.unit_counts import removed_share
 from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
 from prune_lab.run.masks_file import save_masks
+from prune_lab.run.speed import Speed
 from prune_lab.run.state import RunState, Stage, Table, note_zeros, training_samples
 from prune_lab.training.masters import check_types
 from prune_lab.training.settings import Training
@@ -73,6 +74,7 @@ class Prune(Stage):
     """
 
     metric_info: ClassVar[Mapping[str, MetricInfo]] = {
+        "speedup_predicted": MetricInfo("times as fast, predicted", format=".3f", better="higher", in_summary=True),
         "sparsity": MetricInfo("sparsity", "share", better="higher", axis="sparsity", in_summary=True, in_columns=True),
         "seconds": MetricInfo("seconds to prune", "seconds", ".1f", better="lower", in_summary=True, in_columns=True),
         "processor_seconds": MetricInfo("processor seconds to prune", "seconds", ".1f", better="lower"),
@@ -104,6 +106,8 @@ class Prune(Stage):
         check_order(self)
         check_number(self, "save_every", least=0, optional=True, hint="seconds; null: never")
 
+        self._speed = None if self.target.speedup is None else Speed(self.target, self.method)
+
     def prepare(self) -> None:
         """Whether the method can do what the target and the allocation ask."""
         self.method.check(self.target)
@@ -115,6 +119,8 @@ class Prune(Stage):
         if self.method.allocation_conflict is not None and not isinstance(self.allocation, Uniform):
             raise BadInput(f"method {type(self.method).__name__} {self.method.allocation_conflict}", self.method)
         self.allocation.check(self.target)
+        if self._speed is not None:
+            self._speed.prepare(self.allocation)
         self.method.check_training(self.training, self.finetune)
 
     def check(self, run: RunState) -> None:
@@ -123,6 +129,8 @@ class Prune(Stage):
         self.allocation.check_model(run.model, self.target)
         self.allocation.check_calibration(_calibration(run))
         self.method.check_model(run.model, self.target)
+        if self._speed is not None:
+            self._speed.timed(run)  # measured before anything else is done
         if self.method.trains:
             check_types(run.model.dtype, self.training, run.device)
             check_teacher(run.model, self.training)
@@ -139,6 +147,8 @@ class Prune(Stage):
 
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """All, but those of a training only where the method trains."""
+        if self._speed is not None:
+            return None  # it depends on the machine
         if not self.method.trains:
             unused = ("schedule", "training", "finetune")
             return {name: value for name, value in settings.items() if name not in unused}
@@ -183,6 +193,8 @@ class Prune(Stage):
         run.tables["layers"] = Table(COLUMNS, rows)
         layers = {"layers": list(self.target.layers or (0, len(run.model.blocks))), **result.notes}
         metrics = {"sparsity": _sparsity_in_range(run, target, result), **allocated}
+        if self._speed is not None:
+            metrics["speedup_predicted"], layers["speed"] = self._speed.note(run, target, result.masks)
         if result.progress is None:
             run.protocol["prune"] = layers | self._calibrated(run) | _refined(result)
             return metrics
@@ -223,11 +235,13 @@ class Prune(Stage):
         shutil.rmtree(folder, ignore_errors=True)
 
     def _allocate(self, run: RunState) -> tuple[Target, dict[str, float]]:
-        """The target with the budget of each layer, and how long finding it took."""
+        """The target with the budget of each layer, or the seconds that are allowed; and how long finding it took."""
         start = time.perf_counter()
         target = replace(
             self.target, keep_zeros=self.target.keep_zeros or bool(run.masks)
         )  # what this run pruned stays
+        if self._speed is not None:
+            return self._speed.timed(run, target), {}
         found = self.allocation.budget(run.model, _calibration(run), target, _workplace(run))
         budget = gather(found)[0]  # the same in all processes
         if not budget:

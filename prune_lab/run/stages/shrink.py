@@ -1,18 +1,20 @@
 """Removes masked neurons, heads and blocks physically, and measures what that saves."""
 
 import logging
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
 from torch import nn
 
 from prune_lab.errors import owned_by
-from prune_lab.evaluation.latency import LATENCY_INFO, PARTS, Workload, latency, time_passes
+from prune_lab.evaluation.latency import LATENCY_INFO, latency
 from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.evaluation.size import Size
 from prune_lab.models.shrink import shrink
+from prune_lab.models.timing import PARTS, Workload, time_passes
 from prune_lab.models.units import SubBlocks, Units, removable
 from prune_lab.pruning.masks import Masks
 from prune_lab.run.state import RunState, Stage
@@ -35,7 +37,8 @@ class Shrink(Stage):
     """Makes the model smaller by the neurons, heads and blocks that were pruned; it computes the same, to rounding.
 
     Measures parameters, bytes, multiply-adds of a token, and the time of a forward pass (prefill) and of a token after
-    it (decode), before and after. Run it after ``prune``; masks of single weights stay as zeros, and so does half a
+    it (decode), before and after; where the model was pruned for a speed (``sparsity.speedup``), how many times as fast
+    it has become in just that. Run it after ``prune``; masks of single weights stay as zeros, and so does half a
     block whose other half is kept.
 
     Args:
@@ -56,6 +59,8 @@ class Shrink(Stage):
         "decode_seconds": replace(_TIMED, label="seconds of a token after it", baseline="decode_seconds_before"),
         "prefill_ratio": MetricInfo("seconds of a forward pass, ratio to before", better="lower"),
         "decode_ratio": MetricInfo("seconds of a token after it, ratio to before", better="lower"),
+        "speedup": MetricInfo("times as fast, measured", format=".3f", better="higher", in_summary=True),
+        "speedup_predicted": MetricInfo("times as fast, predicted", format=".3f", better="higher"),
     }
     batch_size: int = 4
     seqlen: int = 512
@@ -79,10 +84,16 @@ class Shrink(Stage):
             return {}
         workload = self._workload.fit(run.model)
         device = run.device if self.device is None else resolve_device(self.device)
+        asked = _speed_asked(run)
         before = self._measure(run, workload, device)
+        slow = asked and asked.seconds(run, device)
         masked = _left_masked(run, units)
         left = shrink(run.model, run.masks)
         after = self._measure(run, workload, device)
+        metrics = {f"{name}_before": value for name, value in before.items()} | after
+        metrics |= {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
+        if asked is not None and slow:
+            metrics |= {"speedup": slow / asked.seconds(run, device), "speedup_predicted": asked.predicted}
         # blocks behind one that went have other names now
         run.masks = Masks({each.name: each.weight != 0 for each in run.model.linears if each.module in masked})
         run.protocol["shrink"] = {
@@ -90,10 +101,9 @@ class Shrink(Stage):
             **workload.protocol(),
             "device": device_name(device),
             "macs_per_token": "multiply-adds of the blocks' weight matrices",
+            **({"speedup": asked.protocol()} if asked is not None else {}),
         }
-        metrics = {f"{name}_before": value for name, value in before.items()} | after
-        ratios = {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
-        return metrics | ratios
+        return metrics
 
     def _measure(self, run: RunState, workload: Workload, device: torch.device) -> dict[str, float]:
         size = Size()(run.subject).metrics
@@ -105,6 +115,35 @@ class Shrink(Stage):
             "macs_per_token": size["prunable_parameters"],
             **latency(passes, workload),
         }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A speed that the model was pruned for, see `prune_lab.run.speed`: of a phase of a workload, and as predicted."""
+
+    phase: str
+    workload: Workload
+    predicted: float
+
+    def seconds(self, run: RunState, device: torch.device) -> float:
+        """What the run's model takes now, a median."""
+        with run.model.placed(device, whole=True) as hf:
+            passes = time_passes(hf, self.workload.prompts(run.model).to(device), self.workload)
+        return statistics.median(each.seconds[self.phase] for each in passes)
+
+    def protocol(self) -> dict[str, object]:
+        """How the measured ratio comes about."""
+        return {"phase": self.phase, **{field.name: getattr(self.workload, field.name) for field in fields(Workload)}}
+
+
+def _speed_asked(run: RunState) -> _Asked | None:
+    """The speed that the run's pruning went for, from its protocol; ``None`` if it went for a level."""
+    pruned = run.protocol.get("prune")
+    speed = pruned.get("speed") if isinstance(pruned, Mapping) else None
+    if speed is None:
+        return None
+    workload = Workload(**{field.name: speed["workload"][field.name] for field in fields(Workload)})
+    return _Asked(speed["phase"], workload, speed["predicted"])
 
 
 def _left_masked(run: RunState, units: Sequence[Units]) -> set[nn.Module]:

@@ -12,11 +12,11 @@ from prune_lab.errors import BadInput
 from prune_lab.evaluation import efficiency
 from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.flops import count_macs
-from prune_lab.evaluation.latency import PARTS
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.sparse_kernels import is_two_of_four, why_not
 from prune_lab.evaluation.suite import Suite
+from prune_lab.models.timing import PARTS
 
 SMALL = {"batch_size": 3, "seqlen": 12, "new_tokens": 2, "repeats": 2}
 TIMES = [

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput
-from prune_lab.evaluation import latency as module
 from prune_lab.evaluation.efficiency import Efficiency
-from prune_lab.evaluation.latency import Pass, Workload, latency, time_passes
+from prune_lab.evaluation.latency import latency
+from prune_lab.models import timing as module
+from prune_lab.models.timing import Pass, Workload, time_passes
 
 
 def test_median_spread_and_tokens_a_second_by_hand():
@@ -34,7 +35,7 @@ def test_the_first_pass_is_a_warm_up_and_decode_uses_the_cache(tiny_model, rando
 
 def test_times_and_joules_go_to_their_part(tiny_model, random_tokens, monkeypatch):
     clock, joules = itertools.count(), itertools.count(step=100)
-    monkeypatch.setattr(module, "_now", lambda device: float(next(clock)))
+    monkeypatch.setattr(module, "now", lambda device: float(next(clock)))
     [one] = time_passes(tiny_model("opt").hf, random_tokens(1, 4), Workload(1, 4, 2, 1), lambda: float(next(joules)))
     assert one.seconds == {"prefill": 1.0, "decode": 1.0}
     assert one.joules == {"prefill": 100.0, "decode": 100.0}

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from prune_lab.run.choices import no_key
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.messages import message_of, mistakes_in
-from prune_lab.run.trust import guard_variables, trust_typed
+from prune_lab.run.resolvers import register_resolvers
+from prune_lab.run.trust import trust_typed
 
 INTERNAL = (
     "full_key",
@@ -28,7 +29,7 @@ INTERNAL = (
 
 def said(*overrides: str) -> str:
     """The message about overrides that cannot be composed or resolved."""
-    guard_variables()  # as the command does
+    register_resolvers()  # as the command does
     trust_typed(overrides)
     with pytest.raises(Exception) as raised, initialize_config_dir(str(conf_folder()), version_base="1.3"):
         OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True, throw_on_missing=True)

@@ -1,0 +1,135 @@
+"""How long passes of a model take: what is timed, and the clock."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from prune_lab.errors import owned_by
+from prune_lab.models.decoding import pass_with_cache
+from prune_lab.models.model import PrunableModel
+from prune_lab.utils.checks import check_whole
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedModel
+
+PARTS = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed.
+
+    Attributes:
+        batch_size: prompts at once.
+        seqlen: tokens a prompt.
+        new_tokens: that follow one by one, with the cache of keys and values.
+        repeats: timed passes after one that is not counted.
+    """
+
+    batch_size: int
+    seqlen: int
+    new_tokens: int
+    repeats: int
+
+    def check(self, owner: object) -> None:
+        """Checks that there is something to time; the owner has the same fields."""
+        with owned_by(owner):
+            check_whole(self, *(each.name for each in fields(self)))
+
+    def fit(self, model: PrunableModel) -> "Workload":
+        """The same, as far as the model's positions reach."""
+        seqlen = max(1, min(self.seqlen, model.seqlen_limit - self.new_tokens))
+        return replace(self, seqlen=seqlen, new_tokens=min(self.new_tokens, model.seqlen_limit - seqlen))
+
+    def prompts(self, model: PrunableModel) -> Tensor:
+        """Random tokens, always the same, ``(batch_size, seqlen)`` int64 on the host."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, model.vocab_size, (self.batch_size, self.seqlen), generator=generator)
+
+    def tokens(self, part: str) -> int:
+        """How many tokens a pass computes in a part."""
+        return self.batch_size * {"prefill": self.seqlen, "decode": self.new_tokens}[part]
+
+    def protocol(self) -> dict[str, object]:
+        """How the times come about."""
+        return {
+            "prefill": f"{self.batch_size} x {self.seqlen} random tokens, logits of all of them",
+            "decode": f"one token a sample after them, with their cache; median of {self.new_tokens} tokens in a pass",
+            "seconds": f"median of {self.repeats} passes after one warm-up; spread: longest minus shortest",
+            "threads": torch.get_num_threads(),
+        }
+
+
+@dataclass
+class Pass:
+    """One prompt and the tokens after it.
+
+    Attributes:
+        seconds: of the prompt, and of one token after it.
+        joules: of the prompt, and of all tokens after it; 0 without a meter.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    joules: dict[str, float] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def time_passes(
+    hf: "PreTrainedModel", prompts: Tensor, workload: Workload, meter: Callable[[], float] | None = None
+) -> list[Pass]:
+    """Times passes of a model, the warm-up left out.
+
+    Args:
+        hf: the model, on the device of ``prompts``.
+        prompts: ``(batch_size, seqlen)`` int64.
+        workload: what follows the prompts, and how often.
+        meter: gives the joules used so far.
+    """
+    return [_pass(hf, prompts, workload.new_tokens, meter) for _ in range(workload.repeats + 1)][1:]
+
+
+def _pass(hf: "PreTrainedModel", prompts: Tensor, new_tokens: int, meter: Callable[[], float] | None) -> Pass:
+    done, device = Pass(), prompts.device
+    read = meter or (lambda: 0.0)
+    joules, start = [read()], now(device)
+    cache = pass_with_cache(hf, prompts)
+    done.seconds["prefill"] = now(device) - start
+    joules.append(read())
+    steps = [now(device)]
+    for _ in range(new_tokens):
+        cache = pass_with_cache(hf, prompts[:, :1], cache)
+        steps.append(now(device))
+    joules.append(read())
+    done.seconds["decode"] = statistics.median(end - start for start, end in itertools.pairwise(steps))
+    done.joules = {part: end - start for part, (start, end) in zip(PARTS, itertools.pairwise(joules), strict=True)}
+    return done
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def mark(device: torch.device) -> Any:
+    """A moment in the work of a device, which does not wait for it; see `seconds_between`."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def seconds_between(first: Any, second: Any) -> float:
+    """Seconds from one `mark` to another of the same device; waits until that has come there."""
+    if isinstance(first, float):
+        return float(second - first)
+    second.synchronize()
+    return float(first.elapsed_time(second)) / 1000

@@ -1,0 +1,252 @@
+"""Measures a latency table: a few copies of a block run alone, at each width, and the whole model once.
+
+A part is timed in place, from the moment that its block calls it to the moment that it has computed: on a GPU by
+events, which do not hold up the work between parts.
+"""
+
+import copy
+import logging
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from prune_lab.models.decoding import pass_with_cache
+from prune_lab.models.depth import remove_blocks
+from prune_lab.models.families import family_of
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.timing import PARTS, Workload, mark, seconds_between
+from prune_lab.models.units import heads_of, neurons_of
+from prune_lab.models.view import Block
+from prune_lab.pruning.latency.curve import Curve, grid
+from prune_lab.pruning.latency.table import Conditions, LatencyTable, Phase
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+_UNSTEADY = 0.25
+"""A share of the time that repeats should not be apart by."""
+
+_BYTES = 64 * 10**6
+"""Copies of a block have about so many, so that their weights come from memory as in the model, not from a cache."""
+
+Shapes = tuple[str, str]
+Times = dict[str, list[float]]
+"""By phase, seconds of each repeat."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What times are read from.
+
+    Attributes:
+        mark: takes the device, and gives a moment.
+        between: takes two of them, and gives seconds.
+    """
+
+    mark: Callable[[torch.device], Any] = mark
+    between: Callable[[Any, Any], float] = seconds_between
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Seconds of a pass over a prompt, or of one token: of all, and of each attention and feed-forward network."""
+
+    whole: float
+    parts: tuple[list[float], list[float]]
+
+    @property
+    def rest(self) -> float:
+        return max(0.0, self.whole - sum(map(sum, self.parts)))
+
+
+def shapes_of(model: PrunableModel) -> dict[str, Shapes]:
+    """By the names of blocks, what decides the time of their attention and of their feed-forward network."""
+    config, found = model.hf.config, {}
+    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or []
+    for block in model.blocks:
+        attention, mlp = block.attention, block.mlp
+        kind = f", {kinds[block.index]}" if block.index < len(kinds) else ""
+        of_attention = f"attention of {attention.kv_heads} key-value and {attention.heads} query heads{kind}"
+        found[block.name] = (of_attention, f"feed-forward network of {mlp.down.shape[1]} neurons")
+    return found
+
+
+@torch.no_grad()
+def measure(
+    model: PrunableModel,
+    device: torch.device,
+    workload: Workload,
+    conditions: Conditions,
+    steps: int,
+    clock: Clock | None = None,
+) -> LatencyTable:
+    """Measures the table of a model; the model stays as it is.
+
+    Args:
+        model: on the host.
+        device: where it is timed.
+        workload: that fits the model.
+        conditions: of the measurement.
+        steps: at how many widths beside 0 each part is timed at most.
+        clock: by default the real one.
+    """
+    clock, blocks = clock or Clock(), shapes_of(model)
+    prompts = workload.prompts(model).to(device)
+    with model.placed(device, whole=True) as hf:
+        passes = _passes(hf, model.blocks, prompts, workload, clock)
+    curves: dict[str, dict[str, Curve]] = {part: {} for part in PARTS}
+    for shapes in dict.fromkeys(blocks.values()):
+        alike = [block for block in model.blocks if blocks[block.name] == shapes]
+        logger.info("latency: %s; %s", *shapes)
+        for part, of_part in _curves(model, alike, prompts, workload, steps, clock).items():
+            curves[part] |= dict(zip(shapes, of_part, strict=True))
+    phases = {}
+    for part in PARTS:
+        whole, rest = (_medians(passes, part, value) for value in (lambda step: step.whole, lambda step: step.rest))
+        found = Phase(statistics.median(whole), max(whole) - min(whole), statistics.median(rest), curves[part])
+        summed = found.rest + sum(curves[part][shape].seconds[-1] for shapes in blocks.values() for shape in shapes)
+        if max(found.spread, abs(summed - found.seconds)) > _UNSTEADY * found.seconds:
+            logger.warning(
+                "latency, %s: %d passes of the whole model took %.4g to %.4g s, and its parts by themselves %.4g s "
+                "together; where something else is at work on the machine, such times mean little",
+                part, len(whole), min(whole), max(whole), summed,
+            )  # fmt: skip
+        phases[part] = found
+    return LatencyTable(conditions, blocks, phases)
+
+
+def _curves(
+    model: PrunableModel, alike: Sequence[Block], prompts: Tensor, workload: Workload, steps: int, clock: Clock
+) -> dict[str, tuple[Curve, Curve]]:
+    """By phase, seconds of the attention and of the feed-forward network of blocks of one shape."""
+    block = alike[0]
+    bytes_each = sum(linear.weight.nbytes for linear in block.linears)
+    copies = min(len(alike), max(1, round(_BYTES / bytes_each)))
+    heads, neurons = heads_of(block).count, neurons_of(block).count
+    counts = (grid(heads, steps)[1:], grid(neurons, steps)[1:])
+    found: list[dict[int, Times]] = [{number: {part: [] for part in PARTS} for number in each} for each in counts]
+    # all widths in turn, so that a machine that becomes slower meanwhile makes none of them look slow
+    for index in [*range(max(map(len, counts)))] * workload.repeats:
+        kept = [each[min(index, len(each) - 1)] for each in counts]
+        small = _small_model(model, [each.index for each in alike[:copies]], *kept)
+        timed = _times(small, prompts, replace(workload, repeats=1), clock)
+        for of_part, number, times in zip(found, kept, timed, strict=True):
+            for part in PARTS:
+                of_part[number][part] += times[part]
+        del small
+    return {part: (_curve(found[0], part), _curve(found[1], part)) for part in PARTS}
+
+
+def _curve(found: dict[int, Times], part: str) -> Curve:
+    counts = sorted(found)
+    seconds = [found[count][part] for count in counts]
+    spread = (0.0, *(max(each) - min(each) for each in seconds))
+    return Curve((0, *counts), (0.0, *map(statistics.median, seconds)), spread)  # what is not there takes no time
+
+
+def _small_model(model: PrunableModel, indices: Sequence[int], heads: int, neurons: int) -> PrunableModel:
+    """A model of copies of some blocks with fewer heads and neurons; shares all else, and changes nothing of it."""
+    hf = _shallow(model.hf)
+    hf.config = copy.deepcopy(model.hf.config)
+    names = family_of(hf.config.model_type).blocks.split(".")
+    module: nn.Module = hf
+    for name in names[:-1]:
+        child = _shallow(module.get_submodule(name))
+        if hasattr(child, "config"):
+            child.config = hf.config
+        setattr(module, name, child)
+        module = child
+    modules = cast(nn.ModuleList, module.get_submodule(names[-1]))
+    chosen = set(indices)
+    setattr(
+        module,
+        names[-1],
+        nn.ModuleList([copy.deepcopy(each) if index in chosen else each for index, each in enumerate(modules)]),
+    )
+    small = PrunableModel(hf)
+    remove_blocks(small, indices)
+    for block in small.blocks:
+        for units, count in ((heads_of(block), heads), (neurons_of(block), neurons)):
+            units.select(torch.arange(units.count, device="cpu") < count)
+    return small
+
+
+def _shallow(module: Any) -> Any:
+    """A module with the same parameters and parts, in which parts can be replaced."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
+
+
+def _times(small: PrunableModel, prompts: Tensor, workload: Workload, clock: Clock) -> tuple[Times, Times]:
+    """By phase, seconds of attention and feed-forward network: of each repeat, the median over blocks and tokens."""
+    with small.placed(prompts.device, whole=True) as hf:  # without the output layer, which would take most of the time
+        passes = _passes(cast("PreTrainedModel", hf.base_model), small.blocks, prompts, workload, clock)
+    attention = {part: _medians(passes, part, lambda step: statistics.median(step.parts[0])) for part in PARTS}
+    mlp = {part: _medians(passes, part, lambda step: statistics.median(step.parts[1])) for part in PARTS}
+    return attention, mlp
+
+
+def _medians(passes: Sequence[Sequence[_Step]], part: str, value: Callable[[_Step], float]) -> list[float]:
+    """A value of each pass: of its prompt, or the median over the tokens after it."""
+    return [value(steps[0]) if part == "prefill" else statistics.median(map(value, steps[1:])) for steps in passes]
+
+
+def _passes(
+    hf: "PreTrainedModel", blocks: Sequence[Block], prompts: Tensor, workload: Workload, clock: Clock
+) -> list[list[_Step]]:
+    """Of each pass after a warm-up, the steps: the prompt, and one token after the other."""
+    moment = partial(clock.mark, prompts.device)
+    passes = []
+    with _watched(blocks, moment) as marks:
+        for _ in range(workload.repeats + 1):
+            cache, steps = None, []
+            for tokens in [prompts, *[prompts[:, :1]] * workload.new_tokens]:
+                begin = moment()
+                cache = pass_with_cache(hf, tokens, cache)
+                end = moment()
+                steps.append(_Step(clock.between(begin, end), (_taken(marks[0], clock), _taken(marks[1], clock))))
+            passes.append(steps)
+    return passes[1:]
+
+
+def _taken(marks: list[Any], clock: Clock) -> list[float]:
+    """Seconds of parts since the last time: marks alternate between begin and end."""
+    found = [clock.between(*each) for each in zip(marks[::2], marks[1::2], strict=True)]
+    marks.clear()
+    return found
+
+
+@contextmanager
+def _watched(blocks: Sequence[Block], moment: Callable[[], Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Notes when attentions and feed-forward networks begin and end."""
+    attention: list[Any] = []
+    mlp: list[Any] = []
+    hooks = []
+
+    def begin(kind: list[Any], *_: Any) -> None:
+        if len(kind) % 2 == 0:  # the gate's and the up-projection's beginning are one
+            kind.append(moment())
+
+    def end(kind: list[Any], *_: Any) -> None:
+        kind.append(moment())
+
+    for block in blocks:
+        whole, down = block.attention.module, block.mlp.down
+        inner = [each.module for each in block.mlp.linears if each is not down]
+        for kind, firsts, last in ((attention, [whole], whole), (mlp, inner, down.module)):
+            hooks += [first.register_forward_pre_hook(partial(begin, kind)) for first in firsts]
+            hooks.append(last.register_forward_hook(partial(end, kind)))
+    try:
+        yield attention, mlp
+    finally:
+        for hook in hooks:
+            hook.remove()
