@@ -12,7 +12,7 @@ from prune_lab.export.public import public, public_command, public_text
 from prune_lab.export.source import Saved
 from prune_lab.models.config_file import read_config
 from prune_lab.models.in_memory import IN_MEMORY
-from prune_lab.models.shrink import PREFIX
+from prune_lab.models.registered import PREFIX
 from prune_lab.report.evaluated import evaluation_text
 from prune_lab.report.page.asked import read_asked
 from prune_lab.run.metric_info import infos_of

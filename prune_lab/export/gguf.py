@@ -17,7 +17,7 @@ from prune_lab.export.weights import Written, reading
 from prune_lab.models.config_file import read_config
 from prune_lab.models.gguf import GgufFile
 from prune_lab.models.gguf_header import ARCHITECTURES
-from prune_lab.models.shrink import PREFIX
+from prune_lab.models.registered import PREFIX
 from prune_lab.models.weight_files import find_weights
 from prune_lab.utils.paths import local_path
 
