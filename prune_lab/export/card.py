@@ -52,7 +52,7 @@ def card_text(saved: Saved, card: Card) -> str:
     """
     config = read_config(saved.folder)
     unequal = str(config.get("model_type")).startswith(PREFIX)
-    data = card_data(saved, card.name, base_model=card.base_model, license=card.license, unequal=unequal)
+    data = card_data(saved, card.name, base_model=card.base_model, license=card.license)
     try:
         head = data.to_yaml()
     except ValueError as error:

@@ -26,8 +26,11 @@ def engine_notes(done: str, *, unequal: bool = False) -> Iterator[str]:
         )
     if unequal:
         yield (
-            "Its blocks have sizes that the configuration of its family cannot say: it opens with `prune_lab.load` "
-            "only, and not with engines or `from_pretrained`."
+            "Its blocks have sizes that the configuration of its family cannot say, so that engines with models of "
+            "their own (vLLM, llama.cpp) do not open it. transformers does, by the classes in the file "
+            "`modeling_prune_lab_*.py` beside the weights, which is short enough to be read first: "
+            "`AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)`. Where prune_lab is installed, "
+            "`import prune_lab` brings these classes, and no code of the folder has to run."
         )
     if pattern and (pattern[1], pattern[2]) == ("2", "4"):
         yield (

@@ -55,8 +55,8 @@ def check_convertible(folder: Path) -> None:
     """Raises `BadInput` for a model that no converter knows."""
     if str(read_config(folder).get("model_type")).startswith(PREFIX):
         raise BadInput(
-            "--gguf: the blocks of this model differ in width, which GGUF files of its family cannot say; leave --gguf "
-            "out, or do not shrink the model"
+            "--gguf: the blocks of this model have sizes that its family's configuration, and so a GGUF file, cannot "
+            "say; leave --gguf out, or prune every block alike before shrinking (method.scope=layer)"
         )
 
 

@@ -19,7 +19,7 @@ from prune_lab.models.depth import remove_blocks
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.registered import PREFIX, own_classes
-from prune_lab.models.units import Blocks, SubBlocks, Units, all_heads, all_neurons, removable
+from prune_lab.models.units import Blocks, Neurons, SubBlocks, Units, all_heads, all_neurons, removable
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 WIDTHS = "neurons_per_block"
 HEADS = "heads_per_block"
 KEPT = "kept_blocks"
+PADDING = "padding_per_block"
 
 
-def shrink(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, list[int]]:
+def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | None = None) -> dict[str, list[int]]:
     """Removes the neurons, heads and blocks that masks drop, in place.
 
     A block goes, too, where both its halves do. Of halves that go alone nothing is removed.
@@ -37,10 +38,13 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, list[
     Args:
         model: on the host.
         masks: keep-masks ``(count,)`` by the name of the units; units without one stay whole.
+        multiple: of which the number of neurons is to be one in every block that loses some: as many of the dropped
+            ones as that takes, the first by index, stay as zeros. No block gets more neurons than it had.
 
     Returns:
         ``neurons_per_block`` and ``heads_per_block``: what is left. Heads are those of keys and values. Where blocks
-        went, ``kept_blocks`` has the indices that the others had.
+        went, ``kept_blocks`` has the indices that the others had. With ``multiple``, ``padding_per_block`` says how
+        many of the neurons are zeros that stayed for its sake.
 
     Raises:
         BadInput: a mask keeps nothing, or has another length than the units.
@@ -54,21 +58,41 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, list[
                 f"{each.count}; at least one must stay"
             )
     kept = torch.ones(len(model.blocks), dtype=torch.bool)
+    padding: list[int] = []
     for each in units:
         keep = masks.get(each.name)
+        if isinstance(each, Neurons):
+            padding.append(_padding(keep, multiple))
         if isinstance(each, Blocks) and keep is not None:
             kept &= each.whole(keep) if isinstance(each, SubBlocks) else keep
         elif keep is not None and not bool(keep.all()):
-            each.select(keep)
-    gone: dict[str, list[int]] = {}
+            each.select(_padded(each, keep, padding[-1]) if isinstance(each, Neurons) else keep)
     if not bool(kept.any()):
         raise BadInput("the masks keep no block at all; at least one must stay")
+    gone: dict[str, list[int]] = {}
     if not bool(kept.all()):
         gone = {KEPT: kept.nonzero().flatten().tolist()}
         remove_blocks(model, gone[KEPT])
     left = {name: [each.count for each in units_of(model)] for name, units_of in _COUNTED.items()}
     _tell_config(model, left)
-    return left | gone
+    zeros = [each for each, stays in zip(padding, kept.tolist(), strict=True) if stays]
+    return left | gone | ({} if multiple is None else {PADDING: zeros})
+
+
+def _padding(keep: Tensor | None, multiple: int | None) -> int:
+    """How many neurons that a mask drops have to stay, so that there is a multiple of them."""
+    if keep is None or multiple is None:
+        return 0
+    kept = int(keep.count_nonzero())
+    return min(-kept % multiple, len(keep) - kept)
+
+
+def _padded(neurons: Neurons, keep: Tensor, padding: int) -> Tensor:
+    """Keeps some neurons that are dropped, the first ones, as zeros."""
+    if not padding:
+        return keep
+    neurons.apply(keep)
+    return keep.index_fill(0, (~keep).nonzero().flatten()[:padding].to(keep.device), True)
 
 
 def family_name(raw: Mapping[str, Any]) -> str:

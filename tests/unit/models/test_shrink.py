@@ -7,7 +7,7 @@ from prune_lab.errors import BadInput
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_heads, all_neurons
+from prune_lab.models.units import all_heads, all_neurons, blocks_of
 from prune_lab.pruning.masks import Masks
 
 
@@ -137,3 +137,40 @@ def test_a_number_of_heads_that_the_family_does_not_take_is_a_folder_of_our_own(
     opened = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert opened.config.model_type == ("llama" if ordinary else "prune_lab_llama")
     torch.testing.assert_close(opened(tokens).logits, loaded(tokens).logits, rtol=0, atol=0)
+
+
+def test_neurons_stay_as_zeros_up_to_a_multiple(tiny_model, random_tokens, family):
+    """Of 48 or 64 (GPT-2: 128) neurons 20, 1 and 31 are kept, and 24, 8 and 32 stay."""
+    tokens, kept = random_tokens(), (20, 1, 31)
+    masked, padded = tiny_model(family), tiny_model(family)
+    masks = random_masks(masked, kept)
+    for units in all_neurons(masked):
+        units.apply(masks[units.name])
+    left = shrink(padded, masks, multiple=8)
+    assert left["neurons_per_block"] == [24, 8, 32] and left["padding_per_block"] == [4, 7, 1]
+    torch.testing.assert_close(padded.hf(tokens).logits, masked.hf(tokens).logits, rtol=1e-4, atol=1e-4)
+    for units, before, zeros in zip(all_neurons(padded), all_neurons(masked), left["padding_per_block"], strict=True):
+        assert int(units.zero.count_nonzero()) == zeros
+        first = (~masks[before.name]).nonzero().flatten()[:zeros]
+        stays = masks[before.name].index_fill(0, first, True)
+        assert torch.equal(units.mlp.down.weight, before.mlp.down.weight[:, stays])
+    left = shrink(padded, {units.name: ~units.zero for units in all_neurons(padded)}, multiple=32)
+    assert left["neurons_per_block"] == [24, 8, 32]  # no more than there were
+    assert shrink(padded, {units.name: ~units.zero for units in all_neurons(padded)})["neurons_per_block"] == list(kept)
+
+
+def test_a_multiple_counts_blocks_that_stay_and_neurons_that_were_dropped(tiny_model):
+    model = tiny_model("llama")
+    first, _, last = all_neurons(model)
+    masks = {name: torch.arange(48) < kept for name, kept in ((first.name, 5), (last.name, 33))}
+    masks[blocks_of(model).name] = torch.tensor([False, True, True])
+    left = shrink(model, masks, multiple=40)
+    assert left["neurons_per_block"] == [48, 40] and left["padding_per_block"] == [0, 7]
+
+
+def test_a_multiple_can_make_an_ordinary_folder_of_unequal_widths(tiny_model, tmp_path):
+    model = tiny_model("llama")
+    shrink(model, random_masks(model, (18, 17, 24)), multiple=8)
+    model.hf.save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.intermediate_size == 24
+    assert model.hf.config.model_type == "llama"
