@@ -60,7 +60,7 @@ def card_text(saved: Saved, card: Card) -> str:
     done = "; ".join(saved.origin.steps) if saved.origin and not saved.changed else ""
     parts = [f"---\n{head}\n---", f"# {_plain(card.name)}", _first(saved, card, data.license)]
     parts += _of_record(saved, card) if saved.record is not None else []
-    notes = "\n\n".join(engine_notes(done, unequal=unequal))
+    notes = "\n\n".join(engine_notes(done, unequal=unequal, code="auto_map" in config))
     parts += [f"## What engines gain\n\n{notes}", f"## Versions\n\n{_versions(saved)}"]
     return "\n\n".join(parts) + "\n"
 
