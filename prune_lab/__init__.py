@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wrapt import register_post_import_hook
+
 if TYPE_CHECKING:
     from prune_lab.api.calls import evaluate, prune, shrink
     from prune_lab.models.load import DTypeName
@@ -15,6 +17,9 @@ __all__ = ["evaluate", "load", "prune", "shrink"]
 # PyTorch reads this at its first allocation: tensors of 2 MB and more lie in huge pages, where Linux has them. Every
 # operation of a forward pass allocates its output anew, and in small pages that costs a page fault for every 4 KiB.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+# transformers takes seconds to import, so that its auto classes learn afterwards of models whose blocks differ in width
+register_post_import_hook("prune_lab.models.registered:register", "transformers.models.auto.configuration_auto")
 
 
 def load(folder: str | Path, dtype: "DTypeName" = "auto") -> "PrunableModel":

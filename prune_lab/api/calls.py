@@ -8,6 +8,7 @@ from prune_lab.api.result import Result, note_change
 from prune_lab.api.running import refuse_model_settings, run
 from prune_lab.api.settings import compose, normal, overrides_of, sparsity_settings
 from prune_lab.errors import BadInput, shown
+from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import Origin
 from prune_lab.models.shrink import shrink as shrink_in_place
 from prune_lab.models.units import removable
@@ -91,22 +92,33 @@ def evaluate(
     return run(model, tokenizer, data, output, {"stages": ["evaluate"], **settings})
 
 
-def shrink(model: Model, *, tokenizer: "PreTrainedTokenizerBase | None" = None, **settings: Any) -> Result:
+def shrink(
+    model: Model,
+    *,
+    multiple: int | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    **settings: Any,
+) -> Result:
     """Takes out the neurons, heads and blocks that are zero in all their weights: the model is smaller and faster.
 
     What the model computes stays the same but for rounding. How fast it is then, the command's stage ``shrink`` says.
 
     Args:
         model: as in `prune`; in memory it is changed in place.
+        multiple: of which the neurons of each block that loses some are to be one (8, 32, 64), as kernels and quantised
+            formats want it: so many neurons as that takes stay as zeros.
         tokenizer: as in `prune`.
         **settings: of a model in files (``model__dtype="float32"``).
 
     Returns:
-        The smaller model, and no metrics. Where its blocks have equal widths, it is an ordinary one of its family.
+        The smaller model, and no metrics. Where its blocks have equal widths, it is an ordinary one of its family;
+        where not, transformers opens it, too, once prune_lab is imported.
 
     Raises:
         BadInput: the model or a setting cannot be used.
     """
+    if multiple is not None and (isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1):
+        raise BadInput(f"multiple={shown(multiple)} is not allowed; allowed: whole numbers of at least 1, or None")
     settings = normal(settings)
     if odd := [key for key in settings if not key.startswith("model.")]:
         raise BadInput(f"{odd[0]} is nothing for shrink, which takes settings of the model only, such as model__dtype")
@@ -120,16 +132,20 @@ def shrink(model: Model, *, tokenizer: "PreTrainedTokenizerBase | None" = None, 
             loaded = parts.model.load(parts.model.load_tokenizer())
         loaded.hf.requires_grad_(True)  # as from_pretrained has it
         loaded.hf.config.use_cache = True
-        shrink_in_place(loaded, {units.name: _kept(~units.zero) for units in removable(loaded)})
+        _take_out_zeros(loaded, multiple)
     else:
         refuse_model_settings(settings)
         with given.lent():
             loaded = given.load(given.tokenizer)
-            shrink_in_place(loaded, {units.name: _kept(~units.zero) for units in removable(loaded)})
+            _take_out_zeros(loaded, multiple)
     before = model.origin if isinstance(model, Result) else Origin(loaded.name)
     record = model.record if isinstance(model, Result) else {"metrics": {}}
     folder = model.folder if isinstance(model, Result) else Path()
     return Result(loaded, before.after("shrunk"), Masks(), [], record, folder, note_change(loaded.hf))
+
+
+def _take_out_zeros(model: PrunableModel, multiple: int | None) -> None:
+    shrink_in_place(model, {units.name: _kept(~units.zero) for units in removable(model)}, multiple)
 
 
 def _kept(keep: Any) -> Any:

@@ -90,7 +90,8 @@ class Result:
 
         A model card, ``README.md``, says what was done, and what was measured how.
 
-        A model whose blocks differ in width is opened by `prune_lab.load` and the command only.
+        A model whose blocks differ in width has a file with its classes beside the weights; once prune_lab is imported,
+        ``from_pretrained`` opens it without running that file.
 
         Args:
             folder: a new one, or one that is empty.

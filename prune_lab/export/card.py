@@ -12,7 +12,7 @@ from prune_lab.export.public import public, public_command, public_text
 from prune_lab.export.source import Saved
 from prune_lab.models.config_file import read_config
 from prune_lab.models.in_memory import IN_MEMORY
-from prune_lab.models.shrink import PREFIX
+from prune_lab.models.registered import PREFIX
 from prune_lab.report.evaluated import evaluation_text
 from prune_lab.report.page.asked import read_asked
 from prune_lab.run.metric_info import infos_of
@@ -52,7 +52,7 @@ def card_text(saved: Saved, card: Card) -> str:
     """
     config = read_config(saved.folder)
     unequal = str(config.get("model_type")).startswith(PREFIX)
-    data = card_data(saved, card.name, base_model=card.base_model, license=card.license, unequal=unequal)
+    data = card_data(saved, card.name, base_model=card.base_model, license=card.license)
     try:
         head = data.to_yaml()
     except ValueError as error:
@@ -60,7 +60,7 @@ def card_text(saved: Saved, card: Card) -> str:
     done = "; ".join(saved.origin.steps) if saved.origin and not saved.changed else ""
     parts = [f"---\n{head}\n---", f"# {_plain(card.name)}", _first(saved, card, data.license)]
     parts += _of_record(saved, card) if saved.record is not None else []
-    notes = "\n\n".join(engine_notes(done, unequal=unequal))
+    notes = "\n\n".join(engine_notes(done, unequal=unequal, code="auto_map" in config))
     parts += [f"## What engines gain\n\n{notes}", f"## Versions\n\n{_versions(saved)}"]
     return "\n\n".join(parts) + "\n"
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 _PATTERN = re.compile(r"\b(\d+):(\d+)\b")
 
 
-def engine_notes(done: str, *, unequal: bool = False) -> Iterator[str]:
+def engine_notes(done: str, *, unequal: bool = False, code: bool = True) -> Iterator[str]:
     """Yields what to say, a paragraph each.
 
     Args:
         done: the steps that a model went through, as runs are titled: ``Wanda, 50% unstructured; tuned``.
         unequal: whether its blocks have sizes that its family has no configuration for.
+        code: whether its classes lie beside the weights; models that prune_lab 0.1 saved have none.
     """
     pattern = _PATTERN.search(done)
     if "shrunk" in done:
@@ -26,8 +27,13 @@ def engine_notes(done: str, *, unequal: bool = False) -> Iterator[str]:
         )
     if unequal:
         yield (
-            "Its blocks have sizes that the configuration of its family cannot say: it opens with `prune_lab.load` "
-            "only, and not with engines or `from_pretrained`."
+            "Its blocks have sizes that the configuration of its family cannot say, so that engines with models of "
+            "their own, such as llama.cpp, do not open it. transformers does after `import prune_lab`"
+        ) + (
+            ", and without prune_lab by the classes in the file `modeling_prune_lab_*.py` beside the weights, which is "
+            "short enough to be read first: `AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)`."
+            if code
+            else ": `AutoModelForCausalLM.from_pretrained(DIR)`."
         )
     if pattern and (pattern[1], pattern[2]) == ("2", "4"):
         yield (

@@ -17,7 +17,7 @@ from prune_lab.export.weights import Written, reading
 from prune_lab.models.config_file import read_config
 from prune_lab.models.gguf import GgufFile
 from prune_lab.models.gguf_header import ARCHITECTURES
-from prune_lab.models.shrink import PREFIX
+from prune_lab.models.registered import PREFIX
 from prune_lab.models.weight_files import find_weights
 from prune_lab.utils.paths import local_path
 
@@ -55,8 +55,8 @@ def check_convertible(folder: Path) -> None:
     """Raises `BadInput` for a model that no converter knows."""
     if str(read_config(folder).get("model_type")).startswith(PREFIX):
         raise BadInput(
-            "--gguf: the blocks of this model differ in width, which GGUF files of its family cannot say; leave --gguf "
-            "out, or do not shrink the model"
+            "--gguf: the blocks of this model have sizes that its family's configuration, and so a GGUF file, cannot "
+            "say; leave --gguf out, or prune every block alike before shrinking (method.scope=layer)"
         )
 
 

@@ -38,9 +38,7 @@ def repositories_of(record: Mapping[str, Any]) -> set[str]:
     return found | set(_repositories_in(section_of(record, "config", "data")))
 
 
-def card_data(
-    saved: Saved, name: str, *, base_model: str | None, license: str | None, unequal: bool
-) -> "ModelCardData":
+def card_data(saved: Saved, name: str, *, base_model: str | None, license: str | None) -> "ModelCardData":
     """Returns the metadata.
 
     Args:
@@ -48,7 +46,6 @@ def card_data(
         name: of the model.
         base_model: on the hub, where the user says it.
         license: likewise.
-        unequal: whether transformers cannot open the model.
     """
     from huggingface_hub import ModelCardData
 
@@ -57,7 +54,7 @@ def card_data(
     return ModelCardData(
         base_model=base_model or base_model_of(saved),
         license=license or _license_of(saved),
-        library_name=None if unequal else "transformers",
+        library_name="transformers",
         pipeline_tag="text-generation",
         tags=_tags(saved),
         datasets=sorted(_datasets(record)) or None,

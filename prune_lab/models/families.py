@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from torch import nn
 
 from prune_lab.errors import BadInput
+from prune_lab.models.registered import PREFIX
 from prune_lab.models.view import Attention, Block, Layout, Mlp, PrunableLinear
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -97,17 +98,17 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
 
 
 def family_of(model_type: str) -> Family:
-    """The row of a ``model_type``.
+    """The row of a ``model_type``, which a model has, too, whose blocks differ in width.
 
     Raises:
         BadInput: there is none.
     """
-    if model_type not in FAMILIES:
-        raise BadInput(
-            f"the model's family is {model_type!r}, which prune_lab does not know; it knows "
-            f"{', '.join(sorted(FAMILIES))}. A family is one row of FAMILIES in prune_lab/models/families.py."
-        )
-    return FAMILIES[model_type]
+    if (family := model_type.removeprefix(PREFIX)) in FAMILIES:
+        return FAMILIES[family]
+    raise BadInput(
+        f"the model's family is {model_type!r}, which prune_lab does not know; it knows "
+        f"{', '.join(sorted(FAMILIES))}. A family is one row of FAMILIES in prune_lab/models/families.py."
+    )
 
 
 def why_blocks_stay(config: "PretrainedConfig") -> str | None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.config_file import reason_of
-from prune_lab.models.shrink import is_unequal, unequal_class
 from prune_lab.models.weight_files import is_harmless, some
 from prune_lab.utils.finite import all_finite
 from prune_lab.utils.progress import without_bars
@@ -107,12 +106,7 @@ def check_pass(hf: "PreTrainedModel", folder: Path, raw: Mapping[str, Any]) -> N
 
 
 def model_class_of(config: "PretrainedConfig") -> "type[PreTrainedModel]":
-    """The class of causal language models of a configuration.
-
-    What ``from_pretrained`` of it returns for unequal widths should be given the class of its family again.
-    """
-    if is_unequal(config):
-        return unequal_class(config)
+    """The class of causal language models of a configuration."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     return cast("type[PreTrainedModel]", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])

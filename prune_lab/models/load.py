@@ -22,7 +22,7 @@ from prune_lab.models.local import REFERENCE, LocalFolder, Shipped
 from prune_lab.models.mapped import MappedWeights, map_tensors
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import ORIGIN, Origin, is_changed, read_origin
-from prune_lab.models.shrink import is_unequal, unequal_config
+from prune_lab.models.shrink import unequal_config
 from prune_lab.models.smollm2 import SmolLM2
 from prune_lab.models.source import Source
 from prune_lab.models.tokenizer_files import mistake_in
@@ -219,9 +219,9 @@ class Checkpoint:
 
     def _config(self, raw: dict[str, Any]) -> "transformers.PretrainedConfig":
         try:
-            config: transformers.PretrainedConfig = unequal_config(
-                self.folder
-            ) or transformers.AutoConfig.from_pretrained(self.folder, **self._trusting)
+            config: transformers.PretrainedConfig = unequal_config(raw) or transformers.AutoConfig.from_pretrained(
+                self.folder, **self._trusting
+            )
         except Exception as error:  # the loaders raise a dozen kinds
             raise bad_config(self.folder, raw, error) from error
         family_of(config.model_type)
@@ -252,8 +252,6 @@ class Checkpoint:
             ) from error
         hf, report = loaded
         refuse_misfit(report, self.folder)
-        if is_unequal(config):
-            hf.__class__ = model_class.__base__
         return hf  # type: ignore[no-any-return]
 
     def _streams(self, weights: WeightFiles, headers: Mapping[str, torch.Tensor]) -> bool:

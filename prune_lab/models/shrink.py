@@ -2,14 +2,13 @@
 
 A model with fewer blocks, or blocks of equal widths, is an ordinary one of its family with a smaller configuration. One
 whose blocks differ in neurons or heads, whose family ties the size of a head to the number of heads, or whose width is
-no multiple of the heads that are left where the family wants that, has no configuration in its family: its folder says
-``model_type: prune_lab_<family>``, which other loaders refuse by that name, and ``neurons_per_block`` or
-``heads_per_block``.
+no multiple of the heads that are left where the family wants that, has no configuration in its family: it gets the
+classes of `prune_lab.models.classes`, whose configuration says ``model_type: prune_lab_<family>``, and
+``neurons_per_block`` or ``heads_per_block``. transformers saves such a model with the file of its classes, and opens it
+where prune_lab was imported, or where the code of that file may run.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,19 +18,19 @@ from prune_lab.errors import BadInput
 from prune_lab.models.depth import remove_blocks
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import Blocks, SubBlocks, Units, all_heads, all_neurons, removable
-from prune_lab.utils.files import write_json
+from prune_lab.models.registered import PREFIX, own_classes
+from prune_lab.models.units import Blocks, Neurons, SubBlocks, Units, all_heads, all_neurons, removable
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-PREFIX = "prune_lab_"
 WIDTHS = "neurons_per_block"
 HEADS = "heads_per_block"
 KEPT = "kept_blocks"
+PADDING = "padding_per_block"
 
 
-def shrink(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, list[int]]:
+def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | None = None) -> dict[str, list[int]]:
     """Removes the neurons, heads and blocks that masks drop, in place.
 
     A block goes, too, where both its halves do. Of halves that go alone nothing is removed.
@@ -39,10 +38,13 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, list[
     Args:
         model: on the host.
         masks: keep-masks ``(count,)`` by the name of the units; units without one stay whole.
+        multiple: of which the number of neurons is to be one in every block that loses some: as many of the dropped
+            ones as that takes, the first by index, stay as zeros. No block gets more neurons than it had.
 
     Returns:
         ``neurons_per_block`` and ``heads_per_block``: what is left. Heads are those of keys and values. Where blocks
-        went, ``kept_blocks`` has the indices that the others had.
+        went, ``kept_blocks`` has the indices that the others had. With ``multiple``, ``padding_per_block`` says how
+        many of the neurons are zeros that stayed for its sake.
 
     Raises:
         BadInput: a mask keeps nothing, or has another length than the units.
@@ -56,31 +58,41 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, list[
                 f"{each.count}; at least one must stay"
             )
     kept = torch.ones(len(model.blocks), dtype=torch.bool)
+    padding: list[int] = []
     for each in units:
         keep = masks.get(each.name)
+        if isinstance(each, Neurons):
+            padding.append(_padding(keep, multiple))
         if isinstance(each, Blocks) and keep is not None:
             kept &= each.whole(keep) if isinstance(each, SubBlocks) else keep
         elif keep is not None and not bool(keep.all()):
-            each.select(keep)
-    gone: dict[str, list[int]] = {}
+            each.select(_padded(each, keep, padding[-1]) if isinstance(each, Neurons) else keep)
     if not bool(kept.any()):
         raise BadInput("the masks keep no block at all; at least one must stay")
+    gone: dict[str, list[int]] = {}
     if not bool(kept.all()):
         gone = {KEPT: kept.nonzero().flatten().tolist()}
         remove_blocks(model, gone[KEPT])
     left = {name: [each.count for each in units_of(model)] for name, units_of in _COUNTED.items()}
     _tell_config(model, left)
-    return left | gone
+    zeros = [each for each, stays in zip(padding, kept.tolist(), strict=True) if stays]
+    return left | gone | ({} if multiple is None else {PADDING: zeros})
 
 
-def finish_folder(folder: Path, config: "PretrainedConfig") -> None:
-    """Marks a saved folder whose blocks differ in width, so that no other loader takes it for an ordinary one."""
-    if not is_unequal(config):
-        return
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    raw["model_type"] = PREFIX + str(config.model_type)
-    raw["note"] = "blocks of sizes that the family has no configuration for; open it with prune_lab.load(DIR)"
-    write_json(folder / "config.json", raw)
+def _padding(keep: Tensor | None, multiple: int | None) -> int:
+    """How many neurons that a mask drops have to stay, so that there is a multiple of them."""
+    if keep is None or multiple is None:
+        return 0
+    kept = int(keep.count_nonzero())
+    return min(-kept % multiple, len(keep) - kept)
+
+
+def _padded(neurons: Neurons, keep: Tensor, padding: int) -> Tensor:
+    """Keeps some neurons that are dropped, the first ones, as zeros."""
+    if not padding:
+        return keep
+    neurons.apply(keep)
+    return keep.index_fill(0, (~keep).nonzero().flatten()[:padding].to(keep.device), True)
 
 
 def family_name(raw: Mapping[str, Any]) -> str:
@@ -88,44 +100,21 @@ def family_name(raw: Mapping[str, Any]) -> str:
     return str(raw.get("model_type")).removeprefix(PREFIX)
 
 
-def unequal_config(folder: Path) -> "PretrainedConfig | None":
-    """The configuration of a folder with unequal widths; ``None`` for any other."""
-    path = folder / "config.json"
-    raw = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def unequal_config(raw: Mapping[str, Any]) -> "PretrainedConfig | None":
+    """The configuration of a model whose blocks differ in width; ``None`` for any other.
+
+    Args:
+        raw: the content of its ``config.json``. Earlier versions wrote a ``note`` into it.
+    """
     if not any(raw.get(name) for name in _COUNTED):
         return None
-    from transformers import AutoConfig
-
-    raw.pop("note", None)
-    return AutoConfig.for_model(family_name({"model_type": raw.pop("model_type")}), **raw)
+    config_class, _ = own_classes(family_name(raw))
+    return config_class(**{name: value for name, value in raw.items() if name not in ("model_type", "note")})
 
 
 def is_unequal(config: "PretrainedConfig") -> bool:
     """Whether its family has no configuration for the sizes of its blocks."""
     return any(getattr(config, name, None) is not None for name in _COUNTED)
-
-
-def unequal_class(config: "PretrainedConfig") -> "type[PreTrainedModel]":
-    """The class of the configuration's family, with as many neurons and heads in its blocks as the configuration says.
-
-    What ``from_pretrained`` of it returns should be given the class of its family again (``type(model).__base__``).
-    """
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        family_class = type(AutoModelForCausalLM.from_config(config))
-
-    class Unequal(family_class):  # type: ignore[misc, valid-type]
-        def __init__(self, given: "PretrainedConfig", *args: Any, **kwargs: Any):
-            super().__init__(given, *args, **kwargs)
-            for name, units_of in _COUNTED.items():
-                counts = getattr(given, name, None)
-                for each, count in zip(units_of(PrunableModel(self)), counts, strict=True) if counts else ():
-                    each.select(torch.arange(each.count, device="cpu") < count)
-
-    # transformers knows by these how old names of weights translate
-    Unequal.__name__, Unequal.__module__ = family_class.__name__, family_class.__module__
-    return Unequal
 
 
 def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[int]]) -> None:
@@ -145,10 +134,24 @@ def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[int]]) -> Non
         for name, size in sizes.items() if own_way[HEADS] else ():
             setattr(config, name, size)
     for name, counts in left.items():
+        vars(config).pop(name, None)
         if not own_way[name]:
             setattr(config, name, list(counts))
-        elif getattr(config, name, None) is not None:
-            setattr(config, name, None)
+    _tell_class(model.hf)
+
+
+def _tell_class(hf: "PreTrainedModel") -> None:
+    """Gives a model the classes whose configuration can say its sizes: its family's, or those of `own_classes`."""
+    unequal = is_unequal(hf.config)
+    given: tuple[Any, Any] = (hf.config, hf)
+    for each, own in zip(given, own_classes(hf.config.model_type), strict=True):
+        family_class = own.__base__
+        # a file beside the weights holds another copy of our class; what a program has made of its own stays what it is
+        if type(each) is family_class or type(each).__name__ == own.__name__:
+            each.__class__ = own if unequal else family_class
+    auto_map = getattr(hf.config, "auto_map", None) or {}
+    if not unequal and any(f"modeling_{PREFIX}" in str(name) for name in auto_map.values()):
+        vars(hf.config).pop("auto_map")
 
 
 def _takes(config: "PretrainedConfig", sizes: Mapping[str, int]) -> bool:

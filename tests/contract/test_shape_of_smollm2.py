@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from prune_lab.data.samples import Samples
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.shrink import finish_folder, shrink
+from prune_lab.models.shrink import shrink
 from prune_lab.models.units import all_heads, all_neurons, removable
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
@@ -120,7 +120,6 @@ def test_it_shrinks_to_an_ordinary_folder(tmp_path: Path, kind: str, random_toke
     small = made()
     shrink(small, masks)
     small.hf.save_pretrained(tmp_path)
-    finish_folder(tmp_path, small.hf.config)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert (loaded.config.num_attention_heads, loaded.config.intermediate_size) == (
         (9, 32) if kind == "neurons" else (6, 48)

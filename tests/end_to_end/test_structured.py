@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
 import prune_lab
 from prune_lab.models.units import all_heads, all_neurons
@@ -41,7 +41,11 @@ def test_prune_while_training_shrink_and_open_again(
 
     loaded = prune_lab.load(str(folder / "model"))
     assert [units.count for units in all_neurons(loaded)] == widths
-    assert torch.isfinite(loaded.hf(random_tokens(1, 8)).logits).all()
+    tokens = random_tokens(1, 8)
+    opened = AutoModelForCausalLM.from_pretrained(
+        folder / "model"
+    ).eval()  # an ordinary model, or one that we registered
+    assert torch.equal(loaded.hf(tokens).logits, opened(tokens).logits) and torch.isfinite(opened(tokens).logits).all()
     again = command(
         *local_overrides,
         f"model.path={folder / 'model'}",
@@ -51,6 +55,29 @@ def test_prune_while_training_shrink_and_open_again(
     assert again.status == 0, again.err
     perplexity = json.loads((tmp_path / "again" / "record.json").read_text())["metrics"]["evaluate/perplexity"]
     assert perplexity == pytest.approx(metrics["evaluate/perplexity"], rel=1e-5)
+
+
+def test_neurons_stay_as_zeros_up_to_a_multiple_and_through_a_training(command, local_overrides, tmp_path):
+    """12 of 64 neurons are pruned in each block; 4 of them stay for a multiple of 8, and stay zeros."""
+    folder = tmp_path / "run"
+    job = (*local_overrides, "method=magnitude_neurons", "sparsity.level=0.2", "evaluate=size")
+    job += ("stages=[prune,shrink,finetune,evaluate,save]", "finetune=lora", "training.steps=4")
+    outcome = command(*job, "stages.shrink.repeats=1", "stages.shrink.multiple=8", f"hydra.run.dir={folder}")
+    assert outcome.status == 0, outcome.err
+    assert "12 pruned neurons (780 parameters) stay as zeros" in outcome.err + outcome.out
+    record = json.loads((folder / "record.json").read_text())
+    told = record["protocol"]["shrink"]
+    assert told["multiple"] == 8 and told["padding_parameters"] == 12 * (32 + 1 + 32)
+    assert told["neurons_per_block"] == [56] * 3 and told["padding_per_block"] == [4] * 3
+    loaded = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert loaded.config.ffn_dim == 56
+    zeros = [int(units.zero.count_nonzero()) for units in all_neurons(prune_lab.load(folder / "model"))]
+    assert zeros == [4, 4, 4]
+    refused = command(
+        *local_overrides, "stages=[prune,shrink]", "stages.shrink.multiple=0", "hydra.run.dir=" + str(folder)
+    )
+    assert refused.status == 2
+    assert "stages.shrink.multiple=0 is not allowed; allowed: whole numbers of at least 1, or null" in refused.err
 
 
 def test_heads_are_pruned_shrunk_and_saved(command, local_overrides, tmp_path, random_tokens):

@@ -13,7 +13,6 @@ from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.mapped import MappedWeights
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import Origin, write_origin
-from prune_lab.models.shrink import finish_folder
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_flag
@@ -81,7 +80,6 @@ def save_model(model: PrunableModel, origin: Origin, target: Path) -> None:
                 _save_in_turn(model, model.mapped, folder)
         finally:
             model.hf.config.use_cache = False
-        finish_folder(folder, model.hf.config)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
         write_origin(folder, origin)
@@ -91,8 +89,11 @@ def _save_in_turn(model: PrunableModel, mapped: MappedWeights, folder: Path) -> 
     """Does what ``save_pretrained`` does, with no more than one file's weights in memory."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from transformers.core_model_loading import revert_weight_conversion
+    from transformers.dynamic_module_utils import custom_object_save
 
     hf = model.hf
+    if hf._auto_class is not None:  # the code of a class that is not transformers' own
+        custom_object_save(hf, folder, config=hf.config)
     hf.config.save_pretrained(folder)
     if hf.generation_config is not None:
         hf.generation_config.save_pretrained(folder)

@@ -4,7 +4,7 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -13,12 +13,13 @@ from prune_lab.errors import owned_by
 from prune_lab.evaluation.latency import LATENCY_INFO, latency
 from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.evaluation.size import Size
-from prune_lab.models.shrink import shrink
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.shrink import PADDING, WIDTHS, shrink
 from prune_lab.models.timing import PARTS, Workload, time_passes
-from prune_lab.models.units import SubBlocks, Units, removable
+from prune_lab.models.units import SubBlocks, Units, neurons_of, removable
 from prune_lab.pruning.masks import Masks
 from prune_lab.run.state import RunState, Stage
-from prune_lab.utils.checks import check_text
+from prune_lab.utils.checks import check_text, check_whole
 from prune_lab.utils.device import device_name, resolve_device
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Shrink(Stage):
         repeats: timed passes after one that is not counted.
         device: that the passes are timed on, as ``device`` of a run; by default the run's own. A small model takes a
             GPU as long as its operations take to start, whatever their size, but not a CPU.
+        multiple: of which the neurons of each block that loses some are to be one, as kernels and quantised formats
+            want it (8, 32, 64): so many of the pruned neurons as that takes stay as zeros; by default none.
     """
 
     metric_info: ClassVar[Mapping[str, MetricInfo]] = {
@@ -67,11 +70,13 @@ class Shrink(Stage):
     new_tokens: int = 16
     repeats: int = 5
     device: str | None = None
+    multiple: int | None = None
 
     def __post_init__(self) -> None:
         self._workload = Workload(self.batch_size, self.seqlen, self.new_tokens, self.repeats)
         self._workload.check(self)
         check_text(self, "device", optional=True)
+        check_whole(self, "multiple", optional=True, hint="null: no neuron stays that was pruned")
         if self.device is not None:
             with owned_by(self):
                 resolve_device(self.device, "{at}.device")
@@ -88,7 +93,10 @@ class Shrink(Stage):
         before = self._measure(run, workload, device)
         slow = asked and asked.seconds(run, device)
         masked = _left_masked(run, units)
-        left = shrink(run.model, run.masks)
+        left: dict[str, Any] = dict(shrink(run.model, run.masks, self.multiple))
+        if self.multiple is not None:
+            left |= _tell_padding(run.model, left, self.multiple)
+            masked |= _padded(run.model, left[PADDING])
         after = self._measure(run, workload, device)
         metrics = {f"{name}_before": value for name, value in before.items()} | after
         metrics |= {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
@@ -144,6 +152,28 @@ def _speed_asked(run: RunState) -> _Asked | None:
         return None
     workload = Workload(**{field.name: speed["workload"][field.name] for field in fields(Workload)})
     return _Asked(speed["phase"], workload, speed["predicted"])
+
+
+def _tell_padding(model: PrunableModel, left: Mapping[str, Sequence[int]], multiple: int) -> dict[str, int]:
+    """Says which zeros stayed for the sake of a multiple, and returns it for the protocol."""
+    zeros, widths = sum(left[PADDING]), left[WIDTHS]
+    parameters = zeros * neurons_of(model.blocks[0]).parameters_each
+    logger.info(
+        "shrink: %d pruned neurons (%s parameters) stay as zeros, so that the neurons of a block are a multiple of %d",
+        zeros, f"{parameters:,}", multiple,
+    )  # fmt: skip
+    if odd := sorted({width for width in widths if width % multiple}):
+        logger.info(
+            "shrink: blocks of %s neurons are no multiple of %d: they had no more, or lost none",
+            ", ".join(map(str, odd)), multiple,
+        )  # fmt: skip
+    return {"multiple": multiple, "padding_parameters": parameters}
+
+
+def _padded(model: PrunableModel, padding: Sequence[int]) -> set[nn.Module]:
+    """The linear layers of feed-forward networks with neurons that stayed as zeros."""
+    blocks = [block for block, zeros in zip(model.blocks, padding, strict=True) if zeros]
+    return {linear.module for block in blocks for linear in block.mlp.linears}
 
 
 def _left_masked(run: RunState, units: Sequence[Units]) -> set[nn.Module]:

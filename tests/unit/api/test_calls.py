@@ -184,6 +184,18 @@ def test_shrinking_takes_out_what_is_zero_and_computes_the_same(family, tiny_mod
         torch.testing.assert_close(smaller(tokens[1]).logits, before, rtol=1e-4, atol=1e-4)
 
 
+def test_shrinking_up_to_a_multiple(tiny_model, tokens):
+    hf = tiny_model("llama").hf
+    result = prune_lab.prune(hf, method="magnitude_neurons", sparsity="neurons", sparsity__level=0.4, data=tokens)
+    assert prune_lab.shrink(result, multiple=16).model.config.intermediate_size == 32  # 29 of 48 are no zeros
+    assert prune_lab.shrink(hf).model.config.intermediate_size == 29
+    for odd in (0, 2.0, True, "8"):
+        with pytest.raises(
+            BadInput, match=r"multiple=.* is not allowed; allowed: whole numbers of at least 1, or None"
+        ):
+            prune_lab.shrink(hf, multiple=odd)
+
+
 def test_shrinking_a_folder_leaves_the_folder(model_folder, tokens):
     folder = model_folder("llama")
     result = prune_lab.prune(folder, method="magnitude_neurons", sparsity="neurons", data=tokens)

@@ -137,6 +137,12 @@ def test_what_engines_gain_follows_from_what_was_done(done, told, not_told):
     assert told in notes and not_told not in notes
 
 
+@pytest.mark.parametrize("code", [True, False])
+def test_only_a_folder_with_its_classes_opens_without_prune_lab(code):
+    notes = " ".join(engine_notes("FLAP, 20% width; shrunk", unequal=True, code=code))
+    assert "after `import prune_lab`" in notes and ("trust_remote_code" in notes) == code
+
+
 def test_paths_and_addresses_are_hidden_and_other_text_stays():
     assert public_text("read /home/me/a b.txt, ~/x/y.json and ../z") == "read DIR/a b.txt, DIR/y.json and DIR/z"
     assert public_text("see http://me:pw@host:80/x, 3/4 of en/c4-train.json") == "see URL, 3/4 of en/c4-train.json"

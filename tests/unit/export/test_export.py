@@ -182,9 +182,15 @@ def test_a_model_whose_blocks_differ_is_exported_as_it_is(tmp_path, tiny_model, 
     again = prune_lab.load(tmp_path / "export")
     assert all(torch.equal(one, other) for (_, one), (_, other) in zip(model.tensors, again.tensors, strict=True))
     card = (tmp_path / "export/README.md").read_text()
-    assert "opens with `prune_lab.load` only" in card and "library_name" not in card
+    assert "from_pretrained(DIR, trust_remote_code=True)" in card and "library_name: transformers" in card
+    assert (tmp_path / "export/modeling_prune_lab_llama.py").is_file()
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "export")) is type(model.hf)
     assert export(tmp_path / "model", tmp_path / "other", "--gguf", "--converter", __file__) == 2
-    assert "the blocks of this model differ in width" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "prune-lab-export: --gguf: the blocks of this model have sizes that its family's configuration, and so a GGUF "
+        "file, cannot say; leave --gguf out, or prune every block alike before shrinking (method.scope=layer)\n"
+    )
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_command_runs_by_itself(model_folder, tmp_path):

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig, Qwen2Confi
 import prune_lab
 from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.shrink import finish_folder, shrink
+from prune_lab.models.shrink import shrink
 from prune_lab.models.units import all_heads, all_neurons, blocks_of, removable, sub_blocks_of
 
 GONE = [[0], [1], [2], [0, 2], [0, 1]]
@@ -63,7 +63,6 @@ def test_the_folder_is_an_ordinary_one_and_generates_with_a_cache(tiny_model, ra
     tokens, model = random_tokens(), with_biases(tiny_model(family))
     shrink(model, {blocks_of(model).name: keep_without(gone)})
     model.hf.save_pretrained(tmp_path)
-    finish_folder(tmp_path, model.hf.config)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert loaded.config.num_hidden_layers == 3 - len(gone)
     assert torch.equal(loaded(tokens).logits, model.hf(tokens).logits)
@@ -89,7 +88,6 @@ def test_neurons_and_heads_go_with_blocks(tiny_model, random_tokens, family, tmp
     assert shrink(shrunk, masks)["neurons_per_block"] == [20, 20]
     torch.testing.assert_close(shrunk.hf(tokens).logits, masked.hf(tokens).logits, rtol=1e-4, atol=1e-4)
     shrunk.hf.save_pretrained(tmp_path)
-    finish_folder(tmp_path, shrunk.hf.config)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.equal(loaded(tokens).logits, shrunk.hf(tokens).logits)
 
@@ -101,7 +99,6 @@ def test_of_blocks_of_unequal_widths_those_that_stay_are_told(tiny_model, random
     shrink(model, masks)
     assert shrink(model, {blocks_of(model).name: keep_without([0])})["neurons_per_block"] == [7, 20]
     model.hf.save_pretrained(tmp_path)
-    finish_folder(tmp_path, model.hf.config)
     loaded = prune_lab.load(str(tmp_path))
     assert torch.equal(loaded.hf(tokens).logits, model.hf(tokens).logits)
 

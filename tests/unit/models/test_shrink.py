@@ -6,8 +6,8 @@ import prune_lab
 from prune_lab.errors import BadInput
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.shrink import finish_folder, shrink
-from prune_lab.models.units import all_heads, all_neurons
+from prune_lab.models.shrink import shrink
+from prune_lab.models.units import all_heads, all_neurons, blocks_of
 from prune_lab.pruning.masks import Masks
 
 
@@ -38,24 +38,27 @@ def test_shrunk_and_masked_models_agree_and_equal_widths_are_ordinary_folders(
     shrunk, expected = masked_and_shrunk(tiny_model, family, (20, 20, 20), tokens)
     torch.testing.assert_close(shrunk.hf(tokens).logits, expected, rtol=1e-4, atol=1e-4)
     shrunk.hf.save_pretrained(tmp_path)
-    finish_folder(tmp_path, shrunk.hf.config)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(loaded(tokens).logits, shrunk.hf(tokens).logits, rtol=0, atol=0)
 
 
-def test_unequal_widths_are_opened_by_prune_lab_and_refused_by_others(tiny_model, random_tokens, family, tmp_path):
+def test_unequal_widths_are_opened_again_and_may_become_equal(tiny_model, random_tokens, family, tmp_path):
     tokens = random_tokens()
     shrunk, expected = masked_and_shrunk(tiny_model, family, (20, 1, 31), tokens)
     torch.testing.assert_close(shrunk.hf(tokens).logits, expected, rtol=1e-4, atol=1e-4)
     shrunk.hf.save_pretrained(tmp_path)
-    finish_folder(tmp_path, shrunk.hf.config)
     loaded = prune_lab.load(str(tmp_path))
     torch.testing.assert_close(loaded.hf(tokens).logits, shrunk.hf(tokens).logits, rtol=0, atol=0)
     assert [units.count for units in all_neurons(loaded)] == [20, 1, 31]
-    with pytest.raises(ValueError, match=f"prune_lab_{loaded.hf.config.model_type}"):
-        AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.hf.config.model_type == f"prune_lab_{family}"
     left = shrink(loaded, random_masks(loaded, (1, 1, 1)))
-    assert left["neurons_per_block"] == [1, 1, 1]  # and may become equal again
+    assert left["neurons_per_block"] == [1, 1, 1]
+    loaded.hf.save_pretrained(tmp_path / "equal")  # an ordinary folder, in which nothing speaks of prune_lab
+    assert "prune_lab" not in (tmp_path / "equal/config.json").read_text().lower().replace(str(tmp_path), "")
+    assert not list((tmp_path / "equal").glob("*.py"))
+    ordinary = AutoModelForCausalLM.from_pretrained(tmp_path / "equal").eval()
+    assert type(ordinary) is type(tiny_model(family).hf) is type(loaded.hf)
+    torch.testing.assert_close(ordinary(tokens).logits, loaded.hf(tokens).logits, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kept", [(1, 1, 1), (2, 1, 2)], ids=str)
@@ -74,16 +77,13 @@ def test_heads_are_removed_and_the_folder_opens(tiny_model, random_tokens, famil
     assert sum(parameter.numel() for parameter in shrunk.hf.parameters()) < before
     torch.testing.assert_close(shrunk.hf(tokens).logits, expected, rtol=1e-4, atol=1e-4)
     shrunk.hf.save_pretrained(tmp_path)
-    finish_folder(tmp_path, shrunk.hf.config)
     loaded = prune_lab.load(str(tmp_path))
     assert [heads.count for heads in all_heads(loaded)] == list(kept)
     torch.testing.assert_close(loaded.hf(tokens).logits, shrunk.hf(tokens).logits, rtol=0, atol=0)
-    if len(set(kept)) == 1 and family_of(family).head_dim:
-        ordinary = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-        torch.testing.assert_close(ordinary(tokens).logits, shrunk.hf(tokens).logits, rtol=0, atol=0)
-    else:
-        with pytest.raises(ValueError, match=f"prune_lab_{loaded.hf.config.model_type}"):
-            AutoModelForCausalLM.from_pretrained(tmp_path)
+    ordinary = len(set(kept)) == 1 and family_of(family).head_dim is not None
+    assert loaded.hf.config.model_type == (family if ordinary else f"prune_lab_{family}")
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(opened(tokens).logits, shrunk.hf(tokens).logits, rtol=0, atol=0)
     generated = loaded.hf.generate(tokens[:1], max_new_tokens=4, do_sample=False, use_cache=True, pad_token_id=0)
     plain = loaded.hf.generate(tokens[:1], max_new_tokens=4, do_sample=False, use_cache=False, pad_token_id=0)
     assert torch.equal(generated, plain)
@@ -94,7 +94,6 @@ def test_neurons_and_heads_of_unequal_numbers_go_together(tiny_model, random_tok
     masks = dict(random_masks(model, (20, 1, 31))) | {all_heads(model)[1].name: torch.tensor([True, False, True, True])}
     shrink(model, masks)
     model.hf.save_pretrained(tmp_path)
-    finish_folder(tmp_path, model.hf.config)
     loaded = prune_lab.load(str(tmp_path))
     torch.testing.assert_close(loaded.hf(tokens).logits, model.hf(tokens).logits, rtol=0, atol=0)
     assert [heads.count for heads in all_heads(loaded)] == [4, 3, 4]
@@ -112,7 +111,6 @@ def test_a_damaged_folder_is_told(tiny_model, tmp_path):
     model = tiny_model("opt")
     shrink(model, random_masks(model, (20, 1, 31)))
     model.hf.save_pretrained(tmp_path)
-    finish_folder(tmp_path, model.hf.config)
     config = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace("20,", "21,", 1))
     with pytest.raises(BadInput, match=r"of another shape than config\.json says: .*fc1\.bias \(\(20,\), and \(21,\)"):
@@ -133,14 +131,46 @@ def test_a_number_of_heads_that_the_family_does_not_take_is_a_folder_of_our_own(
     shrink(model, {each.name: torch.arange(each.count) >= removed for each in all_heads(model)})
     tokens, shared = random_tokens(), model.hf.lm_head.weight is model.hf.get_input_embeddings().weight
     model.hf.save_pretrained(tmp_path)
-    finish_folder(tmp_path, model.hf.config)
     loaded = prune_lab.load(str(tmp_path)).hf
     assert shared and loaded.lm_head.weight is loaded.get_input_embeddings().weight
     torch.testing.assert_close(loaded(tokens).logits, model.hf(tokens).logits, rtol=0, atol=0)
-    if ordinary:
-        torch.testing.assert_close(
-            AutoModelForCausalLM.from_pretrained(tmp_path).eval()(tokens).logits, loaded(tokens).logits, rtol=0, atol=0
-        )
-    else:
-        with pytest.raises(ValueError, match="prune_lab_llama"):
-            AutoModelForCausalLM.from_pretrained(tmp_path)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert opened.config.model_type == ("llama" if ordinary else "prune_lab_llama")
+    torch.testing.assert_close(opened(tokens).logits, loaded(tokens).logits, rtol=0, atol=0)
+
+
+def test_neurons_stay_as_zeros_up_to_a_multiple(tiny_model, random_tokens, family):
+    """Of 48 or 64 (GPT-2: 128) neurons 20, 1 and 31 are kept, and 24, 8 and 32 stay."""
+    tokens, kept = random_tokens(), (20, 1, 31)
+    masked, padded = tiny_model(family), tiny_model(family)
+    masks = random_masks(masked, kept)
+    for units in all_neurons(masked):
+        units.apply(masks[units.name])
+    left = shrink(padded, masks, multiple=8)
+    assert left["neurons_per_block"] == [24, 8, 32] and left["padding_per_block"] == [4, 7, 1]
+    torch.testing.assert_close(padded.hf(tokens).logits, masked.hf(tokens).logits, rtol=1e-4, atol=1e-4)
+    for units, before, zeros in zip(all_neurons(padded), all_neurons(masked), left["padding_per_block"], strict=True):
+        assert int(units.zero.count_nonzero()) == zeros
+        first = (~masks[before.name]).nonzero().flatten()[:zeros]
+        stays = masks[before.name].index_fill(0, first, True)
+        assert torch.equal(units.mlp.down.weight, before.mlp.down.weight[:, stays])
+    left = shrink(padded, {units.name: ~units.zero for units in all_neurons(padded)}, multiple=32)
+    assert left["neurons_per_block"] == [24, 8, 32]  # no more than there were
+    assert shrink(padded, {units.name: ~units.zero for units in all_neurons(padded)})["neurons_per_block"] == list(kept)
+
+
+def test_a_multiple_counts_blocks_that_stay_and_neurons_that_were_dropped(tiny_model):
+    model = tiny_model("llama")
+    first, _, last = all_neurons(model)
+    masks = {name: torch.arange(48) < kept for name, kept in ((first.name, 5), (last.name, 33))}
+    masks[blocks_of(model).name] = torch.tensor([False, True, True])
+    left = shrink(model, masks, multiple=40)
+    assert left["neurons_per_block"] == [48, 40] and left["padding_per_block"] == [0, 7]
+
+
+def test_a_multiple_can_make_an_ordinary_folder_of_unequal_widths(tiny_model, tmp_path):
+    model = tiny_model("llama")
+    shrink(model, random_masks(model, (18, 17, 24)), multiple=8)
+    model.hf.save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.intermediate_size == 24
+    assert model.hf.config.model_type == "llama"
