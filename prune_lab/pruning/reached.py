@@ -12,11 +12,11 @@ from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.latency.curve import TimeBudget
-from prune_lab.pruning.masks import count_dropped
+from prune_lab.pruning.masks import count_dropped, sparsity_of
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
-from prune_lab.pruning.unit_counts import uniform_counts
+from prune_lab.pruning.unit_counts import removed_share, uniform_counts
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,24 @@ def _check_time(model: PrunableModel, target: Target, time: TimeBudget, method: 
             "flap",
             method,
         )
+
+
+def sparsity_in_range(model: PrunableModel, target: Target, result: PruningResult) -> float:
+    """The share of zeros among the weights that the target covers, or of the units that went.
+
+    Of neurons and heads together, their share of the parameters.
+    """
+    if target.kind == "width":
+        return removed_share(target.units(model), result.masks)
+    if target.removes_units:
+        units = target.units(model)
+        return sparsity_of({each.name: result.masks[each.name][target.span(each)] for each in units})
+    entries = kept = 0
+    # one after the other: all masks at once, a byte an entry, are as large as half the model
+    for each in model.in_turn(target.linears(model)):
+        mask = result.masks.get(each.name, each.weight)
+        entries, kept = entries + mask.numel(), kept + int(mask.count_nonzero())
+    return 1 - kept / entries if entries else 0.0
 
 
 def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:

@@ -18,14 +18,12 @@ from prune_lab.pruning.allocation.allocation import Allocation, Workplace
 from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.calibration.calibration import Calibration, check_order
 from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.masks import sparsity_of
 from prune_lab.pruning.methods.method import Method
-from prune_lab.pruning.reached import check_reached
+from prune_lab.pruning.reached import check_reached, sparsity_in_range
 from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.schedule import Cubic, Schedule
 from prune_lab.pruning.target import Target
-from prune_lab.pruning.unit_counts import removed_share
 from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
 from prune_lab.run.masks_file import save_masks
@@ -192,7 +190,7 @@ class Prune(Stage):
         write_csv(run.folder / artifacts.LAYERS, COLUMNS, rows)
         run.tables["layers"] = Table(COLUMNS, rows)
         layers = {"layers": list(self.target.layers or (0, len(run.model.blocks))), **result.notes}
-        metrics = {"sparsity": _sparsity_in_range(run, target, result), **allocated}
+        metrics = {"sparsity": sparsity_in_range(run.model, target, result), **allocated}
         if self._speed is not None:
             metrics["speedup_predicted"], layers["speed"] = self._speed.note(run, target, result.masks)
         if result.progress is None:
@@ -271,24 +269,6 @@ def _note_masks(run: RunState, result: PruningResult) -> None:
         if linear.name in run.masks:
             run.masks[linear.name] = linear.weight != 0
     run.masks.update(result.masks)
-
-
-def _sparsity_in_range(run: RunState, target: Target, result: PruningResult) -> float:
-    """The share of zeros among the weights that the target covers, or of the units that went.
-
-    Of neurons and heads together, their share of the parameters.
-    """
-    if target.kind == "width":
-        return removed_share(target.units(run.model), result.masks)
-    if target.removes_units:
-        units = target.units(run.model)
-        return sparsity_of({each.name: result.masks[each.name][target.span(each)] for each in units})
-    entries = kept = 0
-    # one after the other: all masks at once, a byte an entry, are as large as half the model
-    for each in run.model.in_turn(target.linears(run.model)):
-        mask = result.masks.get(each.name, each.weight)
-        entries, kept = entries + mask.numel(), kept + int(mask.count_nonzero())
-    return 1 - kept / entries if entries else 0.0
 
 
 def _refined(result: PruningResult) -> dict[str, object]:
