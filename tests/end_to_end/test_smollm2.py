@@ -1,11 +1,19 @@
 """The real model through whole runs, where this machine has it: marked ``smollm2``, skipped elsewhere."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from prune_lab.export.command import main
+from prune_lab.export.gguf import CONVERTER
 from prune_lab.models.load import Checkpoint
+from prune_lab.models.origin import Origin
+from prune_lab.models.shrink import shrink
+from prune_lab.models.units import all_heads, all_neurons, blocks_of
+from prune_lab.run.stages.save import save_model
 from tests.end_to_end.conftest import record
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
@@ -79,3 +87,17 @@ def test_a_conversation_is_answered(command, smollm2_folder, tmp_path):
     text = (tmp_path / "run" / "continuations_dense.jsonl").read_text()
     assert "Paris" in text and "<|im_" not in text
     assert record(tmp_path / "run")["protocol"]["dense"]["chat_template"] is True
+
+
+@pytest.mark.skipif(shutil.which(CONVERTER) is None, reason=f"{CONVERTER} of llama.cpp is not on PATH")
+@pytest.mark.parametrize("kind", ["neurons", "heads", "blocks"])
+def test_a_shrunk_model_becomes_a_gguf_file(smollm2_folder, tmp_path, kind):
+    """Those that are ordinary models of their family, by llama.cpp's own converter; each tensor is compared."""
+    checkpoint = Checkpoint(str(smollm2_folder), dtype="bfloat16")
+    model = checkpoint.load(checkpoint.load_tokenizer())
+    units = {"neurons": all_neurons, "heads": all_heads, "blocks": lambda model: [blocks_of(model)]}[kind](model)
+    shrink(model, {each.name: torch.arange(each.count) >= each.count // 3 for each in units})
+    save_model(model, Origin("SmolLM2"), tmp_path / "model")
+    main([str(tmp_path / "model"), str(tmp_path / "export"), "--gguf"])  # exits where anything is wrong
+    again = Checkpoint(str(tmp_path / "export/export.gguf"), kind="gguf").load()
+    assert sum(each.numel() for _, each in again.tensors) == sum(each.numel() for _, each in model.tensors)

@@ -42,9 +42,7 @@ def test_prune_while_training_shrink_and_open_again(
     loaded = prune_lab.load(str(folder / "model"))
     assert [units.count for units in all_neurons(loaded)] == widths
     tokens = random_tokens(1, 8)
-    opened = AutoModelForCausalLM.from_pretrained(
-        folder / "model"
-    ).eval()  # an ordinary model, or one that we registered
+    opened = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
     assert torch.equal(loaded.hf(tokens).logits, opened(tokens).logits) and torch.isfinite(opened(tokens).logits).all()
     again = command(
         *local_overrides,

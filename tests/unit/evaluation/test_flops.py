@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prune_lab.evaluation.flops import count_macs, live_heads
 from prune_lab.models.decoding import pass_with_cache
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_heads, all_neurons, removable
+from prune_lab.models.units import all_heads, all_neurons
 from prune_lab.pruning.masks import Masks
 
 PROMPT, WINDOW = 24, 8
@@ -70,7 +70,7 @@ def test_a_masked_model_without_its_zeros_costs_what_the_shrunk_one_does(tiny_mo
         masks[units.name] = torch.arange(units.count) < width
     for index, units in enumerate(all_heads(masked)):
         masks[units.name] = torch.arange(units.count) > (index - 1 if units.count == 4 else index - 2)
-    for units in removable(masked):
+    for units in (*all_neurons(masked), *all_heads(masked)):
         units.apply(masks[units.name])
     shrink(shrunk, masks)
     tokens = random_tokens(1, PROMPT)

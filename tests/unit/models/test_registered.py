@@ -194,3 +194,11 @@ def test_the_files_are_those_that_the_script_writes():
     assert {path.name for path in script.FOLDER.glob("modeling_*.py")} == {script.path_of(f).name for f in FAMILIES}
     for family in FAMILIES:
         assert script.path_of(family).read_text() == script.source_of(family), f"run {SCRIPTS}/make_classes.py"
+
+
+def test_where_prune_lab_is_there_no_code_of_a_folder_runs(unequal, tmp_path):
+    unequal("opt").hf.save_pretrained(tmp_path)
+    (tmp_path / "modeling_prune_lab_opt.py").write_text("raise SystemExit('the code of the folder has run')\n")
+    assert AutoConfig.from_pretrained(tmp_path, trust_remote_code=True).heads_per_block == HEADS
+    assert AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True).config.neurons_per_block == WIDTHS
+    assert prune_lab.load(tmp_path).hf.config.neurons_per_block == WIDTHS
