@@ -32,6 +32,7 @@ TARGETS = {  # with the family that it is tried on
     "neurons": (Target("neurons", level=0.5), "llama"),
     "heads": (Target("heads", level=0.5), "gpt2"),
     "width": (Target("width", level=0.5), "llama"),
+    "blocks": (Target("blocks", level=0.5), "llama"),
 }
 CASES = [
     (name, kind)

@@ -213,16 +213,18 @@ def test_a_family_that_is_not_known(command, local_overrides, tmp_path):
     assert_refused(outcome, tmp_path / "run", "'bloom'", "llama", "FAMILIES")
 
 
-def test_an_empty_text(command, tmp_path):
-    (tmp_path / "empty.txt").write_text("")
+@pytest.mark.parametrize("empty", ["calibration", "evaluation"])
+def test_an_empty_text(command, tmp_path, empty):
+    for name in ("calibration", "evaluation"):
+        (tmp_path / f"{name}.txt").write_text("" if name == empty else "A text of a few words. " * 2000)
     outcome = command(
         "data=files",
-        "data.calibration=empty.txt",
-        "data.evaluation=empty.txt",
+        "data.calibration=calibration.txt",
+        "data.evaluation=evaluation.txt",
         "tracker=jsonl",
         f"hydra.run.dir={tmp_path}/run",
     )
-    assert_refused(outcome, tmp_path / "run", "data.calibration", "empty")
+    assert_refused(outcome, tmp_path / "run", f"data.{empty}", "empty")
 
 
 def test_fewer_tokens_than_a_window(command, tmp_path):

@@ -19,6 +19,7 @@ from prune_lab.errors import BadInput
 from prune_lab.evaluation.harness import ZeroShot
 from prune_lab.models.load import Checkpoint
 from prune_lab.pruning.allocation.from_file import FromFile
+from prune_lab.pruning.latency.settings import Latency
 from prune_lab.run import input_files
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.input_files import declared, files_of
@@ -56,7 +57,7 @@ def test_some_are_declared():
     assert {name: sorted(keys) for name, keys in found.items()} == {
         "Checkpoint": ["path"], "FileData": ["calibration", "evaluation"], "FromFile": ["path"], "HubData": ["root"],
         "HubRows": ["root"], "HubText": ["root"], "PairData": ["root"], "Tokens": ["calibration", "evaluation"],
-        "Distillation": ["teacher"], "ZeroShot": ["data_root", "include_path"],
+        "Latency": ["path"], "Distillation": ["teacher"], "ZeroShot": ["data_root", "include_path"],
     }  # fmt: skip
 
 
@@ -148,6 +149,7 @@ def test_every_part_that_declares_files_reads_those_of_a_home_folder(monkeypatch
         "Checkpoint": Checkpoint(f"~/{folder.name}").load_config(),
         "FileData": FileData(calibration="~/train.txt", evaluation="~/t*.txt"),
         "FromFile": FromFile(path="~/levels.yaml").describe(),
+        "Latency": Latency(path="~/levels.yaml"),
         "HubData": HubData(calibration=HubText(**hub), evaluation=HubText(**hub), root="~"),
         "HubRows": list(HubRows(**hub).read()),
         "HubText": HubText(**hub).read(),
