@@ -231,7 +231,7 @@ def test_structured_obs_finds_the_best_single_neuron_to_remove(tiny_model, rando
     model = tiny_model("llama")
     down, inputs = model.blocks[0].mlp.down, inputs_of(model, tokens)
     x = inputs[down.name].flatten(0, -2)
-    hessian, weight = x.T @ x, down.weight.double()
+    weight = down.weight.double()
     errors = []
     for neuron in range(48):
         keep = torch.arange(48) != neuron
@@ -240,7 +240,6 @@ def test_structured_obs_finds_the_best_single_neuron_to_remove(tiny_model, rando
     result = prune(model, ZipLM(damping=1e-9), Target("neurons", 1 / 48 + 1e-9, layers=[0, 1]), tokens)
     gone = int((~result.masks[name]).nonzero())
     assert errors[gone] == pytest.approx(min(errors), rel=1e-6)
-    assert hessian.shape == (48, 48)
 
 
 def test_the_whole_model_gives_more_to_layers_whose_loss_is_cheap(tiny_model, random_tokens):
@@ -268,7 +267,7 @@ def test_what_is_left_is_shrunk_to_the_same_outputs(tiny_model, family, random_t
 
 @pytest.mark.parametrize("method", [ZipLM(), ZipLM(bias=True), WandaUnits(), Flap("layer")], ids=repr)
 def test_layer_by_layer_neurons_see_what_pruned_heads_leave(tiny_model, random_tokens, method):
-    """With ``sequential=layer`` the down-projection is fitted to other inputs, and the block's error is no larger."""
+    """With ``sequential=layer`` the down-projection is measured and fitted on other inputs."""
     tokens, found = random_tokens(16, 16), {}
     for sequential in ("block", "layer"):
         model = tiny_model("llama")
