@@ -199,8 +199,13 @@ class SubBlocks(Blocks):
 
 @dataclass(frozen=True, eq=False)
 class SingleWeights(Units):
-    """Every weight of one matrix by itself."""
+    """Every weight of one matrix by itself.
 
+    Attributes:
+        n_of_m: ``(N, M)``: N stay of every M consecutive inputs of a row; None: any may go.
+    """
+
+    n_of_m: tuple[int, int] | None = None
     kind: ClassVar[UnitKind] = "weights"
 
     @property
@@ -254,10 +259,10 @@ def _whole(owners: Sequence[tuple[PrunableLinear, int]]) -> tuple[Member, ...]:
     return tuple(Member(linear, 0, torch.full(linear.shape[:1], owner, device="cpu")) for linear, owner in owners)
 
 
-def single_weights_of(linear: PrunableLinear) -> SingleWeights:
-    """The weights of a matrix."""
+def single_weights_of(linear: PrunableLinear, n_of_m: tuple[int, int] | None = None) -> SingleWeights:
+    """The weights of a matrix, and the pattern in which they go."""
     rows, columns = linear.shape
-    return SingleWeights(linear.name, (Member(linear, None),), rows * columns)
+    return SingleWeights(linear.name, (Member(linear, None),), rows * columns, n_of_m)
 
 
 def all_neurons(model: PrunableModel) -> list[Neurons]:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from prune_lab.models.units import Member, Units
+from prune_lab.models.units import Member, SingleWeights, Units
 from prune_lab.models.view import PrunableLinear
-from prune_lab.pruning.masks import Masks
+from prune_lab.pruning.masks import Masks, keep_n_of_m
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -87,8 +87,17 @@ class UnitMask(nn.Module):
 
     @property
     def ranking(self) -> Tensor:
-        """The scores by which units are chosen, on the host: those that are zero already have the lowest."""
-        return self.scores.detach().masked_fill(self.zero, -torch.inf).cpu()
+        """The scores by which units are chosen, on the host: those that are zero already have the lowest.
+
+        Of weights that go in an N:M pattern, the N highest of every M have infinite scores: they are safe.
+        """
+        scores = self.scores.detach().masked_fill(self.zero, -torch.inf).cpu()
+        return scores if self.n_of_m is None else scores.masked_fill(keep_n_of_m(scores, *self.n_of_m), torch.inf)
+
+    @property
+    def n_of_m(self) -> tuple[int, int] | None:
+        """``(N, M)``, the pattern of single weights; ``None`` for all else."""
+        return self.units.n_of_m if isinstance(self.units, SingleWeights) else None
 
     def forward(self) -> Tensor:
         """What weights of units are multiplied by, with a gradient to the scores where they are learned."""

@@ -140,7 +140,7 @@ class Target:
             return [blocks_of(model) if self.kind == "blocks" else sub_blocks_of(model)]
         if self.removes_units:
             return [units for block in model.blocks if self.includes(block) for units in self.units_of(block)]
-        return [single_weights_of(linear) for linear in self.linears(model)]
+        return [single_weights_of(linear, self.n_of_m) for linear in self.linears(model)]
 
     def units_of(self, block: Block) -> list[Units]:
         """The neurons and heads of a block that may go, in the order of a forward pass."""

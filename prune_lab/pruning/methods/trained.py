@@ -35,7 +35,8 @@ _NEARLY = 0.02  # floors cost a fraction of that
 class TrainedMethod(MaskPolicy, Method):
     """Scores the units of every layer, and masks those with the lowest scores more and more while training goes on.
 
-    Units are neurons, attention heads or single weights, as the target's pattern says.
+    Units are neurons, attention heads or single weights, as the target's pattern says. With an N:M pattern the N
+    highest scores of every M are safe, the lowest of all others go first, and all of these are gone in the end.
 
     Args:
         scope: ``layer`` removes the same share of every layer, ``global`` the lowest scores of all layers together.
@@ -46,7 +47,7 @@ class TrainedMethod(MaskPolicy, Method):
     scope: str = "layer"
     min_units: int | None = 1
 
-    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "unstructured"})
+    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "unstructured", "N:M"})
     trains: ClassVar[bool] = True
     learned: ClassVar[bool] = False
     """Whether the scores are trained with the weights."""
@@ -120,7 +121,10 @@ class TrainedMethod(MaskPolicy, Method):
         """Masks the units with the lowest scores."""
         self.refresh(live)
         scores = {mask.key: mask.ranking for mask in live}
-        keep = self.select_mask(scores, sparsity)
+        if sparsity == final and all(mask.n_of_m for mask in live):  # exactly the pattern, however 1 - N/M is rounded
+            keep: Mapping[str, Tensor] = {name: score.isposinf() for name, score in scores.items()}
+        else:
+            keep = self.select_mask(scores, sparsity)
         for mask in live:
             mask.set(keep[mask.key])
 

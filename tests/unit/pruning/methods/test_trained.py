@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.models.units import Units, all_heads, all_neurons
+from prune_lab.models.units import Units, all_heads, all_neurons, single_weights_of
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.finetune import tune
+from prune_lab.pruning.live_mask import LiveMasks, UnitMask
+from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.gradual_magnitude import GradualMagnitude
 from prune_lab.pruning.methods.gradual_random import GradualRandom
 from prune_lab.pruning.methods.gum import GUM, SimilarityMask, similarity
@@ -110,6 +113,44 @@ def test_heads_and_weights_are_pruned_too(tiny_model, random_tokens, composed, n
         assert set(masks) == {heads.name for heads in all_heads(model)}
         for heads in all_heads(model):
             assert not heads.norms(1)[:, ~masks[heads.name]].any()
+
+
+@pytest.mark.parametrize("name", ["gradual_random", "gradual_magnitude", "movement", "soft_movement"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_single_weights_go_in_an_n_of_m_pattern_too(tiny_model, random_tokens, composed, name, family):
+    """In steps along the stored rows of GPT-2, and with as many gone on the way as the schedule says."""
+    method, model, shares = instantiate(composed(f"method={name}").method), tiny_model(family), []
+    update = method.update
+
+    def noted(live, sparsity, final):
+        update(live, sparsity, final)
+        masks = {mask.key: mask.keep for mask in live}
+        assert all(int(keep.unflatten(1, (-1, 4)).sum(-1).min()) >= 2 for keep in masks.values())
+        shares.append((sparsity, 1 - float(torch.cat([keep.flatten() for keep in masks.values()]).float().mean())))
+
+    method.update = noted
+    masks, _ = train(model, method, random_tokens(12, 16), pattern="2:4", level=None)
+    for linear in model.linears:
+        kept = masks[linear.name].unflatten(1, (-1, 4)).sum(-1)
+        assert (kept >= 2).all() if name == "soft_movement" else (kept == 2).all()
+        assert not linear.weight[~masks[linear.name]].any()
+    if name != "soft_movement":
+        assert all(share == pytest.approx(asked, abs=0.01) for asked, share in shares)
+        assert len({round(asked, 3) for asked, _ in shares}) > 5
+    check_reached(model, Target("2:4"), method, PruningResult(masks), {})
+
+
+def test_a_pattern_is_exact_however_its_level_is_rounded(tiny_model, random_tokens):
+    level = Target("3:7").sparsity
+    assert count_dropped(level, 7) == 3  # 4/7 as a decimal number is a little less
+    linear = torch.nn.Linear(7, 5)
+    model = tiny_model("opt")
+    only = single_weights_of(replace(next(iter(model.linears)), module=linear), (3, 7))
+    live, method = LiveMasks([UnitMask(only, torch.rand(5, 7), learned=False)]), GradualRandom()
+    method.update(live, level, level)
+    assert live.kept[only.name].sum(1).tolist() == [3] * 5
+    method.update(live, level / 2, level)
+    assert int((~live.kept[only.name]).sum()) == count_dropped(level / 2, 35)
 
 
 def test_scores_of_one_neuron_or_of_its_two_matrices(tiny_model, random_tokens):
