@@ -31,6 +31,17 @@ class LayerRow:
     block_error: float | None = float("nan")
     refined: int | None = None
 
+    @classmethod
+    def of_mask(cls, name: str, keep: Tensor) -> "LayerRow":
+        """The row of what is pruned while the model is trained, with no errors.
+
+        Args:
+            name: of the layer or its units.
+            keep: the keep-mask, ``(count,)``, or ``(out, in)`` where weights are units.
+        """
+        sparsity = 1 - float(keep.float().mean())
+        return cls(name, (len(keep), keep[0].numel()), sparsity, error=None, seconds=None, block_error=None)
+
 
 @dataclass
 class PruningResult:

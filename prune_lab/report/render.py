@@ -256,8 +256,9 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     facts = {}
     if "steps" in pruned:  # the method trains the model, and does not look at calibration samples
         text = _brief(training, "source", "split", "seqlen", "windows", "samples")
-        schedule = str(said(section_of(pruned, "schedule"), "name")).lower()
-        facts["training"] = f"{text}; {_steps(pruned)}, schedule {schedule}"
+        facts["training"] = f"{text}; {_steps(pruned)}"
+        if "schedule" in pruned:
+            facts["training"] += f", schedule {str(said(section_of(pruned, 'schedule'), 'name')).lower()}"
     else:
         facts["calibration"] = _brief(calibration, "source", "split", "sampling", "samples", "seqlen")
     if "steps" in tuned:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ class HeldOut:
         batch_size: samples a forward pass.
         report: is told every loss, with the steps before it; may raise `TrialStopped`.
         agreed: makes of this process' loss the one of all of them, which must end at the same step.
+        placed: puts the weights that are to be measured in the place of those that are trained, inside.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class HeldOut:
         batch_size: int,
         report: Callable[[int, float], None] | None = None,
         agreed: Callable[[float], float] = float,
+        placed: Callable[[], AbstractContextManager[None]] = nullcontext,
     ):
         self.samples = samples
         self.every = every
@@ -40,6 +43,7 @@ class HeldOut:
         self.batch_size = batch_size
         self.report = report
         self.agreed = agreed
+        self.placed = placed
         self.losses: dict[int, float] = {}  # by the number of steps made
         self._best: dict[str, Tensor] = {}
 
@@ -68,7 +72,8 @@ class HeldOut:
     def _loss(self, model: nn.Module, device: torch.device) -> float:
         was_training = model.training
         model.eval()
-        loss = mean_loss(model, self.samples, self.batch_size, device)
+        with self.placed():
+            loss = mean_loss(model, self.samples, self.batch_size, device)
         model.train(was_training)
         return loss
 

@@ -1,7 +1,10 @@
 """What is done beside a training: masks that move, zeros that stay."""
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from prune_lab.data.samples import Batch
@@ -21,6 +24,9 @@ class Hooks:
     def follow(self, shards: "Shards") -> None:
         """Before the training, where weights are divided: other parameters are trained in the place of the model's."""
 
+    def before_training(self, optimizer: torch.optim.Optimizer) -> None:
+        """Once before the first step, with the weights on their device and a saved state restored."""
+
     def before_step(self, step: int) -> None:
         """Before the first forward pass of a step."""
 
@@ -33,6 +39,26 @@ class Hooks:
 
     def after_backward(self) -> None:
         """Once the gradients of a step are there."""
+
+    def after_clip(self) -> None:
+        """Once the gradients are clipped; what is added to them here moves the weights as it is.
+
+        With ``precision=fp16`` the scale of the loss is taken out of them.
+        """
+
+    def after_step(self, step: int) -> None:
+        """Once the optimizer has moved the weights of a step, counted from 0."""
+
+    def course(self) -> Mapping[str, float]:
+        """Numbers for the series of the training, by name, as they are after a step; nothing by default."""
+        return {}
+
+    def measured(self) -> AbstractContextManager[None]:
+        """Inside, the model is what it would be if the training ended now: what held-out samples are measured with."""
+        return nullcontext()
+
+    def after_training(self) -> None:
+        """Once after the last step, with the weights on their device still."""
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on."""

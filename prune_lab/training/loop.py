@@ -110,7 +110,7 @@ def _fit(
     report: Callable[[int, float], None] | None,
     log: SeriesLog | None,
 ) -> Progress:
-    samples, held_out = _held_out(samples, training, report, partial(mean, accelerator))
+    samples, held_out = _held_out(samples, training, report, partial(mean, accelerator), hooks)
     model = model if shards is None else shards.model
     torch.manual_seed(training.seed)  # of dropout
     optimizer, scheduler = _optimizer(model, training, groups, fused=device.type == "cpu")
@@ -127,6 +127,7 @@ def _fit(
     settings = f"{training} {hooks.settings}".strip()
     states = SavedStates(accelerator, prepared, parts, folder, training.save_every, settings, shards)
     first = progress.resumed_at = states.resume()
+    hooks.before_training(optimizer)
     series = Series(training, first, log)
     start = time.perf_counter() - progress.seconds
     with _training_mode(model, training, accelerator):
@@ -142,6 +143,7 @@ def _fit(
             if states.is_due(step + 1, training.steps):
                 progress.seconds = time.perf_counter() - start
                 states.save(step + 1)
+        hooks.after_training()
         held_out.measure(model, len(progress.losses), device, last=True)
         held_out.restore_best(model)
         progress.held_out = held_out.losses
@@ -159,7 +161,8 @@ def _optimizer(
     ``fused`` takes an eighth of the time on a CPU; a GPU has its own fast form by default.
     """
     parameters = [*_weight_groups(model, training), *groups]
-    optimizer = torch.optim.AdamW(parameters, lr=training.lr, eps=training.eps, fused=fused or None)
+    settings: dict[str, Any] = {"lr": training.lr, "betas": training.betas, "eps": training.eps}
+    optimizer = torch.optim.AdamW(parameters, **settings, fused=fused or None)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
 
 
@@ -168,6 +171,7 @@ def _held_out(
     training: Training,
     report: Callable[[int, float], None] | None,
     agreed: Callable[[float], float],
+    hooks: Hooks,
 ) -> tuple[Samples, HeldOut]:
     """The samples to train on, and the others with what measures their loss."""
     if len(samples) <= training.eval_samples:
@@ -177,7 +181,10 @@ def _held_out(
             training,
         )
     samples, others = split(samples, training.eval_samples, training.seed)
-    return samples, HeldOut(others, training.eval_every, training.patience, training.batch_size, report, agreed)
+    measure = HeldOut(
+        others, training.eval_every, training.patience, training.batch_size, report, agreed, hooks.measured
+    )
+    return samples, measure
 
 
 @contextmanager

@@ -23,10 +23,10 @@ class Series:
 
     Every ``training.log_every`` steps, and after the last one, ``log`` gets ``loss`` (the mean of the steps since the
     time before, penalties of methods included), ``lr`` (of the weights, at the last of these steps), ``grad_norm`` (of
-    all gradients of that step together, after the scale of mixed precision is taken out and before they are clipped)
-    and ``tokens_per_second`` (without padding, of all processes, over the time that steps took: neither measuring
-    held-out samples nor saving states counts). A number that is not finite is left out: with ``precision=fp16`` the
-    gradients of a step may overflow, and the step is skipped then.
+    all gradients of that step together, after the scale of mixed precision is taken out and before they are clipped),
+    ``tokens_per_second`` (without padding, of all processes, over the time that steps took: neither measuring
+    held-out samples nor saving states counts) and what hooks tell besides. A number that is not finite is left out:
+    with ``precision=fp16`` the gradients of a step may overflow, and the step is skipped then.
 
     Args:
         training: how is trained.
@@ -59,6 +59,7 @@ class Series:
                     "lr": self.training.lr * self.training.rate(step),
                     "grad_norm": math.nan if made.grad_norm is None else made.grad_norm,
                     "tokens_per_second": self._logged.tokens_per_second,
+                    **made.course,
                 }
                 self.log(step + 1, {name: value for name, value in numbers.items() if math.isfinite(value)})
             self._logged = _Span()

@@ -10,7 +10,7 @@ from prune_lab.training.losses import Distillation
 from prune_lab.utils.checks import check_choice, check_flag, check_number, check_seed, check_whole
 
 PRECISIONS = ("no", "bf16", "fp16")
-_EPSILON = 1e-8  # AdamW's in torch
+_EPSILON, _BETA1, _BETA2 = 1e-8, 0.9, 0.999  # AdamW's in torch
 DECAYS = ("linear", "cosine", "constant")
 
 
@@ -25,6 +25,8 @@ class Training:
         lr: the highest learning rate of the weights (AdamW).
         epsilon: added to the root of AdamW's second moment; null: that of the method's authors where a method trains
             (1e-4 for those of `prune_lab.pruning.methods.trained`), else 1e-8.
+        beta2: how much of its past AdamW's second moment keeps at a step; null: that of the method's authors where a
+            method trains (0.95 for Elsa), else 0.999.
         weight_decay: of matrices; biases, norms and scores have none.
         warmup: share of the steps in which learning rates rise from 0.
         decay: ``linear`` to 0, ``cosine`` to 0, or ``constant``.
@@ -53,6 +55,7 @@ class Training:
     gradient_accumulation_steps: int = 1
     lr: float = 5e-4
     epsilon: float | None = None
+    beta2: float | None = None
     weight_decay: float = 0.1
     warmup: float = 0.1
     decay: str = "linear"
@@ -82,6 +85,7 @@ class Training:
         check_number(self, "warmup", least=0, most=1, hint="a share of the steps")
         check_number(self, "max_grad_norm", above=0, optional=True, hint="null: no limit")
         check_number(self, "epsilon", above=0, optional=True, hint="null: the method's, or 1e-8")
+        check_number(self, "beta2", least=0, below=1, optional=True, hint="null: the method's, or 0.999")
         check_flag(self, "gradient_checkpointing", "master_weights", "fsdp")
         check_whole(self, "patience", optional=True, hint="null: never")
         if self.patience is not None and not self.eval_samples:
@@ -109,6 +113,11 @@ class Training:
     def eps(self) -> float:
         """AdamW's epsilon."""
         return _EPSILON if self.epsilon is None else self.epsilon
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """AdamW's, of its first and second moment."""
+        return _BETA1, _BETA2 if self.beta2 is None else self.beta2
 
     def logs(self, step: int) -> bool:
         """Whether the series of the training has a line after a step, from 0."""

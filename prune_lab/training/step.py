@@ -1,7 +1,8 @@
 """One step of the optimizer."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -23,11 +24,13 @@ class Stepped:
         loss: the mean over all targets of the step, and the hooks' penalty.
         tokens: of its samples, without padding, in all processes.
         grad_norm: the Euclidean norm of all gradients together, unscaled and not clipped; ``None`` where nobody asks.
+        course: what the hooks tell of it.
     """
 
     loss: float
     tokens: int
     grad_norm: float | None = None
+    course: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -88,8 +91,8 @@ class Stepper:
             total = average(accelerator, self.optimizer, self.model, total)
         if not math.isfinite(total):
             raise RunFailed(f"the loss of training step {step} is not finite; {self._remedy()}", training)
-        norm = self._update(measured=training.logs(step))
-        return Stepped(total, self.samples.count_tokens(rows), norm)
+        norm = self._update(step, measured=training.logs(step))
+        return Stepped(total, self.samples.count_tokens(rows), norm, self.hooks.course())
 
     def _loss(self, batch: Batch) -> Tensor:
         """The mean over the targets of one micro-batch, mixed with the divergence from the teacher."""
@@ -111,23 +114,24 @@ class Stepper:
         }
         return ", or use ".join([f"lower {{at}}.lr={training.lr:g}", *(name for name, new in changes.items() if new)])
 
-    def _update(self, *, measured: bool) -> float | None:
+    def _update(self, step: int, *, measured: bool) -> float | None:
         """Moves the weights along the gradients; returns their norm before clipping, where it is ``measured``."""
         self.hooks.after_backward()
         norm: Tensor | None = None
         if self.training.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self._trained, self.training.max_grad_norm)
-        elif measured:
-            norm = self._norm()
+        else:
+            self.accelerator.unscale_gradients()  # as clipping does; nothing but of losses that are scaled
+            norm = self._norm() if measured else None
+        self.hooks.after_clip()
         self.optimizer.step()
+        self.hooks.after_step(step)
         self.optimizer.zero_grad()
         return float(_whole(norm)) if measured and norm is not None else None
 
     def _norm(self) -> Tensor:
-        """The norm of all gradients, which stay as they are: those of losses that are scaled keep their scale."""
-        norm = nn.utils.get_total_norm([each.grad for each in self._trained if each.grad is not None])
-        scaler = self.accelerator.scaler
-        return norm if scaler is None else norm / scaler.get_scale()
+        """The norm of all gradients, which stay as they are."""
+        return nn.utils.get_total_norm([each.grad for each in self._trained if each.grad is not None])
 
 
 def _whole(norm: Tensor) -> Tensor:

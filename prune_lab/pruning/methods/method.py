@@ -24,7 +24,10 @@ class Method(ABC):
     """The kinds of pattern that it can make, see `Target.kind`."""
 
     trains: ClassVar[bool] = False
-    """Whether it trains the model while it prunes, and so uses the schedule, the training and the samples."""
+    """Whether it trains the model while it prunes, and so uses the training and the samples."""
+
+    scheduled: ClassVar[bool] = True
+    """Of a method that trains: whether its sparsity grows as the schedule says."""
 
     @property
     def reaches(self) -> Reaches:

@@ -67,7 +67,7 @@ class TrainedMethod(MaskPolicy, Method):
         self.check_counts(units, sparsity)
         masks, progress = train_with_masks(self, units, context)
         self._warn_of_shortfall(masks, units[0].kind, sparsity)
-        rows = {name: _row(name, keep) for name, keep in masks.items()}
+        rows = {name: LayerRow.of_mask(name, keep) for name, keep in masks.items()}
         return PruningResult(masks, rows, progress=progress)
 
     @property
@@ -178,9 +178,3 @@ class TrainedMethod(MaskPolicy, Method):
         at_minimum = [name for name, keep in masks.items() if int(keep.count_nonzero()) == self.min_units]
         if at_minimum:
             logger.warning("only method.min_units=%d %s are left in %s", self.min_units, kind, ", ".join(at_minimum))
-
-
-def _row(name: str, keep: Tensor) -> LayerRow:
-    """Reports how many units of a layer went; ``keep`` is ``(count,)``, or ``(out, in)`` where weights are units."""
-    sparsity = 1 - float(keep.float().mean())
-    return LayerRow(name, (len(keep), keep[0].numel()), sparsity, error=None, seconds=None, block_error=None)

@@ -213,8 +213,9 @@ class Prune(Stage):
 
     def _trained(self, samples: Samples) -> dict[str, object]:
         """Returns the protocol of a method that trains."""
+        schedule = {"schedule": {"name": type(self.schedule).__name__, **vars(self.schedule)}}
         return {
-            "schedule": {"name": type(self.schedule).__name__, **vars(self.schedule)},
+            **(schedule if self.method.scheduled else {}),
             "trained": True,
             "steps": self.training.steps,
             "batch_size": self.training.batch_size,
