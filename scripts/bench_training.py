@@ -25,6 +25,7 @@ from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.finetune import tune
+from prune_lab.pruning.methods.elsa import Elsa
 from prune_lab.pruning.methods.gradual_magnitude import GradualMagnitude
 from prune_lab.pruning.methods.gradual_random import GradualRandom
 from prune_lab.pruning.methods.gum import GUM
@@ -81,6 +82,23 @@ def tuned_steps(model: PrunableModel, samples: Samples, training: Training, upda
     return _between(times), progress.optimizer_bytes
 
 
+def elsa_steps(model: PrunableModel, samples: Samples, training: Training, method: Elsa) -> tuple[list[float], int]:
+    """Likewise, of weights that are drawn to 80 % of zeros."""
+    times: list[float] = []
+
+    def counted(step: int, *_: object) -> Tensor:
+        times.append(time.perf_counter())
+        return samples_of(step, *_)  # type: ignore[arg-type]
+
+    context = PruningContext(
+        model, Target(level=0.8), Calibration(samples.tokens[:1]), training=training, samples=lambda: samples
+    )
+    with patch("prune_lab.training.step.samples_of", counted):
+        result = method.prune(context)
+    assert result.progress is not None
+    return _between(times), result.progress.optimizer_bytes
+
+
 def masked_steps(
     model: PrunableModel, samples: Samples, training: Training, method: TrainedMethod
 ) -> tuple[list[float], int]:
@@ -120,7 +138,8 @@ def main() -> None:
         "zeros kept, lora": Lora(),
         "zeros kept, sparse_lora": Lora(sparse=True),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ("plain", *tuned, *METHODS)}
+    elsa = {"elsa": Elsa(), "elsa, choosing at every step": Elsa(interval=1)}
+    seconds: dict[str, list[float]] = {name: [] for name in ("plain", *tuned, *METHODS, *elsa)}
     remembered: dict[str, int] = {}
     for _ in range(arguments.repeats):
         for name, found in seconds.items():
@@ -130,6 +149,8 @@ def main() -> None:
                 steps, size = plain_steps(model, samples, training)
             elif name in tuned:
                 steps, size = tuned_steps(model, samples, training, tuned[name])
+            elif name in elsa:
+                steps, size = elsa_steps(model, samples, training, elsa[name])
             else:
                 steps, size = masked_steps(model, samples, training, METHODS[name]())
             found += steps

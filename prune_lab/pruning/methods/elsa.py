@@ -1,5 +1,6 @@
 """Elsa: the pruned weights of least loss of the whole model, by ADMM."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -24,6 +25,7 @@ from prune_lab.training.teacher import make_teacher
 from prune_lab.training.updates import Update
 from prune_lab.utils.checks import check_choice, check_number, check_whole
 
+logger = logging.getLogger(__name__)
 BETA2 = 0.95
 """AdamW's second, of the authors."""
 SCORES = ("momentum", "magnitude")
@@ -77,7 +79,7 @@ class Elsa(Method):
         check_choice(self, "state_dtype", tuple(STATES))
 
     def check_training(self, training: Training, update: Update | None) -> None:
-        """Checks that all weights are trained to the end, whole, in float32, and for long enough to choose z anew."""
+        """Checks that all weights are trained to the end, whole and in float32."""
         if training.fsdp:
             raise BadSetting(
                 training,
@@ -97,14 +99,6 @@ class Elsa(Method):
                 "is not allowed with the method Elsa, whose differences of weights are lost in bfloat16; use "
                 "{at}.master_weights=true",
             )
-        if 2 * self.interval > training.steps:
-            raise BadSetting(
-                self,
-                "interval",
-                f"leaves fewer than two choices in training.steps={training.steps}; allowed: 1 to {training.steps // 2}"
-                if training.steps > 1
-                else "needs training.steps of 2 or more",
-            )
 
     def settled(self, training: Training) -> Training:
         """Sets AdamW's second beta to that of the authors where the settings have none."""
@@ -117,6 +111,12 @@ class Elsa(Method):
             RunFailed: the loss is not finite.
         """
         model, target, training = context.model, context.target, self.settled(context.training)
+        if 2 * self.interval > training.steps:
+            logger.warning(
+                "method.interval=%d leaves fewer than two choices of the pruned form in training.steps=%d, which are "
+                "too few to come near to it: lower the one or raise the other",
+                self.interval, training.steps,
+            )  # fmt: skip
         zeros = KeepZeros(model, masks_of_zeros(model) if target.keep_zeros else ())
         device = None if self.state_device is None else torch.device(self.state_device)
         linears = target.linears(model)

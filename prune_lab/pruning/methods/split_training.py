@@ -106,16 +106,17 @@ class Split:
             ratio: the old lambda by the new one, which the scaled dual is multiplied by.
 
         Returns:
-            ``|x - z|^2`` and ``|x|^2``, float32.
+            ``|x - P(x)|^2``, ``|x - z|^2`` and ``|x|^2``, float32.
         """
         x = self.weight.detach()
         anchor, keep = self.anchor.to(x.device), self.keep.to(x.device)
         moved = torch.where(keep, x, x - anchor)  # x + u
         keep = self.choose(_scores(moved, second_moment))
-        distance = torch.where(keep, moved - x, x).square().sum()
+        outside = x.masked_fill(self.projected(second_moment), 0).square().sum()
+        residual = torch.where(keep, moved - x, x).square().sum()
         self.anchor.copy_(torch.where(keep, moved, -ratio * moved))
         self.keep.copy_(keep)
-        return torch.stack([distance, x.square().sum()])
+        return torch.stack([outside, residual, x.square().sum()])
 
     def projected(self, second_moment: Tensor | None) -> Tensor:
         """Which entries of x itself are kept, bool, as it is stored."""
@@ -140,7 +141,10 @@ class SplitHooks(Hooks):
 
     Attributes:
         kept: once the training is over, which entries of each weight are kept, as they are stored, on the host.
-        distances: ``|x - z| / |x|`` of all weights together after each choice of z, by steps made before.
+        distances: ``|x - P(x)| / |x|`` of all weights together, by steps made before: how much of them would go now.
+            It is this that has to fall. ``|x - z| / |x|`` says little on the way, as z is chosen from ``x + u``, where
+            what was dropped for long comes back however small its x is.
+        residual: ``|x - z| / |x|`` after the last choice of z.
     """
 
     splits: Sequence[Split]
@@ -150,6 +154,7 @@ class SplitHooks(Hooks):
     told: str = ""
     kept: Masks = field(default_factory=Masks, init=False)
     distances: dict[int, float] = field(default_factory=dict, init=False)
+    residual: float = field(default=0.0, init=False)
     _lam: float = field(default=0.0, init=False)
     _warned: bool = field(default=False, init=False)
     _restored: bool = field(default=False, init=False)
@@ -188,7 +193,8 @@ class SplitHooks(Hooks):
         lam = self.pull.at(done)
         sums = torch.stack([split.advance(self._moment(split), self._lam / lam).cpu() for split in self.splits]).sum(0)
         self._lam = lam
-        self.distances[done] = float((sums[0] / sums[1].clamp_min(torch.finfo(torch.float32).tiny)).sqrt())
+        outside, residual = (sums[:2] / sums[2].clamp_min(torch.finfo(torch.float32).tiny)).sqrt().tolist()
+        self.distances[done], self.residual = outside, residual
         self._warn(done)
 
     @contextmanager
@@ -215,8 +221,10 @@ class SplitHooks(Hooks):
         self.splits = ()  # what is measured from here on is what is left
 
     def course(self) -> Mapping[str, float]:
-        """The last distance, and lambda."""
-        return {"distance": list(self.distances.values())[-1], "lam": self._lam} if self.distances else {}
+        """The last distance and residual, and lambda."""
+        if not self.distances:
+            return {}
+        return {"distance": list(self.distances.values())[-1], "residual": self.residual, "lam": self._lam}
 
     def state_dict(self) -> dict[str, Any]:
         """What z and u are, and what was found."""
@@ -224,6 +232,7 @@ class SplitHooks(Hooks):
             "anchors": [split.anchor for split in self.splits],
             "keep": [split.keep for split in self.splits],
             "distances": self.distances,
+            "residual": self.residual,
             "lam": self._lam,
             "warned": self._warned,
         }
@@ -232,7 +241,8 @@ class SplitHooks(Hooks):
         """Restores `state_dict()`."""
         for split, anchor, keep in zip(self.splits, state["anchors"], state["keep"], strict=True):
             split.anchor, split.keep = anchor.to(split.place, split.dtype), keep.to(split.place)
-        self.distances, self._lam, self._warned = state["distances"], state["lam"], state["warned"]
+        self.distances, self.residual = state["distances"], state["residual"]
+        self._lam, self._warned = state["lam"], state["warned"]
         self._restored = True
 
     def _moment(self, split: Split) -> Tensor | None:
@@ -250,8 +260,8 @@ class SplitHooks(Hooks):
             return
         self._warned = True
         logger.warning(
-            "the weights do not come nearer to their pruned form: |x - z| / |x| is %.3f after %d of %d steps, and was "
-            "%.3f after %d; what is left would be far from what is trained, whatever the loss says: raise "
-            "method.lam=%g, training.lr or training.steps",
+            "the weights do not come nearer to their pruned form: the part of them that is to go has %.3f of their "
+            "norm after %d of %d steps, and had %.3f after %d; the end would take it from a model that is trained with "
+            "it, whatever the loss says: raise method.lam=%g, training.lr or training.steps",
             last, done, self.pull.steps, first, next(iter(self.distances)), self.pull.lam,
         )  # fmt: skip

@@ -85,11 +85,13 @@ def test_the_dual_keeps_its_force_when_lambda_changes():
     split = hooks_on(weight, lam=1.0, interval=1, steps=9, drop=1).splits[0]
     split.start()
     assert split.anchor.tolist() == [3.0, 0.0]
-    distance, size = split.advance(None, 0.25).tolist()
-    assert (distance, size) == (1.0, 10.0)
+    assert split.advance(None, 0.25).tolist() == [1.0, 1.0, 10.0]
     assert split.anchor.tolist() == [3.0, -0.25]  # -u, 1 before lambda became four times as large
     split.advance(None, 1.0)
     assert split.anchor.tolist() == [3.0, -1.25]
+    split.advance(None, 1.0)
+    # x + u is [3, 3.25] now: z is [0, 3.25], where x itself would still lose its second entry
+    assert split.advance(None, 1.0).tolist() == [1.0, 9.0 + 2.25**2, 10.0]
 
 
 def test_lambda_rises_to_its_value_at_the_intervals():
@@ -283,14 +285,20 @@ def test_the_second_beta_is_the_authors_unless_another_is_given(
         ({"patience": 2, "eval_samples": 2}, None, r"patience are for training after pruning"),
         ({}, Lora(), r"finetune=lora"),
         ({"master_weights": False}, None, r"master_weights=false.* lost in bfloat16"),
-        ({"steps": 63}, None, r"interval=32 leaves fewer than two choices in training.steps=63; allowed: 1 to 31"),
-        ({"steps": 1}, None, r"interval=32 needs training.steps of 2 or more"),
     ],
 )
 def test_what_elsa_cannot_do_is_refused(settings, update, words):
     with pytest.raises(BadInput, match=words):
         Elsa().check_training(Training(**settings), update)
-    Elsa().check_training(Training(steps=64), None)
+    Elsa().check_training(Training(), None)
+
+
+@pytest.mark.parametrize(("interval", "warns"), [(2, False), (3, True)])
+def test_an_interval_that_leaves_fewer_than_two_choices_is_told(tiny_model, random_tokens, caplog, interval, warns):
+    prune(tiny_model("opt"), random_tokens(8, 16), Elsa(interval=interval), steps=5)
+    said = [record.getMessage() for record in caplog.records if "fewer than two choices" in record.getMessage()]
+    assert len(said) == int(warns)
+    assert all("method.interval=3" in line and "training.steps=5" in line for line in said)
 
 
 @pytest.mark.parametrize(
