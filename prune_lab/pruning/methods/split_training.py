@@ -21,6 +21,7 @@ from prune_lab.training.hooks import Hooks
 logger = logging.getLogger(__name__)
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 _FIRST = 0.01  # of an exponential schedule, of its last value
+_MUCH = 0.1  # of the norm of the weights, for the last step to take away
 _FALLEN = 0.9
 """A distance of more than this share of the first one has not fallen."""
 
@@ -213,12 +214,20 @@ class SplitHooks(Hooks):
 
     @torch.no_grad()
     def after_training(self) -> None:
-        """Prunes the weights."""
+        """Prunes the weights, and says where that takes much away."""
+        gone = total = 0.0
         for split in self.splits:
-            keep = split.projected(self._moment(split))
-            split.weight.masked_fill_(~keep, 0)
+            keep, weight = split.projected(self._moment(split)), split.weight.detach()
+            gone, total = gone + float(weight.masked_fill(keep, 0).square().sum()), total + float(weight.square().sum())
+            weight.masked_fill_(~keep, 0)
             self.kept[split.name] = keep
         self.splits = ()  # what is measured from here on is what is left
+        if gone > _MUCH**2 * total:
+            logger.warning(
+                "the last step takes weights away that have %.3f of the norm of all, and nothing is trained after it; "
+                "raise method.lam=%g or training.steps, or train on with stages.finetune.again=true",
+                math.sqrt(gone / total), self.pull.lam,
+            )  # fmt: skip
 
     def course(self) -> Mapping[str, float]:
         """The last distance and residual, and lambda."""

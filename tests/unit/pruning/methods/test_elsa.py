@@ -111,9 +111,15 @@ def test_lambda_rises_to_its_value_at_the_intervals():
 def test_weights_that_stay_away_from_their_pruned_form_are_told_once(caplog, lam, warns):
     with caplog.at_level(logging.WARNING):
         minimise(quadratic(CURVATURE, MINIMUM), MINIMUM, lam=lam, interval=10, steps=200, drop=1, rate=0.1)
-    said = [record.getMessage() for record in caplog.records if "do not come nearer" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records]
+    said = [line for line in lines if "do not come nearer" in line]
     assert len(said) == int(warns)
     assert all("after 100 of 200 steps" in line and "method.lam=1e-06" in line for line in said)
+    last = [
+        record.getMessage() for record in caplog.records if "the last step takes weights away" in record.getMessage()
+    ]
+    assert len(last) == int(warns)
+    assert all("that have 0.447 of the norm" in line for line in last)  # 1 of the root of 5
 
 
 def test_clipping_leaves_the_proximal_term_alone(tiny_model, random_tokens, monkeypatch):
