@@ -4,28 +4,29 @@ There is one module for each row of ``FAMILIES``, in ``prune_lab/models/classes`
 are needed, because transformers copies the file of a class beside the weights, for those who have no prune_lab.
 """
 
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 import prune_lab.models.classes
+from prune_lab.models.experts import pass_over, removed_experts
 from prune_lab.models.families import FAMILIES, Family
 
 FOLDER = Path(prune_lab.models.classes.__file__).parent
+_COUNTERS = ("num_key_value_heads", "num_attention_heads")
 _MODULE = Template('''\
-"""A model of the family $family whose blocks differ in width: prune_lab has taken neurons or heads out of it.
+"""A model of the family $family whose blocks differ in $what: prune_lab has taken $units out of it.
 
 This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
 """
 
-from typing import Any
+$imports
 
-from torch import nn
-from transformers import $imported
-${conv1d}
 __all__ = [$exported]
 
 
@@ -33,13 +34,11 @@ class PruneLab$config_class($config_class):
     """Says how wide each block is.
 
     Attributes:
-        neurons_per_block: of the feed-forward networks; None: as many as in the other keys.
-        heads_per_block: of the attentions' keys and values; likewise.
+$described
     """
 
     model_type = "prune_lab_$family"
-    neurons_per_block: list[int] | None = None
-    heads_per_block: list[int] | None = None
+$keys
 
 
 class PruneLab$model_class($model_class):
@@ -50,23 +49,62 @@ class PruneLab$model_class($model_class):
     def __init__(self, config: PruneLab$config_class):
         super().__init__(config)
         blocks: Any = self.$blocks  # whose modules torch declares as any
+$body
+
+
+$functions
+''')
+_KEYS = {  # of the configuration: type, description, and what the model does
+    "neurons_per_block": (
+        "list[int] | None",
+        "of the feed-forward networks$some; None: as many as in the other keys.",
+        """\
         if config.neurons_per_block is not None:
-            for block, neurons in zip(blocks, config.neurons_per_block, strict=True):
-$neurons
+$find            for block, neurons in zip($networks, config.neurons_per_block, strict=True):
+$neurons""",
+    ),
+    "heads_per_block": (
+        "list[int] | None",
+        "of the attentions' keys and values; likewise.",
+        """\
         if config.heads_per_block is not None:
             whole = $whole
             for block, heads in zip(blocks, config.heads_per_block, strict=True):
                 attention = block.$attention
-$heads
-
-
+$heads""",
+    ),
+    "experts_per_block": (
+        "list[int] | None",
+        "of the mixtures, in blocks that have one; None: as many as in the other keys.",
+        """\
+        mixtures = [block.$mixture for block in blocks if hasattr(block.$mixture, "$fused")]
+        if config.experts_per_block is not None:
+            for mixture, experts in zip(mixtures, config.experts_per_block, strict=True):
+                _keep_first(mixture.$router, "weight", experts)
+                _keep_first(mixture.$fused, "gate_up_proj", experts)
+                _keep_first(mixture.$fused, "down_proj", experts)""",
+    ),
+    "experts_passed_over": (
+        "bool | None",
+        "whether routers pass over experts whose weights are zeros, as their rows of the router are.",
+        """\
+        if config.experts_passed_over:
+            for mixture in mixtures:
+                mixture.$router.register_forward_hook(partial(pass_over, mixture.$fused))""",
+    ),
+}
+_RESIZE = '''\
 def _resize(linear: $linear, rows: int | None = None, columns: int | None = None) -> None:
     """Makes a layer smaller; its weights are read from the files, or those of the first rows and columns."""
     linear.weight = nn.Parameter(linear.weight.detach()[$slices].clone())
     $sizes = linear.weight.shape
     if linear.bias is not None:
-        linear.bias = nn.Parameter(linear.bias.detach()[:rows].clone())
-''')
+        linear.bias = nn.Parameter(linear.bias.detach()[:rows].clone())'''
+_KEEP_FIRST = '''\
+def _keep_first(module: Any, name: str, experts: int) -> None:
+    """Makes a parameter smaller; its values are read from the files, or those of the first experts."""
+    setattr(module, name, nn.Parameter(getattr(module, name).detach()[:experts].clone()))
+    module.num_experts = experts'''
 
 
 def path_of(family: str) -> Path:
@@ -79,29 +117,71 @@ def source_of(family: str) -> str:
     row = FAMILIES[family]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family))
-    is_conv1d = isinstance(model.get_submodule(f"{row.blocks}.0.{row.down}"), Conv1D)
-    rows, columns = ("nf", "nx") if is_conv1d else ("out_features", "in_features")
+    down = dict(model.named_modules()).get(f"{row.blocks}.0.{row.down}")  # none in a block with experts
+    rows, columns = ("nf", "nx") if isinstance(down, Conv1D) else ("out_features", "in_features")
     config_class, model_class = type(model.config).__name__, type(model).__name__
-    whole = "num_key_value_heads" if hasattr(model.config, "num_key_value_heads") else "num_attention_heads"
+    keys = [key for key in _KEYS if _has(row, model.config, key)]
     readers = [f"block.{name}" for name in (row.gate, row.up) if name]
-    return _MODULE.substitute(
-        family=family,
-        config_class=config_class,
-        model_class=model_class,
-        imported=", ".join(sorted((config_class, model_class))),
-        exported=", ".join(sorted(f'"PruneLab{name}"' for name in (config_class, model_class))),
-        conv1d="from transformers.pytorch_utils import Conv1D\n" if is_conv1d else "",
-        linear="Conv1D" if is_conv1d else "nn.Linear",
-        blocks=row.blocks,
-        neurons=_lines(
+    units = [key.partition("_")[0] for key in keys if key.endswith("_per_block")]
+    mixture, _, fused = (row.experts or "").rpartition(".")
+    values = {
+        "family": family,
+        "config_class": config_class,
+        "model_class": model_class,
+        "what": "size" if row.experts else "width",
+        "units": " or ".join((", ".join(units[:-1]), units[-1])) if len(units) > 1 else units[0],
+        "imports": _imports(row, (config_class, model_class), conv1d=isinstance(down, Conv1D)),
+        "exported": ", ".join(sorted(f'"PruneLab{name}"' for name in (config_class, model_class))),
+        "keys": "\n".join(f"    {key}: {_KEYS[key][0]} = None" for key in keys),
+        "blocks": row.blocks,
+        "some": ", in blocks that have one" if row.experts else "",
+        "find": f'            networks = [block for block in blocks if not hasattr(block.{mixture}, "{fused}")]\n'
+        if row.experts
+        else "",
+        "networks": "networks" if row.experts else "blocks",
+        "neurons": _lines(
             *(f"_resize({name}, rows=neurons)" for name in readers), f"_resize(block.{row.down}, columns=neurons)"
         ),
-        whole=f"config.{whole}",
-        attention=row.attention_out.rpartition(".")[0],
-        heads=_lines(*_of_heads(row, rows, columns)),
-        slices=":columns, :rows" if is_conv1d else ":rows, :columns",
-        sizes=f"linear.{columns}, linear.{rows}" if is_conv1d else f"linear.{rows}, linear.{columns}",
-    )
+        "whole": "config." + next(name for name in _COUNTERS if hasattr(model.config, name)),
+        "attention": row.attention_out.rpartition(".")[0],
+        "heads": _lines(*_of_heads(row, rows, columns)),
+        "mixture": mixture,
+        "fused": fused,
+        "router": (row.router or "").rpartition(".")[2],
+        "linear": "Conv1D" if isinstance(down, Conv1D) else "nn.Linear",
+        "slices": ":columns, :rows" if isinstance(down, Conv1D) else ":rows, :columns",
+        "sizes": f"linear.{columns}, linear.{rows}" if isinstance(down, Conv1D) else f"linear.{rows}, linear.{columns}",
+    }
+    functions = [_RESIZE] if {"neurons_per_block", "heads_per_block"} & set(keys) else []
+    functions += [_KEEP_FIRST, *map(_copied, (pass_over, removed_experts))] if row.experts else []
+    parts = {
+        "described": "\n".join(f"        {key}: {_KEYS[key][1]}" for key in keys),
+        "body": "\n".join(_KEYS[key][2] for key in keys),
+        "functions": "\n\n\n".join(functions),
+    }
+    return _MODULE.substitute(values, **{name: Template(part).substitute(values) for name, part in parts.items()})
+
+
+def _has(row: Family, config: PretrainedConfig, key: str) -> bool:
+    """Whether models of a family have a key in their configuration."""
+    if key == "neurons_per_block":
+        return row.experts is None or hasattr(config, "mlp_only_layers")
+    return not row.joint_norm if key == "heads_per_block" else row.experts is not None
+
+
+def _imports(row: Family, names: Sequence[str], *, conv1d: bool) -> str:
+    lines = [f"from transformers import {', '.join(sorted(names))}"]
+    if conv1d:
+        lines.append("from transformers.pytorch_utils import Conv1D")
+    if row.experts is None:
+        return "\n".join(["from typing import Any", "", "from torch import nn", *lines])
+    torch_s = ["import torch", "from torch import Tensor, nn", "from torch.func import functional_call"]
+    return "\n".join(["from functools import partial", "from typing import Any, cast", "", *torch_s, *lines])
+
+
+def _copied(function: Callable[..., object]) -> str:
+    """The text of a function of prune_lab, for a template."""
+    return inspect.getsource(function).rstrip().replace("$", "$$")
 
 
 def _of_heads(row: Family, rows: str, columns: str) -> list[str]:

@@ -22,11 +22,14 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    OlmoeConfig,
     OPTConfig,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -74,11 +77,20 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 }
 FAMILY_NAMES = sorted(CONFIGS)
 
+_MOE = {**_GQA, "num_experts_per_tok": 2}
+MOE_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {  # tried by fewer tests, as they multiply them all
+    "mixtral": lambda: MixtralConfig(**{**_MOE, "intermediate_size": 24}, num_local_experts=6, sliding_window=8),
+    "qwen3_moe": lambda: Qwen3MoeConfig(  # the second block has one network
+        **_MOE, head_dim=8, moe_intermediate_size=24, num_experts=6, norm_topk_prob=True, mlp_only_layers=[1]
+    ),
+    "olmoe": lambda: OlmoeConfig(**{**_MOE, "intermediate_size": 24}, num_experts=6),
+}
+
 
 def build_tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PrunableModel:
     """A model of 3 blocks with random weights, scaled up so that its activations are not all alike."""
     torch.manual_seed(seed)
-    hf = AutoModelForCausalLM.from_config(CONFIGS[family]())
+    hf = AutoModelForCausalLM.from_config((CONFIGS | MOE_CONFIGS)[family]())
     for name, parameter in hf.named_parameters():
         if parameter.ndim >= 2 and "embed" not in name:
             parameter.data.mul_(4)
@@ -94,6 +106,12 @@ def tiny_model() -> Callable[..., PrunableModel]:
 @pytest.fixture(params=FAMILY_NAMES)
 def family(request: pytest.FixtureRequest) -> str:
     """Every family in turn; ``parametrize("family", [...])`` chooses some."""
+    return request.param
+
+
+@pytest.fixture(params=sorted(MOE_CONFIGS))
+def moe_family(request: pytest.FixtureRequest) -> str:
+    """Every family with experts in turn."""
     return request.param
 
 

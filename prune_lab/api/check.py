@@ -36,6 +36,7 @@ _PATTERNS: Mapping[str, Sequence[tuple[str, dict[str, Any]]]] = {
     "neurons": (("half of the neurons", {"sparsity": "neurons", "sparsity.level": 0.5}),),
     "heads": (("half of the heads", {"sparsity": "heads", "sparsity.level": 0.5}),),
     "width": (("half of the neurons and heads", {"sparsity": "width", "sparsity.level": 0.5}),),
+    "experts": (("half of the experts", {"sparsity": "experts", "sparsity.level": 0.5}),),
     "blocks": (("one of three blocks", {"sparsity": "blocks", "sparsity.level": 0.5}),),
     "sub_blocks": (("half of the sub-blocks", {"sparsity": "sub_blocks", "sparsity.level": 0.5}),),
 }
@@ -64,7 +65,7 @@ def check_method(
     Args:
         name: of the choice.
         settings: of the command, for all cases.
-        families: of the models.
+        families: of the models; experts are those of ``mixtral``.
 
     Raises:
         BadInput: there is no such method, or the settings cannot be used.
@@ -84,7 +85,7 @@ def check_method(
         for case, asked in _PATTERNS[pattern]:
             if whole and ("sparsity.layers" in asked or pattern == "N:M"):
                 continue
-            for family in families:
+            for family in ("mixtral",) if pattern == "experts" else families:
                 broken = _broken(name, _MODELS[family], {**asked, **settings}, trains=method.trains, pattern=pattern)
                 yield Finding(family, case, broken)
 
@@ -193,7 +194,18 @@ def _gpt2() -> "PreTrainedModel":
     return _model("gpt2", n_embd=_WIDTH, n_layer=_BLOCKS, n_head=4, n_positions=_POSITIONS, **drop)
 
 
-_MODELS: Mapping[str, Callable[[], "PreTrainedModel"]] = {"opt": _opt, "llama": _llama, "gpt2": _gpt2}
+def _mixtral() -> "PreTrainedModel":
+    sizes = {"hidden_size": _WIDTH, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
+    depth = {"num_hidden_layers": _BLOCKS, "max_position_embeddings": _POSITIONS}
+    return _model("mixtral", num_local_experts=6, num_experts_per_tok=2, **sizes, **depth)
+
+
+_MODELS: Mapping[str, Callable[[], "PreTrainedModel"]] = {
+    "opt": _opt,
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "mixtral": _mixtral,
+}
 
 
 @ends_with_its_reader

@@ -22,6 +22,7 @@ from prune_lab.api.settings import compose, normal, overrides_of
 from prune_lab.data.overlap import find_overlap
 from prune_lab.errors import BadInput, Reported, shown
 from prune_lab.models.in_memory import InMemory
+from prune_lab.models.shrink import mark_passed_over
 from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.model_ids import as_typed
@@ -103,6 +104,7 @@ def _finish(config: RunConfig, folder: Path, given: InMemory | None) -> tuple[Ru
     states: list[RunState] = []
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         record = run_unless_finished(config, folder, given=given, on_load=states.append)
+    mark_passed_over(states[-1].model)  # the program may save it
     return states[-1], record
 
 

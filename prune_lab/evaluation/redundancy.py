@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from prune_lab.errors import RunFailed
+from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.units import Neurons, all_neurons
@@ -67,6 +67,14 @@ class Redundancy(Evaluation):
         """Settings and windows."""
         windows = subject.data.evaluation[: self.windows]
         return {**asdict(self), "tokens": tensor_digest(windows)}
+
+    def check(self, subject: Subject) -> None:
+        """Whether the model has neurons."""
+        if not all_neurons(subject.model):
+            raise BadInput(
+                f"redundancy compares the neurons of feed-forward networks, and {subject.model.name} has experts in "
+                "their place; leave it out of evaluate"
+            )
 
     def __call__(self, subject: Subject) -> Scores:
         """Measures; the model is left as it was."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from prune_lab.models.experts import ExpertLinear
 from prune_lab.models.model import PrunableModel
 
 
@@ -16,6 +17,8 @@ def why_not(model: PrunableModel, device: torch.device) -> str | None:
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "not timed: 2:4 kernels need a GPU of compute capability 8.0 or more"
     for linear in model.linears:
+        if isinstance(linear, ExpertLinear):
+            return f"not timed: {linear.name} is stored with those of other experts, which 2:4 kernels do not multiply"
         if not isinstance(linear.module, nn.Linear):
             return f"not timed: {linear.name} is stored with inputs first, which 2:4 kernels do not multiply"
         if not is_two_of_four(linear.weight):

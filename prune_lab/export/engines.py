@@ -19,6 +19,14 @@ def engine_notes(done: str, *, unequal: bool = False, code: bool = True) -> Iter
         yield (
             "Neurons or heads were taken out, so that the matrices are smaller: memory, computation and files are "
             "smaller in every engine that opens the model, without special kernels."
+            if "experts" not in done
+            else "Experts were taken out, so that memory and files are smaller in every engine that opens the model. A "
+            "token goes to as many experts as before, so that computing it costs the same."
+        )
+    elif "experts" in done:
+        yield (
+            "Whole experts are removed and still stored, as zeros that the router must not choose: only "
+            "`prune_lab.load` opens the model so, until prune_lab's stage `shrink` has taken them out."
         )
     elif any(kind in done for kind in ("neurons", "heads", "width")):
         yield (

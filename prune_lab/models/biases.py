@@ -7,7 +7,7 @@ from torch import nn
 
 from prune_lab.models.families import Family, family_of
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.view import PrunableLinear
 
 
 def without_bias(model: PrunableModel, linears: Collection[PrunableLinear]) -> list[PrunableLinear]:
@@ -51,10 +51,6 @@ def _by_key(model: PrunableModel) -> Iterator[tuple[str, list[PrunableLinear]]]:
     """Each key of the family's configuration that gives biases, with the linear layers of all blocks that get one."""
     family: Family = family_of(model.hf.config.model_type)
     if family.attention_bias is not None:
-        yield family.attention_bias, [linear for block in model.blocks for linear in _of_attention(block)]
+        yield family.attention_bias, [linear for block in model.blocks for linear in block.attention.linears]
     if family.mlp_bias is not None:
         yield family.mlp_bias, [linear for block in model.blocks for linear in block.mlp.linears]
-
-
-def _of_attention(block: Block) -> tuple[PrunableLinear, ...]:
-    return (*block.attention.projections, block.attention.out)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from prune_lab.models.experts import moe_of
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
 
@@ -32,6 +33,7 @@ def remove_blocks(model: PrunableModel, kept: Sequence[int]) -> None:
                     setattr(module, number, index)
     _tell_config(hf.config, family.depth, kept)
     model.forget_blocks()
+    _tell_of_experts(model)
 
 
 def _tell_config(config: "PretrainedConfig", depth: str, kept: Sequence[int]) -> None:
@@ -46,3 +48,11 @@ def _tell_config(config: "PretrainedConfig", depth: str, kept: Sequence[int]) ->
     if getattr(config, "max_window_layers", None) is not None:  # the first blocks, which attend to everything
         config.max_window_layers = sum(index < config.max_window_layers for index in kept)
     setattr(config, depth, len(kept))
+
+
+def _tell_of_experts(model: PrunableModel) -> None:
+    """Says which blocks have no experts, of a family in which every n-th has some."""
+    config = model.hf.config
+    if getattr(config, "mlp_only_layers", None) is not None:
+        config.mlp_only_layers = [block.index for block in model.blocks if moe_of(block) is None]
+        config.decoder_sparse_step = 1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from torch import nn
 
 from prune_lab.errors import BadInput
+from prune_lab.models.experts import Moe, read_moe
 from prune_lab.models.registered import PREFIX
 from prune_lab.models.view import Attention, Block, Layout, Mlp, PrunableLinear
 
@@ -33,12 +34,20 @@ class Family:
     head_dim: str | None = None  # the key of the configuration that sets it apart from the number of heads
     attention_bias: str | None = None  # the key that gives all projections of the attention a bias, where one does
     mlp_bias: str | None = None  # likewise, of the feed-forward network
+    experts: str | None = None  # of blocks with experts in the place of that network: the module that holds them
+    router: str | None = None  # and the one that gives each token some of them
+    joint_norm: bool = False  # queries and keys of all heads are normalised together, so that no head can go
 
     @property
     def shared_inputs(self) -> tuple[tuple[str, ...], ...]:
         """The paths of all weights in the order of a forward pass, those together that read the same tensor."""
         feed_forward = (self.gate, self.up) if self.gate else (self.up,)
-        return (self.attention, (self.attention_out,), feed_forward, (self.down,))
+        return (*self.of_attention, feed_forward, (self.down,))
+
+    @property
+    def of_attention(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of those of the attention, likewise."""
+        return (self.attention, (self.attention_out,))
 
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -46,12 +55,16 @@ _LLAMA = Family(
     "model.layers", _QKV, "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj", "mlp.gate_proj", head_dim="head_dim"
 )
 _ATTENTION_BIAS = replace(_LLAMA, attention_bias="attention_bias")
+_EXPERTS = replace(_ATTENTION_BIAS, experts="mlp.experts", router="mlp.gate")
 
 FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
     "llama": replace(_ATTENTION_BIAS, mlp_bias="mlp_bias"),
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _ATTENTION_BIAS,
+    "mixtral": replace(_EXPERTS, attention_bias=None),
+    "qwen3_moe": _EXPERTS,
+    "olmoe": replace(_EXPERTS, head_dim=None, joint_norm=True),
     "gemma3_text": replace(_ATTENTION_BIAS, activation="hidden_activation", bos="window"),
     "opt": Family(
         "model.decoder.layers",
@@ -137,28 +150,39 @@ def read_blocks(hf: "PreTrainedModel") -> list[Block]:
 def _read_block(index: int, name: str, module: nn.Module, family: Family, config: "PretrainedConfig") -> Block:
     from transformers.pytorch_utils import Conv1D
 
-    paths = [path for shared_inputs in family.shared_inputs for path in shared_inputs]
+    moe = _read_experts(name, module, family, config)
+    groups = family.of_attention if moe else family.shared_inputs
+    paths = [path for shared_inputs in groups for path in shared_inputs]
+    covered = {f"{family.router}.weight", f"{family.experts}.gate_up_proj", f"{family.experts}.down_proj"}
     layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
     uncovered = [
         path
         for path, parameter in module.named_parameters()
-        if parameter.ndim >= 2 and path.removesuffix(".weight") not in set(paths) & set(layers)
+        if parameter.ndim >= 2 and path not in covered and path.removesuffix(".weight") not in set(paths) & set(layers)
     ]
     missing = [path for path in paths if path not in layers]
     if uncovered or missing:
         problem = (
             f"does not cover {', '.join(uncovered)}" if uncovered else f"expects {', '.join(missing)}, which it lacks"
         )
-        raise BadInput(
-            f"{name}: the family table {problem}. Pruning would silently skip weights "
-            "(fused experts of a mixture model are not supported), so it stops here."
-        )
+        raise BadInput(f"{name}: the family table {problem}. Pruning would silently skip weights, so it stops here.")
     linears = {path: PrunableLinear(f"{name}.{path}", layers[path]) for path in paths}
+    shared_inputs = tuple(tuple(linears[path] for path in together) for together in groups)
+    attention = _read_attention(module, linears, family, config)
+    if moe:
+        return Block(index, name, module, (*shared_inputs, *moe.shared_inputs), moe, attention, family.tuple_out)
     gate, activation = linears[family.gate] if family.gate else None, str(getattr(config, family.activation))
     mlp = Mlp(linears[family.up], linears[family.down], gate, activation)
-    shared_inputs = tuple(tuple(linears[path] for path in together) for together in family.shared_inputs)
-    attention = _read_attention(module, linears, family, config)
     return Block(index, name, module, shared_inputs, mlp, attention, family.tuple_out)
+
+
+def _read_experts(name: str, module: nn.Module, family: Family, config: "PretrainedConfig") -> Moe | None:
+    """Reads the experts of a block; ``None`` where the family or the block has none: some have one network instead."""
+    if family.experts is None or family.router is None or family.experts not in dict(module.named_modules()):
+        return None
+    parent = family.experts.rpartition(".")[0]
+    router, experts = (path.removeprefix(f"{parent}.") for path in (family.router, family.experts))
+    return read_moe(f"{name}.{parent}", module.get_submodule(parent), router, experts, config)
 
 
 def _read_attention(
@@ -172,4 +196,5 @@ def _read_attention(
         int(head_dim or config.hidden_size // config.num_attention_heads),
         family.layout,
         family.counters,
+        family.joint_norm,
     )

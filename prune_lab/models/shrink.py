@@ -1,11 +1,12 @@
 """Removes what masks dropped, and keeps models whose blocks differ in width.
 
 A model with fewer blocks, or blocks of equal widths, is an ordinary one of its family with a smaller configuration. One
-whose blocks differ in neurons or heads, whose family ties the size of a head to the number of heads, or whose width is
-no multiple of the heads that are left where the family wants that, has no configuration in its family: it gets the
-classes of `prune_lab.models.classes`, whose configuration says ``model_type: prune_lab_<family>``, and
-``neurons_per_block`` or ``heads_per_block``. transformers saves such a model with the file of its classes, and opens it
-where prune_lab was imported, or where the code of that file may run.
+whose blocks differ in neurons, heads or experts, whose family ties the size of a head to the number of heads, or whose
+width is no multiple of the heads that are left where the family wants that, has no configuration in its family: it gets
+the classes of `prune_lab.models.classes`, whose configuration says ``model_type: prune_lab_<family>``, and
+``neurons_per_block``, ``heads_per_block`` or ``experts_per_block``. So does a model whose routers pass over experts
+that were removed and not yet taken out (``experts_passed_over``). transformers saves such a model with the file of its
+classes, and opens it where prune_lab was imported, or where the code of that file may run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +17,25 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput
 from prune_lab.models.depth import remove_blocks
+from prune_lab.models.experts import moe_of
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.registered import PREFIX, own_classes
-from prune_lab.models.units import Blocks, Neurons, SubBlocks, Units, all_heads, all_neurons, removable
+from prune_lab.models.units import Blocks, Neurons, SubBlocks, Units, all_experts, all_heads, all_neurons, removable
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 WIDTHS = "neurons_per_block"
 HEADS = "heads_per_block"
+EXPERTS = "experts_per_block"
+PASSED_OVER = "experts_passed_over"
 KEPT = "kept_blocks"
 PADDING = "padding_per_block"
 
 
 def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | None = None) -> dict[str, list[int]]:
-    """Removes the neurons, heads and blocks that masks drop, in place.
+    """Removes the neurons, heads, experts and blocks that masks drop, in place.
 
     A block goes, too, where both its halves do. Of halves that go alone nothing is removed.
 
@@ -42,9 +46,9 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
             ones as that takes, the first by index, stay as zeros. No block gets more neurons than it had.
 
     Returns:
-        ``neurons_per_block`` and ``heads_per_block``: what is left. Heads are those of keys and values. Where blocks
-        went, ``kept_blocks`` has the indices that the others had. With ``multiple``, ``padding_per_block`` says how
-        many of the neurons are zeros that stayed for its sake.
+        ``neurons_per_block``, ``heads_per_block`` and ``experts_per_block``, of the blocks that have such: what is
+        left. Heads are those of keys and values. Where blocks went, ``kept_blocks`` has the indices that the others
+        had. With ``multiple``, ``padding_per_block`` says how many of the neurons are zeros that stayed for its sake.
 
     Raises:
         BadInput: a mask keeps nothing, or has another length than the units.
@@ -52,12 +56,13 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
     units = removable(model)
     for each in units:
         keep = masks.get(each.name)
-        if keep is not None and (len(keep) != each.count or not bool(keep.any())):
+        if keep is not None and (len(keep) != each.count or int(keep.count_nonzero()) < each.least):
             raise BadInput(
                 f"{each.name}: the mask keeps {int(keep.count_nonzero())} of {len(keep)} {each.kind} and the layer has "
-                f"{each.count}; at least one must stay"
+                f"{each.count}; at least {each.least if each.least > 1 else 'one'} must stay"
             )
     kept = torch.ones(len(model.blocks), dtype=torch.bool)
+    networks = [block.index for block in model.blocks if moe_of(block) is None]  # others have experts, and no neurons
     padding: list[int] = []
     for each in units:
         keep = masks.get(each.name)
@@ -67,6 +72,7 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
             kept &= each.whole(keep) if isinstance(each, SubBlocks) else keep
         elif keep is not None and not bool(keep.all()):
             each.select(_padded(each, keep, padding[-1]) if isinstance(each, Neurons) else keep)
+    model.forget_blocks()  # views of experts are of those that were
     if not bool(kept.any()):
         raise BadInput("the masks keep no block at all; at least one must stay")
     gone: dict[str, list[int]] = {}
@@ -75,8 +81,20 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
         remove_blocks(model, gone[KEPT])
     left = {name: [each.count for each in units_of(model)] for name, units_of in _COUNTED.items()}
     _tell_config(model, left)
-    zeros = [each for each, stays in zip(padding, kept.tolist(), strict=True) if stays]
-    return left | gone | ({} if multiple is None else {PADDING: zeros})
+    zeros = [each for index, each in zip(networks, padding, strict=True) if kept[index]]
+    counts = {name: each for name, each in left.items() if each}
+    return counts | gone | ({} if multiple is None else {PADDING: zeros})
+
+
+def mark_passed_over(model: PrunableModel) -> None:
+    """Says in the configuration whether routers pass over experts, and gives the model the classes that do so.
+
+    To be called before a model is saved, or given back to a program that may save it.
+    """
+    some = any(bool(each.moe.removed.any()) for each in all_experts(model))
+    if some != bool(getattr(model.hf.config, PASSED_OVER, None)):
+        setattr(model.hf.config, PASSED_OVER, some or None)
+        _tell_class(model.hf)
 
 
 def _padding(keep: Tensor | None, multiple: int | None) -> int:
@@ -106,7 +124,7 @@ def unequal_config(raw: Mapping[str, Any]) -> "PretrainedConfig | None":
     Args:
         raw: the content of its ``config.json``. Earlier versions wrote a ``note`` into it.
     """
-    if not any(raw.get(name) for name in _COUNTED):
+    if not any(raw.get(name) for name in _MARKS):
         return None
     config_class, _ = own_classes(family_name(raw))
     return config_class(**{name: value for name, value in raw.items() if name not in ("model_type", "note")})
@@ -114,17 +132,19 @@ def unequal_config(raw: Mapping[str, Any]) -> "PretrainedConfig | None":
 
 def is_unequal(config: "PretrainedConfig") -> bool:
     """Whether its family has no configuration for the sizes of its blocks."""
-    return any(getattr(config, name, None) is not None for name in _COUNTED)
+    return any(getattr(config, name, None) for name in _MARKS)
 
 
 def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[int]]) -> None:
     """Says the sizes in the family's own way where it has one, and block by block where not."""
     config = model.hf.config
-    family, neurons, heads = family_of(config.model_type), left[WIDTHS], left[HEADS]
+    family, heads = family_of(config.model_type), left[HEADS]
     attention = model.blocks[0].attention
-    own_way = {WIDTHS: len(set(neurons)) == 1, HEADS: attention.heads == config.num_attention_heads}
-    if own_way[WIDTHS]:
-        setattr(config, family.width, neurons[0])
+    equal = {name: len(set(counts)) <= 1 for name, counts in left.items()}
+    own_way = {**equal, HEADS: attention.heads == config.num_attention_heads}
+    for name, key in ((WIDTHS, family.width), (EXPERTS, "num_experts")):
+        if own_way[name] and left[name]:
+            setattr(config, key, left[name][0])
     if len(set(heads)) > 1:
         own_way[HEADS] = False
     elif family.head_dim is not None:
@@ -149,6 +169,8 @@ def _tell_class(hf: "PreTrainedModel") -> None:
         # a file beside the weights holds another copy of our class; what a program has made of its own stays what it is
         if type(each) is family_class or type(each).__name__ == own.__name__:
             each.__class__ = own if unequal else family_class
+            # how the names in the files that it was read from become its own, which those of our classes are already
+            vars(each).pop("_weight_conversions", None)
     auto_map = getattr(hf.config, "auto_map", None) or {}
     if not unequal and any(f"modeling_{PREFIX}" in str(name) for name in auto_map.values()):
         vars(hf.config).pop("auto_map")
@@ -165,4 +187,9 @@ def _takes(config: "PretrainedConfig", sizes: Mapping[str, int]) -> bool:
     return True
 
 
-_COUNTED: dict[str, Callable[[PrunableModel], Sequence[Units]]] = {WIDTHS: all_neurons, HEADS: all_heads}
+_COUNTED: dict[str, Callable[[PrunableModel], Sequence[Units]]] = {
+    WIDTHS: all_neurons,
+    HEADS: all_heads,
+    EXPERTS: all_experts,
+}
+_MARKS = (*_COUNTED, PASSED_OVER)

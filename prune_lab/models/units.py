@@ -1,4 +1,4 @@
-"""What is removed whole: hidden neurons, attention heads, blocks and their halves, or single weights."""
+"""What is removed whole: hidden neurons, attention heads, experts, blocks and their halves, or single weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,61 +8,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from prune_lab.errors import BadInput
+from prune_lab.models.experts import Moe, moe_of
 from prune_lab.models.families import why_blocks_stay
+from prune_lab.models.member import Member
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Attention, Block, Mlp, PrunableLinear
 
-UnitKind = Literal["neurons", "heads", "weights", "blocks", "sub_blocks"]
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A weight matrix in which units have their parts.
-
-    Attributes:
-        linear: the matrix.
-        dim: of ``(out, in)``, along which units lie; None: every weight is a unit.
-        owner: ``(size of dim,)`` int64, the unit of each row or column; None: each is one of its own.
-    """
-
-    linear: PrunableLinear
-    dim: int | None
-    owner: Tensor | None = None
-
-    def spread(self, values: Tensor) -> Tensor:
-        """Values of units, one for each row or column."""
-        return values if self.owner is None else values[self.owner.to(values.device)]
-
-    def broadcast(self, values: Tensor) -> Tensor:
-        """Values of units in a shape that multiplies the weight as it is stored."""
-        if self.dim is None:
-            return self.linear.seen(values)
-        spread = self.spread(values)
-        return spread[:, None] if self.linear.stored_dim(self.dim) == 0 else spread
-
-    def sum(self, weight: Tensor, count: int) -> Tensor:
-        """The sum over each unit's part of a ``(out, in)`` tensor: ``(count,)``."""
-        assert self.dim is not None
-        return self.gather(weight.sum(1 - self.dim), count)
-
-    def gather(self, parts: Tensor, count: int) -> Tensor:
-        """Adds up values of rows or columns by unit: ``(count,)``."""
-        if self.owner is None:
-            return parts
-        return parts.new_zeros(count).index_add_(0, self.owner.to(parts.device), parts)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias that belongs to the rows, if units are rows."""
-        return self.linear.bias if self.dim == 0 else None
-
-    @torch.no_grad()
-    def apply(self, keep: Tensor) -> None:
-        """Sets the other units' parts of the weight and its bias to zero; ``keep`` has an entry for each unit."""
-        keep = keep.to(self.linear.module.weight.device)
-        self.linear.module.weight.mul_(self.broadcast(keep))
-        if self.bias is not None:
-            self.bias.mul_(self.spread(keep))
+UnitKind = Literal["neurons", "heads", "weights", "blocks", "sub_blocks", "experts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +31,11 @@ class Units:
     def shape(self) -> tuple[int, ...]:
         """Of their scores and masks."""
         return (self.count,)
+
+    @property
+    def least(self) -> int:
+        """How many of them stay in any case."""
+        return 1
 
     @property
     def reader(self) -> Member:
@@ -124,6 +82,10 @@ class Units:
         """Sets what belongs to the other units to zero; ``keep`` of `shape`, bool."""
         for member in self.members:
             member.apply(keep)
+        self.settle(keep)
+
+    def settle(self, keep: Tensor) -> None:
+        """Does what is left to do once the linear layers of the other units are zero; of most nothing is."""
 
     def select(self, keep: Tensor) -> None:
         """Removes the other units; the layers are smaller afterwards."""
@@ -157,6 +119,37 @@ class Heads(Units):
         """Removes the other heads, and tells the module how many are left."""
         super().select(keep)
         self.attention.tell(int(keep.count_nonzero()))
+
+
+@dataclass(frozen=True, eq=False)
+class Experts(Units):
+    """The experts of a block: their weights, and their rows of the router, which norms leave out, being no members."""
+
+    moe: Moe
+    kind: ClassVar[UnitKind] = "experts"
+
+    @property
+    def least(self) -> int:
+        """As many as a token goes to."""
+        return self.moe.top_k
+
+    @property
+    def parameters_each(self) -> int:
+        """Those of an expert, and its row of the router."""
+        return super().parameters_each + self.moe.router.shape[1]
+
+    @property
+    def zero(self) -> Tensor:
+        """Which experts are removed: nothing but zeros, their rows of the router too, of `shape`, bool on the host."""
+        return super().zero & self.moe.removed
+
+    def settle(self, keep: Tensor) -> None:
+        """Sets the rows of the router to zero, so that it chooses among the others."""
+        Member(self.moe.router, 0).apply(keep)
+
+    def select(self, keep: Tensor) -> None:
+        """Removes the other experts; the model is to forget its blocks then."""
+        self.moe.select(keep)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,9 +218,34 @@ def neurons_of(block: Block) -> Neurons:
     return Neurons(f"{block.name}.neurons", members, mlp.down.shape[1], mlp)
 
 
+def experts_of(block: Block) -> Experts:
+    """The experts of a block.
+
+    Raises:
+        BadInput: it has none.
+    """
+    moe = moe_of(block)
+    if moe is None:
+        raise BadInput(
+            f"{block.name} has no experts; leave it out by sparsity.layers, or use sparsity=neurons, heads, blocks or "
+            "unstructured"
+        )
+    owners = [(linear, number) for number, expert in enumerate(moe.experts) for linear in expert.linears]
+    return Experts(f"{block.name}.experts", _whole(owners), len(moe.experts), moe)
+
+
 def heads_of(block: Block) -> Heads:
-    """The heads of a block."""
+    """The heads of a block.
+
+    Raises:
+        BadInput: none can be cut out.
+    """
     attention = block.attention
+    if attention.joint_norm:
+        raise BadInput(
+            f"{block.name} normalises queries and keys of all its heads together, so that no head can go without the "
+            "others changing; use sparsity=experts, blocks or unstructured"
+        )
     owners = attention.owners()
     members = [Member(linear, 0, owner) for linear, owner in zip(attention.projections, owners, strict=True)]
     members.append(Member(attention.out, 1, attention.owner_of_outputs()))
@@ -243,9 +261,10 @@ def blocks_of(model: PrunableModel) -> Blocks:
 def sub_blocks_of(model: PrunableModel) -> SubBlocks:
     """The attentions and feed-forward networks of a model."""
     owners = [
-        (linear, 2 * block.index + int(linear in block.mlp.linears))
+        (linear, 2 * block.index + half)
         for block in model.blocks
-        for linear in block.linears
+        for half, linears in enumerate((block.attention.linears, block.feed_forward.linears))
+        for linear in linears
     ]
     return SubBlocks(f"{_stem(model)}.sub_blocks", _whole(owners), 2 * len(model.blocks))
 
@@ -266,16 +285,21 @@ def single_weights_of(linear: PrunableLinear, n_of_m: tuple[int, int] | None = N
 
 
 def all_neurons(model: PrunableModel) -> list[Neurons]:
-    """Those of every block, in order."""
-    return [neurons_of(block) for block in model.blocks]
+    """Those of every block that has one feed-forward network, in order."""
+    return [neurons_of(block) for block in model.blocks if moe_of(block) is None]
+
+
+def all_experts(model: PrunableModel) -> list[Experts]:
+    """Those of every block that has experts, in order."""
+    return [experts_of(block) for block in model.blocks if moe_of(block) is not None]
 
 
 def all_heads(model: PrunableModel) -> list[Heads]:
-    """Those of every block, in order."""
-    return [heads_of(block) for block in model.blocks]
+    """Those of every block in which heads can go, in order."""
+    return [heads_of(block) for block in model.blocks if not block.attention.joint_norm]
 
 
 def removable(model: PrunableModel) -> Sequence[Units]:
     """What can be taken out of a model so that it becomes smaller."""
     depth = [] if why_blocks_stay(model.hf.config) else [blocks_of(model), sub_blocks_of(model)]
-    return [*all_neurons(model), *all_heads(model), *depth]
+    return [*all_neurons(model), *all_heads(model), *depth, *all_experts(model)]

@@ -3,13 +3,14 @@
 Every weight is shown as ``(out, in)``, whatever the layer stores (GPT-2's ``Conv1D`` stores ``(in, out)``).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from prune_lab.errors import RunFailed
+from prune_lab.errors import BadInput, RunFailed
 from prune_lab.utils.finite import all_finite
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -28,12 +29,20 @@ class PrunableLinear:
     module: "nn.Linear | Conv1D"
 
     @property
+    def parameter(self) -> Tensor:
+        """What holds the weight as it is stored, and maybe those of other linear layers beside it."""
+        return self.module.weight
+
+    @property
     def weight(self) -> Tensor:
         """The weight, ``(out, in)``; a view of the parameter."""
-        return self.seen(self.module.weight.detach())
+        return self.seen(self.parameter.detach())
 
     def seen(self, stored: Tensor) -> Tensor:
-        """A tensor that is stored like the weight, such as its gradient, as ``(out, in)``; a view."""
+        """Of a tensor that is stored like the parameter, such as its gradient, what is this layer's, ``(out, in)``.
+
+        A view.
+        """
         return stored if isinstance(self.module, nn.Linear) else stored.T
 
     def stored_dim(self, dim: int) -> int:
@@ -58,7 +67,7 @@ class PrunableLinear:
         Raises:
             RunFailed: a value is not finite in the type of the parameter.
         """
-        cast = weight.to(self.module.weight.dtype)
+        cast = weight.to(self.parameter.dtype)
         if not all_finite(cast):
             raise RunFailed(
                 f"{self.name}: the pruned weight has NaN or infinite values; use a larger model.dtype or more damping"
@@ -89,8 +98,32 @@ class PrunableLinear:
         setattr(module, names[dim], len(index))
 
 
+class FeedForward(ABC):
+    """The feed-forward half of a block: one network (`Mlp`), or several (`prune_lab.models.experts.Moe`)."""
+
+    @property
+    @abstractmethod
+    def linears(self) -> tuple[PrunableLinear, ...]:
+        """All linear layers, in the order in which a block names them."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> tuple[tuple[PrunableLinear, ...], ...]:
+        """The linear layers that a forward pass reaches at once."""
+
+    @property
+    @abstractmethod
+    def last(self) -> nn.Module:
+        """The module whose output, ``(..., hidden)``, is that of the feed-forward network."""
+
+    @property
+    @abstractmethod
+    def weights_per_token(self) -> int:
+        """How many weights of the linear layers a token is multiplied by."""
+
+
 @dataclass(frozen=True, eq=False)
-class Mlp:
+class Mlp(FeedForward):
     """A feed-forward network: ``down(act(up(x)))``, or with a gate ``down(act(gate(x)) * up(x))``."""
 
     up: PrunableLinear
@@ -102,6 +135,21 @@ class Mlp:
     def linears(self) -> tuple[PrunableLinear, ...]:
         """Gate, up and down, those that there are."""
         return (self.gate, self.up, self.down) if self.gate else (self.up, self.down)
+
+    @property
+    def steps(self) -> tuple[tuple[PrunableLinear, ...], ...]:
+        """Gate and up, then down."""
+        return (self.linears[:-1], self.linears[-1:])
+
+    @property
+    def last(self) -> nn.Module:
+        """The down-projection."""
+        return self.down.module
+
+    @property
+    def weights_per_token(self) -> int:
+        """All of them."""
+        return sum(linear.weight.numel() for linear in self.linears)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +165,7 @@ class Attention:
             (query, key and value of each head in turn).
         counters: attributes of ``module`` that say how many heads (``num_heads``) or rows of queries (``split_size``)
             there are.
+        joint_norm: queries and keys of all heads are normalised together, so that no head can be cut out.
     """
 
     module: nn.Module
@@ -125,6 +174,12 @@ class Attention:
     head_dim: int
     layout: Layout
     counters: tuple[str, ...]
+    joint_norm: bool = False
+
+    @property
+    def linears(self) -> tuple[PrunableLinear, ...]:
+        """The projections, then the output."""
+        return (*self.projections, self.out)
 
     @property
     def heads(self) -> int:
@@ -160,17 +215,42 @@ class Block:
     """One transformer block.
 
     ``shared_inputs`` are its linear layers in the order in which a forward pass reaches them, those together that read
-    the same
-    tensor: query, key and value; the attention's output; gate and up; down.
+    the same tensor: query, key and value; the attention's output; gate and up; down. Of experts each has its own.
     """
 
     index: int
     name: str
     module: nn.Module
     shared_inputs: tuple[tuple[PrunableLinear, ...], ...]
-    mlp: Mlp
+    feed_forward: FeedForward
     attention: Attention
     tuple_out: bool = False  # the block returns (hidden, ...), not hidden
+
+    @property
+    def mlp(self) -> Mlp:
+        """The feed-forward network of a block that has a single one.
+
+        Raises:
+            BadInput: it has experts.
+        """
+        if not isinstance(self.feed_forward, Mlp):
+            raise BadInput(
+                f"{self.name} has a mixture of experts in the place of one feed-forward network, and what was asked "
+                "for works on that; use sparsity=experts, heads, blocks or unstructured, with a method that prunes "
+                "experts (docs/methods/structured.md)"
+            )
+        return self.feed_forward
+
+    @property
+    def weights_per_token(self) -> int:
+        """How many weights of its linear layers a token is multiplied by: of experts, those of the ones it goes to."""
+        attention = sum(linear.weight.numel() for linear in self.attention.linears)
+        return attention + self.feed_forward.weights_per_token
+
+    @property
+    def steps(self) -> tuple[tuple[PrunableLinear, ...], ...]:
+        """The linear layers that a forward pass reaches at once: as ``shared_inputs``, but all experts together."""
+        return (*self.shared_inputs[:2], *self.feed_forward.steps)
 
     @property
     def linears(self) -> tuple[PrunableLinear, ...]:

@@ -49,7 +49,7 @@ class BlockPruning:
         self._own: set[PrunableLinear] = set()  # written, and each process has found the weight by itself
 
     def parts(self) -> tuple[tuple[PrunableLinear, ...], ...]:
-        """Groups the linear layers that are calibrated at once: all of the block, or those that read one tensor."""
+        """Groups the linear layers that are calibrated at once: all of the block, or those that are reached at once."""
         return self.inputs.parts()
 
     def hold_out(self, share: float) -> HeldOut:
@@ -181,6 +181,7 @@ class BlockPruning:
             else:
                 own = None if linear.bias is None else linear.bias * kept
                 self.write(linear, linear.weight * kept[:, None], share, bias=own)
+        units.settle(keep)
 
     def restore(
         self, weights: Mapping[str, Tensor], rows: Sequence[LayerRow], channel_orders: Mapping[str, Tensor]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from prune_lab.models.units import Member, SingleWeights, Units
+from prune_lab.models.member import Member
+from prune_lab.models.units import SingleWeights, Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks, keep_n_of_m
 

@@ -67,12 +67,13 @@ class Solved:
 class RowsOf(PrunableLinear):
     """Some rows of a linear layer, for a solver that needs no others."""
 
+    whole: PrunableLinear
     rows: slice
 
     @property
     def weight(self) -> Tensor:
         """The rows, ``(rows, in)``; a view of the parameter."""
-        return super().weight[self.rows]
+        return self.whole.weight[self.rows]
 
 
 class InTurn(Generic[S, P]):
@@ -202,7 +203,7 @@ def _filled(bins: Sequence[_Bin], sites: Sequence[Site], divided: Sequence[int],
 
 
 def _rows(linear: PrunableLinear, piece: Piece) -> RowsOf:
-    return RowsOf(linear.name, linear.module, slice(piece.start, piece.stop))
+    return RowsOf(linear.name, linear.module, linear, slice(piece.start, piece.stop))
 
 
 def _handed_out(own: Solved | None, linear: PrunableLinear, piece: Piece, owner: int) -> Tensor:

@@ -9,16 +9,26 @@ from typing import Literal, cast, get_args
 from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
+from prune_lab.models.experts import moe_of
 from prune_lab.models.families import why_blocks_stay
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import Blocks, Units, blocks_of, heads_of, neurons_of, single_weights_of, sub_blocks_of
+from prune_lab.models.units import (
+    Blocks,
+    Units,
+    blocks_of,
+    experts_of,
+    heads_of,
+    neurons_of,
+    single_weights_of,
+    sub_blocks_of,
+)
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.latency.curve import TimeBudget
 from prune_lab.pruning.latency.settings import Latency
 from prune_lab.pruning.masks import count_dropped, zeros_in
 from prune_lab.utils.checks import check_flag, check_number, is_number
 
-Pattern = Literal["unstructured", "neurons", "heads", "width", "blocks", "sub_blocks"]  # or N:M
+Pattern = Literal["unstructured", "neurons", "heads", "width", "experts", "blocks", "sub_blocks"]  # or N:M
 PatternKind = Pattern | Literal["N:M"]
 
 
@@ -26,6 +36,7 @@ _UNITS_OF: Mapping[str, Sequence[Callable[[Block], Units]]] = {
     "neurons": (neurons_of,),
     "heads": (heads_of,),
     "width": (heads_of, neurons_of),
+    "experts": (experts_of,),
 }
 _N_OF_M = r"[1-9]\d{0,6}:[1-9]\d{0,6}"  # no layer has more inputs than that
 _FRACTION = "the fraction removed: 0.7 removes 70 %"
@@ -38,9 +49,10 @@ class Target:
     Args:
         pattern: ``unstructured``; ``N:M``: N weights kept of every M consecutive inputs of a row; ``neurons``:
             hidden neurons of feed-forward networks are removed whole; ``heads``: attention heads are; ``width``: both;
+            ``experts``: experts of a mixture, of blocks that have some;
             ``blocks``: whole blocks; or ``sub_blocks``: attentions and feed-forward networks, each by itself.
-        level: fraction removed, in [0, 1), of weights, neurons, heads or blocks, or for ``width`` of the parameters
-            that neurons and heads have; null for N:M, which sets it.
+        level: fraction removed, in [0, 1), of weights, neurons, heads, experts or blocks, or for ``width`` of the
+            parameters that neurons and heads have; null for N:M, which sets it.
         layers: half-open range of blocks ``[first, end)``; null for all.
         budget: sparsities by the name of a layer, or of its units, that replace ``level``.
         keep_zeros: whether prunable weights that are zero in the loaded model count as pruned: they are part of the
@@ -123,7 +135,7 @@ class Target:
 
     @property
     def removes_units(self) -> bool:
-        """Whether whole neurons, heads or blocks go."""
+        """Whether whole neurons, heads, experts or blocks go."""
         return self.kind in _UNITS_OF or self.removes_depth
 
     @property
@@ -132,7 +144,7 @@ class Target:
         return self.kind in ("blocks", "sub_blocks")
 
     def units(self, model: PrunableModel) -> list[Units]:
-        """What is kept or removed as one, in the range of layers: neurons, heads, or single weights.
+        """What is kept or removed as one, in the range of layers: neurons, heads, experts, or single weights.
 
         Blocks and sub-blocks are those of the whole model, as one object; `span` says which of them may go.
         """
@@ -143,7 +155,13 @@ class Target:
         return [single_weights_of(linear, self.n_of_m) for linear in self.linears(model)]
 
     def units_of(self, block: Block) -> list[Units]:
-        """The neurons and heads of a block that may go, in the order of a forward pass."""
+        """The neurons, heads or experts of a block that may go, in the order of a forward pass.
+
+        Raises:
+            BadInput: it has none; of experts it may have none.
+        """
+        if self.kind == "experts" and moe_of(block) is None:
+            return []
         return [of_block(block) for of_block in _UNITS_OF[self.kind]]
 
     def span(self, units: Units) -> slice:
@@ -194,13 +212,17 @@ class Target:
         """Checks what only the model can tell.
 
         Raises:
-            BadInput: the range ends beyond the last block, M does not divide the inputs of a linear layer, or the level
-                is less than one block.
+            BadInput: the range ends beyond the last block, M does not divide the inputs of a linear layer, the model
+                has no such units, or the level is less than one block or expert, or more experts than may go.
         """
         if self.layers is not None and self.layers[1] > len(model.blocks):
             raise BadSetting(self, "layers", f"ends beyond the model, which has {len(model.blocks)} blocks")
         if self.removes_depth:
             self._check_depth(model)
+        elif self.kind == "experts":
+            self._check_experts(model)
+        elif self.removes_units:
+            self.units(model)  # there are some
         if self.n_of_m:
             for linear in self.linears(model):
                 if linear.shape[1] % self.n_of_m[1]:
@@ -210,6 +232,33 @@ class Target:
                         f"does not divide {linear.name}: {linear.shape[1]} inputs are no multiple of {self.n_of_m[1]}; "
                         "choose an M that divides them, or sparsity=unstructured",
                     )
+
+    def _check_experts(self, model: PrunableModel) -> None:
+        units = self.units(model)
+        if not units:
+            raise BadSetting(
+                self,
+                "pattern",
+                f"does not fit {model.name}, which has no experts{'' if self.layers is None else ' in this range'}; "
+                "use sparsity=neurons, heads, blocks or unstructured",
+            )
+        for each in units:
+            gone = self.dropped(each.name, each.count)
+            if gone > each.count - each.least:
+                most = math.floor(1e4 * (each.count - each.least) / each.count) / 1e4
+                raise BadSetting(
+                    self,
+                    "level",
+                    f"leaves {each.count - gone} of {each.count} experts, and every token goes to {each.least}; use "
+                    f"{most:g} or less",
+                )
+            if self.sparsity and not gone and each.name not in self.budget:
+                least = math.ceil(1e4 / each.count) / 1e4
+                raise BadSetting(
+                    self,
+                    "level",
+                    f"removes none of {each.count} experts: whole ones go, rounded down; use {least:g} or more",
+                )
 
     def _check_depth(self, model: PrunableModel) -> None:
         if why := why_blocks_stay(model.hf.config):

@@ -54,7 +54,9 @@ def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -
     """
     if target.time is not None and not target.budget:
         return _counts_in_time(units, target, target.time, min_units)
-    counts = {each.name: min(target.dropped(each.name, each.count), each.count - min_units) for each in units}
+    counts = {
+        each.name: min(target.dropped(each.name, each.count), each.count - max(min_units, each.least)) for each in units
+    }
     if target.kind != "width" or target.budget:
         return counts
     for _, group in groupby(units, key=block_of):
@@ -89,8 +91,8 @@ def counts_by_score(
     """
     flat = [scores[each.name].double().cpu() for each in units]
     open_ = [torch.ones_like(score, dtype=torch.bool) for score in flat]
-    for score, may_go in zip(flat, open_, strict=True):
-        may_go[score.topk(min(min_units, len(score))).indices] = False
+    for each, score, may_go in zip(units, flat, open_, strict=True):
+        may_go[score.topk(min(max(min_units, each.least), len(score))).indices] = False
     sizes = torch.cat([torch.full_like(score, each.parameters_each) for each, score in zip(units, flat, strict=True)])
     owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(flat)])
     order = torch.cat(flat).masked_fill(~torch.cat(open_), torch.inf).argsort(stable=True)

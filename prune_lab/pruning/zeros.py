@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prune_lab.errors import RunFailed
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import removable
+from prune_lab.models.units import Experts, removable
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks, zeros_in
 from prune_lab.training.hooks import Hooks
@@ -77,10 +77,16 @@ class KeepZeros(Hooks):
     """
 
     def __init__(self, model: PrunableModel, names: Collection[str]):
-        touched = {member.linear for units in removable(model) if units.name in names for member in units.members}
+        units = [each for each in removable(model) if each.name in names]
+        touched = {member.linear for each in units for member in each.members}
         linears = [linear for linear in model.linears if linear.name in names or linear in touched]
-        self.zero = {linear.name: linear.weight == 0 for linear in linears}
-        self._kept = [(linear.module.weight, linear.seen(self.zero[linear.name])) for linear in linears]
+        linears += [each.moe.router for each in units if isinstance(each, Experts)]
+        holders: dict[int, tuple[Tensor, Tensor]] = {}  # parameters, each of one or more linear layers
+        self.zero = {}
+        for linear in linears:
+            _, stored = holders.setdefault(id(linear.parameter), (linear.parameter, _nowhere(linear.parameter)))
+            self.zero[linear.name] = linear.seen(stored).copy_(linear.weight == 0)
+        self._kept = list(holders.values())
         self._kept += [(bias, bias.detach() == 0) for bias in _biases(linears, touched)]
 
     def follow(self, shards: "Shards") -> None:
@@ -106,5 +112,9 @@ class KeepZeros(Hooks):
         return self._kept
 
 
+def _nowhere(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter, dtype=torch.bool)
+
+
 def _biases(linears: Collection[PrunableLinear], touched: Collection[PrunableLinear]) -> list[Tensor]:
-    return [linear.module.bias for linear in linears if linear in touched and linear.module.bias is not None]
+    return [linear.module.bias for linear in linears if linear in touched and linear.bias is not None]

@@ -236,6 +236,9 @@ def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
     """Methods keep nothing of a pruning: two in turn and two in threads leave what each leaves alone."""
     method = instantiate(composed(f"method={path.stem}").method)
     target = Target("blocks", 0.5) if path in DEPTH else Target(level=0.5)
+    family = "opt"
+    if method.patterns == {"experts"}:
+        family, target = "mixtral", Target("experts", 0.5)
     if path in UNITS_ALONE or (path in TRAINED and "neurons" in method.patterns):
         target = Target("neurons", 0.5)
 
@@ -244,7 +247,7 @@ def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
         return model.hf.state_dict(), result
 
     def models() -> list[PrunableModel]:
-        return [tiny_model("opt", seed=seed) for seed in range(2)]
+        return [tiny_model(family, seed=seed) for seed in range(2)]
 
     tokens = [random_tokens(6, 16, seed) for seed in range(2)]
     alone = list(map(pruned, models(), tokens))

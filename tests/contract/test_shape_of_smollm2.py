@@ -60,7 +60,7 @@ def prune(model: PrunableModel, method: object, target: Target, tokens: Tensor) 
     return method.prune(PruningContext(model, target, Calibration(tokens, batch_size=4), training=training))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "reap"])  # it has no experts
 def test_every_method_prunes_it(composed: Callable[..., DictConfig], name: str, random_tokens: Callable[..., Tensor]):
     """Heads where the method can, which go in threes."""
     method, tokens = instantiate(composed(f"method={name}").method), random_tokens(6, 16)

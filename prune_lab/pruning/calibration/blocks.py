@@ -46,8 +46,8 @@ class BlockInputs:
     _propagated: bool = field(default=False, init=False)
 
     def parts(self) -> tuple[tuple[PrunableLinear, ...], ...]:
-        """Groups the linear layers that are calibrated at once: all of the block, or those that read one tensor."""
-        return self.block.shared_inputs if self.calibration.sequential == "layer" else (self.block.linears,)
+        """Groups the linear layers that are calibrated at once: all of the block, or those that are reached at once."""
+        return self.block.steps if self.calibration.sequential == "layer" else (self.block.linears,)
 
     def batches(self) -> list[tuple[slice, Call]]:
         """Lists the batches as `run` takes them."""

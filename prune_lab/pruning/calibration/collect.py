@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import RunFailed
-from prune_lab.models.view import PrunableLinear
+from prune_lab.models.experts import ExpertLinear, moe_of
+from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.precision import is_slow_at, widened
+from prune_lab.pruning.calibration.routed import ReachedAllError, RoutedInputs
 from prune_lab.pruning.calibration.shared import add_up_statistics
-from prune_lab.pruning.calibration.statistics import Statistic
+from prune_lab.pruning.calibration.statistics import Statistic, update_at
 from prune_lab.utils.device import release_free_memory
 from prune_lab.utils.finite import all_finite
 
@@ -44,15 +46,22 @@ def collect(
         watch: sees every batch of inputs too.
         watched: linear layers that only ``watch`` is to see.
 
+    An expert reads the tokens that are routed to it, and only of these its statistics are. One that no token was routed
+    to is measured on all tokens that reach the experts of its block, and the log says so.
+
     Raises:
         RunFailed: inputs of the first batch are not finite.
     """
     wanted = [linear.name for linear in (inputs.block.linears if linears is None else linears)]
     seen = {*wanted, *(linear.name for linear in watched)}
     groups = [tuple(each for each in shared if each.name in seen) for shared in inputs.block.shared_inputs]
-    collecting = _CollectingPass([group for group in groups if group], wanted, statistic, watch)
+    collecting = _CollectingPass(inputs.block, [group for group in groups if group], wanted, statistic, watch)
     if wanted:
         collecting.run(inputs)
+        if idle := collecting.idle(inputs):
+            again = _CollectingPass(inputs.block, idle, wanted, statistic, watch, all_tokens=True)
+            again.run(inputs)
+            collecting.statistics |= again.statistics
     if inputs.calibration.share is not None:
         firsts = [next((each.name for each in group if each.name in wanted), None) for group in groups]
         collected = [collecting.statistics[name] for name in firsts if name is not None]
@@ -76,31 +85,43 @@ def by_statistic(
         yield statistic, shared
 
 
-class _ReachedAllError(Exception):
-    """Ends a forward pass from inside a hook."""
-
-
 class _CollectingPass(Generic[S]):
-    """The forward passes of one `collect`; each group of linear layers reads one tensor and shares one statistic."""
+    """The forward passes of one `collect`; each group of linear layers reads one tensor and shares one statistic.
+
+    Of experts, groups see the tokens that are routed to theirs, or all of them (``all_tokens``).
+    """
 
     def __init__(
         self,
+        block: Block,
         groups: Sequence[tuple[PrunableLinear, ...]],
         wanted: Sequence[str],
         statistic: Callable[[], S],
         watch: Watch | None,
+        *,
+        all_tokens: bool = False,
     ):
         self.statistics: dict[str, S] = {}  # by linear layer
-        self._groups = groups
+        self._routed = None if (moe := moe_of(block)) is None else RoutedInputs(moe, groups, all_tokens=all_tokens)
+        self._groups = [group for group in groups if not isinstance(group[0], ExpertLinear)]
+        self._stations = len(self._groups) + bool(self._routed)
         self._wanted = {group: [each.name for each in group if each.name in wanted] for group in groups}
         self._statistic = statistic
         self._watch = watch
-        self._reached = 0  # groups, by the running forward pass
+        self._reached = 0  # stations (modules that are watched), by the running forward pass
+
+    def idle(self, inputs: BlockInputs) -> list[tuple[PrunableLinear, ...]]:
+        """The groups of experts that have seen no token, in any process; the log says how many experts they are."""
+        told = any(getattr(each, "sums", True) for each in self.statistics.values())  # something is made of them
+        return self._routed.idle(inputs, told=told) if self._routed else []
 
     def run(self, inputs: BlockInputs) -> None:
         with ExitStack() as hooks:
             for group in self._groups:
                 handle = group[0].module.register_forward_pre_hook(partial(self._observe, group))
+                hooks.callback(handle.remove)
+            if self._routed:
+                handle = self._routed.moe.fused.register_forward_pre_hook(self._observe_experts)
                 hooks.callback(handle.remove)
             run = inputs.run
             if is_slow_at(inputs.hidden.dtype, inputs.calibration.device):
@@ -108,22 +129,44 @@ class _CollectingPass(Generic[S]):
                 run = inputs.run_wide
             for batch, call in inputs.batches():
                 self._reached = 0
-                with suppress(_ReachedAllError):
+                with suppress(ReachedAllError):
                     run(batch, call)
 
     def _observe(self, group: tuple[PrunableLinear, ...], _module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
-        rows = args[0].flatten(0, -2)  # (tokens, in)
+        self._take(group, args[0].flatten(0, -2))
+        self._count_station()
+
+    def _observe_experts(self, _module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert self._routed is not None
+        for group, rows, tokens in self._routed.of_batch(args[0], args[1]):
+            self._routed.note(group, self._take(group, rows, tokens))
+        self._count_station()
+
+    def _count_station(self) -> None:
+        self._reached += 1
+        if self._reached == self._stations:
+            raise ReachedAllError
+
+    def _take(self, group: tuple[PrunableLinear, ...], rows: Tensor, tokens: Tensor | None = None) -> int:
+        """Shows a batch of inputs ``(tokens, in)`` to the statistic of a group, and to ``watch``.
+
+        Args:
+            group: linear layers that read them.
+            rows: the inputs.
+            tokens: which of the batch's tokens these are, ``(tokens,)`` int64; by default all.
+
+        Returns:
+            How many the statistic took, of a group that has one.
+        """
         names = self._wanted[group]
         if names and names[0] not in self.statistics:
             _check_finite(group[0], rows)
             self.statistics |= dict.fromkeys(names, self._statistic())
-        if self._watch is not None:
+        if self._watch is not None and len(rows):
             self._watch(group, rows)
-        if names:
-            self.statistics[names[0]].update(rows)
-        self._reached += 1
-        if self._reached == len(self._groups):
-            raise _ReachedAllError
+        if not names:
+            return len(rows)
+        return update_at(self.statistics[names[0]], rows, tokens)
 
 
 def _check_finite(linear: PrunableLinear, rows: Tensor) -> None:

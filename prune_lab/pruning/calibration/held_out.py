@@ -98,18 +98,35 @@ class SplitStatistic(Generic[S]):
 
     def update(self, inputs: Tensor) -> None:
         """Takes the next batch of inputs, ``(tokens, in)``."""
-        held = next(self._masks)
+        self._divide(inputs, next(self._masks))
+
+    def update_at(self, inputs: Tensor, tokens: Tensor) -> int:
+        """Takes some of the next batch's inputs, ``(tokens, in)``: those of ``tokens``, ``(tokens,)`` int64.
+
+        Returns:
+            How many are fitted.
+        """
+        held = next(self._masks)[tokens.cpu()]
+        self._divide(inputs, held)
+        return len(held) - int(held.count_nonzero())
+
+    def _divide(self, inputs: Tensor, held: Tensor) -> None:
         for statistic, chosen in ((self.fitted, ~held), (self._held, held)):
             if statistic is None:
                 continue
-            if bool(chosen.all()):
+            if bool(chosen.all()) and len(chosen):
                 statistic.update(inputs)
             elif bool(chosen.any()):
                 statistic.update(inputs[chosen.to(inputs.device)])
 
     def judge(self) -> Callable[[Tensor, Tensor], float]:
-        """Gives away the Hessian of what is held out, as a function: the error of a weight beside the dense one."""
+        """Gives away the Hessian of what is held out, as a function: the error of a weight beside the dense one.
+
+        Where no token was held out, of those that reach an expert, no weight is better than another.
+        """
         assert self._held is not None
+        if not self._held.tokens:
+            return lambda dense, weight: 0.0
         hessian = self._held.value
 
         def error(dense: Tensor, weight: Tensor) -> float:

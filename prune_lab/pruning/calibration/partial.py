@@ -53,8 +53,8 @@ class PartialForward:
     def __enter__(self) -> "PartialForward":
         for block in self._blocks:
             self._replace(block.module, partial(self._block, block, block.module.forward))
-            for part, linear in enumerate((block.attention.out, block.mlp.down)):
-                self._replace(linear.module, partial(self._linear, (block.index, part), linear.module.forward))
+            for part, module in enumerate((block.attention.out.module, block.feed_forward.last)):
+                self._replace(module, partial(self._last, (block.index, part), module.forward))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,7 +122,7 @@ class PartialForward:
             self._seen.append(block.hidden(out))
         return out
 
-    def _linear(self, part: Part, forward: Callable[..., Any], inputs: Tensor) -> Tensor:
+    def _last(self, part: Part, forward: Callable[..., Any], inputs: Tensor) -> Tensor:
         out: Tensor = forward(inputs)
         return torch.zeros_like(out) if part in self._off else out
 

@@ -23,6 +23,25 @@ class Statistic(Protocol):
         """Takes one batch of inputs, ``(tokens, in)``, in the type of the model."""
 
 
+def update_at(statistic: Statistic, inputs: Tensor, tokens: Tensor | None) -> int:
+    """Shows a statistic some tokens of a batch.
+
+    Args:
+        statistic: of any kind; one that has a method ``update_at`` is shown every batch, also an empty one.
+        inputs: ``(tokens, in)``.
+        tokens: which of the batch they are, ``(tokens,)`` int64; ``None``: all of it.
+
+    Returns:
+        How many it took.
+    """
+    if tokens is not None and hasattr(statistic, "update_at"):
+        taken: int = statistic.update_at(inputs, tokens)
+        return taken
+    if len(inputs):
+        statistic.update(inputs)
+    return len(inputs)
+
+
 class Hessian:
     """Second moment of a linear layer's inputs, ``1/T sum x x^T``.
 

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from prune_lab.errors import BadInput
 from prune_lab.models.decoding import pass_with_cache
 from prune_lab.models.depth import remove_blocks
+from prune_lab.models.experts import moe_of
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.timing import PARTS, Workload, mark, seconds_between
@@ -68,7 +70,16 @@ class _Step:
 
 
 def shapes_of(model: PrunableModel) -> dict[str, Shapes]:
-    """By the names of blocks, what decides the time of their attention and of their feed-forward network."""
+    """By the names of blocks, what decides the time of their attention and of their feed-forward network.
+
+    Raises:
+        BadInput: blocks have experts, whose time depends on what is routed to each.
+    """
+    if mixtures := [block.name for block in model.blocks if moe_of(block)]:
+        raise BadInput(
+            f"{model.name} has mixtures of experts ({mixtures[0]} is the first), and latency tables know only blocks "
+            "with one feed-forward network; ask for a sparsity.level in the place of sparsity.speedup"
+        )
     config, found = model.hf.config, {}
     kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or []
     for block in model.blocks:

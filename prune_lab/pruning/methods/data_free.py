@@ -20,7 +20,10 @@ from prune_lab.pruning.target import Target
 class DataFreeMethod(BlockMethod):
     """A method that chooses from the weights alone; calibration data serve only to measure its error."""
 
-    patterns: ClassVar[frozenset[str]] = BlockMethod.patterns | {"neurons", "heads", "width", "blocks", "sub_blocks"}
+    patterns: ClassVar[frozenset[str]] = BlockMethod.patterns | {
+        "neurons", "heads", "width", "experts", "blocks", "sub_blocks",
+    }  # fmt: skip
+    prunes_experts: ClassVar[bool] = True
 
     @torch.no_grad()
     def prune(self, context: PruningContext) -> PruningResult:

@@ -1,6 +1,7 @@
 """No pruning at all: the baseline of every table, through the same pipeline."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.method import Method, Reaches
@@ -10,6 +11,8 @@ from prune_lab.pruning.result import PruningResult
 @dataclass
 class Dense(Method):
     """Leaves the model as it is, whatever the target says."""
+
+    prunes_experts: ClassVar[bool] = True
 
     @property
     def reaches(self) -> Reaches:

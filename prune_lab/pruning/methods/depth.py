@@ -84,6 +84,7 @@ class DepthMethod(Method):
     """
 
     patterns: ClassVar[frozenset[str]] = frozenset({"blocks"})
+    prunes_experts: ClassVar[bool] = True
 
     @property
     def allocation_conflict(self) -> str | None:

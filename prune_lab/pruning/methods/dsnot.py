@@ -109,7 +109,7 @@ class DSnoT(RefiningMethod):
 
     def refines(self, block: Block, linear: PrunableLinear) -> bool:
         """Returns whether the layer is of the attention, or of a feed-forward network that is not skipped."""
-        return not (self.skip_mlp and linear in block.mlp.linears)
+        return not (self.skip_mlp and linear in block.feed_forward.linears)
 
     def prepare(self, statistic: InputMoments, calibration: Calibration) -> tuple[InputMoments, float]:
         """Returns the moments, and the tolerance for a token."""

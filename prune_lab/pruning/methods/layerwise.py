@@ -25,6 +25,7 @@ class LayerwiseMethod(BlockMethod):
     """
 
     statistic: ClassVar[type[Statistic]]
+    prunes_experts: ClassVar[bool] = True
 
     @property
     def divides_samples(self) -> bool:

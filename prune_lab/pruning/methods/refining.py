@@ -55,6 +55,7 @@ class RefiningMethod(Refining, BlockMethod):
 
     inner: BlockMethod
     statistic: ClassVar[type[Statistic]]
+    prunes_experts: ClassVar[bool] = True
 
     @property
     def divides_samples(self) -> bool:

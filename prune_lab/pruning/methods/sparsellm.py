@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -55,6 +56,7 @@ class SparseLLM(SparseGPT, Refining):
     adam_refine: int = 1
     tokens_per_input: int | None = 16
     variant: str = "exact"
+    prunes_experts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         SparseGPT.__post_init__(self)

@@ -39,9 +39,9 @@ class TaylorBlocks(DepthMethod):
 
 def taylor(linear: PrunableLinear) -> float:
     """``sum |W dL/dW|`` of a weight that has a gradient."""
-    weight, gradient = linear.module.weight.detach(), linear.module.weight.grad
+    gradient = linear.parameter.grad
     assert gradient is not None
-    total: Tensor = (weight.float() * gradient.float()).abs().sum(dtype=torch.float64)
+    total: Tensor = (linear.weight.float() * linear.seen(gradient).float()).abs().sum(dtype=torch.float64)
     return float(total)
 
 
@@ -49,7 +49,7 @@ def taylor(linear: PrunableLinear) -> float:
 def _with_gradients(candidates: Candidates) -> Iterator[None]:
     """The weights of the candidates take gradients inside, and have none afterwards."""
     blocks = candidates.context.model.blocks
-    weights = [linear.module.weight for unit in candidates.free for linear in blocks[unit].linears]
+    weights = [linear.parameter for unit in candidates.free for linear in blocks[unit].linears]
     before = [weight.requires_grad for weight in weights]
     try:
         for weight in weights:

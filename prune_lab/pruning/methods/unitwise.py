@@ -60,6 +60,7 @@ class UnitMethod(BlockMethod):
     min_units: int = 1
     patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "width"})
     statistic: ClassVar[type[Statistic]]
+    prunes_experts: ClassVar[bool] = True  # it removes heads beside them
 
     def __post_init__(self) -> None:
         check_choice(self, "scope", SCOPES)

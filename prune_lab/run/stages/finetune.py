@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from prune_lab.errors import BadInput
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.evaluation.score_cache import cached_scores
+from prune_lab.models.experts import moe_of
 from prune_lab.models.units import removable
 from prune_lab.pruning.finetune import tune
 from prune_lab.pruning.masks import sparsity_of
@@ -68,7 +70,12 @@ class Finetune(Stage):
         check_flag(self, "again", "score", "reports")
 
     def check(self, run: RunState) -> None:
-        """Whether a teacher fits the model, and the type of the weights the training."""
+        """Whether a teacher fits the model, the type of its weights the training, and updates its experts."""
+        if isinstance(self.update, Lora) and any(moe_of(block) for block in run.model.blocks):
+            raise BadInput(
+                f"{run.model.name} has mixtures of experts, whose weights are in tensors that low-rank updates do not "
+                "go with; use finetune=full, or none"
+            )
         if self.update is not None:
             check_types(run.model.dtype, self.training, run.device)
         check_teacher(run.model, self.training)

@@ -44,6 +44,7 @@ _GROUPS = {  # what to write for each kind of pattern
     "neurons": "sparsity=neurons",
     "heads": "sparsity=heads",
     "width": "sparsity=width",
+    "experts": "sparsity=experts",
     "blocks": "sparsity=blocks",
     "sub_blocks": "sparsity=sub_blocks",
 }
@@ -123,6 +124,7 @@ class Prune(Stage):
 
     def check(self, run: RunState) -> None:
         """Whether the target fits the model."""
+        self.method.check_experts(run.model)
         self.target.check(run.model)
         self.allocation.check_model(run.model, self.target)
         self.allocation.check_calibration(_calibration(run))

@@ -13,6 +13,7 @@ from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.mapped import MappedWeights
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import Origin, write_origin
+from prune_lab.models.shrink import mark_passed_over
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_flag
@@ -72,6 +73,7 @@ def save_model(model: PrunableModel, origin: Origin, target: Path) -> None:
         target: the folder; what is there is replaced.
     """
     with appearing(target) as folder, model.adapter.off() if model.adapter else nullcontext():
+        mark_passed_over(model)
         model.hf.config.use_cache = True  # switched off for calibration only; users generate from what is saved
         try:
             if model.mapped is None:

@@ -1,4 +1,4 @@
-"""Removes masked neurons, heads and blocks physically, and measures what that saves."""
+"""Removes masked neurons, heads, experts and blocks physically, and measures what that saves."""
 
 import logging
 import statistics
@@ -16,7 +16,7 @@ from prune_lab.evaluation.size import Size
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.shrink import PADDING, WIDTHS, shrink
 from prune_lab.models.timing import PARTS, Workload, time_passes
-from prune_lab.models.units import SubBlocks, Units, neurons_of, removable
+from prune_lab.models.units import SubBlocks, Units, all_neurons, removable
 from prune_lab.pruning.masks import Masks
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_text, check_whole
@@ -35,7 +35,9 @@ _TIMED = MetricInfo("", "seconds", ".4f", better="lower", in_summary=True)
 
 @dataclass
 class Shrink(Stage):
-    """Makes the model smaller by the neurons, heads and blocks that were pruned; it computes the same, to rounding.
+    """Makes the model smaller by the neurons, heads, experts and blocks that were pruned.
+
+    It computes the same, to rounding.
 
     Measures parameters, bytes, multiply-adds of a token, and the time of a forward pass (prefill) and of a token after
     it (decode), before and after; where the model was pruned for a speed (``sparsity.speedup``), how many times as fast
@@ -82,10 +84,10 @@ class Shrink(Stage):
                 resolve_device(self.device, "{at}.device")
 
     def __call__(self, run: RunState) -> dict[str, float]:
-        """Shrinks the run's model in place; does nothing where no neuron, head or block was pruned."""
+        """Shrinks the run's model in place; does nothing where no neuron, head, expert or block was pruned."""
         units = removable(run.model)
         if not any(each.name in run.masks for each in units):
-            logger.info("shrink: no neuron, no head and no block was pruned, so nothing can be taken out")
+            logger.info("shrink: no neuron, no head, no expert and no block was pruned, so nothing can be taken out")
             return {}
         workload = self._workload.fit(run.model)
         device = run.device if self.device is None else resolve_device(self.device)
@@ -94,7 +96,7 @@ class Shrink(Stage):
         slow = asked and asked.seconds(run, device)
         masked = _left_masked(run, units)
         left: dict[str, Any] = dict(shrink(run.model, run.masks, self.multiple))
-        if self.multiple is not None:
+        if self.multiple is not None and WIDTHS in left:
             left |= _tell_padding(run.model, left, self.multiple)
             masked |= _padded(run.model, left[PADDING])
         after = self._measure(run, workload, device)
@@ -108,7 +110,7 @@ class Shrink(Stage):
             **left,
             **workload.protocol(),
             "device": device_name(device),
-            "macs_per_token": "multiply-adds of the blocks' weight matrices",
+            "macs_per_token": "multiply-adds of the blocks' weight matrices; of experts, those that a token goes to",
             **({"speedup": asked.protocol()} if asked is not None else {}),
         }
         return metrics
@@ -120,7 +122,7 @@ class Shrink(Stage):
         return {
             "parameters": size["parameters"],
             "bytes": size["dense_bytes"],
-            "macs_per_token": size["prunable_parameters"],
+            "macs_per_token": float(sum(block.weights_per_token for block in run.model.blocks)),
             **latency(passes, workload),
         }
 
@@ -157,7 +159,7 @@ def _speed_asked(run: RunState) -> _Asked | None:
 def _tell_padding(model: PrunableModel, left: Mapping[str, Sequence[int]], multiple: int) -> dict[str, int]:
     """Says which zeros stayed for the sake of a multiple, and returns it for the protocol."""
     zeros, widths = sum(left[PADDING]), left[WIDTHS]
-    parameters = zeros * neurons_of(model.blocks[0]).parameters_each
+    parameters = zeros * all_neurons(model)[0].parameters_each
     logger.info(
         "shrink: %d pruned neurons (%s parameters) stay as zeros, so that the neurons of a block are a multiple of %d",
         zeros, f"{parameters:,}", multiple,
@@ -172,8 +174,8 @@ def _tell_padding(model: PrunableModel, left: Mapping[str, Sequence[int]], multi
 
 def _padded(model: PrunableModel, padding: Sequence[int]) -> set[nn.Module]:
     """The linear layers of feed-forward networks with neurons that stayed as zeros."""
-    blocks = [block for block, zeros in zip(model.blocks, padding, strict=True) if zeros]
-    return {linear.module for block in blocks for linear in block.mlp.linears}
+    networks = [units.mlp for units, zeros in zip(all_neurons(model), padding, strict=True) if zeros]
+    return {linear.module for mlp in networks for linear in mlp.linears}
 
 
 def _left_masked(run: RunState, units: Sequence[Units]) -> set[nn.Module]:

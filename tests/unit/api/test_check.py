@@ -83,7 +83,13 @@ def test_the_methods_of_the_lab_keep_their_promises():
 
 def test_a_cut_over_the_model_is_asked_for_no_single_blocks_and_no_groups():
     cases = {each.case for each in check.check_method("magnitude", {"method.scope": "model"}, ["opt"])}
-    assert cases >= {"50 %", "half of the neurons", "half of the heads", "half of the neurons and heads"}
+    assert cases >= {
+        "50 %",
+        "half of the neurons",
+        "half of the heads",
+        "half of the experts",
+        "half of the neurons and heads",
+    }
     assert not cases & {"29 % of two blocks", "2:4"}
 
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prune_lab.evaluation.flops import count_macs, live_heads
 from prune_lab.models.decoding import pass_with_cache
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_heads, all_neurons
+from prune_lab.models.units import all_experts, all_heads, all_neurons
 from prune_lab.pruning.masks import Masks
 
 PROMPT, WINDOW = 24, 8
@@ -91,6 +91,23 @@ def test_a_shrunk_model_by_hand(tiny_model, random_tokens):
         "other": 10 * HEAD,
         "attention": 2 * 10 * 10 * (32 + 8 + 32),
     }
+
+
+def test_experts_are_counted_by_the_tokens_that_go_to_them(tiny_model, random_tokens, moe_family):
+    model, tokens = tiny_model(moe_family), random_tokens(1, 10)
+    experts = all_experts(model)
+    in_blocks = sum(block.weights_per_token for block in model.blocks)
+    routers = sum(units.moe.router.weight.numel() for units in experts)
+    counted = count_macs(model, tokens)
+    assert counted["prefill"].by_part["blocks"] == 10 * (in_blocks + routers)
+    assert counted["decode"].by_part["blocks"] == in_blocks + routers
+    assert experts[0].moe.weights_per_token == 2 * 3 * 24 * 32
+    for units in experts:
+        units.apply(torch.arange(6) > 1)
+    masked = count_macs(model, tokens)["prefill"]
+    shrink(model, {units.name: torch.arange(6) > 1 for units in experts})
+    shrunk = count_macs(model, tokens)["prefill"]
+    assert masked.dense > masked.nonzero == shrunk.dense == shrunk.nonzero
 
 
 def test_a_head_lives_if_its_output_has_a_weight(tiny_model):

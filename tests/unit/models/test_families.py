@@ -17,13 +17,13 @@ def test_an_unknown_family_is_refused_with_those_that_are_known():
         _ = PrunableModel(BertLMHeadModel(config)).blocks
 
 
-def test_fused_experts_stop_with_an_error_that_says_so(monkeypatch):
+def test_a_weight_that_the_row_of_a_family_has_no_path_for_is_named(monkeypatch):
     monkeypatch.setitem(FAMILIES, "mixtral", FAMILIES["mistral"])
     config = MixtralConfig(
         vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, num_local_experts=2, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
-    with pytest.raises(BadInput, match=r"model\.layers\.0: .*does not cover mlp.*fused experts"):
+    with pytest.raises(BadInput, match=r"model\.layers\.0: .*does not cover mlp\.gate\.weight, mlp\.experts"):
         _ = PrunableModel(AutoModelForCausalLM.from_config(config)).blocks
 
 

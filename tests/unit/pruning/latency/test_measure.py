@@ -61,6 +61,11 @@ def test_a_small_model_computes_what_the_blocks_without_those_units_do(tiny_mode
     assert all_neurons(model)[1].count > 3 and model.hf.config is not small.hf.config
 
 
+def test_experts_are_refused_before_anything_is_timed(tiny_model, moe_family):
+    with pytest.raises(BadInput, match=r"has mixtures of experts \(model\.layers\.0 is the first\).*sparsity\.level"):
+        Latency().table(tiny_model(moe_family), CPU)
+
+
 def by_hand(model) -> LatencyTable:
     """Seconds that are the number of units: a head takes 10, a neuron 1, and the rest 5."""
     blocks = shapes_of(model)

@@ -1,0 +1,106 @@
+"""A model of the family mixtral whose blocks differ in size: prune_lab has taken heads or experts out of it.
+
+This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
+"""
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import MixtralConfig, MixtralForCausalLM
+
+__all__ = ["PruneLabMixtralConfig", "PruneLabMixtralForCausalLM"]
+
+
+class PruneLabMixtralConfig(MixtralConfig):
+    """Says how wide each block is.
+
+    Attributes:
+        heads_per_block: of the attentions' keys and values; likewise.
+        experts_per_block: of the mixtures, in blocks that have one; None: as many as in the other keys.
+        experts_passed_over: whether routers pass over experts whose weights are zeros, as their rows of the router are.
+    """
+
+    model_type = "prune_lab_mixtral"
+    heads_per_block: list[int] | None = None
+    experts_per_block: list[int] | None = None
+    experts_passed_over: bool | None = None
+
+
+class PruneLabMixtralForCausalLM(MixtralForCausalLM):
+    """The family's own model, with smaller matrices in its blocks."""
+
+    config_class = PruneLabMixtralConfig
+
+    def __init__(self, config: PruneLabMixtralConfig):
+        super().__init__(config)
+        blocks: Any = self.model.layers  # whose modules torch declares as any
+        if config.heads_per_block is not None:
+            whole = config.num_key_value_heads
+            for block, heads in zip(blocks, config.heads_per_block, strict=True):
+                attention = block.self_attn
+                _resize(attention.q_proj, rows=attention.q_proj.out_features * heads // whole)
+                _resize(attention.k_proj, rows=attention.k_proj.out_features * heads // whole)
+                _resize(attention.v_proj, rows=attention.v_proj.out_features * heads // whole)
+                _resize(attention.o_proj, columns=attention.o_proj.in_features * heads // whole)
+        mixtures = [block.mlp for block in blocks if hasattr(block.mlp, "experts")]
+        if config.experts_per_block is not None:
+            for mixture, experts in zip(mixtures, config.experts_per_block, strict=True):
+                _keep_first(mixture.gate, "weight", experts)
+                _keep_first(mixture.experts, "gate_up_proj", experts)
+                _keep_first(mixture.experts, "down_proj", experts)
+        if config.experts_passed_over:
+            for mixture in mixtures:
+                mixture.gate.register_forward_hook(partial(pass_over, mixture.experts))
+
+
+def _resize(linear: nn.Linear, rows: int | None = None, columns: int | None = None) -> None:
+    """Makes a layer smaller; its weights are read from the files, or those of the first rows and columns."""
+    linear.weight = nn.Parameter(linear.weight.detach()[:rows, :columns].clone())
+    linear.out_features, linear.in_features = linear.weight.shape
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(linear.bias.detach()[:rows].clone())
+
+
+def _keep_first(module: Any, name: str, experts: int) -> None:
+    """Makes a parameter smaller; its values are read from the files, or those of the first experts."""
+    setattr(module, name, nn.Parameter(getattr(module, name).detach()[:experts].clone()))
+    module.num_experts = experts
+
+
+def pass_over(fused: nn.Module, router: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    """Has a router choose again, among the experts that are left, where some are removed; to be a hook behind it.
+
+    Args:
+        fused: the module that holds the weights of all experts.
+        router: that chose.
+        inputs: of the router.
+        output: what it made of them.
+
+    Returns:
+        Logits ``(tokens, experts)``, minus infinity of removed ones, weights and indices ``(tokens, k)``.
+    """
+    weight = cast(Tensor, router.weight)  # in the pass below, fewer rows than the parameter has
+    if len(weight) < len(cast(Tensor, fused.down_proj)):
+        return output
+    left = (~removed_experts(weight, fused)).nonzero().flatten()
+    if len(left) in (0, len(weight)):
+        return output
+    few, weights, indices = functional_call(router, {"weight": weight[left]}, inputs)
+    logits = torch.full_like(output[0], -torch.inf).index_copy(1, left, few.to(output[0].dtype))
+    return logits, weights, left[indices]
+
+
+def removed_experts(router: Tensor, fused: nn.Module) -> Tensor:
+    """Which experts have zeros for their row of the router and for their down-projection, ``(experts,)`` bool.
+
+    Args:
+        router: its weight, ``(experts, hidden)``.
+        fused: the module that holds the weights of all experts.
+    """
+    removed = (router == 0).all(1)
+    for number in removed.nonzero().flatten().tolist():  # most often there are none
+        removed[number] = not bool(cast(Tensor, fused.down_proj)[number].any())
+    return removed
