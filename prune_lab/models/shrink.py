@@ -81,6 +81,7 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
         remove_blocks(model, gone[KEPT])
     left = {name: [each.count for each in units_of(model)] for name, units_of in _COUNTED.items()}
     _tell_config(model, left)
+    mark_passed_over(model)
     zeros = [each for index, each in zip(networks, padding, strict=True) if kept[index]]
     counts = {name: each for name, each in left.items() if each}
     return counts | gone | ({} if multiple is None else {PADDING: zeros})
@@ -169,8 +170,9 @@ def _tell_class(hf: "PreTrainedModel") -> None:
         # a file beside the weights holds another copy of our class; what a program has made of its own stays what it is
         if type(each) is family_class or type(each).__name__ == own.__name__:
             each.__class__ = own if unequal else family_class
-            # how the names in the files that it was read from become its own, which those of our classes are already
-            vars(each).pop("_weight_conversions", None)
+            # what it was read from: its type, and how names in files become its own, as our classes' are already
+            for name in ("model_type", "_weight_conversions"):
+                vars(each).pop(name, None)
     auto_map = getattr(hf.config, "auto_map", None) or {}
     if not unequal and any(f"modeling_{PREFIX}" in str(name) for name in auto_map.values()):
         vars(hf.config).pop("auto_map")

@@ -25,7 +25,7 @@ SCORES = ("reap", "ean", "frequency")
 
 
 @dataclass
-class Reap(BlockMethod):
+class REAP(BlockMethod):
     """Scores each expert by the mean over its tokens of ``g(x) * |f(x)|``; of each block the lowest go.
 
     ``f(x)`` is what the expert makes of a token, and ``g(x)`` the router's weight for it, those of the chosen experts

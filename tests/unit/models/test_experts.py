@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import prune_lab
@@ -104,6 +105,30 @@ def test_removed_experts_stay_removed_in_copies_and_in_folders(tiny_model, rando
     shrink(loaded, {units.name: ~units.zero for units in all_experts(loaded)})
     torch.testing.assert_close(loaded.hf(tokens).logits, expected, rtol=1e-5, atol=1e-5)
     assert not is_unequal(loaded.hf.config) or len({units.count for units in all_experts(loaded)}) > 1
+
+
+@pytest.mark.parametrize("counts", [(3, 4, 5), (4, 4, 4)], ids=str)
+def test_a_model_from_files_is_saved_in_the_names_that_its_class_reads(
+    tiny_model, random_tokens, moe_family, tmp_path, counts
+):
+    """Files of a family have the tensors of single experts, and those of our classes all of a block in one."""
+    tokens = random_tokens()
+    tiny_model(moe_family).hf.save_pretrained(tmp_path / "dense")
+    model = prune_lab.load(tmp_path / "dense")
+    masks = masks_that_keep(model, counts)
+    expected = masked(model, masks).hf(tokens).logits
+    mark_passed_over(model)
+    model.hf.save_pretrained(tmp_path / "masked")
+    shrink(model, masks)
+    model.hf.save_pretrained(tmp_path / "shrunk")
+    again = prune_lab.load(tmp_path / "masked")
+    shrink(again, masks)  # from our class to the family's, where the counts are equal
+    again.hf.save_pretrained(tmp_path / "again")
+    for name in ("masked", "shrunk", "again"):
+        opened = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
+        torch.testing.assert_close(opened(tokens).logits, expected, rtol=1e-5, atol=1e-5)
+        of_one = any(".experts.0." in key for key in load_file(tmp_path / name / "model.safetensors"))
+        assert of_one == (name != "masked" and len(set(counts)) == 1)
 
 
 def test_a_router_row_of_zeros_is_a_row_like_any_other_where_nothing_was_removed(tiny_model, random_tokens):

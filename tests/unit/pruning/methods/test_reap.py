@@ -13,7 +13,7 @@ from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.routed import Saliency, collect_saliency
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.finetune import tune
-from prune_lab.pruning.methods.reap import Reap
+from prune_lab.pruning.methods.reap import REAP
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.zeros import check_zeros, masks_of_zeros
@@ -28,7 +28,7 @@ def prune(model, method, tokens, target=None, **order):
 @pytest.mark.parametrize("score", ["reap", "ean", "frequency"])
 def test_the_lowest_scores_of_the_dense_model_go_with_dense_propagation(tiny_model, random_tokens, score):
     model, tokens, dense = tiny_model("mixtral"), random_tokens(), tiny_model("mixtral")
-    result = prune(model, Reap(score), tokens, propagate="dense")
+    result = prune(model, REAP(score), tokens, propagate="dense")
     assert result.notes == {"score": score}
     for block, inputs in iterate_blocks(dense, Calibration(tokens)):
         found = collect_saliency(inputs, moe_of(block))
@@ -42,7 +42,7 @@ def test_an_expert_without_tokens_goes_first_and_the_log_names_it(tiny_model, ra
     weight = moe_of(model.blocks[1]).router.weight
     weight[:] = torch.tensor([1, 0.9, 0.5, 0.4, -0.9, -1])[:, None] * weight[0]  # 2 and 3 are never among the first two
     with caplog.at_level(logging.INFO, logger="prune_lab"):
-        result = prune(model, Reap(), random_tokens(), Target("experts", 0.34))
+        result = prune(model, REAP(), random_tokens(), Target("experts", 0.34))
     told = "no calibration token was routed to 2 of 6 experts (2, 3); they score zero and go first"
     assert f"model.layers.1.experts: {told}" in caplog.text
     assert "model.layers.0.experts: no calibration" not in caplog.text
@@ -54,17 +54,17 @@ def test_scores_differ_where_a_frequent_expert_adds_little():
     saliency.tokens = torch.tensor([10.0, 1, 0])
     saliency.norms = torch.tensor([20.0, 8, 0])
     saliency.gated = torch.tensor([5.0, 4, 0])
-    assert Reap().scores(saliency).tolist() == [0.5, 4, 0]
-    assert Reap("ean").scores(saliency).tolist() == [20, 8, 0]
-    assert Reap("frequency").scores(saliency).tolist() == [10, 1, 0]
+    assert REAP().scores(saliency).tolist() == [0.5, 4, 0]
+    assert REAP("ean").scores(saliency).tolist() == [20, 8, 0]
+    assert REAP("frequency").scores(saliency).tolist() == [10, 1, 0]
     with pytest.raises(BadSetting, match=r"score='mean'"):
-        Reap("mean")
+        REAP("mean")
 
 
 def test_a_pruned_model_is_its_shrunk_one_and_can_be_pruned_further(tiny_model, random_tokens, moe_family):
     model, tokens = tiny_model(moe_family), random_tokens()
-    prune(model, Reap(), tokens, Target("experts", 0.34))
-    result = prune(model, Reap(), tokens, Target("experts", 0.5))
+    prune(model, REAP(), tokens, Target("experts", 0.34))
+    result = prune(model, REAP(), tokens, Target("experts", 0.5))
     assert all(int(keep.sum()) == 3 for keep in result.masks.values())
     expected = model.hf(tokens).logits
     left = shrink(model, result.masks)
@@ -75,7 +75,7 @@ def test_a_pruned_model_is_its_shrunk_one_and_can_be_pruned_further(tiny_model, 
 
 def test_removed_experts_stay_removed_in_training(tiny_model, random_tokens, moe_family):
     model, tokens = tiny_model(moe_family), random_tokens(8, 16)
-    result = prune(model, Reap(), tokens)
+    result = prune(model, REAP(), tokens)
     before = model.hf(tokens).logits
     tune(model, result.masks, Training(steps=3, batch_size=4, lr=1e-2), Samples(tokens), torch.device("cpu"))
     assert not torch.allclose(before, model.hf(tokens).logits, atol=1e-3)
