@@ -235,9 +235,8 @@ class Block:
         """
         if not isinstance(self.feed_forward, Mlp):
             raise BadInput(
-                f"{self.name} has a mixture of experts in the place of one feed-forward network, and what was asked "
-                "for works on that; use sparsity=experts, heads, blocks or unstructured, with a method that prunes "
-                "experts (docs/methods/structured.md)"
+                f"{self.name} has a mixture of experts, and not one feed-forward network whose neurons could go; use "
+                "sparsity=experts, heads, blocks or unstructured (docs/methods/structured.md#experts)"
             )
         return self.feed_forward
 

@@ -138,7 +138,8 @@ class RoutedInputs:
         return [group for group in groups if not seen[group]]
 
     def _tell(self, block: str, seen: dict[Group, int]) -> None:
-        idle = {_expert(group) for group, count in seen.items() if not count}
+        removed = self.moe.removed.tolist()  # the router passes over them
+        idle = {number for group, count in seen.items() if not count and not removed[number := _expert(group)]}
         few = {_expert(group) for group, count in seen.items() if 0 < count < group[0].shape[1]}
         if idle:
             logger.info(

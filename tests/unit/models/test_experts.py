@@ -41,7 +41,7 @@ def test_blocks_may_have_one_network_beside_others_with_experts(tiny_model):
     assert [moe_of(block) is None for block in model.blocks] == [False, True, False]
     assert [units.name for units in all_neurons(model)] == ["model.layers.1.neurons"]
     assert [units.name for units in all_experts(model)] == ["model.layers.0.experts", "model.layers.2.experts"]
-    with pytest.raises(BadInput, match=r"model\.layers\.0 has a mixture of experts"):
+    with pytest.raises(BadInput, match=r"model\.layers\.0 has a mixture of experts, and not one"):
         neurons_of(model.blocks[0])
     with pytest.raises(BadInput, match=r"model\.layers\.1 has no experts"):
         experts_of(model.blocks[1])

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from prune_lab.models.experts import moe_of
+from prune_lab.models.units import all_experts
 from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.collect import collect
@@ -71,6 +72,16 @@ def test_an_expert_without_tokens_is_measured_on_all_of_them(tiny_model, random_
     expert = moe.experts[idle[0]]
     torch.testing.assert_close(found[expert.up.name].value, hidden.norm(dim=0))
     torch.testing.assert_close(found[expert.down.name].value, moe.hidden(idle[0], hidden).norm(dim=0))
+
+
+def test_the_log_does_not_name_experts_that_are_removed(tiny_model, random_tokens, caplog):
+    model = tiny_model("mixtral")
+    all_experts(model)[0].apply(torch.arange(6) > 1)
+    _, inputs = next(iterate_blocks(model, Calibration(random_tokens())))
+    with caplog.at_level(logging.INFO, logger="prune_lab"):
+        found = collect(inputs, InputNorm)
+    assert "no calibration token" not in caplog.text
+    assert moe_of(model.blocks[0]).experts[0].up.name in found
 
 
 def test_tokens_are_held_out_of_experts_by_where_they_stand(tiny_model, random_tokens):

@@ -94,7 +94,7 @@ def test_removed_experts_stay_removed_in_training(tiny_model, random_tokens, moe
         ("qwen3_moe", Target("experts", 0.5, layers=[1, 2]), "which has no experts in this range"),
         ("mixtral", Target("experts", 0.9), r"level=0.9 leaves 1 of 6 experts, and every token goes to 2; use 0.6666"),
         ("mixtral", Target("experts", 0.1), r"level=0.1 removes none of 6 experts.*use 0.1667 or more"),
-        ("mixtral", Target("neurons", 0.5), r"model\.layers\.0 has a mixture of experts in the place of"),
+        ("mixtral", Target("neurons", 0.5), r"model\.layers\.0 has a mixture of experts, and not one feed"),
         ("olmoe", Target("heads", 0.5), "normalises queries and keys of all its heads together"),
     ],
     ids=str,
