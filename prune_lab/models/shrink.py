@@ -146,6 +146,8 @@ def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[int]]) -> Non
     for name, key in ((WIDTHS, family.width), (EXPERTS, "num_experts")):
         if own_way[name] and left[name]:
             setattr(config, key, left[name][0])
+    if equal[EXPERTS] and hasattr(model.hf, "num_experts"):  # for the loss that balances routers
+        model.hf.num_experts = config.num_experts
     if len(set(heads)) > 1:
         own_way[HEADS] = False
     elif family.head_dim is not None:

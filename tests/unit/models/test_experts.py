@@ -85,6 +85,7 @@ def test_masked_and_shrunk_experts_compute_the_same_and_the_folder_opens(
     assert raw["model_type"] == (moe_family if equal else f"prune_lab_{moe_family}")
     assert raw.get("experts_per_block") == (None if equal else counts)
     assert AutoConfig.from_pretrained(tmp_path).num_experts == (counts[0] if equal else 6)
+    assert shrunk.hf.num_experts == (counts[0] if equal else 6)  # what the loss that balances routers counts on
     for loaded in (AutoModelForCausalLM.from_pretrained(tmp_path).eval(), prune_lab.load(tmp_path).hf):
         torch.testing.assert_close(loaded(tokens).logits, shrunk.hf(tokens).logits, rtol=0, atol=1e-6)
 
