@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.model_units import all_neurons
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_neurons
 from prune_lab.models.view import Block
 
 

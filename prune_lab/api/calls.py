@@ -9,9 +9,9 @@ from prune_lab.api.running import refuse_model_settings, run
 from prune_lab.api.settings import compose, normal, overrides_of, sparsity_settings
 from prune_lab.errors import BadInput, shown
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.model_units import removable
 from prune_lab.models.origin import Origin
 from prune_lab.models.shrink import shrink as shrink_in_place
-from prune_lab.models.units import removable
 from prune_lab.pruning.masks import Masks
 from prune_lab.run.entry import quiet_libraries
 

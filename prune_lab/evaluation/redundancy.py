@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.metric import MetricInfo
-from prune_lab.models.units import Neurons, all_neurons
+from prune_lab.models.model_units import all_neurons
+from prune_lab.models.units import Neurons
 from prune_lab.pruning.solvers.gram import accumulate_upper, mirror_upper
 from prune_lab.training.gradients import gradient_of, sample_gradients
 from prune_lab.utils.checks import check_flag, check_number, check_whole

@@ -20,8 +20,9 @@ from prune_lab.models.depth import remove_blocks
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.model_units import all_experts, all_heads, all_neurons, removable
 from prune_lab.models.registered import PREFIX, own_classes
-from prune_lab.models.units import Blocks, Neurons, SubBlocks, Units, all_experts, all_heads, all_neurons, removable
+from prune_lab.models.units import Blocks, Neurons, SubBlocks, Units
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -1,6 +1,6 @@
 """What is removed whole: hidden neurons, attention heads, experts, blocks and their halves, or single weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar, Literal
@@ -8,12 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
-from prune_lab.models.experts import Moe, moe_of
-from prune_lab.models.families import why_blocks_stay
+from prune_lab.models.experts import Moe
 from prune_lab.models.member import Member
-from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Attention, Block, Mlp, PrunableLinear
+from prune_lab.models.view import Attention, Mlp, PrunableLinear
 
 UnitKind = Literal["neurons", "heads", "weights", "blocks", "sub_blocks", "experts"]
 
@@ -209,97 +206,3 @@ class SingleWeights(Units):
     def norm(self, order: float, weight: Callable[[PrunableLinear], Tensor] = attrgetter("weight")) -> Tensor:
         """The absolute value."""
         return weight(self.members[0].linear).float().abs()
-
-
-def neurons_of(block: Block) -> Neurons:
-    """The neurons of a block."""
-    mlp = block.mlp
-    members = tuple(Member(linear, 1 if linear is mlp.down else 0) for linear in mlp.linears)
-    return Neurons(f"{block.name}.neurons", members, mlp.down.shape[1], mlp)
-
-
-def experts_of(block: Block) -> Experts:
-    """The experts of a block.
-
-    Raises:
-        BadInput: it has none.
-    """
-    moe = moe_of(block)
-    if moe is None:
-        raise BadInput(
-            f"{block.name} has no experts; leave it out by sparsity.layers, or use sparsity=neurons, heads, blocks or "
-            "unstructured"
-        )
-    owners = [(linear, number) for number, expert in enumerate(moe.experts) for linear in expert.linears]
-    return Experts(f"{block.name}.experts", _whole(owners), len(moe.experts), moe)
-
-
-def heads_of(block: Block) -> Heads:
-    """The heads of a block.
-
-    Raises:
-        BadInput: none can be cut out.
-    """
-    attention = block.attention
-    if attention.joint_norm:
-        raise BadInput(
-            f"{block.name} normalises queries and keys of all its heads together, so that no head can go without the "
-            "others changing; use sparsity=experts, blocks or unstructured"
-        )
-    owners = attention.owners()
-    members = [Member(linear, 0, owner) for linear, owner in zip(attention.projections, owners, strict=True)]
-    members.append(Member(attention.out, 1, attention.owner_of_outputs()))
-    return Heads(f"{block.name}.heads", tuple(members), attention.kv_heads, attention)
-
-
-def blocks_of(model: PrunableModel) -> Blocks:
-    """The blocks of a model."""
-    owners = [(linear, block.index) for block in model.blocks for linear in block.linears]
-    return Blocks(f"{_stem(model)}.blocks", _whole(owners), len(model.blocks))
-
-
-def sub_blocks_of(model: PrunableModel) -> SubBlocks:
-    """The attentions and feed-forward networks of a model."""
-    owners = [
-        (linear, 2 * block.index + half)
-        for block in model.blocks
-        for half, linears in enumerate((block.attention.linears, block.feed_forward.linears))
-        for linear in linears
-    ]
-    return SubBlocks(f"{_stem(model)}.sub_blocks", _whole(owners), 2 * len(model.blocks))
-
-
-def _stem(model: PrunableModel) -> str:
-    return model.blocks[0].name.rpartition(".")[0]
-
-
-def _whole(owners: Sequence[tuple[PrunableLinear, int]]) -> tuple[Member, ...]:
-    """Weight matrices each of which belongs to one unit."""
-    return tuple(Member(linear, 0, torch.full(linear.shape[:1], owner, device="cpu")) for linear, owner in owners)
-
-
-def single_weights_of(linear: PrunableLinear, n_of_m: tuple[int, int] | None = None) -> SingleWeights:
-    """The weights of a matrix, and the pattern in which they go."""
-    rows, columns = linear.shape
-    return SingleWeights(linear.name, (Member(linear, None),), rows * columns, n_of_m)
-
-
-def all_neurons(model: PrunableModel) -> list[Neurons]:
-    """Those of every block that has one feed-forward network, in order."""
-    return [neurons_of(block) for block in model.blocks if moe_of(block) is None]
-
-
-def all_experts(model: PrunableModel) -> list[Experts]:
-    """Those of every block that has experts, in order."""
-    return [experts_of(block) for block in model.blocks if moe_of(block) is not None]
-
-
-def all_heads(model: PrunableModel) -> list[Heads]:
-    """Those of every block in which heads can go, in order."""
-    return [heads_of(block) for block in model.blocks if not block.attention.joint_norm]
-
-
-def removable(model: PrunableModel) -> Sequence[Units]:
-    """What can be taken out of a model so that it becomes smaller."""
-    depth = [] if why_blocks_stay(model.hf.config) else [blocks_of(model), sub_blocks_of(model)]
-    return [*all_neurons(model), *all_heads(model), *depth, *all_experts(model)]

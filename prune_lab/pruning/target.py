@@ -12,16 +12,8 @@ from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import why_blocks_stay
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import (
-    Blocks,
-    Units,
-    blocks_of,
-    experts_of,
-    heads_of,
-    neurons_of,
-    single_weights_of,
-    sub_blocks_of,
-)
+from prune_lab.models.model_units import blocks_of, experts_of, heads_of, neurons_of, single_weights_of, sub_blocks_of
+from prune_lab.models.units import Blocks, Units
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.latency.curve import TimeBudget
 from prune_lab.pruning.latency.settings import Latency

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from prune_lab.errors import RunFailed
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import Experts, removable
+from prune_lab.models.model_units import removable
+from prune_lab.models.units import Experts
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks, zeros_in
 from prune_lab.training.hooks import Hooks

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_lab.models.experts import moe_of
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import all_experts
+from prune_lab.models.model_units import all_experts
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.method import Method

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from prune_lab.data.samples import Samples
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.model_units import all_heads, all_neurons, removable
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_heads, all_neurons, removable
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.finetune import tune

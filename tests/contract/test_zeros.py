@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_lab.errors import RunFailed
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import all_experts, all_heads, all_neurons
+from prune_lab.models.model_units import all_experts, all_heads, all_neurons
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import count_dropped

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import prune_lab
-from prune_lab.models.units import blocks_of
+from prune_lab.models.model_units import blocks_of
 
 
 def record_of(folder: Path) -> dict:

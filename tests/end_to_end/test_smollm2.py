@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from prune_lab.export.command import main
 from prune_lab.export.gguf import CONVERTER
 from prune_lab.models.load import Checkpoint
+from prune_lab.models.model_units import all_heads, all_neurons, blocks_of
 from prune_lab.models.origin import Origin
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_heads, all_neurons, blocks_of
 from prune_lab.run.stages.save import save_model
 from tests.end_to_end.conftest import record
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
 import prune_lab
-from prune_lab.models.units import all_heads, all_neurons
+from prune_lab.models.model_units import all_heads, all_neurons
 
 
 @pytest.mark.parametrize(("method", "equal"), [("l2_neurons", True), ("gum", False)])

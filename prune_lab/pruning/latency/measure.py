@@ -22,8 +22,8 @@ from prune_lab.models.depth import remove_blocks
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.model_units import heads_of, neurons_of
 from prune_lab.models.timing import PARTS, Workload, mark, seconds_between
-from prune_lab.models.units import heads_of, neurons_of
 from prune_lab.models.view import Block
 from prune_lab.pruning.latency.curve import Curve, grid
 from prune_lab.pruning.latency.table import Conditions, LatencyTable, Phase

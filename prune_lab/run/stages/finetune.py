@@ -10,7 +10,7 @@ from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.models.experts import moe_of
-from prune_lab.models.units import removable
+from prune_lab.models.model_units import removable
 from prune_lab.pruning.finetune import tune
 from prune_lab.pruning.masks import sparsity_of
 from prune_lab.pruning.target import Target

@@ -14,9 +14,10 @@ from prune_lab.evaluation.latency import LATENCY_INFO, latency
 from prune_lab.evaluation.metric import MetricInfo, renamed
 from prune_lab.evaluation.size import Size
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.model_units import all_neurons, removable
 from prune_lab.models.shrink import PADDING, WIDTHS, shrink
 from prune_lab.models.timing import PARTS, Workload, time_passes
-from prune_lab.models.units import SubBlocks, Units, all_neurons, removable
+from prune_lab.models.units import SubBlocks, Units
 from prune_lab.pruning.masks import Masks
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_text, check_whole

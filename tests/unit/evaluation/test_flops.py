@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prune_lab.evaluation.flops import count_macs, live_heads
 from prune_lab.models.decoding import pass_with_cache
+from prune_lab.models.model_units import all_experts, all_heads, all_neurons
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_experts, all_heads, all_neurons
 from prune_lab.pruning.masks import Masks
 
 PROMPT, WINDOW = 24, 8

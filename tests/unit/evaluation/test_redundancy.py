@@ -3,8 +3,8 @@ import torch
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.redundancy import Redundancy, similar_neurons
+from prune_lab.models.model_units import all_neurons
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_neurons
 from prune_lab.pruning.masks import Masks
 
 

@@ -169,9 +169,9 @@ def test_what_is_no_saved_model_is_told(tmp_path, saved_run, capsys):
 
 
 def test_a_model_whose_blocks_differ_is_exported_as_it_is(tmp_path, tiny_model, capsys):
+    from prune_lab.models.model_units import all_neurons
     from prune_lab.models.origin import Origin
     from prune_lab.models.shrink import shrink
-    from prune_lab.models.units import all_neurons
     from prune_lab.run.stages.save import save_model
 
     model = tiny_model("llama")

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig, Qwen2Confi
 import prune_lab
 from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.model_units import all_heads, all_neurons, blocks_of, removable, sub_blocks_of
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_heads, all_neurons, blocks_of, removable, sub_blocks_of
 
 GONE = [[0], [1], [2], [0, 2], [0, 1]]
 

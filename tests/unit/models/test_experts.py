@@ -11,8 +11,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import prune_lab
 from prune_lab.errors import BadInput
 from prune_lab.models.experts import ExpertLinear, moe_of
+from prune_lab.models.model_units import (
+    all_experts,
+    all_heads,
+    all_neurons,
+    blocks_of,
+    experts_of,
+    heads_of,
+    neurons_of,
+)
 from prune_lab.models.shrink import is_unequal, mark_passed_over, shrink
-from prune_lab.models.units import all_experts, all_heads, all_neurons, blocks_of, experts_of, heads_of, neurons_of
 
 
 def test_every_matrix_of_a_block_but_the_router_is_covered_once(tiny_model, moe_family):

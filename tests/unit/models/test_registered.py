@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import prune_lab
 from prune_lab.models.families import FAMILIES
+from prune_lab.models.model_units import all_experts, all_heads, all_neurons
 from prune_lab.models.origin import Origin
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_experts, all_heads, all_neurons
 from prune_lab.run.stages.save import save_model
 from tests.conftest import MOE_CONFIGS
 

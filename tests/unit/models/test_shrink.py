@@ -6,8 +6,8 @@ import prune_lab
 from prune_lab.errors import BadInput
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.model_units import all_heads, all_neurons, blocks_of
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_heads, all_neurons, blocks_of
 from prune_lab.pruning.masks import Masks
 
 

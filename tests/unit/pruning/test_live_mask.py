@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prune_lab.models.units import all_heads, all_neurons, single_weights_of
+from prune_lab.models.model_units import all_heads, all_neurons, single_weights_of
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask
 
 KINDS = {

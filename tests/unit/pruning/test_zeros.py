@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prune_lab.errors import RunFailed
-from prune_lab.models.units import all_neurons
+from prune_lab.models.model_units import all_neurons
 from prune_lab.pruning.zeros import KeepZeros, check_finite, check_zeros, masks_of_zeros
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from prune_lab.models.experts import moe_of
-from prune_lab.models.units import all_experts
+from prune_lab.models.model_units import all_experts
 from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.collect import collect

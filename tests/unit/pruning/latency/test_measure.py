@@ -8,7 +8,7 @@ import torch
 
 from prune_lab.cache.store import Store
 from prune_lab.errors import BadInput
-from prune_lab.models.units import all_heads, all_neurons, heads_of, neurons_of
+from prune_lab.models.model_units import all_heads, all_neurons, heads_of, neurons_of
 from prune_lab.pruning.latency.curve import Curve
 from prune_lab.pruning.latency.measure import Clock, _small_model, measure, shapes_of
 from prune_lab.pruning.latency.settings import Latency

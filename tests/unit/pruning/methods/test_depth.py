@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from prune_lab.errors import BadInput
+from prune_lab.models.model_units import blocks_of, sub_blocks_of
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import blocks_of, sub_blocks_of
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.partial import PartialForward, parts_of
 from prune_lab.pruning.context import PruningContext

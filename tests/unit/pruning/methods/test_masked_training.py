@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput
-from prune_lab.models.units import all_neurons
+from prune_lab.models.model_units import all_neurons
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.gradual_magnitude import GradualMagnitude

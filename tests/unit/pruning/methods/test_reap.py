@@ -6,8 +6,8 @@ import torch
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.experts import moe_of
+from prune_lab.models.model_units import all_experts
 from prune_lab.models.shrink import shrink
-from prune_lab.models.units import all_experts
 from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.routed import Saliency, collect_saliency

@@ -10,7 +10,8 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, RunFailed
-from prune_lab.models.units import Units, all_heads, all_neurons, single_weights_of
+from prune_lab.models.model_units import all_heads, all_neurons, single_weights_of
+from prune_lab.models.units import Units
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.finetune import tune
