@@ -174,8 +174,8 @@ def run_of(number, **changes):
     level = 0.5 if number % 2 == 0 else 0.7
     attributes = {
         "model": "toy", "data": "stdlib", "method": METHODS[number % 3], "pattern": "unstructured", "level": level,
-        "allocation": "uniform", "finetune": TUNINGS[number // 3 % 2], "evaluation": None,
-        "seed": number // 6, "status": "finished", "written": "2026-01-01T00:00:00+00:00",
+        "allocation": "uniform", "finetune": TUNINGS[number // 3 % 2], "settings": None,
+        "evaluation": None, "seed": number // 6, "status": "finished", "written": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
     metrics = {
         "dense/perplexity": 10.0, "evaluate/perplexity": 20.0 + number * (1 + level), "prune/sparsity": level,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from prune_lab.report.page.run import FILES, ReportRun, read_run
+from prune_lab.report.page.run import FILES, ReportRun, read_run, told_apart
 from prune_lab.run import artifacts
 from prune_lab.run.record import Unreadable
 from prune_lab.utils.text import one_line
@@ -52,7 +52,7 @@ class Collection:
         self._known, self.open = known, opened
         read = _fitting({self._name(path): found for path, (_, found) in known.items()})
         found = [each for each in read.values() if isinstance(each, ReportRun)]
-        self.runs = _distinct(found)
+        self.runs = told_apart(_distinct(found))
         self.taken = len(found) - len(self.runs)
         self.unreadable = [
             (one_line(name), one_line(str(found))) for name, found in read.items() if isinstance(found, Unreadable)

@@ -6,10 +6,9 @@ from typing import Any
 
 from prune_lab.report.evaluated import deciding, evaluation_of
 from prune_lab.report.page.metrics import Infos
-from prune_lab.report.page.run import ReportRun
+from prune_lab.report.page.run import NOT_OF_THE_MODEL, ReportRun
 
-_NOT_OF_THE_MODEL = ("seed", "device", "evaluate", "tracker", "save_model", "skip_finished", "objective")
-"""Sections that do not decide what becomes of the model."""
+_NOT_COMPARED = ("seed", "device", *NOT_OF_THE_MODEL)
 
 
 def comparable(runs: Sequence[ReportRun], infos: Infos) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def _setup(run: ReportRun) -> Any:
     """All that decides what becomes of the model, but the seed."""
     if not run.settings:
         return {key: value for key, value in run.attributes.items() if key not in ("seed", "status", "written")}
-    return _deciding({key: value for key, value in run.settings.items() if key not in _NOT_OF_THE_MODEL})
+    return _deciding({key: value for key, value in run.settings.items() if key not in _NOT_COMPARED})
 
 
 def _deciding(value: Any) -> Any:

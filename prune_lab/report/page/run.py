@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +23,18 @@ from prune_lab.utils.files import read_regular
 from prune_lab.utils.secrets import forgetting, redacted_override, without_known_secrets, without_secrets
 
 ATTRIBUTES = (
-    "model", "data", "method", "pattern", "level", "allocation", "finetune", "evaluation", "seed",
+    "model", "data", "method", "pattern", "level", "allocation", "finetune", "settings", "evaluation", "seed",
     "status", "written",
 )  # fmt: skip
 FILES = (artifacts.RECORD, artifacts.LAYERS, artifacts.ROUNDS, *continuations.FILES)
 """What a run is read from."""
+_TOLD_ELSEWHERE = (
+    "model", "data", "method", "method@method.inner", "sparsity", "sparsity.level", "sparsity.pattern", "allocation",
+    "finetune", "seed",
+)  # fmt: skip
+"""Overrides that attributes of their own tell."""
+NOT_OF_THE_MODEL = ("evaluate", "tracker", "save_model", "skip_finished", "keep_models", "objective", "hydra")
+"""Sections that do not decide what becomes of the model."""
 _MEASURES = ("sparsity", "relative_output_error", "block_relative_output_error")
 _Point = TypeVar("_Point")
 _ROUND = ("round", "sparsity", "perplexity_pruned", "perplexity_tuned", "loss")
@@ -56,7 +63,8 @@ class ReportRun:
 
     Attributes:
         folder: relative to the folder that was asked for.
-        attributes: a value, or ``None``, for each of `ATTRIBUTES`.
+        attributes: a value, or ``None``, for each of `ATTRIBUTES`; ``settings`` is for `told_apart`.
+        typed: the overrides that no other attribute tells.
         metrics: by ``stage/metric``.
         metric_info: the descriptions of those metrics that the record describes.
         message: why it failed or was stopped.
@@ -72,6 +80,7 @@ class ReportRun:
 
     folder: str
     attributes: dict[str, Any]
+    typed: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     metric_info: dict[str, MetricInfo] = field(default_factory=dict)
     message: str = ""
@@ -115,6 +124,7 @@ def read_run(folder: Path, name: str) -> ReportRun:
     return ReportRun(
         folder=name,
         attributes=attributes,
+        typed=_typed(asked),
         metrics={key: float(value) for key, value in record["metrics"].items() if "/" in key},
         metric_info=_metric_info(record),
         message=_cut(str(record.get("error") or record.get("reason") or ""), _MOST_TEXT),
@@ -196,9 +206,30 @@ def _attributes(record: dict[str, Any], asked: Asked) -> dict[str, Any]:
         "level": _number(sparsity.get("level", typed.get("sparsity.level"))),
         "allocation": named["allocation"],
         "finetune": named["finetune"],
+        "settings": None,
         "evaluation": _text(evaluation_text(record["protocol"])),
         "seed": _whole(config.get("seed", typed.get("seed"))),
     }
+
+
+def told_apart(runs: Sequence[ReportRun]) -> list[ReportRun]:
+    """The runs with ``settings``: what was typed for some of them only, as ``method.power=0.5`` in a sweep."""
+    common = set.intersection(*(set(run.typed) for run in runs)) if runs else set()
+    return [_with_settings(run, [each for each in run.typed if each not in common]) for run in runs]
+
+
+def _with_settings(run: ReportRun, own: Sequence[str]) -> ReportRun:
+    return replace(run, attributes=run.attributes | {"settings": _text(" ".join(own))}) if own else run
+
+
+def _typed(asked: Asked) -> tuple[str, ...]:
+    """The overrides that tell what was made, beyond the choices and the level that are attributes of their own."""
+    found = []
+    for override in asked.overrides or ():
+        key = override.lstrip("+~").partition("=")[0]
+        if key not in _TOLD_ELSEWHERE and not key.startswith(NOT_OF_THE_MODEL):
+            found.append(redacted_override(override))
+    return tuple(sorted(found))
 
 
 def _text(value: Any) -> str | None:

@@ -76,10 +76,17 @@ def test_runs_are_found_however_deep_and_known_by_their_settings(write, collect)
     assert (deep.folder, shallow.folder) == ("a/b/c/d", "e")
     assert deep.attributes | {"written": ""} == {
         "model": "reference_llama", "data": "stdlib", "method": "dsnot on wanda", "pattern": "unstructured",
-        "level": 0.7, "allocation": "owl", "finetune": "none", "evaluation": None, "seed": 3, "status": "finished",
-        "written": "",
+        "level": 0.7, "allocation": "owl", "finetune": "none", "settings": None, "evaluation": None, "seed": 3,
+        "status": "finished", "written": "",
     }  # fmt: skip
     assert deep.metrics == {"evaluate/perplexity": 31.5}
+
+
+def test_runs_are_told_apart_by_what_was_typed_for_some_of_them_only(write, collect):
+    for number, power in enumerate((0, 1)):
+        typed = ["method=mine", f"method.power={power}", "data.samples=16", "evaluate.seqlen=64", f"seed={number}"]
+        write(str(number), finished() | {"overrides": typed})
+    assert [run.attributes["settings"] for run in collect().runs] == ["method.power=0", "method.power=1"]
 
 
 def test_jobs_of_a_sweep_come_in_their_order(write, collect):

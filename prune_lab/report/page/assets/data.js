@@ -45,8 +45,8 @@ function isBetterHigher(name) {
 }
 
 function titleOf(run, { seed = true } = {}) {
-  const parts = ["model", "method", "level", "pattern", "allocation", "finetune"].map((name) => text(name, run));
-  const [model, method, level, pattern, allocation, finetune] = parts;
+  const parts = ["model", "method", "level", "pattern", "allocation", "finetune", "settings"].map((name) => text(name, run));
+  const [model, method, level, pattern, allocation, finetune, settings] = parts;
   return (
     [
       model,
@@ -54,6 +54,7 @@ function titleOf(run, { seed = true } = {}) {
       `${level} ${pattern}`.trim(),
       allocation === "uniform" ? "" : allocation,
       finetune === "none" ? "" : finetune,
+      settings,
     ]
       .filter(Boolean)
       .join(", ") + (seed && text("seed", run) && `, seed ${text("seed", run)}`) || RUNS.folders[run]

@@ -15,7 +15,7 @@ const view = {
   page: 0,
   size: 25,
   quality: RUNS.qualities[0] ?? null,
-  colour: ["method", "model", "finetune"].find((name) => RUNS.attributes[name].values.length > 1) ?? "method",
+  colour: ["method", "model", "finetune", "settings"].find((name) => RUNS.attributes[name].values.length > 1) ?? "method",
   axes: Object.fromEntries(RUNS.axes.map(([title, choices]) => [title, choices[0]])),
   runs: [], // that match, in order
 };
