@@ -1,7 +1,7 @@
 """What is removed whole: hidden neurons, attention heads, experts, blocks and their halves, or single weights."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import ClassVar, Literal
 
@@ -38,6 +38,12 @@ class Units:
     def reader(self) -> Member:
         """The part that reads what the units compute: of the down-projection, or of the attention's output."""
         return next(member for member in self.members if member.dim == 1)
+
+    def read_by(self, linear: PrunableLinear) -> "Units":
+        """The units, with another linear layer in the place of `reader`'s."""
+        reader = self.reader
+        members = tuple(replace(each, linear=linear) if each is reader else each for each in self.members)
+        return replace(self, members=members)
 
     @property
     def parameters_each(self) -> int:

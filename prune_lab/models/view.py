@@ -34,9 +34,14 @@ class PrunableLinear:
         return self.module.weight
 
     @property
-    def weight(self) -> Tensor:
-        """The weight, ``(out, in)``; a view of the parameter."""
+    def present(self) -> Tensor:
+        """The weight that the model has, ``(out, in)``; a view of the parameter."""
         return self.seen(self.parameter.detach())
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, ``(out, in)``: `present`, unless a solver is shown another one."""
+        return self.present
 
     def seen(self, stored: Tensor) -> Tensor:
         """Of a tensor that is stored like the parameter, such as its gradient, what is this layer's, ``(out, in)``.

@@ -18,7 +18,7 @@ _RECENT = 3  # blocks, by which the time left is told: those restored after an i
 
 
 def iterate_and_tell(
-    context: PruningContext, calibration: Calibration, result: PruningResult
+    context: PruningContext, calibration: Calibration, result: PruningResult, *, dense: bool = False
 ) -> Iterator[tuple[Block, BlockInputs]]:
     """Iterates over the blocks up to the last of the target, and says of each that was pruned what was done to it.
 
@@ -26,12 +26,14 @@ def iterate_and_tell(
         context: of the pruning.
         calibration: the samples that this process walks.
         result: where the caller has recorded a block when it asks for the next one.
+        dense: whether the dense model's hidden states are walked, too (`iterate_blocks`); with
+            `Calibration.dense_targets` they always are.
     """
     model, target = context.model, context.target
     end = target.end(model)
     numbers = {block.name: number for number, block in enumerate(filter(target.includes, model.blocks[:end]), 1)}
     taken: list[float] = []  # seconds of the blocks so far
-    for block, inputs in iterate_blocks(model, calibration, end):
+    for block, inputs in iterate_blocks(model, calibration, end, dense=dense or calibration.dense_targets > 0):
         start = time.perf_counter()
         yield block, inputs
         if block.name in numbers:

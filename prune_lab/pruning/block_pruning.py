@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,19 +11,18 @@ from torch import Tensor
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
-from prune_lab.pruning.calibration.collect import collect
+from prune_lab.pruning.calibration.collect import Shifts, collect
+from prune_lab.pruning.calibration.dense import DenseValues, InputShift
 from prune_lab.pruning.calibration.held_out import HeldOut, SplitStatistic
 from prune_lab.pruning.calibration.output_error import OutputErrors
 from prune_lab.pruning.calibration.statistics import Record, Statistic
+from prune_lab.pruning.dense_targets import Aim
 from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.pruning.target import Target
 from prune_lab.utils.collectives import count, hand_out
 from prune_lab.utils.device import release_free_memory
 
 S = TypeVar("S", bound=Statistic)
-
-Values = tuple[Tensor, Tensor | None]
-"""The weight ``(out, in)`` of a linear layer, and its bias ``(out,)``, if it has one."""
 
 
 class BlockPruning:
@@ -45,7 +44,8 @@ class BlockPruning:
         self._held = HeldOut.of(inputs.calibration, 0)
         self._errors = OutputErrors(inputs)
         self._records: dict[str, Record] = {}  # by linear layer, of the next pass that collects its inputs
-        self._dense: dict[PrunableLinear, Values] = {}  # with propagate=dense
+        self._dense = DenseValues()  # with propagate=dense, or where the dense model is walked, too
+        self._shifts: dict[str, InputShift] = {}  # by linear layer, with dense_targets
         self._own: set[PrunableLinear] = set()  # written, and each process has found the weight by itself
 
     def parts(self) -> tuple[tuple[PrunableLinear, ...], ...]:
@@ -64,16 +64,23 @@ class BlockPruning:
         return self._held
 
     def collect_split(
-        self, statistic: Callable[[], S], linears: Sequence[PrunableLinear] | None = None
+        self,
+        statistic: Callable[[], S],
+        linears: Sequence[PrunableLinear] | None = None,
+        *,
+        aimed: bool = False,
     ) -> dict[str, SplitStatistic[S]]:
         """Collects a statistic of the tokens that are not held out, and beside it what judges weights on the others."""
-        return self._collect(partial(SplitStatistic, statistic, self._held, self.inputs.calibration), linears)
+        split = partial(SplitStatistic, statistic, self._held, self.inputs.calibration)
+        return self._collect(split, linears, aimed=aimed)
 
     def collect(
         self,
         statistic: Callable[[], S],
         linears: Sequence[PrunableLinear] | None = None,
         sampled: Sequence[PrunableLinear] = (),
+        *,
+        aimed: bool = False,
     ) -> dict[str, S]:
         """Collects as `prune_lab.pruning.calibration.collect.collect` does, and takes error samples on the way.
 
@@ -83,17 +90,20 @@ class BlockPruning:
             statistic: makes an empty one.
             linears: which, of the block; all by default.
             sampled: linear layers of which only error samples are taken, as they will be written too.
+            aimed: whether `aim` is to say what the layers are fitted to, with ``dense_targets``.
         """
         if not self._held:
-            return self._collect(statistic, linears, sampled)
+            return self._collect(statistic, linears, sampled, aimed=aimed)
         split = partial(SplitStatistic, statistic, self._held, self.inputs.calibration, judged=False)
-        return {name: found.fitted for name, found in self._collect(split, linears, sampled).items()}
+        return {name: found.fitted for name, found in self._collect(split, linears, sampled, aimed=aimed).items()}
 
     def _collect(
         self,
         statistic: Callable[[], S],
         linears: Sequence[PrunableLinear] | None,
         sampled: Sequence[PrunableLinear] = (),
+        *,
+        aimed: bool,
     ) -> dict[str, S]:
         names = {linear.name for linear in (self.block.linears if linears is None else linears)}
         records = {name: self._records.pop(name) for name in names & self._records.keys()}
@@ -104,7 +114,22 @@ class BlockPruning:
                 if linear.name in records:
                     records[linear.name].update(rows)
 
-        return collect(self.inputs, statistic, linears, watch, sampled)
+        if not aimed or self.inputs.calibration.dense_targets == 0:
+            return collect(self.inputs, statistic, linears, watch, sampled)
+        shifts = Shifts(self._dense, partial(InputShift, self._held, self.inputs.calibration), self._shifts)
+        return collect(self.inputs, statistic, linears, watch, sampled, shifts)
+
+    def aim(self, linears: Sequence[PrunableLinear], statistic: Any) -> Aim | None:
+        """Returns what linear layers that read one tensor are fitted to; ``None``: what their weights make of it.
+
+        To be called once for what was collected of them last (``aimed``), before the statistic is let go of.
+
+        Args:
+            linears: which share the statistic.
+            statistic: of their inputs, a `Hessian` or `Covariance` of the tokens that are not held out.
+        """
+        shifts = [self._shifts.pop(linear.name) for linear in linears if linear.name in self._shifts]
+        return Aim(shifts[0], statistic, self.inputs.calibration.dense_targets) if shifts else None
 
     @contextmanager
     def recording(self, linear: PrunableLinear) -> Iterator[Record]:
@@ -210,13 +235,14 @@ class BlockPruning:
             RunFailed: an output is not finite.
         """
         self._hand_out_own()
-        if self._dense:
+        dense, self._dense = self._dense, DenseValues()
+        if self.inputs.dense is not None:
+            with dense.in_place():
+                self.inputs.dense.propagate()
+        if dense and self.inputs.calibration.propagate == "dense":
             self._record_block_error()
-            pruned = {linear: _values(linear) for linear in self._dense}
-            _copy(self._dense)
-            self._dense = {}
-            self.inputs.propagate()
-            _copy(pruned)
+            with dense.in_place():
+                self.inputs.propagate()
         elif self.inputs.last:
             self._record_block_error()
         else:
@@ -249,8 +275,8 @@ class BlockPruning:
             self.result.record_block_error([linear.name for linear in self.block.linears], error)
 
     def _keep_dense_values(self, linear: PrunableLinear) -> None:
-        if self.inputs.calibration.propagate == "dense" and linear not in self._dense:
-            self._dense[linear] = _values(linear)
+        if self.inputs.calibration.propagate == "dense" or self.inputs.dense is not None:
+            self._dense.keep(linear)
 
 
 class _Nothing:
@@ -260,15 +286,3 @@ class _Nothing:
 
     def update(self, inputs: Tensor) -> None:
         """Does nothing."""
-
-
-def _values(linear: PrunableLinear) -> Values:
-    return linear.weight.clone(), None if linear.bias is None else linear.bias.clone()
-
-
-@torch.no_grad()
-def _copy(values: Mapping[PrunableLinear, Values]) -> None:
-    for linear, (weight, bias) in values.items():
-        linear.weight.copy_(weight)
-        if linear.bias is not None and bias is not None:
-            linear.bias.copy_(bias)

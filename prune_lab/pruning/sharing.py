@@ -71,9 +71,9 @@ class RowsOf(PrunableLinear):
     rows: slice
 
     @property
-    def weight(self) -> Tensor:
+    def present(self) -> Tensor:
         """The rows, ``(rows, in)``; a view of the parameter."""
-        return self.whole.weight[self.rows]
+        return self.whole.present[self.rows]
 
 
 class InTurn(Generic[S, P]):

@@ -26,7 +26,17 @@ _PROTOCOL: Mapping[str, tuple[str, ...]] = {  # what of a record's protocol is k
     "device": (),
     "packages": (),
     "training": (),
-    "prune": ("layers", "propagate", "sequential", "allocation", "steps", "batch_size", "seqlen", "schedule"),
+    "prune": (
+        "layers",
+        "propagate",
+        "sequential",
+        "dense_targets",
+        "allocation",
+        "steps",
+        "batch_size",
+        "seqlen",
+        "schedule",
+    ),
     "finetune": ("steps", "batch_size", "update"),
 }
 

@@ -20,7 +20,7 @@ from prune_lab.utils.secrets import without_secrets
 
 SECTIONS = (
     "seed", "device", "save_model", "keep_models", "skip_finished", "stage_cache_min_seconds",
-    "propagate", "sequential", "objective",
+    "propagate", "sequential", "dense_targets", "objective",
     "model", "data", "sparsity", "method", "allocation", "schedule", "training", "finetune", "evaluate", "stages",
     "tracker",
 )  # fmt: skip

@@ -7,7 +7,7 @@ take little of its memory, and on the host otherwise. Nothing here collects, wri
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class BlockInputs:
             device or on the host; all blocks share one tensor.
         calls: the other arguments of the block, one a batch.
         last: no block follows whose inputs matter, so the outputs of this one are not computed.
+        dense: the calibration set as it reaches the block in the dense model, if that was asked for.
     """
 
     block: Block
@@ -43,6 +44,7 @@ class BlockInputs:
     hidden: Tensor
     calls: list[Call]
     last: bool = False
+    dense: "BlockInputs | None" = None
     _propagated: bool = field(default=False, init=False)
 
     def parts(self) -> tuple[tuple[PrunableLinear, ...], ...]:
@@ -95,7 +97,7 @@ class BlockInputs:
 
 @torch.no_grad()
 def iterate_blocks(
-    model: PrunableModel, calibration: Calibration, blocks: int | None = None
+    model: PrunableModel, calibration: Calibration, blocks: int | None = None, *, dense: bool = False
 ) -> Iterator[tuple[Block, BlockInputs]]:
     """Yields each block on the device with its calibration inputs; the next sees this one's outputs as you left it.
 
@@ -107,19 +109,27 @@ def iterate_blocks(
         model: left as it is, but for what the caller writes.
         calibration: the data.
         blocks: how many, from the first; all by default.
+        dense: whether to walk the dense model's hidden states beside those of the pruned one. The caller propagates
+            them (`BlockInputs.dense`) while the block is dense, or has dense values; otherwise this one's are taken to
+            be unchanged. It takes the memory of the hidden states twice.
 
     Raises:
         BadInput: a calibration token is outside the vocabulary, or the hidden states do not fit into memory.
         RunFailed: activations are not finite.
     """
     _check_tokens(model, calibration)
-    place = _place_of_hidden_states(model, calibration)
+    place = _place_of_hidden_states(model, calibration, copies=2 if dense else 1)
     hidden, calls = capture_block_inputs(model, calibration.tokens, calibration.batches(), calibration.device, place)
+    dense_hidden = hidden.clone() if dense else None
     wanted = model.blocks[:blocks]
     for block, block_calls in track(zip(wanted, calls, strict=False), len(wanted), "blocks"):
         inputs = BlockInputs(block, calibration, hidden, block_calls, last=block is wanted[-1])
+        if dense_hidden is not None:
+            inputs.dense = replace(inputs, hidden=dense_hidden)
         with model.at_work(block, calibration.device):
             yield block, inputs
+            if inputs.dense is not None:
+                inputs.dense.propagate()
             inputs.propagate()
         release_free_memory(calibration.device)
 
@@ -133,10 +143,10 @@ def _check_tokens(model: PrunableModel, calibration: Calibration) -> None:
         )
 
 
-def _place_of_hidden_states(model: PrunableModel, calibration: Calibration) -> torch.device:
+def _place_of_hidden_states(model: PrunableModel, calibration: Calibration, copies: int) -> torch.device:
     """Where the hidden states are held: with the blocks, if they take at most a quarter of the memory that is free."""
     available, (samples, seqlen) = available_memory(), calibration.tokens.shape
-    needed = samples * seqlen * int(model.hf.config.get_text_config().hidden_size) * model.dtype.itemsize
+    needed = copies * samples * seqlen * int(model.hf.config.get_text_config().hidden_size) * model.dtype.itemsize
     if calibration.device.type == "cuda" and 4 * needed <= free_memory(calibration.device):
         return calibration.device
     if available is not None and needed > available:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from prune_lab.utils.checks import check_choice
+from prune_lab.errors import BadSetting
+from prune_lab.utils.checks import check_choice, check_number
 from prune_lab.utils.collectives import count, own_share
 
 
@@ -20,6 +21,8 @@ class Calibration:
         propagate: what the next block sees: the outputs of this one ``pruned``, or as it was ``dense``.
         sequential: when inputs are collected: once a ``block``, or again for every ``layer`` (or linear layers that
             read the same tensor), after the linear layers before it are pruned ("true sequential").
+        dense_targets: share, in [0, 1], of the dense model's own outputs in what layers are fitted to; the rest are the
+            outputs of the dense weight on pruned inputs.
         boundary: a sample before which a batch ends, as those from there on are used apart from the others.
         share: which samples of the whole set these are, in one of several processes that have a share each; ``None``:
             they are the whole set.
@@ -34,6 +37,7 @@ class Calibration:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     propagate: str = "pruned"
     sequential: str = "block"
+    dense_targets: float = 0.0
     boundary: int | None = None
     share: slice | None = None
     samples: int | None = None
@@ -78,10 +82,18 @@ class Calibration:
 
 
 def check_order(owner: object) -> None:
-    """Checks the fields ``propagate`` and ``sequential``, the order of work.
+    """Checks the fields ``propagate`` and ``sequential``, the order of work, and ``dense_targets``.
 
     Raises:
-        BadSetting: one is unknown.
+        BadSetting: one is unknown, out of range, or without effect beside another.
     """
     check_choice(owner, "propagate", ("pruned", "dense"))
     check_choice(owner, "sequential", ("block", "layer"))
+    check_number(owner, "dense_targets", least=0, most=1, hint="0: outputs of the dense weights on pruned inputs")
+    if vars(owner)["dense_targets"] and vars(owner)["propagate"] == "dense":
+        raise BadSetting(
+            owner,
+            "dense_targets",
+            "is of no effect with propagate=dense, where every layer reads the dense model's inputs; use "
+            "propagate=pruned or dense_targets=0",
+        )

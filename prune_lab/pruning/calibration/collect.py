@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +13,8 @@ from prune_lab.errors import RunFailed
 from prune_lab.models.experts import ExpertLinear, moe_of
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
+from prune_lab.pruning.calibration.capture import Call
+from prune_lab.pruning.calibration.dense import DenseValues, InputShift
 from prune_lab.pruning.calibration.precision import is_slow_at, widened
 from prune_lab.pruning.calibration.routed import ReachedAllError, RoutedInputs
 from prune_lab.pruning.calibration.shared import add_up_statistics
@@ -25,12 +28,28 @@ Watch = Callable[[Sequence[PrunableLinear], Tensor], None]
 """Is shown the inputs ``(tokens, in)`` of each batch, and the wanted linear layers that read them."""
 
 
+@dataclass
+class Shifts:
+    """Collects beside a statistic how far inputs have moved from those in the dense model.
+
+    Attributes:
+        dense: the values of the block's layers that were written, as they were before.
+        make: makes an empty shift.
+        found: by linear layer; those that read the same tensor share one.
+    """
+
+    dense: DenseValues
+    make: Callable[[], InputShift]
+    found: dict[str, InputShift] = field(default_factory=dict)
+
+
 def collect(
     inputs: BlockInputs,
     statistic: Callable[[], S],
     linears: Sequence[PrunableLinear] | None = None,
     watch: Watch | None = None,
     watched: Sequence[PrunableLinear] = (),
+    shifts: Shifts | None = None,
 ) -> dict[str, S]:
     """Runs the block over the calibration set and returns a statistic per linear layer, by the layer's name.
 
@@ -45,6 +64,8 @@ def collect(
         linears: which, of the block; all by default.
         watch: sees every batch of inputs too.
         watched: linear layers that only ``watch`` is to see.
+        shifts: where to put how far the inputs have moved from the dense model's, which must be walked, too; each batch
+            then passes twice.
 
     An expert reads the tokens that are routed to it, and only of these its statistics are. One that no token was routed
     to is measured on all tokens that reach the experts of its block, and the log says so.
@@ -55,7 +76,8 @@ def collect(
     wanted = [linear.name for linear in (inputs.block.linears if linears is None else linears)]
     seen = {*wanted, *(linear.name for linear in watched)}
     groups = [tuple(each for each in shared if each.name in seen) for shared in inputs.block.shared_inputs]
-    collecting = _CollectingPass(inputs.block, [group for group in groups if group], wanted, statistic, watch)
+    present = [group for group in groups if group]
+    collecting = _CollectingPass(inputs.block, present, wanted, statistic, watch, shifts)
     if wanted:
         collecting.run(inputs)
         if idle := collecting.idle(inputs):
@@ -66,6 +88,9 @@ def collect(
         firsts = [next((each.name for each in group if each.name in wanted), None) for group in groups]
         collected = [collecting.statistics[name] for name in firsts if name is not None]
         add_up_statistics(collected, inputs.calibration.device)
+        if shifts is not None:
+            moved = [shifts.found[name] for name in firsts if name is not None]
+            add_up_statistics(moved, inputs.calibration.device)
     release_free_memory(inputs.calibration.device)  # the activations; solvers need room next
     return {name: collecting.statistics[name] for name in wanted}
 
@@ -98,6 +123,7 @@ class _CollectingPass(Generic[S]):
         wanted: Sequence[str],
         statistic: Callable[[], S],
         watch: Watch | None,
+        shifts: Shifts | None = None,
         *,
         all_tokens: bool = False,
     ):
@@ -108,6 +134,9 @@ class _CollectingPass(Generic[S]):
         self._wanted = {group: [each.name for each in group if each.name in wanted] for group in groups}
         self._statistic = statistic
         self._watch = watch
+        self._shifts = shifts
+        self._in_dense = False  # whether the running forward pass is that of the dense model
+        self._dense_rows: dict[tuple[PrunableLinear, ...], Tensor] = {}  # of the batch
         self._reached = 0  # stations (modules that are watched), by the running forward pass
 
     def idle(self, inputs: BlockInputs) -> list[tuple[PrunableLinear, ...]]:
@@ -123,14 +152,22 @@ class _CollectingPass(Generic[S]):
             if self._routed:
                 handle = self._routed.moe.fused.register_forward_pre_hook(self._observe_experts)
                 hooks.callback(handle.remove)
-            run = inputs.run
-            if is_slow_at(inputs.hidden.dtype, inputs.calibration.device):
+            wide = is_slow_at(inputs.hidden.dtype, inputs.calibration.device)
+            if wide:
                 hooks.enter_context(widened(inputs.block.module))
-                run = inputs.run_wide
             for batch, call in inputs.batches():
-                self._reached = 0
-                with suppress(ReachedAllError):
-                    run(batch, call)
+                if self._shifts is not None:
+                    assert inputs.dense is not None, "the dense model is not walked"
+                    with self._shifts.dense.in_place():
+                        self._in_dense = True
+                        self._pass(inputs.dense, batch, call, wide=wide)
+                        self._in_dense = False
+                self._pass(inputs, batch, call, wide=wide)
+
+    def _pass(self, inputs: BlockInputs, batch: slice, call: Call, *, wide: bool) -> None:
+        self._reached = 0
+        with suppress(ReachedAllError):
+            (inputs.run_wide if wide else inputs.run)(batch, call)
 
     def _observe(self, group: tuple[PrunableLinear, ...], _module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         self._take(group, args[0].flatten(0, -2))
@@ -159,13 +196,20 @@ class _CollectingPass(Generic[S]):
             How many the statistic took, of a group that has one.
         """
         names = self._wanted[group]
+        if self._in_dense:
+            self._dense_rows[group] = rows
+            return len(rows)
         if names and names[0] not in self.statistics:
             _check_finite(group[0], rows)
             self.statistics |= dict.fromkeys(names, self._statistic())
+            if self._shifts is not None:
+                self._shifts.found |= dict.fromkeys(names, self._shifts.make())
         if self._watch is not None and len(rows):
             self._watch(group, rows)
         if not names:
             return len(rows)
+        if self._shifts is not None:
+            self._shifts.found[names[0]].update(self._dense_rows.pop(group), rows)
         return update_at(self.statistics[names[0]], rows, tokens)
 
 

@@ -41,6 +41,7 @@ class ADMM(LayerwiseMethod):
     rho: float = 1.0
     scope: str = "layer"
     statistic: ClassVar = Hessian
+    dense_targets_conflict: ClassVar = None
 
     def __post_init__(self) -> None:
         check_choice(self, "scope", SCOPES)
@@ -62,7 +63,7 @@ class ADMM(LayerwiseMethod):
     def solve(self, linear: PrunableLinear, prepared: tuple[admm.Scaled, Tensor], target: Target) -> Tensor:
         """Iterates."""
         scaled, shifted_inverse = prepared
-        zero = target.zeros_to_keep(linear.weight)
+        zero = target.zeros_to_keep(linear.present)
         return admm.admm(
             linear.weight.float(),
             scaled,

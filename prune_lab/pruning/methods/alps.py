@@ -42,6 +42,7 @@ class ALPS(LayerwiseMethod):
     damping_of: str = "mean"
     refit_iterations: int = 50
     statistic: ClassVar = Hessian
+    dense_targets_conflict: ClassVar = None
 
     def __post_init__(self) -> None:
         check_whole(self, "iterations")
@@ -55,7 +56,7 @@ class ALPS(LayerwiseMethod):
 
     def solve(self, linear: PrunableLinear, prepared: admm.Spectrum, target: Target) -> Tensor:
         """Finds support and values."""
-        zero = target.zeros_to_keep(linear.weight)
+        zero = target.zeros_to_keep(linear.present)
 
         def best(scores: Tensor, share: float) -> Tensor:
             return select_mask(scores, share, target, linear.name, "layer", zero)

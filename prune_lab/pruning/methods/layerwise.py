@@ -2,6 +2,7 @@
 
 import time
 from abc import abstractmethod
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.collect import by_statistic
 from prune_lab.pruning.calibration.shared import is_sum
 from prune_lab.pruning.calibration.statistics import Hessian, Statistic
+from prune_lab.pruning.dense_targets import Aim
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming
 from prune_lab.pruning.sharing import InTurn, Site, Solved, solve_apart
 from prune_lab.pruning.target import Target
@@ -34,8 +36,9 @@ class LayerwiseMethod(BlockMethod):
 
     def prune_block(self, pruning: BlockPruning) -> None:
         """Collects, prepares each statistic once, and solves for every weight that reads it."""
+        aimed = self.dense_targets_conflict is None
         for linears in pruning.parts():
-            groups = list(by_statistic(pruning.collect(self.statistic, linears), linears))
+            groups = list(by_statistic(pruning.collect(self.statistic, linears, aimed=aimed), linears))
             sites = [
                 Site(
                     linear, number, *self.work(linear), by_rows=count() > 1 and self.solves_rows(linear, pruning.target)
@@ -43,18 +46,25 @@ class LayerwiseMethod(BlockMethod):
                 for number, (_, shared) in enumerate(groups)
                 for linear in shared
             ]
-            prepared = InTurn([statistic for statistic, _ in groups], self.prepare)
+            prepared = InTurn(groups, partial(self._prepared, pruning))
 
             def solve(linear: PrunableLinear, group: int, prepared: InTurn[Any, Any] = prepared) -> Solved:
                 start = time.perf_counter()
                 with naming(linear, self):
-                    weight, order = self.solve_in_order(linear, prepared[group], pruning.target)
+                    aim, of_group = prepared[group]
+                    seen = linear if aim is None else aim.seen(linear)
+                    weight, order = self.solve_in_order(seen, of_group, pruning.target)
                 return Solved(weight, time.perf_counter() - start, order)
 
             for linear, solved in solve_apart(sites, solve):
                 pruning.write(linear, solved.weight, solved.seconds, handed_out=True)
                 if solved.order is not None:
                     pruning.result.channel_orders[linear.name] = solved.order.cpu()
+
+    def _prepared(self, pruning: BlockPruning, group: tuple[Any, list[PrunableLinear]]) -> tuple[Aim | None, Any]:
+        """What a group of layers is fitted to, and what `solve` gets of its statistic."""
+        statistic, linears = group
+        return pruning.aim(linears, statistic), self.prepare(statistic)  # in this order: it may empty the statistic
 
     def work(self, linear: PrunableLinear) -> tuple[float, float]:
         """Returns what solving a row takes, and what preparing the statistic does, in one unit.

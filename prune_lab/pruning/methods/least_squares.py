@@ -31,6 +31,7 @@ class LeastSquares(RefiningMethod):
     inner: BlockMethod
     damping: float = 0.01
     statistic: ClassVar = Hessian
+    dense_targets_conflict: ClassVar = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

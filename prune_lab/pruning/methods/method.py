@@ -12,6 +12,9 @@ from prune_lab.pruning.target import Target
 from prune_lab.training.settings import Training
 from prune_lab.training.updates import Update
 
+FITTING = "method=sparsegpt, alps, admm, ziplm or least_squares"
+"""Those that can fit layers to the dense model's outputs."""
+
 Reaches = Literal["level", "at most", "at least", "nothing"]
 
 
@@ -68,6 +71,14 @@ class Method(ABC):
         Such a method makes one cut for the whole model, and so cannot prune single blocks either.
         """
         return None
+
+    @property
+    def dense_targets_conflict(self) -> str | None:
+        """Why layers cannot be fitted to the dense model's outputs, as a predicate with a remedy; ``None`` if they can.
+
+        Methods can that find weights by least squares, see `prune_lab.pruning.dense_targets`.
+        """
+        return f"fits no weights by least squares; use {FITTING} with dense_targets, or dense_targets=0"
 
     def check(self, target: Target) -> None:  # noqa: B027 - most methods can do every target
         """Raises `BadInput` when the method cannot do what the target asks; called before a model is loaded."""

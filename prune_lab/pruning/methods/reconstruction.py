@@ -69,6 +69,12 @@ class Reconstruction(Refining, Method):
         check_whole(self, "epochs")
         check_seed(self)
 
+    @property
+    def dense_targets_conflict(self) -> str | None:
+        """It fits halves of blocks to the dense model in any case; what it starts from may be able to fit layers."""
+        conflict = self.inner.dense_targets_conflict
+        return conflict and f"starts from a method that {conflict.replace('{at}', '{at}.inner')}"
+
     def check(self, target: Target) -> None:
         """What the inner method cannot do, this one cannot either."""
         check_inner(self, target)
@@ -80,18 +86,14 @@ class Reconstruction(Refining, Method):
         held = HeldOut.of(calibration, self.held_out)
         batch_size = calibration.batch_size or self._batch_size(calibration)
         calibration = replace(calibration, batch_size=batch_size, boundary=held.boundary)
-        result, dense_hidden = PruningResult(), None
-        for block, inputs in iterate_and_tell(context, share_of(self, calibration), result):
-            if dense_hidden is None:
-                dense_hidden = inputs.hidden.clone()
-            dense = BlockInputs(block, calibration, dense_hidden, inputs.calls, inputs.last)
+        result = PruningResult()
+        for block, inputs in iterate_and_tell(context, share_of(self, calibration), result, dense=True):
+            dense = inputs.dense
+            assert dense is not None
             if target.includes(block):
                 halves = [_outputs(dense, linear) for linear in (_attention_out(block), block.mlp.down)]
                 goals = Goals(halves[0], halves[1], held.outputs(dense), held)
-                dense.propagate()
                 prune_once(inputs, context, result, partial(self._prune_block, goals=goals))
-            else:
-                dense.propagate()
         return result
 
     def _prune_block(self, pruning: BlockPruning, goals: "Goals") -> None:

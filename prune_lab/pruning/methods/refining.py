@@ -2,7 +2,7 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from prune_lab.pruning.calibration.collect import by_statistic
 from prune_lab.pruning.calibration.held_out import SplitStatistic
 from prune_lab.pruning.calibration.shared import is_sum
 from prune_lab.pruning.calibration.statistics import Statistic
+from prune_lab.pruning.dense_targets import Aim
 from prune_lab.pruning.held_out import BlockJudge
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming
 from prune_lab.pruning.methods.data_free import DataFreeMethod
@@ -78,30 +79,31 @@ class RefiningMethod(Refining, BlockMethod):
         """Lets the inner method prune the block, then refines linear layer by linear layer."""
         dense = {linear.name: linear.weight.clone() for linear in pruning.block.linears}
         held = pruning.hold_out(self.held_out)
-        judge = BlockJudge(pruning, held)
+        beside = pruning.inputs.dense
+        judge = BlockJudge(pruning, held, None if beside is None else held.outputs(beside))
         parts = pruning.parts()
-        early = pruning.collect_split(self.statistic) if len(parts) == 1 else None
+        early = self._collected(pruning, parts[0]) if len(parts) == 1 else None
         self.inner.prune_block(pruning)
         judge.begin()
         for linears in parts:
-            statistics = pruning.collect_split(self.statistic, linears) if early is None else early
-            groups = list(by_statistic(statistics, linears))
+            groups = self._collected(pruning, linears) if early is None else early
             sites = [
                 Site(linear, number, linear.shape[1] ** 2)
-                for number, (_, shared) in enumerate(groups)
+                for number, (_, _, shared) in enumerate(groups)
                 for linear in filter(partial(self.refines, pruning.block), shared)
             ]
             prepared = InTurn(
-                [statistic for statistic, _ in groups], partial(self._prepared, pruning, judged=bool(held))
+                [(aim, statistic) for aim, statistic, _ in groups], partial(self._prepared, pruning, judged=bool(held))
             )
 
             def solve(linear: PrunableLinear, group: int, prepared: InTurn[Any, Any] = prepared) -> Solved:
                 start = time.perf_counter()
                 before = linear.weight.clone()
                 with naming(linear, self):
-                    of_group, error = prepared[group]
-                    after = self.refine(dense[linear.name], before, of_group, pruning.target).to(before.dtype)
-                known = partial(error, dense[linear.name]) if error else None
+                    aim, of_group, error = prepared[group]
+                    goal = dense[linear.name] if aim is None else aim.of(dense[linear.name])
+                    after = self.refine(goal, before, of_group, pruning.target).to(before.dtype)
+                known = partial(error, goal) if error else None
                 weight, passes = best_of(before, [after], known) if known else (after, 1)
                 return Solved(weight, time.perf_counter() - start, refined=passes)
 
@@ -109,12 +111,23 @@ class RefiningMethod(Refining, BlockMethod):
                 pruning.write(linear, solved.weight, solved.seconds, solved.refined, handed_out=True)
         judge.settle()
 
+    def _collected(
+        self, pruning: BlockPruning, linears: Sequence[PrunableLinear]
+    ) -> list[tuple[Aim | None, SplitStatistic[Any], list[PrunableLinear]]]:
+        """By group of layers that read one tensor: what they are fitted to, their statistic, and they themselves."""
+        statistics = pruning.collect_split(self.statistic, linears, aimed=self.dense_targets_conflict is None)
+        return [
+            (pruning.aim(shared, statistic.fitted), statistic, shared)
+            for statistic, shared in by_statistic(statistics, tuple(linears))
+        ]
+
     def _prepared(
-        self, pruning: BlockPruning, statistic: SplitStatistic[Any], *, judged: bool
-    ) -> tuple[Any, Callable[[Tensor, Tensor], float] | None]:
-        """What `refine` gets, and the error of a weight on what is held out, if anything is."""
+        self, pruning: BlockPruning, group: tuple[Aim | None, SplitStatistic[Any]], *, judged: bool
+    ) -> tuple[Aim | None, Any, Callable[[Tensor, Tensor], float] | None]:
+        """What a group is fitted to, what `refine` gets, and the error of a weight on what is held out, if any is."""
+        aim, statistic = group
         error = statistic.judge() if judged else None
-        return self.prepare(statistic.fitted, pruning.inputs.calibration), error
+        return aim, self.prepare(statistic.fitted, pruning.inputs.calibration), error
 
     def refines(self, block: Block, linear: PrunableLinear) -> bool:
         """Returns whether a linear layer is refined; where not, it stays as the inner method left it."""
@@ -129,7 +142,8 @@ class RefiningMethod(Refining, BlockMethod):
         """Returns the refined weight.
 
         Args:
-            dense: the weight before anything was done to it, ``(out, in)``.
+            dense: the weight to come close to, ``(out, in)``: the one before anything was done to it, or with
+                ``dense_targets`` what that becomes.
             pruned: what the inner method made of it, ``(out, in)``.
             prepared: from `prepare`.
             target: for its N:M pattern.

@@ -31,6 +31,7 @@ class SparseGPT(LayerwiseMethod):
     block_size: int = 128
     damping: float = 0.01
     statistic: ClassVar = Hessian
+    dense_targets_conflict: ClassVar = None
 
     def __post_init__(self) -> None:
         check_whole(self, "block_size", hint="columns")
@@ -52,5 +53,5 @@ class SparseGPT(LayerwiseMethod):
             target.of(linear.name),
             target.n_of_m,
             block_size=self.block_size,
-            zero=target.zeros_to_keep(linear.weight),
+            zero=target.zeros_to_keep(linear.present),
         )

@@ -73,6 +73,13 @@ class SparseLLM(SparseGPT, Refining):
         return self._is_sparsegpt
 
     @property
+    def dense_targets_conflict(self) -> str | None:  # type: ignore[override]
+        """Further rounds fit networks to what the dense weights give on pruned inputs."""
+        if self._is_sparsegpt:
+            return None
+        return "fits networks to other outputs in its further rounds; use method=sparsegpt, or dense_targets=0"
+
+    @property
     def _is_sparsegpt(self) -> bool:
         return self.rounds == 1 and (self.adam_refine == 0 or self.variant == "paper")
 

@@ -109,13 +109,16 @@ class UnitMethod(BlockMethod):
                 self.empty_statistic(pruning.inputs.calibration.whole_shape[1]),
                 [each.reader.linear for each in ready],
                 [member.linear for each in ready for member in each.members],
+                aimed=self.dense_targets_conflict is None,
             )
             for each in ready:
                 start, linear = time.perf_counter(), each.reader.linear
                 dropped = max(target.dropped(each.name, each.count), int(each.zero.count_nonzero()))
                 with naming(linear, self):
-                    zero = target.zeros_to_keep(linear.weight)
-                    solution = self.solve(each, statistics.pop(linear.name), dropped, zero)
+                    zero, statistic = target.zeros_to_keep(linear.weight), statistics.pop(linear.name)
+                    aim = pruning.aim([linear], statistic)
+                    seen = each if aim is None else each.read_by(aim.seen(linear))
+                    solution = self.solve(seen, statistic, dropped, zero)
                 seconds = time.perf_counter() - start
                 pruning.write_units(each, solution.keep, seconds, weight=solution.weight, bias=solution.bias)
 

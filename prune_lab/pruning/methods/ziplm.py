@@ -58,6 +58,11 @@ class ZipLM(UnitMethod):
         check_flag(self, "bias")
         check_choice(self, "weighting", WEIGHTINGS)
 
+    @property
+    def dense_targets_conflict(self) -> str | None:
+        """With a free bias the targets would need the means of both inputs."""
+        return "cannot do so with a free bias; use {at}.bias=false, or dense_targets=0" if self.bias else None
+
     def prepare_model(self, model: PrunableModel, units: list[Units]) -> None:
         """Gives the layers that read units a bias of zero, where they have none and can have one."""
         if self.bias:

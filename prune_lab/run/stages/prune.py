@@ -48,6 +48,7 @@ _GROUPS = {  # what to write for each kind of pattern
     "blocks": "sparsity=blocks",
     "sub_blocks": "sparsity=sub_blocks",
 }
+_OF_TRAINING = ("schedule", "training", "finetune")
 COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "block_relative_output_error", "seconds")
 
 
@@ -64,6 +65,8 @@ class Prune(Stage):
         propagate: what a block's successors are calibrated on: its ``pruned`` outputs, or its ``dense`` ones.
         sequential: when inputs are collected: once a ``block``, or again after every ``layer`` (or linear layers that
             read the same tensor).
+        dense_targets: share of the dense model's own outputs in what layers are fitted to, by methods that do least
+            squares; the rest are the outputs of the dense weights on the inputs that pruned blocks give.
         allocation: how the target's sparsity is shared out over the layers.
         schedule: how sparsity grows, for methods that prune while the model is trained.
         training: how it is trained meanwhile.
@@ -85,16 +88,14 @@ class Prune(Stage):
         "training_seconds": MetricInfo("seconds of the training that prunes", "seconds", ".1f", better="lower"),
     }
     needs: ClassVar = {
-        **{
-            name: name
-            for name in ("method", "allocation", "propagate", "sequential", "schedule", "training", "finetune")
-        },
+        **{name: name for name in ("method", "allocation", "propagate", "sequential", "dense_targets", *_OF_TRAINING)},
         "target": "sparsity",
     }
     method: Method
     target: Target
     propagate: str = "pruned"
     sequential: str = "block"
+    dense_targets: float = 0.0
     allocation: Allocation = field(default_factory=Uniform)
     schedule: Schedule = field(default_factory=Cubic)
     training: Training = field(default_factory=Training)
@@ -117,6 +118,12 @@ class Prune(Stage):
             )
         if self.method.allocation_conflict is not None and not isinstance(self.allocation, Uniform):
             raise BadInput(f"method {type(self.method).__name__} {self.method.allocation_conflict}", self.method)
+        if self.dense_targets and self.method.dense_targets_conflict is not None:
+            raise BadInput(
+                f"dense_targets={self.dense_targets:g}: method {type(self.method).__name__} "
+                f"{self.method.dense_targets_conflict}",
+                self.method,
+            )
         self.allocation.check(self.target)
         if self._speed is not None:
             self._speed.prepare(self.allocation)
@@ -150,8 +157,7 @@ class Prune(Stage):
         if self._speed is not None:
             return None  # it depends on the machine
         if not self.method.trains:
-            unused = ("schedule", "training", "finetune")
-            return {name: value for name, value in settings.items() if name not in unused}
+            return {name: value for name, value in settings.items() if name not in _OF_TRAINING}
         return None if reporting else {name: value for name, value in settings.items() if name != "finetune"}
 
     def __call__(self, run: RunState) -> dict[str, float]:
@@ -169,7 +175,7 @@ class Prune(Stage):
                 PruningContext(
                     run.model,
                     target,
-                    _calibration(run, propagate=self.propagate, sequential=self.sequential),
+                    self._ordered(run),
                     schedule=self.schedule,
                     training=self.training,
                     samples=samples,
@@ -204,12 +210,22 @@ class Prune(Stage):
             "training_seconds": round(result.progress.seconds, 3),
         }
 
+    def _ordered(self, run: RunState) -> Calibration:
+        """The calibration set, in the order of work that was asked for."""
+        return replace(
+            _calibration(run),
+            propagate=self.propagate,
+            sequential=self.sequential,
+            dense_targets=float(self.dense_targets),
+        )
+
     def _calibrated(self, run: RunState) -> dict[str, object]:
         """Returns the protocol of a method that does not train."""
         return {
             "calibration": run.data.protocol.get("calibration"),
             "propagate": self.propagate,
             "sequential": self.sequential,
+            **({"dense_targets": self.dense_targets} if self.dense_targets else {}),
             "allocation": self.allocation.describe(),
         }
 
@@ -250,8 +266,8 @@ class Prune(Stage):
         return replace(target, budget=budget), {"allocation_seconds": round(time.perf_counter() - start, 3)}
 
 
-def _calibration(run: RunState, propagate: str = "pruned", sequential: str = "block") -> Calibration:
-    return Calibration(run.data.calibration, run.data.batch_size, run.device, propagate, sequential)
+def _calibration(run: RunState) -> Calibration:
+    return Calibration(run.data.calibration, run.data.batch_size, run.device)
 
 
 def _workplace(run: RunState) -> Workplace:
