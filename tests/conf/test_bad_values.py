@@ -96,7 +96,7 @@ def test_keys_of_a_stage(composed: Callable[..., DictConfig], stage: str):
         assert accepted(cfg, f"stages.{stage}") == []
 
 
-@pytest.mark.parametrize("key", ["propagate", "sequential"])
+@pytest.mark.parametrize("key", ["propagate", "sequential", "dense_targets"])
 def test_keys_that_a_stage_is_handed(composed: Callable[..., DictConfig], key: str):
     assert accepted(composed("tracker=jsonl"), key) == []
 

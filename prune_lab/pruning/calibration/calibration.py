@@ -22,7 +22,7 @@ class Calibration:
         sequential: when inputs are collected: once a ``block``, or again for every ``layer`` (or linear layers that
             read the same tensor), after the linear layers before it are pruned ("true sequential").
         dense_targets: share, in [0, 1], of the dense model's own outputs in what layers are fitted to; the rest are the
-            outputs of the dense weight on pruned inputs.
+            outputs of the dense weight on pruned inputs. Needs ``sequential=layer``.
         boundary: a sample before which a batch ends, as those from there on are used apart from the others.
         share: which samples of the whole set these are, in one of several processes that have a share each; ``None``:
             they are the whole set.
@@ -96,4 +96,11 @@ def check_order(owner: object) -> None:
             "dense_targets",
             "is of no effect with propagate=dense, where every layer reads the dense model's inputs; use "
             "propagate=pruned or dense_targets=0",
+        )
+    if vars(owner)["dense_targets"] and vars(owner)["sequential"] == "block":
+        raise BadSetting(
+            owner,
+            "dense_targets",
+            "needs sequential=layer: with sequential=block every layer of a block would make up for the same loss once "
+            "more; use sequential=layer or dense_targets=0",
         )

@@ -39,12 +39,14 @@ CASES: dict[str, tuple[Method, Target, dict[str, Any]]] = {
     "sparsegpt": (SparseGPT(), HALF, {}),
     "sparsegpt 2:4": (SparseGPT(), TWO_OF_FOUR, {}),
     "sparsegpt by layer": (SparseGPT(), HALF, {"sequential": "layer"}),
+    "sparsegpt, dense targets": (SparseGPT(), HALF, {"sequential": "layer", "dense_targets": 1.0}),
     "sparsegpt, dense inputs": (SparseGPT(), HALF, {"propagate": "dense"}),
     "alps": (ALPS(), HALF, {}),
     "ria in another order": (RIA(permute=True), TWO_OF_FOUR, {}),
     "magnitude": (Magnitude(), HALF, {}),
     "dsnot": (DSnoT(Wanda()), HALF, {}),
     "least squares": (LeastSquares(Magnitude()), HALF, {}),
+    "least squares, dense targets": (LeastSquares(Magnitude()), HALF, {"sequential": "layer", "dense_targets": 1.0}),
     "sparsellm": (SparseLLM(), HALF, {}),
 }
 
