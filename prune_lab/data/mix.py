@@ -9,19 +9,18 @@ from math import ceil
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prune_lab.data.bos import Bos, BosMode, place_bos
 from prune_lab.data.samples import Samples
 from prune_lab.data.shares import divided, largest_total, percentages, portions
-from prune_lab.data.spec import DataSpec, Drawn, Measured, ModelFacts, put_together
-from prune_lab.data.tokens import Data, token_digest, tokenizer_protocol, window_length
+from prune_lab.data.spec import DataSpec, Drawn, Measured, ModelFacts, check_left_to, put_together
+from prune_lab.data.tokens import Author, Data, token_digest, tokenizer_protocol, window_length
 from prune_lab.errors import BadInput, BadSetting, shown
 from prune_lab.utils.checks import check_text, check_whole, is_number
 
 logger = logging.getLogger(__name__)
-
-_OF_THE_MIX = ("seqlen", "batch_size", "bos")
 
 
 @dataclass(kw_only=True)
@@ -148,10 +147,7 @@ class Mix(DataSpec):
         for name, source in self.sources.items():
             if name not in self.shares and name != self.evaluate_on:
                 logger.info("data.sources.%s has no share and is not used", name)
-            for field in _OF_THE_MIX:
-                own = getattr(source, field)
-                if own is not None and own != getattr(self, field):
-                    raise BadSetting(source, field, f"is not allowed in a mix; data.{field} says it for all sources")
+            check_left_to(self, source, " for all sources of a mix")
 
     def _with_own(self, name: str, samples: int | None) -> DataSpec:
         """A source with what the mix decides for it."""
@@ -181,8 +177,7 @@ class Mix(DataSpec):
         return {name: self.sources[name].draw(model) for name in sorted(self._portions)}
 
     def _mixed(self, parts: Mapping[str, Drawn]) -> Drawn:
-        tokens = torch.cat([part.tokens for part in parts.values()])
-        tokens = tokens[torch.from_numpy(np.random.default_rng(self.seed).permutation(len(tokens)))]
+        tokens = self._shuffled(parts)
         told = {name: {"share": float(self._portions[name])} | part.protocol for name, part in parts.items()}
         protocol: dict[str, object] = {
             "source": f"mix of {percentages(self._portions)}",
@@ -192,7 +187,25 @@ class Mix(DataSpec):
             "sha256": token_digest(tokens.numpy()),
             "sources": told,
         }
-        return Drawn(tokens, protocol, partial(self._training_samples, parts))
+        mixed = Drawn(tokens, protocol, partial(self._training_samples, parts))
+        if any(part.write is not None for part in parts.values()):
+            mixed.write = partial(self._write, parts, mixed, told)
+        return mixed
+
+    def _shuffled(self, parts: Mapping[str, Drawn]) -> Tensor:
+        tokens = torch.cat([part.tokens for part in parts.values()])
+        return tokens[torch.from_numpy(np.random.default_rng(self.seed).permutation(len(tokens)))]
+
+    def _write(
+        self, parts: Mapping[str, Drawn], mixed: Drawn, told: Mapping[str, dict[str, object]], author: Author
+    ) -> None:
+        """Lets the model write the samples of sources that want it."""
+        for name, part in parts.items():
+            if part.write is not None:
+                part.write(author)
+                told[name].update(part.protocol)
+        mixed.tokens.copy_(self._shuffled(parts))
+        mixed.protocol["sha256"] = token_digest(mixed.tokens.numpy())
 
     def _training_samples(self, parts: Mapping[str, Drawn]) -> tuple[Samples, dict[str, object]]:
         """All training samples of the source that has the fewest for its share, and random ones of the others."""

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from prune_lab.data.bos import BosMode
 from prune_lab.data.overlap import find_overlap
 from prune_lab.data.samples import Samples
-from prune_lab.data.tokens import Data, Pair
+from prune_lab.data.tokens import Author, Data, Pair
+from prune_lab.errors import BadSetting
 from prune_lab.utils.checks import check_choice, check_seed, check_whole
 
 
@@ -44,12 +45,15 @@ class Drawn:
         protocol: how they came about, as plain JSON.
         training: as in `Data`.
         origin: which text it was; None where that is not known.
+        write: lets the model write what is still missing of the tokens, in place, and tells the protocol; None where
+            nothing is.
     """
 
     tokens: Tensor
     protocol: dict[str, object]
     training: Callable[[], tuple[Samples, dict[str, object]]] | None = None
     origin: dict[str, object] | None = None
+    write: Callable[[Author], None] | None = None
 
     def from_text_of(self, measured: "Measured") -> bool:
         """Whether the samples were cut from the text that is evaluated, whichever parts of it they are."""
@@ -166,17 +170,46 @@ def put_together(
     """
     parts: dict[str, object] = {"calibration": drawn.protocol, "evaluation": measured.protocol}
     parts |= {} if measured.asked is None else {"pairs": measured.asked}
-    overlap = find_overlap(drawn.tokens.numpy(), measured.tokens.numpy(), same_text=same_text)
+    told: dict[str, object] = parts | dict(protocol)
+
+    def compare() -> None:
+        told["overlap"] = find_overlap(drawn.tokens.numpy(), measured.tokens.numpy(), same_text=same_text)
+
+    def write(author: Author) -> None:
+        assert drawn.write is not None
+        drawn.write(author)
+        compare()
+
+    if drawn.write is None:
+        compare()
     return Data(
         calibration=drawn.tokens,
         evaluation=measured.tokens,
         batch_size=batch_size,
-        protocol=parts | {**protocol, "overlap": overlap},
+        protocol=told,
         evaluation_bytes=measured.bytes,
         evaluation_tokens=measured.text_tokens,
         training=drawn.training,
         pairs=measured.pairs,
+        write=None if drawn.write is None else write,
     )
+
+
+def check_left_to(outer: object, source: DataSpec, rest: str = "") -> None:
+    """Checks that a data set within another one leaves to it what that one decides.
+
+    Args:
+        outer: the data set around it.
+        source: the one within.
+        rest: ends the message.
+
+    Raises:
+        BadSetting: both say something else.
+    """
+    for field in ("seqlen", "batch_size", "bos"):
+        own = getattr(source, field)
+        if own is not None and own != getattr(outer, field):
+            raise BadSetting(source, field, f"is not allowed here; data.{field} says it{rest}")
 
 
 def _section(data: Data, name: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from prune_lab.data.bos import Bos
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
+
+if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
+    from prune_lab.models.model import PrunableModel
 
 PAPER_SEQLEN = 2048
 """Tokens in a window where neither the user nor a shorter model says otherwise."""
@@ -56,6 +60,8 @@ class Data:
         training: reads what there is to train on, and how it came about; None where there is nothing but the
             calibration samples.
         pairs: prompts to complete in an evaluation; None where the data has none.
+        write: lets the model write what it is to write of the calibration samples, in place, and tells the protocol;
+            None where there is nothing of the kind.
     """
 
     calibration: Tensor
@@ -66,6 +72,22 @@ class Data:
     evaluation_tokens: int | None = None
     training: Callable[[], tuple[Samples, dict[str, object]]] | None = None
     pairs: list[Pair] | None = None
+    write: "Callable[[Author], None] | None" = None
+
+
+@dataclass(frozen=True)
+class Author:
+    """The model that writes calibration text, before anything is done to it.
+
+    Attributes:
+        model: on the host.
+        device: where it writes.
+        known_as: its fingerprint.
+    """
+
+    model: "PrunableModel"
+    device: torch.device
+    known_as: str
 
 
 def window_length(seqlen: int | None, seqlen_limit: int, most: int = PAPER_SEQLEN) -> int:

@@ -1,7 +1,6 @@
 """Evaluations in which the model writes: how prompts become tokens, and how the next ones are searched for."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from torch import Tensor
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.evaluation.chat import chat_tokens, check_chat_template, check_template_args, template_protocol
 from prune_lab.evaluation.evaluation import Evaluation
+from prune_lab.models.decoding import without_recommendations
 from prune_lab.models.model import PrunableModel
 from prune_lab.utils.checks import check_flag, check_number, check_text, check_whole
 from prune_lab.utils.progress import track
@@ -164,7 +164,7 @@ class Decoding(Evaluation):
     @torch.inference_mode()
     def _search(self, hf: "PreTrainedModel", tokens: Tensor, real: Tensor, new: int, ends: list[int]) -> Tensor:
         """The tokens after the prompts, ``(prompts, at most new)``."""
-        with _no_recommendations(hf):
+        with without_recommendations(hf):
             # of GenerationMixin, which all causal language models inherit and their base class does not
             found: Tensor = hf.generate(  # type: ignore[operator]
                 input_ids=tokens.to(hf.device),
@@ -179,19 +179,6 @@ class Decoding(Evaluation):
                 eos_token_id=ends,
             )
         return found[:, tokens.shape[1] :]
-
-
-@contextmanager
-def _no_recommendations(hf: "PreTrainedModel") -> Iterator[None]:
-    """Takes the checkpoint's settings of generation away for a while, which fill in whatever is not given."""
-    from transformers import GenerationConfig
-
-    own = hf.generation_config
-    hf.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        hf.generation_config = own
 
 
 def _padded_left(prompts: Sequence[list[int]], padding: int) -> tuple[Tensor, Tensor]:

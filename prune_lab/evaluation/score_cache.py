@@ -3,16 +3,12 @@
 import json
 import logging
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
-from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import open_store
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject, measure
 from prune_lab.evaluation.suite import Suite, merge
-from prune_lab.utils.device import arithmetic, device_name
+from prune_lab.models.identity import model_key, place_key
 from prune_lab.utils.digests import class_digest, json_digest
 from prune_lab.utils.files import write_json
 
@@ -49,8 +45,8 @@ def score_key(evaluation: Evaluation, subject: Subject, known_as: str | None = N
     if own is None:
         return None
     return {
-        **_model_key(subject, known_as),
-        **_place_key(subject),
+        **model_key(subject.model, known_as),
+        **place_key(subject.device),
         "evaluation": class_digest(type(evaluation)),
         "own": own,
     }
@@ -74,27 +70,3 @@ def _cached(name: str, evaluation: Evaluation, subject: Subject, known_as: str) 
     return open_store().obtain(
         json_digest(key), "evaluation of this model", read=read, make=lambda: measure(evaluation, subject), write=write
     )
-
-
-def _model_key(subject: Subject, known_as: str | None) -> dict[str, object]:
-    """The model, and what its class and its configurations make of the weights."""
-    hf = subject.model.hf
-    generation = getattr(hf, "generation_config", None)
-    return {
-        "model": known_as or subject.model.fingerprint(),
-        "class": [class_digest(type(hf)), class_digest(type(hf.config))],
-        "generation": generation.to_dict() if generation is not None else None,
-        "attention": hf.config._attn_implementation,
-        "dtype": str(hf.dtype),
-    }
-
-
-def _place_key(subject: Subject) -> dict[str, object]:
-    """What the arithmetic depends on: device, instruction set, threads, code, versions."""
-    return {
-        "device": device_name(subject.device),
-        "arithmetic": arithmetic(),
-        "float32_matmul": torch.get_float32_matmul_precision(),
-        "code": source_digest(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
-    }

@@ -1,5 +1,7 @@
-"""Passes that keep keys and values, whatever the installed transformers calls them."""
+"""How a model writes: passes that keep keys and values, whatever transformers calls them, and settings of a search."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -26,3 +28,16 @@ def pass_with_cache(hf: "PreTrainedModel", tokens: Tensor, past: Any = None) -> 
 def _argument(kind: "type[PreTrainedModel]") -> str:
     """Transformers 5.24 has renamed the argument and the attribute, and warns about the earlier name."""
     return "cache" if "cache" in signature(kind.forward).parameters else "past_key_values"
+
+
+@contextmanager
+def without_recommendations(hf: "PreTrainedModel") -> Iterator[None]:
+    """Takes the checkpoint's settings of generation away for a while, which fill in whatever is not given."""
+    from transformers import GenerationConfig
+
+    own = hf.generation_config
+    hf.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        hf.generation_config = own

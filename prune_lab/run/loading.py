@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prune_lab.data.tokens import Author
 from prune_lab.models.families import family_of
 from prune_lab.models.in_memory import InMemory
 from prune_lab.models.load import Checkpoint
@@ -46,11 +47,12 @@ def load(parts: Parts, folder: Path, seed: int) -> RunState:
     run = RunState(model, data, parts.device, folder, seed)
     if parts.model.origin:
         run.protocol["parent"] = parts.model.origin.told()
+    fingerprint = model.fingerprint()
     run.protocol |= {
         "model": {
             "name": model.name,
             "dtype": str(model.dtype).removeprefix("torch."),
-            "sha256": model.fingerprint(),
+            "sha256": fingerprint,
             **({"weights": weights} if (weights := parts.model.weights) else {}),
         },
         "data": data.protocol,
@@ -59,6 +61,8 @@ def load(parts: Parts, folder: Path, seed: int) -> RunState:
         "arithmetic": arithmetic(),
         "packages": package_versions(),
     }
+    if data.write is not None:
+        data.write(Author(model, parts.device, fingerprint))
     agree_on_input(run)
     logger.info(
         "%s: %d blocks, %s; %d calibration samples of %d tokens, %d evaluation windows (%.1f s)",
