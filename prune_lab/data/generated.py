@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prune_lab.cache.store import open_store
+from prune_lab.data.author import Author
 from prune_lab.data.bos import BosMode, place_bos
 from prune_lab.data.limits import check_room
 from prune_lab.data.spec import DataSpec, Drawn, Measured, ModelFacts, check_left_to, put_together
-from prune_lab.data.tokens import Author, Data, token_digest, tokenizer_protocol, window_length
+from prune_lab.data.tokens import Data, token_digest, tokenizer_protocol, window_length
 from prune_lab.errors import BadInput, BadSetting, RunFailed
 from prune_lab.models.decoding import without_recommendations
 from prune_lab.models.identity import model_key, place_key
@@ -75,7 +76,7 @@ class Generated(DataSpec):
         check_number(self, "top_p", above=0, most=1, hint="1: any token may be drawn")
         if not isinstance(self.source, DataSpec):
             raise BadSetting(self, "source", "is not allowed; allowed: a data set, data@{at}.source=CHOICE")
-        check_left_to(self, self.source)
+        check_left_to(self, self.source, "below generated text")
         if self.bos == "none" and not self.prefix_tokens:
             raise BadSetting(
                 self, "bos", "leaves the model nothing to begin with; use {at}.bos=null, or {at}.prefix_tokens=8, say"
@@ -140,11 +141,11 @@ class Generated(DataSpec):
         return self.source.measure(self._fitted(model))
 
     def _fitted(self, model: ModelFacts) -> ModelFacts:
-        """Hands length, number and the place of the token that begins a text on to the other data set."""
+        """Hands length and the place of the token that begins a text on to the other data set."""
         seqlen, bos = window_length(self.seqlen, model.seqlen_limit), self.bos
         if model.tokenizer is not None:
             bos = place_bos(self, model.tokenizer, model.default_bos).mode
-        self.source = replace(self.source, seqlen=seqlen, samples=self.samples)
+        self.source = replace(self.source, seqlen=seqlen)
         return replace(model, default_bos=bos or model.default_bos)
 
     def _prefixes(self, model: ModelFacts, seqlen: int) -> tuple[Tensor, dict[str, object]]:
@@ -164,7 +165,7 @@ class Generated(DataSpec):
                     self,
                 )
             return torch.full((self.samples, 1), start), {"tokens": 1, "bos": start}
-        drawn = self.source.draw(model)
+        drawn = replace(self.source, samples=self.samples).draw(model)
         if len(drawn.tokens) != self.samples:
             raise BadInput(
                 f"{{at}}.samples={self.samples}, and {{at}}.source has {len(drawn.tokens)} samples to go on from; use "

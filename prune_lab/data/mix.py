@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prune_lab.data.author import Author
 from prune_lab.data.bos import Bos, BosMode, place_bos
 from prune_lab.data.samples import Samples
 from prune_lab.data.shares import divided, largest_total, percentages, portions
 from prune_lab.data.spec import DataSpec, Drawn, Measured, ModelFacts, check_left_to, put_together
-from prune_lab.data.tokens import Author, Data, token_digest, tokenizer_protocol, window_length
+from prune_lab.data.tokens import Data, token_digest, tokenizer_protocol, window_length
 from prune_lab.errors import BadInput, BadSetting, shown
 from prune_lab.utils.checks import check_text, check_whole, is_number
 
@@ -147,7 +148,7 @@ class Mix(DataSpec):
         for name, source in self.sources.items():
             if name not in self.shares and name != self.evaluate_on:
                 logger.info("data.sources.%s has no share and is not used", name)
-            check_left_to(self, source, " for all sources of a mix")
+            check_left_to(self, source, "in a mix")
 
     def _with_own(self, name: str, samples: int | None) -> DataSpec:
         """A source with what the mix decides for it."""

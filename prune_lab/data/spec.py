@@ -8,10 +8,11 @@ from typing import TypedDict, get_args
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prune_lab.data.author import Author
 from prune_lab.data.bos import BosMode
 from prune_lab.data.overlap import find_overlap
 from prune_lab.data.samples import Samples
-from prune_lab.data.tokens import Author, Data, Pair
+from prune_lab.data.tokens import Data, Pair
 from prune_lab.errors import BadSetting
 from prune_lab.utils.checks import check_choice, check_seed, check_whole
 
@@ -195,13 +196,13 @@ def put_together(
     )
 
 
-def check_left_to(outer: object, source: DataSpec, rest: str = "") -> None:
+def check_left_to(outer: object, source: DataSpec, where: str) -> None:
     """Checks that a data set within another one leaves to it what that one decides.
 
     Args:
         outer: the data set around it.
         source: the one within.
-        rest: ends the message.
+        where: that is, for the message: ``in a mix``.
 
     Raises:
         BadSetting: both say something else.
@@ -209,7 +210,7 @@ def check_left_to(outer: object, source: DataSpec, rest: str = "") -> None:
     for field in ("seqlen", "batch_size", "bos"):
         own = getattr(source, field)
         if own is not None and own != getattr(outer, field):
-            raise BadSetting(source, field, f"is not allowed here; data.{field} says it{rest}")
+            raise BadSetting(source, field, f"is not allowed {where}; data.{field} says it for all sources")
 
 
 def _section(data: Data, name: str) -> dict[str, object]:

@@ -5,19 +5,16 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from prune_lab.data.author import Author
 from prune_lab.data.bos import Bos
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
-
-if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
-    from prune_lab.models.model import PrunableModel
 
 PAPER_SEQLEN = 2048
 """Tokens in a window where neither the user nor a shorter model says otherwise."""
@@ -72,22 +69,7 @@ class Data:
     evaluation_tokens: int | None = None
     training: Callable[[], tuple[Samples, dict[str, object]]] | None = None
     pairs: list[Pair] | None = None
-    write: "Callable[[Author], None] | None" = None
-
-
-@dataclass(frozen=True)
-class Author:
-    """The model that writes calibration text, before anything is done to it.
-
-    Attributes:
-        model: on the host.
-        device: where it writes.
-        known_as: its fingerprint.
-    """
-
-    model: "PrunableModel"
-    device: torch.device
-    known_as: str
+    write: Callable[[Author], None] | None = None
 
 
 def window_length(seqlen: int | None, seqlen_limit: int, most: int = PAPER_SEQLEN) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prune_lab.data.tokens import Author
+from prune_lab.data.author import Author
 from prune_lab.models.families import family_of
 from prune_lab.models.in_memory import InMemory
 from prune_lab.models.load import Checkpoint
