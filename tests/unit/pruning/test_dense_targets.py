@@ -26,6 +26,7 @@ from prune_lab.pruning.methods.ziplm import ZipLM
 from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.solvers.dense_targets import correction
 from prune_lab.pruning.target import Target
+from prune_lab.run.stages.prune import Prune
 
 HALF = Target(level=0.5)
 METHODS: dict[str, tuple[Method, Target]] = {
@@ -197,6 +198,20 @@ def test_models_that_stay_in_their_files(model_folder: Callable[..., Path], rand
 @pytest.mark.parametrize("method", [Wanda(), ZipLM(bias=True), Reconstruction(Wanda())])
 def test_methods_say_why_they_cannot(method: Method):
     assert "dense_targets=0" in str(method.dense_targets_conflict)
+
+
+def test_the_stage_refuses_them_before_anything_is_read():
+    for method, wanted in ((Wanda(), "method=sparsegpt"), (ZipLM(bias=True), "ZipLM.bias=false")):
+        stage = Prune(
+            method=method,
+            target=Target("neurons" if isinstance(method, ZipLM) else "unstructured", 0.5),
+            sequential="layer",
+            dense_targets=0.5,
+        )
+        with pytest.raises(BadInput, match=rf"dense_targets=0\.5: method {type(method).__name__} .*{wanted}"):
+            stage.prepare()
+        stage.dense_targets = 0.0
+        stage.prepare()
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, True])
