@@ -3,8 +3,6 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
-from prune_lab.errors import BadInput
-from prune_lab.models.experts import moe_of
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.result import PruningResult
@@ -85,14 +83,6 @@ class Method(ABC):
 
     def check_training(self, training: Training, update: Update | None) -> None:  # noqa: B027 - most do not train
         """Raises `BadInput` when the method cannot train as asked; called before a model is loaded."""
-
-    def check_experts(self, model: PrunableModel) -> None:
-        """Raises `BadInput` when the model has experts, and the method cannot prune such models."""
-        if not self.prunes_experts and any(moe_of(block) for block in model.blocks):
-            raise BadInput(
-                f"{model.name} has mixtures of experts, which method {type(self).__name__} cannot prune; "
-                "docs/methods/structured.md#experts lists those that can"
-            )
 
     def check_model(self, model: PrunableModel, target: Target) -> None:  # noqa: B027 - most can do every model
         """Raises `BadInput` when the method cannot do to this model what the target asks."""

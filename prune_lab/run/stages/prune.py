@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import open_store
 from prune_lab.data.samples import Samples
-from prune_lab.errors import BadInput
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.pruning.allocation.allocation import Allocation, Workplace
 from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.calibration.calibration import Calibration, check_order
 from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.methods.fitting import check_together, check_with_experts
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.reached import check_reached, sparsity_in_range
 from prune_lab.pruning.result import LayerRow, PruningResult
@@ -38,16 +38,6 @@ from prune_lab.utils.collectives import gather, rank
 from prune_lab.utils.digests import json_digest
 from prune_lab.utils.files import write_csv
 
-_GROUPS = {  # what to write for each kind of pattern
-    "unstructured": "sparsity=unstructured",
-    "N:M": "sparsity=nm_2of4 or nm_4of8",
-    "neurons": "sparsity=neurons",
-    "heads": "sparsity=heads",
-    "width": "sparsity=width",
-    "experts": "sparsity=experts",
-    "blocks": "sparsity=blocks",
-    "sub_blocks": "sparsity=sub_blocks",
-}
 _OF_TRAINING = ("schedule", "training", "finetune")
 COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "block_relative_output_error", "seconds")
 
@@ -110,20 +100,7 @@ class Prune(Stage):
 
     def prepare(self) -> None:
         """Whether the method can do what the target and the allocation ask."""
-        self.method.check(self.target)
-        if self.target.kind not in self.method.patterns:
-            fitting = ", ".join(_GROUPS[kind] for kind in sorted(self.method.patterns))
-            raise BadInput(
-                f"method {type(self.method).__name__} cannot make sparsity.pattern={self.target.pattern}; use {fitting}"
-            )
-        if self.method.allocation_conflict is not None and not isinstance(self.allocation, Uniform):
-            raise BadInput(f"method {type(self.method).__name__} {self.method.allocation_conflict}", self.method)
-        if self.dense_targets and self.method.dense_targets_conflict is not None:
-            raise BadInput(
-                f"dense_targets={self.dense_targets:g}: method {type(self.method).__name__} "
-                f"{self.method.dense_targets_conflict}",
-                self.method,
-            )
+        check_together(self.method, self.target, self.allocation, self.dense_targets)
         self.allocation.check(self.target)
         if self._speed is not None:
             self._speed.prepare(self.allocation)
@@ -131,7 +108,7 @@ class Prune(Stage):
 
     def check(self, run: RunState) -> None:
         """Whether the target fits the model."""
-        self.method.check_experts(run.model)
+        check_with_experts(self.method, run.model, self.dense_targets)
         self.target.check(run.model)
         self.allocation.check_model(run.model, self.target)
         self.allocation.check_calibration(_calibration(run))

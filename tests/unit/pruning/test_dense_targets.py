@@ -17,6 +17,7 @@ from prune_lab.pruning.calibration.statistics import Record
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.admm import ADMM
 from prune_lab.pruning.methods.alps import ALPS
+from prune_lab.pruning.methods.fitting import check_with_experts
 from prune_lab.pruning.methods.least_squares import LeastSquares
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.methods.reconstruction import Reconstruction
@@ -86,6 +87,13 @@ def test_inputs_that_were_never_active_are_not_corrected():
 
 
 @pytest.mark.parametrize("family", ["opt", "llama", "gpt2"])
+def test_models_with_experts_are_refused(tiny_model: Callable[..., PrunableModel]):
+    model = tiny_model("mixtral")
+    check_with_experts(SparseGPT(), model, 0.0)
+    with pytest.raises(BadInput, match=r"dense_targets=0\.5: .* has mixtures of experts"):
+        check_with_experts(SparseGPT(), model, 0.5)
+
+
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_without_sparsity_weights_minimise_the_distance_to_the_dense_outputs(
     tiny_model: Callable[..., PrunableModel],
@@ -214,6 +222,7 @@ def test_the_stage_refuses_them_before_anything_is_read():
         stage.prepare()
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.5, True])
 @pytest.mark.parametrize("share", [-0.1, 1.5, True])
 def test_shares_outside_zero_to_one_are_refused(random_tokens: Callable[..., Tensor], share: float):
     with pytest.raises(BadInput, match="dense_targets"):
