@@ -14,7 +14,7 @@ TABLES = [
     for name in sorted(path.stem for path in (tables_folder()).glob("*.yaml"))
     if read_table(tables_folder(), name, []).reference
 ]
-ORIGINS = ("README", "image of", "secondary note", "issue thread")
+ORIGINS = ("README", "image of", "text of", "secondary note", "issue thread")
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,8 @@ ORIGINS = ("README", "image of", "secondary note", "issue thread")
         ("wanda.csv", {"model": "llama2_70b", "method": "magnitude"}, "2:4", "c4_wikitext2", 6.33),
         ("wanda.csv", {"model": "llama2_13b", "method": "dense"}, "dense", "c4_wikitext2", 4.57),
         ("owl.csv", {"model": "llama_7b", "method": "wanda", "allocation": "owl"}, "70 %", "c4_wikitext2", 24.55),
+        ("structured.csv", {"model": "llama2_7b", "method": "flap"}, "25 %", "c4_wikitext2", 8.31),
+        ("structured.csv", {"model": "llama2_7b", "method": "ziplm"}, "25 %", "c4_wikitext2", 7.49),
         ("owl.csv", {"model": "llama_7b", "method": "wanda", "allocation": "uniform"}, "70 %", "c4_wikitext2", 85.77),
         ("sparsellm.csv", {"model": "opt_30b", "method": "sparsellm", "layers": "first half"}, "80 %", "c4_ptb", 19.64),
         ("sparsellm.csv", {"model": "llama2_7b", "method": "sparsegpt", "layers": "first half"}, "90 %", "c4", 279.77),

@@ -11,7 +11,7 @@ from prune_lab.run.vetting import vet
 from prune_lab.sweep.compose import composing
 
 TABLES = sorted(path.stem for path in (tables_folder()).glob("*.yaml"))
-PAPERS = ["owl_llama", "sparsellm_llama", "sparsellm_opt", "wanda_llama"]
+PAPERS = ["owl_llama", "sparsellm_llama", "sparsellm_opt", "structured_llama", "wanda_llama"]
 YAML = """
 title: Toy
 reference: toy.csv
