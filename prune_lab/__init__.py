@@ -38,8 +38,9 @@ def load(folder: str | Path, dtype: "DTypeName" = "auto") -> "PrunableModel":
     """
     from prune_lab.errors import located
     from prune_lab.models.load import Checkpoint  # costs seconds, which ``import prune_lab`` should not
+    from prune_lab.utils.progress import without_bars
 
-    with located(""):  # messages are about path and dtype
+    with without_bars(), located(""):  # messages are about path and dtype
         checkpoint = Checkpoint(str(folder), dtype=dtype)
         return checkpoint.load(checkpoint.load_tokenizer())
 

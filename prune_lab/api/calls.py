@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from prune_lab.api.inputs import DataLike, Model, model_of
 from prune_lab.api.result import Result, note_change
-from prune_lab.api.running import refuse_model_settings, run
+from prune_lab.api.running import alone_in_process, refuse_model_settings, run
 from prune_lab.api.settings import compose, normal, overrides_of, sparsity_settings
 from prune_lab.errors import BadInput, shown
+from prune_lab.models.in_memory import InMemory
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.model_units import removable
 from prune_lab.models.origin import Origin
@@ -123,25 +124,31 @@ def shrink(
     if odd := [key for key in settings if not key.startswith("model.")]:
         raise BadInput(f"{odd[0]} is nothing for shrink, which takes settings of the model only, such as model__dtype")
     named, given = model_of(model, tokenizer)
-    if given is None:
-        from prune_lab.run.runner import check_settings
-
-        quiet_libraries()
-        parts = check_settings(compose(overrides_of(named | settings)))
-        with parts.addresses.naming():
-            loaded = parts.model.load(parts.model.load_tokenizer())
-        loaded.hf.requires_grad_(True)  # as from_pretrained has it
-        loaded.hf.config.use_cache = True
-        _take_out_zeros(loaded, multiple)
-    else:
+    if given is not None:
         refuse_model_settings(settings)
-        with given.lent():
-            loaded = given.load(given.tokenizer)
-            _take_out_zeros(loaded, multiple)
+    with alone_in_process():
+        loaded = _shrunk(given, overrides_of(named | settings), multiple)
     before = model.origin if isinstance(model, Result) else Origin(loaded.name)
     record = model.record if isinstance(model, Result) else {"metrics": {}}
     folder = model.folder if isinstance(model, Result) else Path()
     return Result(loaded, before.after("shrunk"), Masks(), [], record, folder, note_change(loaded.hf))
+
+
+def _shrunk(given: InMemory | None, overrides: list[str], multiple: int | None) -> PrunableModel:
+    """The smaller model, of one in memory or of one that settings name."""
+    if given is not None:
+        with given.lent():
+            _take_out_zeros(loaded := given.load(given.tokenizer), multiple)
+        return loaded
+    from prune_lab.run.runner import check_settings
+
+    quiet_libraries()
+    parts = check_settings(compose(overrides))
+    with parts.addresses.naming():
+        _take_out_zeros(loaded := parts.model.load(parts.model.load_tokenizer()), multiple)
+    loaded.hf.requires_grad_(True)  # as from_pretrained has it
+    loaded.hf.config.use_cache = True
+    return loaded
 
 
 def _take_out_zeros(model: PrunableModel, multiple: int | None) -> None:

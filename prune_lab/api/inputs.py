@@ -65,7 +65,7 @@ def as_given(model: Any, tokenizer: "PreTrainedTokenizerBase | None") -> InMemor
     """Returns a model in memory, or that of a result.
 
     Raises:
-        BadInput: it is neither.
+        BadInput: it is neither, or a result whose model a later call has changed.
     """
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -74,6 +74,7 @@ def as_given(model: Any, tokenizer: "PreTrainedTokenizerBase | None") -> InMemor
     if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise BadInput(f"tokenizer={shown(tokenizer)} is not allowed; it is what AutoTokenizer.from_pretrained returns")
     if isinstance(model, Result):
+        model.refuse_if_changed()
         given = InMemory(model.model, tokenizer or model.tokenizer, model.origin.name)
         given.origin = model.origin
         return given

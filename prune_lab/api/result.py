@@ -103,8 +103,7 @@ class Result:
             BadInput: something is in the folder, it cannot be written, or a later call has changed the model; nothing
                 is written.
         """
-        if changes_of(self.model) != self.change:
-            raise BadInput(f"{self.origin.name}: a later call has changed this model; save that call's result")
+        self.refuse_if_changed()
         if not isinstance(folder, str | Path):
             raise BadInput(f"folder={folder!r} is not allowed; give the name of a new folder")
         target = Path(folder).expanduser().absolute()
@@ -121,6 +120,11 @@ class Result:
         finally:
             self.model.config.use_cache = use_cache
         return target
+
+    def refuse_if_changed(self) -> None:
+        """Raises `BadInput` if a later call has changed the model, so that this result says what is no longer so."""
+        if changes_of(self.model) != self.change:
+            raise BadInput(f"{self.origin.name}: a later call has changed this model; take that call's result")
 
     def push_to_hub(
         self, repository: str, *, private: bool = False, revision: str | None = None, update: bool = False

@@ -71,8 +71,7 @@ def run(
         unseen = alone or (isinstance(data, Mapping) and not _MEASURED_ON_TEXT & set(stages))
         quiet = unseen and (settings.get("finetune") in (None, "none") or stages == ["evaluate"])
         with (
-            _ONE_AT_A_TIME,
-            _undisturbed(),
+            alone_in_process(),
             _as_typed(overrides, inputs, alone),
             _silent_about_overlap() if quiet else nullcontext(),
         ):
@@ -92,6 +91,13 @@ def run(
     result = Result(state.model, state.origin, state.masks, layers, record, folder, changes_of(state.model.hf))
     weakref.finalize(result, shutil.rmtree, kept, ignore_errors=True)
     return result
+
+
+@contextmanager
+def alone_in_process() -> Iterator[None]:
+    """Waits for calls of other threads; what belongs to the process is afterwards as the program had it."""
+    with _ONE_AT_A_TIME, _undisturbed():
+        yield
 
 
 def refuse_model_settings(settings: dict[str, Any]) -> None:

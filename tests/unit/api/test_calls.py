@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 import random
 import subprocess
 import sys
@@ -356,6 +357,18 @@ def test_the_program_around_it_is_not_disturbed(tiny_model, tokens):
     of_transformers.set_verbosity_warning()
 
 
+def test_what_shrinks_or_opens_a_folder_leaves_the_program_as_it_was(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "0")
+    monkeypatch.delenv("HF_DATASETS_DISABLE_PROGRESS_BARS")
+    of_transformers.set_verbosity_warning()
+    prune_lab.shrink("reference").save(tmp_path / "saved")
+    prune_lab.load(tmp_path / "saved")
+    assert "Loading weights" not in capfd.readouterr().err
+    assert of_transformers.get_verbosity() == of_transformers.WARNING
+    assert of_transformers.is_progress_bar_enabled()
+    assert "HF_DATASETS_DISABLE_PROGRESS_BARS" not in os.environ
+
+
 def test_threads_wait_for_each_other(tiny_model, tokens):
     models = [tiny_model("opt").hf for _ in range(6)]
     with ThreadPoolExecutor(6) as threads:
@@ -372,6 +385,9 @@ def test_a_result_that_is_no_longer_so_is_not_saved(tiny_model, tokens, tmp_path
     with pytest.raises(BadInput, match="a later call has changed this model"):
         first.save(tmp_path / "first")
     assert not (tmp_path / "first").exists()
+    for call in (prune_lab.prune, prune_lab.evaluate, prune_lab.shrink):  # a number under the name of another model
+        with pytest.raises(BadInput, match="a later call has changed this model; take that call's result"):
+            call(first)
     second.save(tmp_path / "second")
     with pytest.raises(BadInput, match="cannot be written"):
         second.save(tmp_path / "second" / "config.json" / "below")
