@@ -47,6 +47,16 @@ def no_choice(key: str, given: str, known: Sequence[str]) -> str:
     return f"{key}={given} is not a choice{asked} choices: {', '.join(known)}"
 
 
+def no_value(key: str, known: Sequence[str]) -> str:
+    """Says that a key has no value.
+
+    Args:
+        key: as it was typed.
+        known: the choices that are there, if it is of a group.
+    """
+    return f"{key} has no value; give {key}=VALUE" + (f"; choices: {', '.join(sorted(known))}" if known else "")
+
+
 def no_place(key: str, line: str) -> str:
     """Says that nothing that is chosen has a place for a choice.
 

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from prune_lab.errors import Reported
-from prune_lab.run.choices import choice_named, choices_of, no_choice, no_key, no_place, no_text, of_group
+from prune_lab.run.choices import choice_named, choices_of, no_choice, no_key, no_place, no_text, no_value, of_group
 from prune_lab.run.renamed import new_name
 
 _NOISE = re.compile(
@@ -134,8 +134,7 @@ def _about_grammar(line: str) -> str:
         meant = choice_named(key)
         if meant:
             return f"{short} is no setting; settings are KEY=VALUE; did you mean {' or '.join(meant)}?"
-        known = choices_of(key.lstrip("+~"))
-        return f"{short} has no value; give {short}=VALUE" + (f"; choices: {', '.join(known)}" if known else "")
+        return no_value(short, choices_of(key.lstrip("+~")))
     if not re.fullmatch(r"[+~]{0,2}[\w./@:$-]+", key, re.ASCII):
         return f"{short}: {_short(key)!r} is no key; settings are KEY=VALUE, such as method=wanda"
     strange = " ".join(sorted({repr(char) if char.isspace() else char for char in value if not _PLAIN.match(char)}))
@@ -168,6 +167,9 @@ def _about_choice(error: MissingConfigException, typed: Sequence[Override]) -> s
         group = f"{group}/{below}"
     choice = choice.removesuffix(".yaml")
     if not choice:
+        group = error.missing_cfg_file.rstrip("/")
+        if override := next((each for each in typed if each.key_or_group == group and _is_empty(each)), None):
+            return no_value(override.get_key_element(), error.options or choices_of(group))
         return f"there is no configuration {_short(group)}; --config-name is mostly left out"
     known = sorted(error.options or choices_of(group))
     if group == "stages":
@@ -178,6 +180,15 @@ def _about_choice(error: MissingConfigException, typed: Sequence[Override]) -> s
         if override.key_or_group == group and choice in map(str, given):
             return no_choice(override.get_key_element(), choice, known)
     return no_choice(group, choice, known)
+
+
+def _is_empty(override: Override) -> bool:
+    """Whether nothing stands for a choice, or for one of several: ``model=``, ``method=wanda,''``."""
+    value = override.value()
+    return any(
+        str(getattr(each, "text", each)) == ""
+        for each in (value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value])
+    )
 
 
 def _line_of(key: str, typed: Sequence[Override]) -> str:

@@ -131,6 +131,15 @@ def test_choices_of_a_sweep(override):
     assert mistakes_in(["method=wanda,ria", "stages=[prune],[dense,prune]", "seed=1,2"], sweep=True) == ""
 
 
+@pytest.mark.parametrize(
+    "override", ["model=", "model=''", "+experiment=", "method@method.inner=", "stages=['']", "hydra/launcher="]
+)
+def test_a_choice_without_a_name_says_what_there_is(override):
+    key = override.partition("=")[0]
+    text = said("method=least_squares", override)
+    assert text.startswith(f"{key} has no value; give {key}=VALUE; choices: ") and "--config-name" not in text
+
+
 def test_errors_that_nothing_is_known_about_keep_their_message_without_noise():
     assert message_of(HydraException("Something\n    full_key: a\n    object_type=dict")) == "Something"
 
