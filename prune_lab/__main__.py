@@ -4,6 +4,7 @@ import gc
 import logging
 import math
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -32,7 +33,7 @@ from prune_lab.run.explained import explain_help
 from prune_lab.run.loader import guard_hydra
 from prune_lab.run.messages import message_of, mistakes_in
 from prune_lab.run.model_ids import as_typed
-from prune_lab.run.run_folder import leave_failure
+from prune_lab.run.run_folder import OTHER_FOLDER, leave_failure
 from prune_lab.run.trust import trust_typed
 from prune_lab.utils.commands import version_text
 from prune_lab.utils.group import leave, meet_at_launcher
@@ -157,15 +158,17 @@ def main() -> None:
             BadInput(
                 f"a file of the settings cannot be read: {what}"
                 if reading
-                else f"the run folder cannot be written: {what}; set hydra.run.dir=DIR"
+                else f"the run folder cannot be written: {what}; {OTHER_FOLDER}"
             )
         )
     except KeyboardInterrupt:
+        if not is_assistant():
+            sys.stderr.write("prune-lab: interrupted; the same command, started again, goes on with what is done\n")
         sys.exit(130)
     except Exception as error:
         _exit_if_expected(error)
         if _is_of_hydra(error) and isinstance(error.__cause__, OSError):  # the log file
-            _exit_if_expected(BadInput(f"the run folder cannot be written: {error.__cause__}; set hydra.run.dir=DIR"))
+            _exit_if_expected(BadInput(f"the run folder cannot be written: {error.__cause__}; {OTHER_FOLDER}"))
         if _is_of_hydra(error) and _is_about_logging(error):
             reason = ": ".join(str(each) for each in (error, error.__cause__) if each)
             _exit_if_expected(BadInput(f"hydra.job_logging or hydra.hydra_logging cannot be used: {reason}"))
@@ -205,9 +208,8 @@ def _check_flags(given: Namespace) -> None:
     for name, value in {"--resolve": given.resolve and not given.help, "--package": given.package}.items():
         if value and not given.cfg:
             raise BadInput(f"{name} is about what --cfg shows; give --cfg job, too, or leave it out")
-    if given.shell_completion and [line.partition("=")[0] for line in given.overrides] not in (
-        ["install"], ["uninstall"], ["query"],
-    ):  # fmt: skip
+    asked = r"(install|uninstall|query)=(bash|fish|zsh)"
+    if given.shell_completion and not (len(given.overrides) == 1 and re.fullmatch(asked, given.overrides[0])):
         raise BadInput("--shell-completion takes install=SHELL or uninstall=SHELL (bash, fish, zsh), and no settings")
 
 

@@ -26,6 +26,7 @@ from prune_lab.models.shrink import mark_passed_over
 from prune_lab.run.config import RunConfig
 from prune_lab.run.entry import run_unless_finished
 from prune_lab.run.model_ids import as_typed
+from prune_lab.run.run_folder import OTHER_FOLDER
 from prune_lab.run.state import RunState
 from prune_lab.utils.progress import without_bars
 
@@ -164,7 +165,7 @@ def _as_typed(overrides: list[str], inputs: Path, alone: bool) -> Iterator[None]
             message = message.replace(each, "data")
         if alone:  # one text stands at both places
             message = _PLACES.sub("data", message)
-        error.args = (message.replace("set hydra.run.dir=DIR", "give another output"),)
+        error.args = (message.replace(OTHER_FOLDER, "give another output"),)
         raise
 
 

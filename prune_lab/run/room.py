@@ -12,6 +12,7 @@ from prune_lab.errors import BadInput, RunFailed
 from prune_lab.run import artifacts
 from prune_lab.run.config import RunConfig
 from prune_lab.run.masks_file import save_masks
+from prune_lab.run.run_folder import OTHER_FOLDER
 from prune_lab.run.stages.save import save_model
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.disk import disk_failure
@@ -37,7 +38,7 @@ def check_room(run: RunState, stages: Mapping[str, Stage]) -> None:
     if needed > free:
         raise BadInput(
             f"the run folder {run.folder} has room for {free / 1e9:.3g} GB, and the run would leave about "
-            f"{needed / 1e9:.3g} GB there; make room, set hydra.run.dir=DIR to a folder on another disk, or "
+            f"{needed / 1e9:.3g} GB there; make room, {OTHER_FOLDER}, on another disk, or "
             "save_model=false"
         )
 

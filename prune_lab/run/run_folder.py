@@ -20,6 +20,10 @@ from prune_lab.utils.files import write_json
 from prune_lab.utils.locks import Held, locked_at_once
 from prune_lab.utils.paths import named_paths, shown_path
 
+OTHER_FOLDER = (
+    "set hydra.run.dir=DIR (of a sweep hydra.sweep.dir=DIR, of a search hydra.sweeper.folder=DIR) to another folder"
+)
+"""The remedy of every message about a run folder that cannot be; a call in Python has its own words for it."""
 _LOCK, _HOLDER = "lock", "holder.json"
 _PATIENCE = 1.0  # seconds: another command may just be looking whether the folder is free
 _held: set[Path] = set()  # by this process
@@ -33,15 +37,14 @@ def check_free(folder: Path) -> None:
     """
     refuse_root(folder)
     if folder.exists() and not folder.is_dir():
-        raise BadInput(f"the run folder {folder} cannot be written (it is a file); set hydra.run.dir=DIR")
+        raise BadInput(f"the run folder {folder} cannot be written (it is a file); {OTHER_FOLDER}")
     if not folder.is_dir() or folder.resolve() in _held:
         return
     foreign = foreign_in(folder)
     if foreign:
         raise BadInput(
             f"the run folder {folder} holds {', '.join(foreign)}, which no run of prune-lab has left there and one "
-            "would replace; set hydra.run.dir=DIR (of a sweep hydra.sweep.dir=DIR) to another folder, or move "
-            f"{'it' if len(foreign) == 1 else 'them'} away"
+            f"would replace; {OTHER_FOLDER}, or move {'it' if len(foreign) == 1 else 'them'} away"
         )
     if (folder / NOTES / _LOCK).exists():
         with _lock(folder):
@@ -55,10 +58,7 @@ def refuse_root(folder: Path) -> None:
         BadInput: the folder is the root.
     """
     if folder.resolve() == Path(folder.resolve().anchor):
-        raise BadInput(
-            f"{folder} is the root of the file system, and runs have many files; set hydra.run.dir=DIR (of a sweep "
-            "hydra.sweep.dir=DIR, of a search hydra.sweeper.folder=DIR) to a folder of its own"
-        )
+        raise BadInput(f"{folder} is the root of the file system, and runs have many files; {OTHER_FOLDER}")
 
 
 @contextmanager
@@ -109,9 +109,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadInput(
-            f"the run folder {folder} cannot be written ({error.strerror}); set hydra.run.dir=DIR"
-        ) from error
+        raise BadInput(f"the run folder {folder} cannot be written ({error.strerror}); {OTHER_FOLDER}") from error
 
 
 def refuse_inputs_inside(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -133,8 +131,8 @@ def refuse_inputs_inside(folder: Path, settings: Mapping[str, Any]) -> None:
             for place in (Path(os.path.abspath(path.parent)).resolve() / path.name, path.resolve()):
                 if place == inside or inside in place.parents:
                     raise BadInput(
-                        f"{key}={shown_path(text)} lies in the run folder {folder}, where the run would write over it; "
-                        "set hydra.run.dir=DIR to another folder"
+                        f"{key}={shown_path(text)} lies in the run folder {folder}, where the run would write over "
+                        f"it; {OTHER_FOLDER}"
                     )
 
 
@@ -184,6 +182,5 @@ def _lock(folder: Path) -> Iterator[None]:
         who = f"process {holder.get('pid')} on {holder.get('host')}" if holder else "another process"
         since = f" since {holder['since']}" if "since" in holder else ""
         raise BadInput(
-            f"the run folder {folder} is in use: {who} is at work there{since}; wait for it, or set hydra.run.dir=DIR "
-            "(of a sweep hydra.sweep.dir=DIR) to another folder"
+            f"the run folder {folder} is in use: {who} is at work there{since}; wait for it, or {OTHER_FOLDER}"
         ) from error

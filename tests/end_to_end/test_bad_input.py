@@ -132,6 +132,13 @@ def test_a_sweep_that_cannot_be(command, local_overrides, tmp_path, override, wo
     assert_refused(outcome, tmp_path / "sweep", *words)
 
 
+def test_a_sweep_whose_folder_cannot_be_names_the_setting_of_sweeps(command, local_overrides, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    outcome = command("-m", *local_overrides, "seed=0,1", f"hydra.sweep.dir={tmp_path}/file")
+    assert_refused(outcome, tmp_path / "sweep", "hydra.sweep.dir=DIR")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize("variables", [{"RANK": "3"}, {"WORLD_SIZE": "two"}, {"RANK": "2", "WORLD_SIZE": "2"}])
 def test_a_process_that_cannot_know_which_one_it_is(command, local_overrides, tmp_path, monkeypatch, variables):
     for name, value in variables.items():
@@ -149,6 +156,7 @@ def test_a_process_that_cannot_know_which_one_it_is(command, local_overrides, tm
         (["--cfg", "job", "-m"], ["--cfg shows the settings of one job; leave out -m"]),
         (["--info", "all", "--cfg", "job"], ["--cfg, --info exclude each other"]),
         (["--shell-completion"], ["--shell-completion takes install=SHELL"]),
+        (["--shell-completion", "install=tcsh"], ["--shell-completion takes install=SHELL", "bash, fish, zsh"]),
         (
             ["--config-path", "nosuch"],
             ["--config-path or --config-dir: Primary config module 'prune_lab.nosuch' not found"],

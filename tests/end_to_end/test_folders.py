@@ -147,6 +147,7 @@ def test_a_job_that_dies_before_it_begins_is_not_its_predecessor(command, job, t
         raise KeyboardInterrupt
 
     monkeypatch.setattr("prune_lab.__main__.run_unless_finished", dies)
-    assert command("-m", *job, "sparsity.level=0.6,0.7", where).status == 130
+    outcome = command("-m", *job, "sparsity.level=0.6,0.7", where)
+    assert outcome.status == 130 and "interrupted; the same command, started again, goes on" in outcome.err
     rows = list(csv.DictReader((tmp_path / "sweep/sweep.csv").read_text().splitlines()))
     assert [row["status"] for row in rows] == ["no record", "no record"] and not any(row["objective"] for row in rows)

@@ -444,5 +444,9 @@ def test_messages_name_arguments(tiny_model, tokens, tmp_path):
     with pytest.raises(BadInput, match=r"^data: token id 63000 at row"):
         prune_lab.prune(tiny_model("opt").hf, data=tokens[0] * 0 + 63000)
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="give another output"):
-        prune_lab.prune(tiny_model("opt").hf, data=tokens, output=tmp_path / "file" / "run")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine").write_text("")
+    for folder in (tmp_path / "file" / "run", tmp_path / "file", tmp_path, Path("/")):
+        with pytest.raises(BadInput, match="give another output") as raised:
+            prune_lab.prune(tiny_model("opt").hf, data=tokens, output=folder)
+        assert "hydra" not in str(raised.value)
