@@ -49,6 +49,7 @@ class CombinationsSweeper(BasicSweeper):
         """
         from prune_lab.run.loader import save_config
         from prune_lab.sweep.compose import job_folders
+        from prune_lab.sweep.jobs import value_of
         from prune_lab.sweep.launch.engine import check_launcher, launching
         from prune_lab.sweep.summary import expect
         from prune_lab.sweep.undo import taken_back_unless_begun
@@ -72,7 +73,7 @@ class CombinationsSweeper(BasicSweeper):
                 with launching(self.config), watching(watch, here=here):
                     results.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, results))))
         for result in (each for some in results for each in some):
-            _ = result.return_value  # raises
+            value_of(result)  # raises
         return results
 
     def check(self) -> None:

@@ -1,12 +1,13 @@
 """The jobs of a sweep, by what is in their folders: they may have run anywhere."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import filter_overrides
+from hydra.core.utils import JobReturn, filter_overrides
 
 from prune_lab.run.own_files import is_stale
 from prune_lab.run.record import read_record
@@ -57,6 +58,12 @@ def own_overrides(jobs: Sequence[Sequence[str]]) -> list[str]:
     overrides = [[redacted_override(one) for one in filter_overrides(each)] for each in jobs]
     common = set(overrides[0]).intersection(*overrides) if len(overrides) > 1 else set()
     return [" ".join(each for each in some if each not in common) for some in overrides]
+
+
+def value_of(result: JobReturn) -> Any:
+    """Returns what a job returned, or raises its error, without Hydra's line about it: the log has said more."""
+    with redirect_stderr(StringIO()):
+        return result.return_value
 
 
 def job_in(folder: Path, overrides: str, objectives: Sequence[str]) -> Job:

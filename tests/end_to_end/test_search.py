@@ -151,6 +151,7 @@ def test_an_objective_that_is_not_there_fails_its_trials(command, local_override
     outcome = command(*SEARCH, *local_overrides, *SPACE, "objective=evaluate/bleu", "hydra.sweeper.give_up_after=2")
     assert outcome.status == 1
     assert "2 trials failed, the last 2 in a row" in outcome.err
+    assert "Error executing job" not in outcome.out + outcome.err  # Hydra's line, without a reason
     failed = rows(tmp_path / "outputs" / "studies" / "s")
     assert [row["state"] for row in failed] == ["failed"] * 2
     assert "objective=evaluate/bleu: not measured; this job measured dense/" in failed[0]["message"]

@@ -17,6 +17,7 @@ from prune_lab.errors import RunFailed
 from prune_lab.run import artifacts
 from prune_lab.run.hydra_vetting import TRIAL
 from prune_lab.run.record import read_record
+from prune_lab.sweep.jobs import value_of
 from prune_lab.sweep.kept import BestModel
 from prune_lab.sweep.search.report import print_summary, write_report
 from prune_lab.sweep.search.study import FOLDER, STOPPED, Study
@@ -118,7 +119,7 @@ def _tell(study: Study, trial: Trial, result: JobReturn) -> str | None:
         study.tell_stopped(trial)
         return None
     try:
-        returned = result.return_value
+        returned = value_of(result)
     except Exception as error:
         return str(error) or type(error).__name__
     values = list(returned) if isinstance(returned, Sequence) else [returned]
