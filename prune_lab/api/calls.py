@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_OF_PRUNING = ("stages", "method", "sparsity", "allocation", "schedule", "finetune", "training")
+
+
 def prune(
     model: Model,
     *,
@@ -88,8 +91,8 @@ def evaluate(
         BadInput: see `prune`.
         RunFailed: see `prune`.
     """
-    if "stages" in settings:
-        raise BadInput("stages is nothing for evaluate, which measures a model as it is; prune_lab.prune takes stages")
+    if odd := [name for name in settings if name.replace("__", ".").partition(".")[0] in _OF_PRUNING]:
+        raise BadInput(f"{odd[0]} is nothing for evaluate, which measures a model as it is; prune_lab.prune takes it")
     return run(model, tokenizer, data, output, {"stages": ["evaluate"], **settings})
 
 
@@ -120,9 +123,9 @@ def shrink(
     """
     if multiple is not None and (isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1):
         raise BadInput(f"multiple={shown(multiple)} is not allowed; allowed: whole numbers of at least 1, or None")
-    settings = normal(settings)
-    if odd := [key for key in settings if not key.startswith("model.")]:
+    if odd := [name for name in settings if not name.replace("__", ".").startswith("model.")]:
         raise BadInput(f"{odd[0]} is nothing for shrink, which takes settings of the model only, such as model__dtype")
+    settings = normal(settings)
     named, given = model_of(model, tokenizer)
     if given is not None:
         refuse_model_settings(settings)

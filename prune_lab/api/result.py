@@ -104,7 +104,7 @@ class Result:
                 is written.
         """
         self.refuse_if_changed()
-        if not isinstance(folder, str | Path):
+        if not isinstance(folder, str | Path) or folder == "":
             raise BadInput(f"folder={folder!r} is not allowed; give the name of a new folder")
         target = Path(folder).expanduser().absolute()
         use_cache = self.model.config.use_cache

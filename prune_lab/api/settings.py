@@ -31,6 +31,7 @@ _GROUPS = (
 _OF_COMMAND = {
     "skip_finished": "a call always runs",
     "save_model": "Result.save saves the model",
+    "keep_models": "Result.save saves the models that are wanted",
     "hydra": "output names the folder of the run",
 }
 

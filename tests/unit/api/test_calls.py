@@ -228,6 +228,7 @@ def test_a_dense_model_has_nothing_to_take_out(tiny_model):
         ({"data__samples": object()}, r"data\.samples=<object .* is not allowed; settings are text"),
         ({"skip_finished": True}, "skip_finished is a setting of the command only; a call always runs"),
         ({"save_model": True}, "save_model is a setting of the command only"),
+        ({"keep_models": "none"}, "keep_models is a setting of the command only"),
         ({"hydra__run__dir": "x"}, "output names the folder of the run"),
         ({"sparsity": 0.5, "sparsity__level": 0.3}, r"sparsity\.level is given twice"),
         ({"sparsity.level": 0.5, "sparsity__level": 0.3}, "sparsity__level is given twice"),
@@ -391,8 +392,9 @@ def test_a_result_that_is_no_longer_so_is_not_saved(tiny_model, tokens, tmp_path
     second.save(tmp_path / "second")
     with pytest.raises(BadInput, match="cannot be written"):
         second.save(tmp_path / "second" / "config.json" / "below")
-    with pytest.raises(BadInput, match="folder=None is not allowed"):
-        second.save(None)
+    for nothing in (None, ""):
+        with pytest.raises(BadInput, match=f"folder={nothing!r} is not allowed"):
+            second.save(nothing)
 
 
 def test_rows_outlive_the_folder(tiny_model, tokens, tmp_path, monkeypatch):
@@ -405,6 +407,11 @@ def test_rows_outlive_the_folder(tiny_model, tokens, tmp_path, monkeypatch):
 
 
 def test_what_measures_nothing_else_and_changes_nothing(tiny_model, tokens):
+    for odd in ({"method": "wanda"}, {"sparsity": 0.5}, {"sparsity__level": 0.5}, {"finetune": "lora"}):
+        with pytest.raises(BadInput, match=f"{next(iter(odd))} is nothing for evaluate, which measures a model as it"):
+            prune_lab.evaluate("reference", **odd)
+        with pytest.raises(BadInput, match=f"{next(iter(odd))} is nothing for shrink"):
+            prune_lab.shrink("reference", **odd)
     with pytest.raises(BadInput, match="stages is nothing for evaluate"):
         prune_lab.evaluate(tiny_model("opt").hf, data=tokens, stages=["prune"])
     with pytest.raises(BadInput, match="nothing for shrink"):
