@@ -56,6 +56,9 @@ class UnitMask(nn.Module):
         learned: whether the scores get gradients, ``dL/dS_i = sum G_ij W_ij`` over all weights of unit i, where G is
             the gradient of the masked weight.
         part: tells masks of different members of the same units apart.
+
+    Attributes:
+        changed: how many entries of the mask the last `set` has changed, a scalar on its device; None before the first.
     """
 
     mask: Tensor
@@ -66,6 +69,7 @@ class UnitMask(nn.Module):
         self.units = units
         self.key = f"{units.name}/{part}" if part else units.name
         self.scores = nn.Parameter(scores, requires_grad=learned)
+        self.changed: Tensor | None = None
         self.register_buffer("mask", torch.ones_like(scores, dtype=torch.bool))
         self.register_buffer("zero", torch.zeros_like(scores, dtype=torch.bool), persistent=False)
 
@@ -77,22 +81,23 @@ class UnitMask(nn.Module):
     @torch.no_grad()
     def set(self, keep: Tensor) -> None:
         """Changes the mask; units that were zero before stay masked."""
+        keep = keep.to(self.mask.device) & ~self.zero
+        self.changed = (keep != self.mask).count_nonzero()
         self.mask.copy_(keep)
-        self.mask.logical_and_(~self.zero)
 
     @torch.no_grad()
     def keep_zeros(self) -> None:
         """Notes which units are nothing but zeros, so that they are the first to go and never come back."""
         self.zero.copy_(self.units.norm(1, weight_before_mask) == 0)
-        self.set(self.mask)
+        self.mask.logical_and_(~self.zero)
 
     @property
     def ranking(self) -> Tensor:
-        """The scores by which units are chosen, on the host: those that are zero already have the lowest.
+        """The scores by which units are chosen, on their device: those that are zero already have the lowest.
 
         Of weights that go in an N:M pattern, the N highest of every M have infinite scores: they are safe.
         """
-        scores = self.scores.detach().masked_fill(self.zero, -torch.inf).cpu()
+        scores = self.scores.detach().masked_fill(self.zero, -torch.inf)
         return scores if self.n_of_m is None else scores.masked_fill(keep_n_of_m(scores, *self.n_of_m), torch.inf)
 
     @property
@@ -174,6 +179,12 @@ class LiveMasks:
             name = mask.units.name
             kept[name] = kept[name] & mask.keep if name in kept else mask.keep
         return kept
+
+    @property
+    def changed(self) -> float:
+        """The share of all entries that changed when the masks were set last."""
+        counts = [int(mask.changed) for mask in self if mask.changed is not None]
+        return sum(counts) / sum(mask.mask.numel() for mask in self)
 
     def bake(self) -> None:
         """Writes the masked values into the weights, and removes the masks."""

@@ -134,19 +134,26 @@ def keep_global(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
         scores: tensors of any shapes, float.
         sparsity: share of all entries to drop, in [0, 1).
     """
+    masks = Masks()
+    for name, keep in keep_each_of_all(scores, sparsity):
+        masks[name] = keep
+    return masks
+
+
+def keep_each_of_all(scores: Mapping[str, Tensor], sparsity: float) -> Iterator[tuple[str, Tensor]]:
+    """Yields the masks of `keep_global` one after the other, bool on the device of the scores."""
     drop = count_dropped(sparsity, sum(score.numel() for score in scores.values()))
     if drop == 0:
-        return Masks({name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()})
+        yield from ((name, torch.ones_like(score, dtype=torch.bool)) for name, score in scores.items())
+        return
     cut = _kth_smallest_of_all(list(scores.values()), drop)
     tied_to_drop = drop - sum(int((_ordered_bits(score) < cut).count_nonzero()) for score in scores.values())
-    masks = Masks()
     for name, score in scores.items():
         bits = _ordered_bits(score)
         tied = bits == cut
         position = tied.flatten().cumsum(0).view_as(tied)
-        masks[name] = (bits > cut) | (tied & (position > tied_to_drop))
+        yield name, (bits > cut) | (tied & (position > tied_to_drop))
         tied_to_drop = max(0, tied_to_drop - int(tied.count_nonzero()))
-    return masks
 
 
 def zeros_in(weight: Tensor) -> Tensor | None:

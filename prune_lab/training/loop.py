@@ -115,13 +115,16 @@ def _fit(
     torch.manual_seed(training.seed)  # of dropout
     optimizer, scheduler = _optimizer(model, training, groups, fused=device.type == "cpu")
     prepared = model
-    if shards is None:
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if shards is None and not trained:  # only what is beside the model, whose gradients need no wrapper around it
+        optimizer = accelerator.prepare(optimizer)
+    elif shards is None:
         prepared, optimizer = accelerator.prepare(model, optimizer)
         # Accelerate leaves a forward pass behind that copies all logits to float32, and that goes on computing in
         # mixed precision when the model is evaluated later.
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     make_step = Stepper(accelerator, prepared, optimizer, hooks, teacher, samples, training)
-    progress = Progress(trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad))
+    progress = Progress(trained_parameters=trained)
     parts: dict[str, Stateful] = {"optimizer": optimizer, "scheduler": scheduler, "hooks": hooks}
     parts |= {"held_out": held_out, "progress": progress}
     settings = f"{training} {hooks.settings}".strip()

@@ -1,9 +1,10 @@
 """Trains a model with masks on its units that close step by step, and makes the last ones permanent."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -28,6 +29,9 @@ class MaskPolicy(ABC):
     A policy holds settings only. Whatever it remembers of one training lives in the masks, as parameters, buffers or
     extra state of theirs, so that it is saved and restored with them.
     """
+
+    freezes: ClassVar[bool] = False
+    """Whether the weights stay as they are, so that nothing but the scores is trained."""
 
     def settled(self, training: Training) -> Training:
         """Returns how it is trained, with the method's own values for what the settings leave to it."""
@@ -75,6 +79,8 @@ class PolicyHooks(Hooks):
     context: PruningContext
     zeros: KeepZeros
     sparsity: float = field(default=0.0, init=False)
+    _penalty: Tensor | None = field(default=None, init=False)  # of the last step
+    _changed: float = field(default=0.0, init=False)  # shares of the mask, added up since the last line of the series
 
     @property
     def settings(self) -> str:
@@ -83,8 +89,18 @@ class PolicyHooks(Hooks):
 
     def before_step(self, step: int) -> None:
         """Moves the masks to what the schedule asks of this step."""
-        self.sparsity = self._final * self._schedule.reached(step, self.context.training.steps)
+        training = self.context.training
+        self.sparsity = self._final * self._schedule.reached(step, training.steps)
         self.policy.update(self.live, self.sparsity, self._final)
+        if training.logs(step - 1):
+            self._changed = 0.0
+        if training.log_every:
+            self._changed += self.live.changed
+
+    def course(self) -> Mapping[str, float]:
+        """Returns the policy's penalty, and the share of the masks that changed since the line before, added up."""
+        course = {} if self._penalty is None else {"penalty": float(self._penalty)}
+        return course | ({"mask_changes": self._changed} if self.context.training.log_every else {})
 
     def before_forward(self, batch: Batch) -> None:
         """Shows the policy what comes."""
@@ -92,7 +108,9 @@ class PolicyHooks(Hooks):
 
     def penalty(self) -> Tensor | None:
         """Returns the policy's penalty."""
-        return self.policy.penalty(self.live, self.sparsity, self._final)
+        penalty = self.policy.penalty(self.live, self.sparsity, self._final)
+        self._penalty = None if penalty is None else penalty.detach()
+        return penalty
 
     def after_backward(self) -> None:
         """Lets the policy look at the gradients; weights that were zero before the training get none."""
@@ -148,7 +166,7 @@ def train_with_masks(policy: MaskPolicy, units: Sequence[Units], context: Prunin
             mask.keep_zeros()
     live.masks.to(context.device)
     try:
-        with trainable_weights(model.hf):
+        with nullcontext() if policy.freezes else trainable_weights(model.hf):
             progress = fit(
                 model.hf,
                 samples,

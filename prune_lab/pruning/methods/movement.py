@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from prune_lab.pruning.live_mask import LiveMasks
 from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.utils.checks import check_number
@@ -30,3 +33,16 @@ class Movement(TrainedMethod):
     def parameter_groups(self, live: LiveMasks) -> list[dict[str, Any]]:
         """Returns the scores, with their learning rate."""
         return [{"params": live.scores, "lr": self.lr, "weight_decay": 0.0}]
+
+
+def sigmoid_penalty(live: LiveMasks, weight: float, sparsity: float, final: float) -> Tensor:
+    """Returns ``weight * mean sigmoid(S)``, a scalar: the mean over masks of their means, growing with the schedule.
+
+    Args:
+        live: the masks.
+        weight: at the last step.
+        sparsity: of this step.
+        final: of the last step.
+    """
+    share = sparsity / final if final else 1.0
+    return weight * share * torch.stack([mask.scores.sigmoid().mean() for mask in live]).mean()

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from prune_lab.errors import RunFailed
 from prune_lab.models.units import Units
-from prune_lab.pruning.masks import Masks, count_dropped, keep_all_but, keep_all_but_counts, keep_global, keep_n_of_m
+from prune_lab.pruning.masks import (
+    Masks,
+    count_dropped,
+    keep_all_but,
+    keep_all_but_counts,
+    keep_each_of_all,
+    keep_n_of_m,
+)
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import counts_by_score, uniform_counts
 
@@ -50,7 +57,9 @@ def keep_blocks(scores: Tensor, target: Target) -> Tensor:
     return keep
 
 
-def keep_over_all(scores: Mapping[str, Tensor], sparsity: float, min_units: int | None, method: object) -> Masks:
+def keep_over_all(
+    scores: Mapping[str, Tensor], sparsity: float, min_units: int | None, method: object
+) -> dict[str, Tensor]:
     """Drops the lowest scores of all layers together, but leaves each its ``min_units`` highest.
 
     Args:
@@ -59,12 +68,15 @@ def keep_over_all(scores: Mapping[str, Tensor], sparsity: float, min_units: int 
         min_units: that a layer keeps; ``None``: it may lose all of them.
         method: whose ``scope`` and ``min_units`` an error names.
 
+    Returns:
+        The keep-masks, of the shapes of the scores and on their device.
+
     Raises:
         RunFailed: a layer would keep nothing.
     """
     if min_units is not None:
         scores = {name: _protect_highest(score, min_units) for name, score in scores.items()}
-    masks = keep_global(scores, sparsity)
+    masks = dict(keep_each_of_all(scores, sparsity))
     for name, keep in masks.items():
         if not bool(keep.any()):
             more = "{at}.min_units=1 (or more), " if min_units is None else ""

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from prune_lab.pruning.live_mask import LiveMasks
 from prune_lab.pruning.methods.method import Reaches
-from prune_lab.pruning.methods.movement import Movement
+from prune_lab.pruning.methods.movement import Movement, sigmoid_penalty
 from prune_lab.utils.checks import check_number
 
 
@@ -51,5 +50,4 @@ class SoftMovement(Movement):
 
     def penalty(self, live: LiveMasks, sparsity: float, final: float) -> Tensor | None:
         """Returns ``weight * mean sigmoid(S)``, growing with the threshold."""
-        share = sparsity / final if final else 1.0
-        return self.weight * share * torch.stack([mask.scores.sigmoid().mean() for mask in live]).mean()
+        return sigmoid_penalty(live, self.weight, sparsity, final)

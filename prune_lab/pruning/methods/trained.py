@@ -51,9 +51,10 @@ class TrainedMethod(MaskPolicy, Method):
     trains: ClassVar[bool] = True
     learned: ClassVar[bool] = False
     """Whether the scores are trained with the weights."""
+    scopes: ClassVar[tuple[str, ...]] = SCOPES
 
     def __post_init__(self) -> None:
-        check_choice(self, "scope", SCOPES)
+        check_choice(self, "scope", self.scopes)
         check_whole(self, "min_units", optional=True, hint="null: a layer may lose all of them, which ends the run")
 
     def prune(self, context: PruningContext) -> PruningResult:
@@ -68,7 +69,7 @@ class TrainedMethod(MaskPolicy, Method):
         masks, progress = train_with_masks(self, units, context)
         self._warn_of_shortfall(masks, units[0].kind, sparsity)
         rows = {name: LayerRow.of_mask(name, keep) for name, keep in masks.items()}
-        return PruningResult(masks, rows, progress=progress)
+        return PruningResult(masks, rows, progress=progress, notes={"weights": "frozen"} if self.freezes else {})
 
     @property
     def least_kept(self) -> int:
@@ -78,10 +79,11 @@ class TrainedMethod(MaskPolicy, Method):
     @property
     def allocation_conflict(self) -> str | None:
         """Returns that the scores decide."""
-        return "shares out what goes by its own scores; use allocation=uniform, and {at}.scope=layer or global"
+        scopes = " or ".join(self.scopes)
+        return f"shares out what goes by its own scores; use allocation=uniform, and {{at}}.scope={scopes}"
 
     def check_training(self, training: Training, update: Update | None) -> None:
-        """Checks that all weights are trained to the end, and in one piece."""
+        """Checks that all that is trained is trained to the end, and in one piece."""
         if training.fsdp:
             raise BadSetting(
                 training,
@@ -89,9 +91,10 @@ class TrainedMethod(MaskPolicy, Method):
                 f"is not allowed with the method {type(self).__name__}, which needs whole weights for its scores; use "
                 "{at}.fsdp=false, or prune by a method such as wanda and train afterwards, with finetune=full",
             )
+        trained = "its scores alone," if self.freezes else "all weights"
         if isinstance(update, Lora) or training.patience:
             raise BadInput(
-                f"method {type(self).__name__} trains all weights for all of its steps; "
+                f"method {type(self).__name__} trains {trained} for all of its steps; "
                 "finetune=lora and {at}.patience are for training after pruning",
                 training,
             )
