@@ -41,8 +41,8 @@ class Speed:
             raise BadSetting(
                 self.target,
                 "speedup",
-                f"is not for {name}, which goes by {{at}}.level; use method=ziplm, flap, wanda_units, minitron or "
-                "taylor_units",
+                f"is not for {name}, which goes by {{at}}.level; use method=ziplm, flap, wanda_units, minitron, "
+                "taylor_units or text_pruner",
             )
         if not isinstance(allocation, Uniform):
             raise BadSetting(

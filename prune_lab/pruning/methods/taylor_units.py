@@ -22,8 +22,26 @@ from prune_lab.utils.checks import check_choice, check_whole
 ORDERS = ("vector", "first", "second", "mixed")
 
 
+class GradientUnits(Method):
+    """Removes neurons and heads by gradients of the whole model's loss on a few samples; what stays does not change.
+
+    Attributes:
+        scope: ``layer``: every block loses the same share; ``model``: units of all blocks compete.
+    """
+
+    scope: str
+    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "width"})
+
+    @property
+    def allocation_conflict(self) -> str | None:
+        """Returns why one cut for the whole model cannot follow one."""
+        if self.scope == "layer":
+            return None
+        return "makes one cut for the whole model; use allocation=uniform, or {at}.scope=layer"
+
+
 @dataclass
-class TaylorUnits(Method):
+class TaylorUnits(GradientUnits):
     """Scores units by the Taylor expansion of the loss on calibration text; what stays does not change.
 
     With G the mean gradient over samples and F the mean of its square (the diagonal of the Fisher information), a unit
@@ -48,20 +66,12 @@ class TaylorUnits(Method):
     samples: int = 10
     seqlen: int | None = 128
     scope: str = "layer"
-    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "width"})
 
     def __post_init__(self) -> None:
         check_choice(self, "order", ORDERS)
         check_whole(self, "samples")
         check_whole(self, "seqlen", least=2, optional=True)
         check_choice(self, "scope", SCOPES)
-
-    @property
-    def allocation_conflict(self) -> str | None:
-        """Returns why one cut for the whole model cannot follow one."""
-        if self.scope == "layer":
-            return None
-        return "makes one cut for the whole model; use allocation=uniform, or {at}.scope=layer"
 
     def prune(self, context: PruningContext) -> PruningResult:
         """Scores all units on the model as it is, then removes the lowest."""

@@ -1,0 +1,153 @@
+"""TextPruner: its scores, and cuts that see what the ones before have left."""
+
+import pytest
+import torch
+
+from prune_lab.errors import BadInput
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.methods.text_pruner import TextPruner
+from prune_lab.pruning.reached import check_reached
+from prune_lab.pruning.target import Target
+
+
+def prune(model, method, target, tokens):
+    method.check(target)
+    method.check_model(model, target)
+    return method.prune(PruningContext(model, target, Calibration(tokens, batch_size=4)))
+
+
+def gradients(model, tokens, parameters):
+    """Of each sample, those of the parameters."""
+    found = []
+    for sample in tokens:
+        for parameter in parameters:
+            parameter.requires_grad_(True).grad = None
+        logits = model.hf(sample[None]).logits[0]
+        torch.nn.functional.cross_entropy(logits[:-1], sample[1:]).backward()
+        found.append([parameter.grad.clone() for parameter in parameters])
+    for parameter in parameters:
+        parameter.requires_grad_(False).grad = None
+    return found
+
+
+def neuron_scores(model, block, tokens, rows=True):
+    """OPT's: the column that reads, and the row with its bias."""
+    up, down = block.mlp.up.module, block.mlp.down.module
+    score = torch.zeros(block.mlp.down.shape[1])
+    for read, row, bias in gradients(model, tokens, [down.weight, up.weight, up.bias]):
+        score += (down.weight * read).sum(0).abs()
+        if rows:
+            score += ((up.weight * row).sum(1) + up.bias * bias).abs()
+    return score.detach()
+
+
+def lowest(score, count):
+    return set(score.argsort(stable=True)[:count].tolist())
+
+
+def gone(mask):
+    return set((~mask).nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_neurons_score_by_what_reads_them_and_their_rows_where_blocks_lose_alike(tiny_model, random_tokens, scope):
+    model, tokens = tiny_model("opt"), random_tokens(6, 16)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.mlp.up.module.bias.normal_(generator=torch.Generator().manual_seed(1))
+    scores = [neuron_scores(model, block, tokens[:4, :12], rows=scope == "layer") for block in model.blocks]
+    method = TextPruner(rounds=1, samples=4, seqlen=12, scope=scope)
+    masks = list(prune(model, method, Target("neurons", 0.5), tokens).masks.values())
+    if scope == "layer":
+        assert [gone(mask) for mask in masks] == [lowest(score, len(score) // 2) for score in scores]
+    else:
+        entries = sum(len(score) for score in scores)
+        assert gone(torch.cat(masks)) == lowest(torch.cat(scores), entries // 2)
+
+
+def test_heads_score_by_the_columns_that_read_them(tiny_model, random_tokens):
+    model, tokens = tiny_model("opt"), random_tokens(6, 16)
+    block = model.blocks[1]
+    out, size = block.attention.out.module.weight, block.attention.head_dim
+    score = sum(
+        (out * grad).sum(0).view(-1, size).sum(1).abs() for (grad,) in gradients(model, tokens[:4, :12], [out])
+    ).detach()
+    masks = prune(model, TextPruner(rounds=1, samples=4, seqlen=12), Target("heads", 0.5), tokens).masks
+    assert gone(masks[f"{block.name}.heads"]) == lowest(score, len(score) // 2)
+
+
+def test_a_later_cut_sees_the_model_without_what_went_before(tiny_model, random_tokens):
+    model, other, tokens = tiny_model("opt"), tiny_model("opt"), random_tokens(6, 16)
+    target, size = Target("neurons", 0.5), model.blocks[0].mlp.down.shape[1]
+    units = target.units(other)
+    first = [lowest(neuron_scores(other, block, tokens), size // 4) for block in other.blocks]
+    for each, dropped in zip(units, first, strict=True):
+        each.apply(torch.tensor([index not in dropped for index in range(size)]))
+    second = [neuron_scores(other, block, tokens) for block in other.blocks]
+    for score, dropped in zip(second, first, strict=True):
+        assert score[list(dropped)].abs().max() == 0
+        score[list(dropped)] = -torch.inf
+    expected = [lowest(score, size // 2) for score in second]
+    masks = prune(model, TextPruner(rounds=2, samples=6, seqlen=None), target, tokens).masks
+    assert [gone(mask) for mask in masks.values()] == expected
+    at_once = prune(tiny_model("opt"), TextPruner(rounds=1, samples=6, seqlen=None), target, tokens).masks
+    assert [gone(mask) for mask in at_once.values()] != expected
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@pytest.mark.parametrize("pattern", ["neurons", "width"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_stays_is_as_it_was_and_errors_are_those_of_the_whole_cut(
+    tiny_model, random_tokens, family, pattern, scope
+):
+    model, tokens, target = tiny_model(family), random_tokens(6, 16), Target(pattern, 0.4)
+    before = {linear.name: linear.weight.clone() for linear in model.linears}
+    method = TextPruner(rounds=5, scope=scope)
+    result = prune(model, method, target, tokens)
+    check_reached(model, target, method, result, {})
+    for linear in model.linears:
+        assert torch.equal(linear.weight, before[linear.name].masked_fill(linear.weight == 0, 0))
+    assert any(row.error > 0.05 for row in result.layers.values())
+    assert not any(parameter.requires_grad for parameter in model.hf.parameters())
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_neurons_that_stay_are_a_multiple(tiny_model, random_tokens, scope):
+    model, target = tiny_model("llama"), Target("neurons", 0.4)
+    method = TextPruner(rounds=3, multiple_of=8, scope=scope)
+    result = prune(model, method, target, random_tokens(6, 16))
+    assert all(int(mask.sum()) % 8 == 0 for mask in result.masks.values())
+    assert 0 < sum(int((~mask).sum()) for mask in result.masks.values()) <= 0.4 * 48 * len(result.masks)
+    check_reached(model, target, method, result, {})
+    assert (method.reaches, TextPruner().reaches) == ("at most", "level")
+
+
+def test_units_that_are_zero_already_go_first_and_count(tiny_model, random_tokens):
+    model, target = tiny_model("opt"), Target("neurons", 0.5)
+    units = target.units(model)[0]
+    units.apply(torch.arange(units.count) % 4 != 0)
+    result = prune(model, TextPruner(rounds=4), target, random_tokens(6, 16))
+    assert not result.masks[units.name][::4].any()
+    assert int((~result.masks[units.name]).sum()) == units.count // 2
+
+
+def test_what_cannot_be_is_refused(tiny_model):
+    for settings, words in (
+        ({"rounds": 0}, "rounds=0"),
+        ({"multiple_of": 0}, "multiple_of=0"),
+        ({"seqlen": 1}, "seqlen=1"),
+    ):
+        with pytest.raises(BadInput, match=rf"TextPruner\.{words}"):
+            TextPruner(**settings)
+    fast = Target("width", level=None, speedup=1.5)
+    with pytest.raises(BadInput, match=r"TextPruner\.rounds=8 has no cuts .*use TextPruner\.rounds=1"):
+        TextPruner(scope="model").check(fast)
+    TextPruner(scope="model", rounds=1).check(fast)
+    TextPruner().check(fast)
+    model = tiny_model("opt")
+    model.mapped = object()
+    with pytest.raises(BadInput, match=r"TextPruner\.rounds .*model\.stream=false"):
+        TextPruner().check_model(model, Target("width", 0.5))
+    TextPruner(rounds=1).check_model(model, Target("width", 0.5))
+    model.mapped = None
