@@ -38,7 +38,7 @@ def label_of(plain: Mapping[str, Any], stage: str) -> str:
     if stage == "iterate":
         rounds = plain["stages"]["iterate"].get("rounds", "several")
         return f"{_pruning(plain)}, in {rounds} rounds with training ({_tuning(plain)})"
-    return {"shrink": "shrunk"}.get(stage, stage)
+    return {"shrink": "shrunk", "vocabulary": "smaller vocabulary"}.get(stage, stage)
 
 
 def prunes(plain: Mapping[str, Any], stages: Collection[str]) -> bool:

@@ -147,7 +147,7 @@ def test_what_cannot_be_is_refused(tiny_model):
     TextPruner().check(fast)
     model = tiny_model("opt")
     model.mapped = object()
-    with pytest.raises(BadInput, match=r"TextPruner\.rounds .*model\.stream=false"):
+    with pytest.raises(BadInput, match=r"TextPruner\.rounds=8 .*model\.stream=false"):
         TextPruner().check_model(model, Target("width", 0.5))
     TextPruner(rounds=1).check_model(model, Target("width", 0.5))
     model.mapped = None
