@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.families import family_of
 from prune_lab.models.vocabulary import check_vocabulary_parts, cut_vocabulary, named_ids, tokenizer_file
 from prune_lab.run.state import RunState, Stage, training_samples
-from prune_lab.utils.checks import check_choice, check_texts, check_whole
+from prune_lab.utils.checks import check_choice, check_text, check_texts, check_whole
 from prune_lab.utils.paths import named_paths
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -41,7 +40,7 @@ class Vocabulary(Stage):
         data: of the run.
         min_count: how often a token has to occur.
         text: where: ``training``, what the run trains on, or ``calibration``, its samples.
-        files: text files in UTF-8 to count in the place of these; patterns may name several.
+        file: a text file in UTF-8 to count in the place of these; a pattern may name several.
         keep: words or texts whose tokens stay in any case.
 
     Source: TextPruner (Yang, Cui and Chen, 2022, arXiv:2203.15996), whose cut tokenizers of byte-pair encoding keep
@@ -55,22 +54,21 @@ class Vocabulary(Stage):
         "parameters": MetricInfo("parameters after cutting the vocabulary", "count", better="lower", in_summary=True),
     }
     needs: ClassVar = {"data": "data"}
-    input_files: ClassVar = ("files",)
+    input_files: ClassVar = ("file",)
     data: DataSpec
     min_count: int = 1
     text: str = "training"
-    files: Sequence[str] | None = None
+    file: str | None = None
     keep: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_whole(self, "min_count")
         check_choice(self, "text", COUNTED)
         check_texts(self, "keep")
-        if self.files is not None:
-            check_texts(self, "files", least=1)
+        check_text(self, "file", optional=True)
 
     def prepare(self) -> None:
-        """Reads the files, if there are any."""
+        """Reads the file, if there is one."""
         self._texts()
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
@@ -88,7 +86,7 @@ class Vocabulary(Stage):
         """Cuts the model's vocabulary in place, and tokenises the run's data anew."""
         model, file = run.model, tokenizer_file(run.model.tokenizer)
         rows, before = model.vocab_size, _parameters(run)
-        samples = None if self.files is not None else self._samples(run)
+        samples = None if self.file is not None else self._samples(run)
         counts = self._counts(run, samples)
         ids = file.required() | named_ids(model)
         occurring = set((counts >= self.min_count).nonzero().flatten().tolist())
@@ -109,7 +107,7 @@ class Vocabulary(Stage):
         logger.info("vocabulary: %d of %d tokens stay; %s", len(order), rows, NOTE)
         run.protocol["vocabulary"] = {
             "min_count": self.min_count,
-            "counted": "files" if self.files is not None else self.text,
+            "counted": "file" if self.file is not None else self.text,
             "counted_tokens": int(counts.sum()),
             "occurring": len(occurring),
             "of_merges": len(closed) - len(ids),
@@ -139,16 +137,16 @@ class Vocabulary(Stage):
         return total
 
     def _texts(self) -> list[str]:
-        texts = []
-        for name in self.files or ():
-            paths = [path for path in named_paths(name) if path.is_file()]
-            if not paths:
-                raise BadSetting(self, "files", f"names no file in {name}; give text files in UTF-8")
-            for path in paths:
-                try:
-                    texts.append(Path(path).read_text(encoding="utf-8"))
-                except (OSError, UnicodeDecodeError) as error:
-                    raise BadSetting(self, "files", f"{path} cannot be read as text in UTF-8 ({error})") from error
+        if self.file is None:
+            return []
+        paths, texts = [path for path in named_paths(self.file) if path.is_file()], []
+        if not paths:
+            raise BadSetting(self, "file", "names no file; give a text file in UTF-8, or a pattern of some")
+        for path in paths:
+            try:
+                texts.append(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError) as error:
+                raise BadSetting(self, "file", f": {path} cannot be read as text in UTF-8 ({error})") from error
         return texts
 
     def _kept(self, tokenizer: Any) -> set[int]:

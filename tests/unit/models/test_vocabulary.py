@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -217,7 +218,7 @@ def test_a_model_that_does_not_fit_is_refused(whole_model, tiny_model):
 def test_smollm2s_tokenizer(smollm2_folder):
     """It has no merges of some bytes, which never occur in UTF-8."""
     whole = AutoTokenizer.from_pretrained(smollm2_folder).backend_tokenizer
-    texts = [open(random.__file__, encoding="utf-8").read(), *unicode_texts(20, seed=1)]
+    texts = [Path(random.__file__).read_text(encoding="utf-8"), *unicode_texts(20, seed=1)]
     small, order = cut(whole, texts)
     assert 1000 < len(order) < whole.get_vocab_size() / 4
     for text in texts:

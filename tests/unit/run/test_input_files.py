@@ -23,6 +23,7 @@ from prune_lab.pruning.latency.settings import Latency
 from prune_lab.run import input_files
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.input_files import declared, files_of
+from prune_lab.run.stages.vocabulary import Vocabulary
 from prune_lab.training.losses import Distillation
 from prune_lab.utils.paths import regular_files
 
@@ -57,7 +58,8 @@ def test_some_are_declared():
     assert {name: sorted(keys) for name, keys in found.items()} == {
         "Checkpoint": ["path"], "FileData": ["calibration", "evaluation"], "FromFile": ["path"], "HubData": ["root"],
         "HubRows": ["root"], "HubText": ["root"], "PairData": ["root"], "Tokens": ["calibration", "evaluation"],
-        "Latency": ["path"], "Distillation": ["teacher"], "ZeroShot": ["data_root", "include_path"],
+        "Latency": ["path"], "Vocabulary": ["file"], "Distillation": ["teacher"],
+        "ZeroShot": ["data_root", "include_path"],
     }  # fmt: skip
 
 
@@ -161,6 +163,7 @@ def test_every_part_that_declares_files_reads_those_of_a_home_folder(monkeypatch
         ),
         "Tokens": Tokens(calibration=f"~/{calibration.name}", evaluation=f"~/{evaluation.name}"),
         "Distillation": Checkpoint(Distillation(teacher=f"~/{folder.name}").teacher).load_config(),
+        "Vocabulary": Vocabulary(None, file="~/train.txt").prepare(),
         "ZeroShot": ZeroShot(include_path="~", data_root="~"),
     }
     assert set(made) == {target.rpartition(".")[2] for target, _ in DECLARED}
