@@ -293,3 +293,21 @@ def test_the_conflicts_name_what_is_allowed():
         SMP().check_training(Training(patience=2, eval_samples=2), None)
     assert SMP().settled(Training()).eps == 1e-8
     assert Movement().settled(Training()).eps == 1e-4
+
+
+def test_frozen_weights_in_half_precision_are_not_widened(tiny_model, random_tokens):
+    model, seen = tiny_model("llama"), set()
+    model.hf.to(torch.bfloat16)
+    dense = {linear.name: linear.weight.clone() for linear in model.linears}
+
+    class Looking(SMP):
+        def before_forward(self, live, batch):
+            seen.update(("weights", parameter.dtype) for parameter in model.hf.parameters())
+            seen.update(("scores", mask.scores.dtype) for mask in live)
+
+    result = prune(model, Looking(), random_tokens(8, 16))
+    assert seen == {("weights", torch.bfloat16), ("scores", torch.float32)}
+    assert {parameter.dtype for parameter in model.hf.parameters()} == {torch.bfloat16}
+    for linear in model.linears:
+        assert torch.equal(linear.weight, dense[linear.name] * result.masks[linear.name])
+    assert all(math.isfinite(loss) for loss in result.progress.losses)
