@@ -23,7 +23,16 @@ TRAINED_ON = [
     "quite unrelated words such as pruning, weights and vocabularies",
     "ελληνικά γράμματα και λέξεις",
 ] * 3
-UNSEEN = ["Zebra!", "\x00\x07\t\n\r", "क्षत्रिय", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢", "e\u0301\u200d\ufeff", "<s> the  cat", "ελληνικά", ""]
+UNSEEN = [
+    "Zebra!",
+    "\x00\x07\t\n\r",
+    "क्षत्रिय",
+    "\U0001d518\U0001d52b",
+    "e\u0301\u200d\ufeff",
+    "<s> the  cat",
+    "ελληνικά",
+    "",
+]
 
 
 def byte_level(size=420):
@@ -210,7 +219,7 @@ def test_a_model_that_does_not_fit_is_refused(whole_model, tiny_model):
     model.hf.more = torch.nn.Parameter(torch.zeros(model.vocab_size, 2))
     with pytest.raises(BadInput, match="a row for each token in more too"):
         check_vocabulary_parts(model, file)
-    with pytest.raises(BadInput, match="the tokenizer has the id .* 64 rows"):
+    with pytest.raises(BadInput, match=r"the tokenizer has the id .* 64 rows"):
         check_vocabulary_parts(tiny_model("llama"), file)
 
 
