@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadSetting
+from prune_lab.models.member import Member
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import Member, Units
+from prune_lab.models.units import Units
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import Masks, keep_all_but
 from prune_lab.pruning.methods.data_free import remove_units

@@ -9,7 +9,8 @@ from torch import nn
 
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
-from prune_lab.models.units import SingleWeights, single_weights_of
+from prune_lab.models.model_units import single_weights_of
+from prune_lab.models.units import SingleWeights
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
