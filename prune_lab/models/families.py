@@ -37,6 +37,9 @@ class Family:
     experts: str | None = None  # of blocks with experts in the place of that network: the module that holds them
     router: str | None = None  # and the one that gives each token some of them
     joint_norm: bool = False  # queries and keys of all heads are normalised together, so that no head can go
+    norms: tuple[str, str] | None = None  # what the two halves of a block read; None: their outputs are normalised, too
+    final_norm: str = ""  # from the model, what the head reads
+    positions: str | None = None  # from the model, the embedding of learned positions
 
     @property
     def shared_inputs(self) -> tuple[tuple[str, ...], ...]:
@@ -52,7 +55,15 @@ class Family:
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _LLAMA = Family(
-    "model.layers", _QKV, "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj", "mlp.gate_proj", head_dim="head_dim"
+    "model.layers",
+    _QKV,
+    "self_attn.o_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+    "mlp.gate_proj",
+    head_dim="head_dim",
+    norms=("input_layernorm", "post_attention_layernorm"),
+    final_norm="model.norm",
 )
 _ATTENTION_BIAS = replace(_LLAMA, attention_bias="attention_bias")
 _EXPERTS = replace(_ATTENTION_BIAS, experts="mlp.experts", router="mlp.gate")
@@ -65,7 +76,7 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
     "mixtral": replace(_EXPERTS, attention_bias=None),
     "qwen3_moe": _EXPERTS,
     "olmoe": replace(_EXPERTS, head_dim=None, joint_norm=True),
-    "gemma3_text": replace(_ATTENTION_BIAS, activation="hidden_activation", bos="window"),
+    "gemma3_text": replace(_ATTENTION_BIAS, activation="hidden_activation", bos="window", norms=None),
     "opt": Family(
         "model.decoder.layers",
         _QKV,
@@ -75,6 +86,9 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         activation="activation_function",
         width="ffn_dim",
         counters=("num_heads",),
+        norms=("self_attn_layer_norm", "final_layer_norm"),
+        final_norm="model.decoder.final_layer_norm",
+        positions="model.decoder.embed_positions",
     ),
     "gpt2": Family(
         "transformer.h",
@@ -87,6 +101,9 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         depth="n_layer",
         layout="parts",
         counters=("num_heads", "split_size"),
+        norms=("ln_1", "ln_2"),
+        final_norm="transformer.ln_f",
+        positions="transformer.wpe",
     ),
     "gpt_neo": Family(
         "transformer.h",
@@ -98,6 +115,9 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         depth="num_layers",
         tuple_out=True,
         counters=("num_heads",),
+        norms=("ln_1", "ln_2"),
+        final_norm="transformer.ln_f",
+        positions="transformer.wpe",
     ),
     "gpt_neox": Family(
         "gpt_neox.layers",
@@ -106,6 +126,8 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         "mlp.dense_h_to_4h",
         "mlp.dense_4h_to_h",
         layout="heads",
+        norms=("input_layernorm", "post_attention_layernorm"),
+        final_norm="gpt_neox.final_layer_norm",
     ),
 }
 

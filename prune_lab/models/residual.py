@@ -1,0 +1,189 @@
+"""The residual stream of a model: what writes to it, what reads it, and how both are turned by orthogonal matrices.
+
+What a model computes does not change by it. A norm commutes with a rotation once its scale is folded into the weights
+that read it: RMSNorm with every one; LayerNorm, which subtracts the mean, with those that leave the direction of equal
+entries as it is. Between values and the attention's output lies nothing but a weighted sum over positions, so that each
+key-value head can be rotated by itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from prune_lab.errors import BadInput
+from prune_lab.models.families import family_of
+from prune_lab.models.model import PrunableModel
+from prune_lab.models.tying import is_tied, untie
+from prune_lab.models.view import Attention, Block, PrunableLinear
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The residual stream.
+
+    Attributes:
+        norms: in the order of a forward pass, each with the linear layers that read it; the last with the head.
+        embeddings: matrices ``(rows, width)`` whose rows enter the stream: of tokens, and of learned positions.
+        head: reads the last norm.
+        tied: whether the head's matrix is that of the tokens' embedding.
+        mean_free: whether the norms subtract the mean of their input.
+    """
+
+    norms: tuple[tuple[nn.Module, tuple[PrunableLinear, ...]], ...]
+    embeddings: tuple[nn.Module, ...]
+    head: PrunableLinear
+    tied: bool
+    mean_free: bool
+
+    @property
+    def unties(self) -> bool:
+        """Whether a rotation takes an embedding and a head of their own: the last norm's scale is folded into one."""
+        scale = _of(self.norms[-1][0], "weight")
+        return self.tied and bool((scale != scale[0]).any())
+
+
+def why_stream_stays(model: PrunableModel) -> str | None:
+    """Says why the residual stream of a model cannot be rotated, as a predicate; ``None`` if it can."""
+    config, family = model.hf.config, family_of(model.hf.config.model_type)
+    if family.norms is None:
+        return "normalises what attention and feed-forward networks add to the residual stream, too (post-norms)"
+    if getattr(config, "do_layer_norm_before", True) is False:
+        return "normalises the residual stream itself in every block (do_layer_norm_before=false)"
+    if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
+        return "projects its embeddings to the width of the residual stream (word_embed_proj_dim)"
+    try:
+        stream = stream_of(model)
+    except (AttributeError, BadInput):
+        return "lacks a norm that others of its family have"
+    for norm, readers in stream.norms:
+        shift = getattr(norm, "bias", None)
+        if getattr(norm, "weight", None) is None:
+            return "has norms without a scale"
+        if shift is not None and not _takes_shift(readers) and bool(((norm.weight == 0) & (shift != 0)).any()):
+            return "has a norm with a scale of zero, whose bias no weight behind it can take"
+    return None
+
+
+def stream_of(model: PrunableModel) -> Stream:
+    """Reads the residual stream of a model for which `why_stream_stays` knows no reason."""
+    hf, family = model.hf, family_of(model.hf.config.model_type)
+    assert family.norms is not None
+    norms: list[tuple[nn.Module, tuple[PrunableLinear, ...]]] = []
+    for block in model.blocks:
+        attention, feed_forward = (block.module.get_submodule(path) for path in family.norms)
+        norms += [(attention, block.shared_inputs[0]), (feed_forward, block.shared_inputs[2])]
+    head = PrunableLinear("head", cast(nn.Linear, hf.get_output_embeddings()))
+    norms.append((hf.get_submodule(family.final_norm), (head,)))
+    embeddings = [hf.get_input_embeddings()]
+    if family.positions is not None:
+        embeddings.append(hf.get_submodule(family.positions))
+    mean_free = isinstance(norms[0][0], nn.LayerNorm)
+    return Stream(tuple(norms), tuple(embeddings), head, is_tied(model), mean_free)
+
+
+def fold_norms(model: PrunableModel) -> int:
+    """Folds the scales of all norms into the weights that read them, in float64; a tied head is untied if it must be.
+
+    A LayerNorm's bias goes into the biases of the layers that read it, where all of them have one, and is divided by
+    the scale otherwise.
+
+    Args:
+        model: changed in place; what it computes stays the same.
+
+    Returns:
+        How many parameters it has more.
+    """
+    stream = stream_of(model)
+    added = untie(model) if stream.unties else 0
+    for norm, readers in stream.norms if added or not stream.tied else stream.norms[:-1]:
+        _fold(norm, readers)
+    return added
+
+
+@torch.no_grad()
+def _fold(norm: nn.Module, readers: Sequence[PrunableLinear]) -> None:
+    scale, shift = _of(norm, "weight"), getattr(norm, "bias", None)
+    if shift is not None and bool((shift != 0).any()):
+        if _takes_shift(readers):
+            for linear in readers:
+                assert linear.bias is not None
+                linear.write_bias(linear.bias.double() + linear.weight.double() @ shift.double())
+            shift.zero_()
+        else:
+            shift.copy_(torch.where(shift == 0, 0.0, shift.double() / scale))
+    for linear in readers:
+        linear.write(linear.weight.double() * scale)
+    cast(Tensor, norm.weight).fill_(1)
+
+
+def _takes_shift(readers: Sequence[PrunableLinear]) -> bool:
+    return all(linear.bias is not None for linear in readers)
+
+
+def _of(norm: nn.Module, name: str) -> Tensor:
+    return cast(Tensor, getattr(norm, name)).detach().double()
+
+
+def value_rows(attention: Attention) -> Tensor:
+    """Which rows of the last projection are values: ``(kv_heads, head_dim)`` int64."""
+    rows = torch.arange(attention.projections[-1].shape[0], device="cpu")
+    if attention.layout == "heads":
+        return rows.view(attention.heads, 3, attention.head_dim)[:, 2]
+    return rows[-attention.kv_heads * attention.head_dim :].view(attention.kv_heads, attention.head_dim)
+
+
+@torch.no_grad()
+def rotate_values(block: Block, rotation: Tensor) -> None:
+    """Rotates the values of a block, and the output projection back, in float64.
+
+    Args:
+        block: changed in place; what it computes stays the same.
+        rotation: ``(kv_heads, head_dim, head_dim)``, orthogonal: values become ``R^T v``.
+    """
+    attention, rows = block.attention, value_rows(block.attention)
+    rotation = rotation.to(attention.out.weight.device, torch.float64)
+    values, out = attention.projections[-1], attention.out
+    weight = values.weight.double()
+    weight[rows] = rotation.mT @ weight[rows]
+    values.write(weight)
+    if values.bias is not None:
+        bias = values.bias.double()
+        bias[rows] = (rotation.mT @ bias[rows][..., None]).squeeze(-1)
+        values.write_bias(bias)
+    of_query = rotation.repeat_interleave(attention.heads // attention.kv_heads, 0)
+    heads = out.weight.double().unflatten(1, (attention.heads, attention.head_dim))
+    out.write(torch.einsum("dqi,qij->dqj", heads, of_query).flatten(1))
+
+
+@torch.no_grad()
+def rotate_stream(model: PrunableModel, rotation: Tensor) -> None:
+    """Rotates the residual stream of a model whose norms are folded, in float64.
+
+    Args:
+        model: changed in place; what it computes stays the same.
+        rotation: ``(width, width)``, orthogonal: the stream becomes ``R^T x``. For norms that subtract the mean it must
+            leave the direction of equal entries as it is.
+    """
+    stream = stream_of(model)
+    rotation = rotation.to("cpu", torch.float64)
+    for embedding in stream.embeddings:
+        weight = cast(Tensor, embedding.weight)
+        weight.copy_(weight.double() @ rotation)
+    for norm, _ in stream.norms:
+        shift = getattr(norm, "bias", None)
+        if shift is not None:
+            shift.copy_(rotation.T @ shift.double())
+    if not stream.tied:
+        stream.head.write(stream.head.weight.double() @ rotation)
+    for block in model.blocks:
+        reading = (*block.shared_inputs[0], *block.shared_inputs[2])
+        for linear in block.linears:
+            if linear in reading:
+                linear.write(linear.weight.double() @ rotation)
+                continue
+            linear.write(rotation.T @ linear.weight.double())
+            if linear.bias is not None:
+                linear.write_bias(rotation.T @ linear.bias.double())
