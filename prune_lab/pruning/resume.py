@@ -4,9 +4,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -77,14 +78,54 @@ class FinishedBlocks:
                 self._write(block, result)
                 self.release(block.module)
             except Exception as error:
-                failure = disk_failure(error)
-                if failure is None:
-                    raise
-                logger.warning("finished blocks are not kept any more, the pruning goes on: %s", failure)
-                self.every = math.inf
+                self._give_up(error)
                 break
         self._waiting.clear()
         self._written = time.monotonic()
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Writes what a method found before the first block; blocks are of no use without it.
+
+        Args:
+            name: of the file.
+            tensors: on the host, contiguous.
+            notes: plain values beside them.
+        """
+        about = {"settings": self.settings, "notes": json.dumps(dict(notes))}
+        try:
+            write_atomically(self._beside(name), lambda path: save_file(dict(tensors), path, metadata=about))
+        except Exception as error:
+            self._give_up(error)
+
+    def kept(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Reads what `keep` wrote; ``None`` if there is nothing that counts."""
+        found = self._open(self._beside(name), "it is found again")
+        return None if found is None else (found[0], json.loads(found[1]["notes"]))
+
+    def _beside(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _give_up(self, error: Exception) -> None:
+        """Writes nothing any more, where a disk is full; another error is raised."""
+        failure = disk_failure(error)
+        if failure is None:
+            raise error
+        logger.warning("finished blocks are not kept any more, the pruning goes on: %s", failure)
+        self.every = math.inf
+
+    def _open(self, path: Path, otherwise: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """The tensors and metadata of a file that belongs to these settings."""
+        try:
+            with safe_open(path, "pt") as file:
+                about = file.metadata() or {}
+                if about.get("settings") != self.settings:
+                    return None
+                return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - no mapping
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # safetensors has kinds of its own
+            logger.warning("%s cannot be read, %s: %s", path, otherwise, error)
+            return None
 
     def _found(self, block: Block) -> Found | None:
         """Reads a block; several processes get what the first one finds."""
@@ -112,17 +153,10 @@ class FinishedBlocks:
 
     def _read(self, block: Block) -> Found | None:
         """Reads the weights, the rows and the channel orders of a block; ``None`` if there is no file that counts."""
-        try:
-            with safe_open(self._path(block), "pt") as file:
-                about = file.metadata() or {}
-                if about.get("settings") != self.settings:
-                    return None
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except FileNotFoundError:
+        found = self._open(self._path(block), "the block is pruned again")
+        if found is None:
             return None
-        except Exception as error:  # safetensors has kinds of its own
-            logger.warning("%s cannot be read, the block is pruned again: %s", self._path(block), error)
-            return None
+        tensors, about = found
         rows = [LayerRow(**row | {"shape": tuple(row["shape"])}) for row in json.loads(about["rows"])]
         parts: dict[str, dict[str, Tensor]] = {"weight": {}, "order": {}}
         for name, tensor in tensors.items():

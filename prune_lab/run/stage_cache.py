@@ -20,6 +20,7 @@ from safetensors.torch import load_file, load_model, save_model
 from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
 from prune_lab.models.biases import match_biases
+from prune_lab.models.tying import match_head
 from prune_lab.pruning.masks import Masks
 from prune_lab.run import artifacts
 from prune_lab.run.config import RunConfig, without_beside
@@ -141,6 +142,7 @@ class SharedStages:
         self._protocol = state["protocol"]
         with safe_open(folder / _MODEL, "pt") as saved:
             match_biases(self.run.model, set(saved.keys()))
+            match_head(self.run.model, set(saved.keys()))
         load_model(self.run.model.hf, folder / _MODEL)
         if (folder / _MASKS).is_file():
             masks = load_file(folder / _MASKS)

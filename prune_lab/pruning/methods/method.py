@@ -35,6 +35,9 @@ class Method(ABC):
     scheduled: ClassVar[bool] = True
     """Of a method that trains: whether its sparsity grows as the schedule says."""
 
+    rewrites: ClassVar[bool] = False
+    """Of a method that does not train: whether it changes weights besides those that the target is about."""
+
     @property
     def reaches(self) -> Reaches:
         """How the sparsity that it reaches relates to the target's level."""

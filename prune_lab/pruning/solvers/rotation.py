@@ -23,7 +23,8 @@ class BlockParts:
 
     Attributes:
         reads: ``(out, width)`` each, which read the residual stream; with the number of their entry in ``stream``.
-        stream: ``(width, width)`` each: ``H``, or its inverse, of what is read; None where the metric takes nothing.
+        stream: ``(width, width)`` each: ``H``, or its inverse, of what is read; their diagonals where the stream is not
+            rotated; None where the metric takes nothing.
         values: ``(kv_heads, head_dim, width)``; its inputs have the first entry of ``stream``.
         out: ``(width, heads, head_dim)``, of the attention's output.
         heads: ``(heads, head_dim, head_dim)``, the blocks of ``H``, or its inverse, on its diagonal.
@@ -112,11 +113,11 @@ def _importance(weight: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def _scale(matrix: Tensor | None, rotation: Tensor | None, metric: Metric) -> Tensor | None:
-    """By input, from the diagonal of ``R^T M R``."""
+    """By input, from the diagonal of ``R^T M R``, or from the diagonal of ``M`` itself where nothing is rotated."""
     if matrix is None:
         return None
     if rotation is None:
-        return _diagonal(matrix.diagonal(dim1=-2, dim2=-1), metric)
+        return _diagonal(matrix, metric)
     return _diagonal(((matrix @ rotation) * rotation).sum(-2), metric)
 
 

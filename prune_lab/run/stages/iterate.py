@@ -83,6 +83,11 @@ class Iterate(Stage):
                 f"method {type(self.prune.method).__name__} prunes step by step while it trains; use it with "
                 "stages=[dense,prune,evaluate,save], or iterate with another method"
             )
+        if self.prune.method.rewrites:
+            raise BadInput(
+                f"method {type(self.prune.method).__name__} mixes weights that earlier rounds have pruned with others; "
+                "use stages=[dense,prune,finetune,evaluate,save], or iterate with another method"
+            )
         if self.prune.target.n_of_m:
             raise BadInput(
                 f"sparsity.pattern={self.prune.target.pattern} has no levels in between; iterate with "

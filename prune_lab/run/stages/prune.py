@@ -124,8 +124,8 @@ class Prune(Stage):
         return sum(linear.weight.numel() for linear in self.target.linears(run.model))
 
     def changed_bytes(self, run: RunState) -> int:
-        """The target's weights; all that are trained, by a method that trains."""
-        if self.method.trains:
+        """The target's weights; all, by a method that trains or rewrites them."""
+        if self.method.trains or self.method.rewrites:
             return run.weight_bytes
         return sum(linear.weight.nbytes for linear in self.target.linears(run.model))
 
