@@ -195,8 +195,8 @@ class Search:
         with naming(linear, self._measure.method):
             factor = obs.factorize(statistic.release(), self._measure.damping, in_place=True).upper
         unit = torch.eye(len(factor), device=factor.device)
-        inverse = torch.linalg.solve_triangular(factor, unit, upper=True)
-        return inverse.T @ inverse
+        upper: Tensor = torch.linalg.solve_triangular(factor, unit, upper=True)  # of the inverse
+        return upper.T @ upper
 
     def _parts(self, number: int) -> BlockParts:
         """The weights of a block on the device."""

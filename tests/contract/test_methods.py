@@ -29,7 +29,8 @@ from prune_lab.training.settings import Training
 ALL = sorted((conf_folder() / "method").glob("*.yaml"))
 CLASSES = {path: get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]) for path in ALL}
 TRAINED = [path for path in ALL if CLASSES[path].trains]
-YAMLS = [path for path in ALL if path not in TRAINED and "unstructured" in CLASSES[path].patterns]
+REWRITING = [path for path in ALL if CLASSES[path].rewrites]  # in tests/unit/pruning/methods/test_rotated.py
+YAMLS = [path for path in ALL if path not in [*TRAINED, *REWRITING] and "unstructured" in CLASSES[path].patterns]
 OF_UNITS = [path for path in ALL if path not in TRAINED and "width" in CLASSES[path].patterns]
 UNITS_ALONE = [path for path in OF_UNITS if path not in YAMLS]
 DEPTH = [path for path in ALL if "blocks" in CLASSES[path].patterns and path not in YAMLS]

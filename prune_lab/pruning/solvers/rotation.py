@@ -64,7 +64,8 @@ def keeping_mean(inner: Tensor) -> Tensor:
     normal = normal / normal.norm()
     whole = torch.block_diag(torch.ones(1, 1, dtype=inner.dtype, device=inner.device), inner)
     whole = whole - 2 * torch.outer(normal, normal @ whole)
-    return whole - 2 * torch.outer(whole @ normal, normal)
+    kept: Tensor = whole - 2 * torch.outer(whole @ normal, normal)
+    return kept
 
 
 def entropies(importance: Tensor, dim: int) -> Tensor:
