@@ -92,6 +92,8 @@ class Rotated(Method):
 
     def check(self, target: Target) -> None:
         """What the inner method cannot do, this one cannot either."""
+        if target.kind not in self.patterns:
+            return  # which is refused with those that there are
         if isinstance(self.inner, Rotated) or self.inner.trains or target.kind not in self.inner.patterns:
             raise BadSetting(
                 self,
