@@ -69,7 +69,7 @@ def test_every_method_prunes_it(composed: Callable[..., DictConfig], name: str, 
     before = model.hf.get_input_embeddings().weight.clone()
     masks = prune(model, method, Target(kind, 0.34), tokens).masks
     assert is_whole(model, tokens)
-    assert method.trains or torch.equal(before, model.hf.get_input_embeddings().weight)
+    assert method.trains or method.rewrites or torch.equal(before, model.hf.get_input_embeddings().weight)
     if name not in MAY_STAY_BELOW:
         assert share_dropped(masks) == pytest.approx(0.34, abs=0.03)
 
