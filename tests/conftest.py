@@ -38,6 +38,7 @@ from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import PrunableModel
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.run.config import RunConfig
+from prune_lab.run.resolvers import register_unless
 
 VOCAB, SEQLEN = 64, 64
 _CACHE = os.environ.get("PRUNE_LAB_CACHE")  # the user's
@@ -164,6 +165,7 @@ def local_overrides(model_folder: Callable[..., Path], token_files: tuple[Path, 
 @pytest.fixture
 def composed() -> Callable[..., DictConfig]:
     """``composed("method=wanda", ...)`` composes the configuration as the command does."""
+    register_unless()
 
     def compose_config(*overrides: str) -> DictConfig:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
