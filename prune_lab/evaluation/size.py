@@ -37,10 +37,10 @@ class Size(Evaluation):
         """Counts parameters, zeros and bytes.
 
         Returns:
-            `parameters` and `nonzeros` of the whole model (tied ones once), `prunable_parameters` and the `sparsity`
-            among them, `dense_bytes` of all parameters in their own type, `memory_bytes` with the model's buffers, and
-            `bitmask_bytes` and `csr_bytes`: as `dense_bytes`, with every prunable matrix in that format;
-            `smallest_bytes`: the least of these three.
+            `parameters` and `nonzeros` of the whole model (tied ones once, an adapter's too), `prunable_parameters` and
+            the `sparsity` among them, `dense_bytes` of all parameters in their own type, `memory_bytes` with the
+            model's buffers, and `bitmask_bytes` and `csr_bytes`: as `dense_bytes`, with every prunable matrix in that
+            format; `smallest_bytes`: the least of these three.
         """
         hf = subject.model.hf
         parameters = list(hf.parameters())  # names a tied parameter once
@@ -54,6 +54,9 @@ class Size(Evaluation):
             csr_bytes += (nonzeros + weight.shape[0] + 1) * _INDEX_BYTES + values - _dense_bytes(weight)
             prunable += weight.numel()
             kept += nonzeros
+        adapter = subject.model.adapter
+        if adapter is not None:  # its parameters are among those of the model
+            kept += sum(adapter.parameters.values())
         metrics = {
             "parameters": float(sum(parameter.numel() for parameter in parameters)),
             "nonzeros": float(sum(int(torch.count_nonzero(parameter)) for parameter in parameters)),
@@ -66,7 +69,8 @@ class Size(Evaluation):
             "smallest_bytes": float(min(dense_bytes, bitmask_bytes, csr_bytes)),
         }
         protocol: dict[str, object] = {
-            "sparsity": "share of zeros in the prunable matrices",
+            "sparsity": "share of zeros in the prunable matrices"
+            + (", less the parameters of the low-rank updates beside them" if adapter is not None else ""),
             "dense_bytes": "parameters in their own type, zeros too: the weights on disk, without the file's header",
             "memory_bytes": "parameters and buffers (such as masks and rotary tables), zeros too",
             "bitmask_bytes": "prunable matrices as one bit per weight and their non-zero values, everything else dense",

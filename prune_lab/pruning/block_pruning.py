@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
+from prune_lab.models.adapter import Pair
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
@@ -15,11 +15,12 @@ from prune_lab.pruning.calibration.collect import Shifts, collect
 from prune_lab.pruning.calibration.dense import DenseValues, InputShift
 from prune_lab.pruning.calibration.held_out import HeldOut, SplitStatistic
 from prune_lab.pruning.calibration.output_error import OutputErrors
-from prune_lab.pruning.calibration.statistics import Record, Statistic
+from prune_lab.pruning.calibration.statistics import Nothing, Record, Statistic
 from prune_lab.pruning.dense_targets import Aim
 from prune_lab.pruning.result import LayerRow, PruningResult
+from prune_lab.pruning.sharing import hand_out_values
 from prune_lab.pruning.target import Target
-from prune_lab.utils.collectives import count, hand_out
+from prune_lab.utils.collectives import count
 from prune_lab.utils.device import release_free_memory
 
 S = TypeVar("S", bound=Statistic)
@@ -46,6 +47,7 @@ class BlockPruning:
         self._records: dict[str, Record] = {}  # by linear layer, of the next pass that collects its inputs
         self._dense = DenseValues()  # with propagate=dense, or where the dense model is walked, too
         self._shifts: dict[str, InputShift] = {}  # by linear layer, with dense_targets
+        self._sparse = DenseValues()  # of weights that have a low-rank part beside them; parameters hold the sums
         self._own: set[PrunableLinear] = set()  # written, and each process has found the weight by itself
 
     def parts(self) -> tuple[tuple[PrunableLinear, ...], ...]:
@@ -164,7 +166,7 @@ class BlockPruning:
             RunFailed: a value is not finite in the type of the parameter.
         """
         if linear.name not in self._errors.samples:
-            self.collect(_Nothing)  # the whole block at once, while all of it is still dense
+            self.collect(Nothing)  # the whole block at once, while all of it is still dense
         self._errors.keep_dense_output()
         self._keep_dense_values(linear)
         linear.write(weight)
@@ -177,6 +179,16 @@ class BlockPruning:
         row = LayerRow(linear.name, linear.shape, sparsity, error, seconds, refined=refined)
         self.result.record(row, keep)
         release_free_memory(self.inputs.calibration.device)
+
+    def attach(self, linear: PrunableLinear, pair: Pair, seconds: float = 0.0) -> None:
+        """Puts a low-rank part, found in so many seconds, beside a weight that was written.
+
+        Until the block is finished the parameter holds the sum, so that whatever runs the block sees both. All
+        processes have the same part.
+        """
+        self._hand_out_own()
+        self._put(linear, pair)
+        self.result.record_pair(linear.name, pair, self._errors.of_linear(linear), seconds)
 
     def write_units(
         self,
@@ -209,7 +221,11 @@ class BlockPruning:
         units.settle(keep)
 
     def restore(
-        self, weights: Mapping[str, Tensor], rows: Sequence[LayerRow], channel_orders: Mapping[str, Tensor]
+        self,
+        weights: Mapping[str, Tensor],
+        rows: Sequence[LayerRow],
+        channel_orders: Mapping[str, Tensor],
+        pairs: Mapping[str, Pair],
     ) -> None:
         """Gives the block the weights that an earlier pruning left it with; nothing is measured again.
 
@@ -217,6 +233,7 @@ class BlockPruning:
             weights: the block's ``state_dict``.
             rows: of the linear layers that were pruned.
             channel_orders: as in `PruningResult`.
+            pairs: likewise, of the linear layers of the block.
         """
         linears = {linear.name: linear for linear in self.block.linears}
         for row in rows:
@@ -225,6 +242,9 @@ class BlockPruning:
         for row in rows:
             self.result.record(row, (linears[row.name].weight != 0).cpu())
         self.result.channel_orders.update(channel_orders)
+        self.result.pairs.update(pairs)
+        for name, pair in pairs.items():
+            self._put(linears[name], pair)
 
     def finish(self) -> None:
         """Records the error of the block, and gives the next block its inputs.
@@ -247,6 +267,7 @@ class BlockPruning:
             self._record_block_error()
         else:
             self.inputs.propagate(self._watch_first_batch)
+        self._sparse.put_back()
 
     def _hand_out_own(self) -> None:
         """Gives all processes the weights of the first one: other machines may have rounded otherwise."""
@@ -254,15 +275,14 @@ class BlockPruning:
             return
         for linear in self.block.linears:
             if linear in self._own:
-                weight = linear.weight.clone(memory_format=torch.contiguous_format)
-                hand_out(weight, 0)
-                linear.write(weight)
-                if linear.bias is not None:
-                    bias = linear.bias.clone()
-                    hand_out(bias, 0)
-                    linear.write_bias(bias)
+                hand_out_values(linear)
                 self.result.masks[linear.name] = (linear.weight != 0).cpu()
         self._own.clear()
+
+    def _put(self, linear: PrunableLinear, pair: Pair) -> None:
+        """Has the parameter hold the sum of the weight and a low-rank part."""
+        self._sparse.keep(linear)
+        linear.write(linear.weight.float() + pair.product.to(linear.weight.device))
 
     def _watch_first_batch(self, batch: slice, output: Tensor) -> None:
         if batch.start == 0:
@@ -277,12 +297,3 @@ class BlockPruning:
     def _keep_dense_values(self, linear: PrunableLinear) -> None:
         if self.inputs.calibration.propagate == "dense" or self.inputs.dense is not None:
             self._dense.keep(linear)
-
-
-class _Nothing:
-    """A statistic of nothing: for a pass that only takes error samples."""
-
-    sums: ClassVar = ()
-
-    def update(self, inputs: Tensor) -> None:
-        """Does nothing."""

@@ -98,7 +98,7 @@ def _check_time(model: PrunableModel, target: Target, time: TimeBudget, method: 
 def sparsity_in_range(model: PrunableModel, target: Target, result: PruningResult) -> float:
     """The share of zeros among the weights that the target covers, or of the units that went.
 
-    Of neurons and heads together, their share of the parameters.
+    Of neurons and heads together, their share of the parameters. Those of low-rank parts beside weights count as kept.
     """
     if target.kind == "width":
         return removed_share(target.units(model), result.masks)
@@ -109,8 +109,13 @@ def sparsity_in_range(model: PrunableModel, target: Target, result: PruningResul
     # one after the other: all masks at once, a byte an entry, are as large as half the model
     for each in model.in_turn(target.linears(model)):
         mask = result.masks.get(each.name, each.weight)
-        entries, kept = entries + mask.numel(), kept + int(mask.count_nonzero())
+        entries, kept = entries + mask.numel(), kept + int(mask.count_nonzero()) + _beside(result, each.name)
     return 1 - kept / entries if entries else 0.0
+
+
+def _beside(result: PruningResult, name: str) -> int:
+    """The parameters of the low-rank part beside a weight."""
+    return result.pairs[name].parameters if name in result.pairs else 0
 
 
 def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:
@@ -166,6 +171,8 @@ def _weights(
         least, most = _of_groups(linear, target, zero, order) if target.n_of_m else _of_level(linear, target, zero)
         entries = linear.weight.numel()
         gone = entries - int(linear.weight.count_nonzero())
+        if not target.n_of_m:  # a pattern leaves no room for the parameters of a low-rank part
+            gone -= _beside(result, linear.name)
         by_chance = max(len(linear.weight), int(_BY_CHANCE * entries))
         yield _Count(linear.name, entries, gone, least, most + by_chance)
 

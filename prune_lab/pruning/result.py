@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from prune_lab.models.adapter import Pair
 from prune_lab.pruning.masks import Masks
 from prune_lab.training.progress import Progress
 
@@ -21,6 +22,9 @@ class LayerRow:
     ``refined`` is how many passes of a method that refines are in the weight, those that are made at once counting as
     one; 0 where none made it better on text held out (`prune_lab.pruning.held_out`), so that it is as the inner method
     left it; ``None`` where nothing was refined.
+
+    ``rank`` is that of a low-rank part beside the weight, 0 where there is none. The error is that of both together,
+    and the parameters of the part count as kept: the ``sparsity`` is less than the share of zeros by them.
     """
 
     name: str
@@ -30,6 +34,7 @@ class LayerRow:
     seconds: float | None
     block_error: float | None = float("nan")
     refined: int | None = None
+    rank: int = 0
 
     @classmethod
     def of_mask(cls, name: str, keep: Tensor) -> "LayerRow":
@@ -52,6 +57,7 @@ class PruningResult:
         layers: by the same names (with units, by linear layer where a method has no masks of its own), what was done.
         channel_orders: by linear layer, the order of input channels ``(in,)`` int64 in which an N:M pattern holds,
             where it is another than the natural one.
+        pairs: by linear layer, the low-rank part beside its weight, in the type of the model on the host.
         progress: the course of the training, of a method that trains.
         notes: what the protocol says besides, as plain values.
     """
@@ -59,6 +65,7 @@ class PruningResult:
     masks: Masks = field(default_factory=Masks)
     layers: dict[str, LayerRow] = field(default_factory=dict)
     channel_orders: dict[str, Tensor] = field(default_factory=dict)
+    pairs: dict[str, Pair] = field(default_factory=dict)
     progress: Progress | None = None
     notes: dict[str, object] = field(default_factory=dict)
 
@@ -74,6 +81,21 @@ class PruningResult:
             row = replace(row, seconds=(row.seconds or 0.0) + (earlier.seconds or 0.0))
         self.layers[row.name] = row
         self.masks[row.name] = keep
+
+    def record_pair(self, name: str, pair: Pair, error: float, seconds: float) -> None:
+        """Enters a low-rank part beside a weight that was pruned.
+
+        Args:
+            name: of the linear layer.
+            pair: the part.
+            error: of the layer's outputs, with the part.
+            seconds: that finding it took, on top of those of the weight.
+        """
+        row = self.layers[name]
+        sparsity = row.sparsity - pair.parameters / (row.shape[0] * row.shape[1])
+        seconds += row.seconds or 0.0
+        self.layers[name] = replace(row, rank=pair.rank, sparsity=sparsity, error=error, seconds=seconds)
+        self.pairs[name] = Pair(pair.up.cpu(), pair.down.cpu())
 
     def record_block_error(self, names: Iterable[str], error: float) -> None:
         """Enters the error of a block in the rows of its layers, of those that have one."""

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from prune_lab.models.adapter import Pair
 from prune_lab.models.view import Block
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.result import LayerRow, PruningResult
@@ -23,8 +24,9 @@ from prune_lab.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-Found = tuple[dict[str, Tensor], Sequence[LayerRow], dict[str, Tensor]]
-"""The weights of a block by their names in it, the rows of its linear layers, and the orders of their channels."""
+Found = tuple[dict[str, Tensor], Sequence[LayerRow], dict[str, Tensor], dict[str, Pair]]
+"""The weights of a block by their names in it, the rows of its linear layers, the orders of their channels, and the
+low-rank parts beside their weights."""
 
 
 @dataclass
@@ -132,7 +134,7 @@ class FinishedBlocks:
         if count() == 1:
             return self._read(block)
         found = self._read(block) if rank() == 0 else None
-        told = gather(found and (found[1], found[2]))[0]
+        told = gather(found and found[1:])[0]
         if told is None:
             return None
         weights = {
@@ -148,22 +150,27 @@ class FinishedBlocks:
         orders = {row.name: result.channel_orders[row.name] for row in rows if row.name in result.channel_orders}
         tensors = {f"weight {name}": tensor.contiguous() for name, tensor in block.module.state_dict().items()}
         tensors |= {f"order {name}": order.contiguous() for name, order in orders.items()}
+        for row in rows:
+            if pair := result.pairs.get(row.name):
+                tensors |= {f"up {row.name}": pair.up.contiguous(), f"down {row.name}": pair.down.contiguous()}
         about = {"settings": self.settings, "rows": json.dumps([asdict(row) for row in rows])}
         write_atomically(self._path(block), lambda path: save_file(tensors, path, metadata=about))
 
     def _read(self, block: Block) -> Found | None:
-        """Reads the weights, the rows and the channel orders of a block; ``None`` if there is no file that counts."""
+        """Reads what is known of a block; ``None`` if there is no file that counts."""
         found = self._open(self._path(block), "the block is pruned again")
         if found is None:
             return None
         tensors, about = found
         rows = [LayerRow(**row | {"shape": tuple(row["shape"])}) for row in json.loads(about["rows"])]
-        parts: dict[str, dict[str, Tensor]] = {"weight": {}, "order": {}}
+        parts: dict[str, dict[str, Tensor]] = {"weight": {}, "order": {}, "up": {}, "down": {}}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(" ")
             parts[kind][rest] = tensor
         orders = {row.name: parts["order"][row.name] for row in rows if row.name in parts["order"]}
-        return parts["weight"], rows, orders
+        found = [row.name for row in rows if row.name in parts["up"]]
+        pairs = {name: Pair(parts["up"][name], parts["down"][name]) for name in found}
+        return parts["weight"], rows, orders, pairs
 
     def _path(self, block: Block) -> Path:
         return self.folder / f"block_{block.index}.safetensors"

@@ -166,6 +166,17 @@ def solve_apart(
         yield site.linear, Solved(weights[0] if len(parts) == 1 else torch.cat(weights), seconds, order, refined)
 
 
+def hand_out_values(linear: PrunableLinear) -> None:
+    """Gives all processes the weight and the bias that a linear layer has in the first one."""
+    weight = linear.weight.clone(memory_format=torch.contiguous_format)
+    hand_out(weight, 0)
+    linear.write(weight)
+    if linear.bias is not None:
+        bias = linear.bias.clone()
+        hand_out(bias, 0)
+        linear.write_bias(bias)
+
+
 class _Bin:
     """What one process has to do."""
 

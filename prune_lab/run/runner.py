@@ -196,7 +196,7 @@ def _run_stages(
                 _tell(result, run, tracker, infos)
                 if not result.metrics:
                     idle.add(result.name)
-                elif run.model.adapter is None:  # with one, the weights are still those before the training
+                elif parts.stages[result.name].changes_weights:
                     run.origin = run.origin.after(label_of(config.plain, result.name))
                 record["title"] = redacted(title_of(config.plain, run.model.name, idle))
             taken.note()

@@ -9,6 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import takewhile
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, load_model, save_model
 
 from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
+from prune_lab.models.adapter import load_pairs, put_pairs, save_pairs
 from prune_lab.models.biases import match_biases
 from prune_lab.models.tying import match_head
 from prune_lab.pruning.masks import Masks
@@ -35,7 +37,7 @@ from prune_lab.utils.processes import processes
 
 logger = logging.getLogger(__name__)
 
-_MODEL, _STATE, _MASKS = "model.safetensors", "state.json", artifacts.MASKS
+_MODEL, _ADAPTER, _STATE, _MASKS = "model.safetensors", "adapter.safetensors", "state.json", artifacts.MASKS
 _FILES = (  # of a run folder: what stages that change the model leave there
     _MASKS, artifacts.LAYERS, artifacts.ROUNDS, artifacts.COURSE, artifacts.COURSE_PLOT,
 )  # fmt: skip
@@ -121,7 +123,11 @@ class SharedStages:
 
     def _write(self, folder: Path) -> None:
         """The state of the run, as files."""
-        save_model(self.run.model.hf, str(folder / _MODEL))
+        adapter = self.run.model.adapter
+        with adapter.off() if adapter else nullcontext():
+            save_model(self.run.model.hf, str(folder / _MODEL))
+        if adapter is not None:
+            save_pairs(adapter.pairs(), folder / _ADAPTER)
         for name in _FILES:
             if (self.run.folder / name).is_file():
                 shutil.copyfile(self.run.folder / name, folder / name)
@@ -144,6 +150,9 @@ class SharedStages:
             match_biases(self.run.model, set(saved.keys()))
             match_head(self.run.model, set(saved.keys()))
         load_model(self.run.model.hf, folder / _MODEL)
+        if (folder / _ADAPTER).is_file():
+            model = self.run.model
+            model.adapter = put_pairs(model.hf, list(model.linears), load_pairs(folder / _ADAPTER))
         if (folder / _MASKS).is_file():
             masks = load_file(folder / _MASKS)
             self.run.masks = Masks({name: mask for name, mask in masks.items() if not name.endswith(".order")})

@@ -45,7 +45,7 @@ class RunState:
     ``log`` is told the course of trainings;
     ``key`` stands for all settings that numbers depend on; ``kept_as`` for the model as it is, where the store has it;
     ``origin`` says what the weights are, as far as they are done; ``takes_kept`` whether results of other runs may be
-    taken.
+    taken; ``leaves_adapter`` whether a stage will leave low-rank parts beside the weights, known once it was checked.
     """
 
     model: PrunableModel
@@ -63,6 +63,7 @@ class RunState:
     kept_as: str | None = None
     origin: Origin = field(default_factory=lambda: Origin("model"))
     takes_kept: bool = True
+    leaves_adapter: bool = False
 
     @property
     def weight_bytes(self) -> int:
@@ -140,6 +141,11 @@ class Stage(Described, Protocol):
     def changed_bytes(self, run: RunState) -> int:
         """Returns the bytes of the weights that the stage may change, roughly."""
         return 0 if self.measures else run.weight_bytes
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether what it does is in the model's weights, and not in an adapter beside them."""
+        return True
 
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """What of its settings decides what the stage makes of a model, so that another run's result can be taken.

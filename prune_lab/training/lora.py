@@ -1,7 +1,6 @@
 """Low-rank updates of weights: beside a pruned weight, merged into it, or such that its zeros stay by construction."""
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prune_lab.errors import BadSetting
-from prune_lab.models.adapter import Adapter
+from prune_lab.models.adapter import Adapter, put_adapter
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import PrunableLinear
 from prune_lab.utils.checks import check_flag, check_number, check_whole
@@ -68,9 +67,13 @@ def trained_beside(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor],
         model: on the host.
         lora: what kind.
         zero: by linear layer, ``(out, in)`` bool, what was pruned.
-        seed: of A; B starts at zero.
+        seed: of A; B starts at zero. A model that has an adapter keeps it, and its rank and scale: that is trained.
     """
     torch.manual_seed(seed)
+    if model.adapter is not None:
+        with model.adapter.trained():
+            yield
+        return
     model.hf.requires_grad_(False)
     if lora.sparse:
         with _masked_products(model, lora, zero):
@@ -127,20 +130,9 @@ def _masked_products(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor
 
 
 def _through_peft(model: PrunableModel, lora: Lora) -> Adapter:
-    from peft import LoraConfig, get_peft_model  # an extra
-
     linears = list(model.linears)
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft only divides it, so that fractions do as well
-        lora_dropout=lora.dropout,
-        target_modules=[linear.name for linear in linears],
-        fan_in_fan_out=not isinstance(linears[0].module, nn.Linear),
-        task_type="CAUSAL_LM",
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute by its former name
-        return Adapter(get_peft_model(model.hf, config), [linear.name for linear in linears])
+    ranks = dict.fromkeys((linear.name for linear in linears), lora.rank)
+    return put_adapter(model.hf, linears, ranks, lora.scale, dropout=lora.dropout)
 
 
 @torch.no_grad()

@@ -30,6 +30,11 @@ class DenseValues:
         if linear not in self._kept:
             self._kept[linear] = _values(linear)
 
+    def put_back(self) -> None:
+        """Gives the linear layers the values that are kept, for good."""
+        _copy(self._kept)
+        self._kept.clear()
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside, the linear layers have their dense values; afterwards what they had before."""

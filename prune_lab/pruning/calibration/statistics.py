@@ -42,6 +42,15 @@ def update_at(statistic: Statistic, inputs: Tensor, tokens: Tensor | None) -> in
     return len(inputs)
 
 
+class Nothing:
+    """A statistic of nothing: for a pass that only takes error samples."""
+
+    sums: ClassVar = ()
+
+    def update(self, inputs: Tensor) -> None:
+        """Does nothing."""
+
+
 class Hessian:
     """Second moment of a linear layer's inputs, ``1/T sum x x^T``.
 

@@ -38,6 +38,9 @@ class Method(ABC):
     rewrites: ClassVar[bool] = False
     """Of a method that does not train: whether it changes weights besides those that the target is about."""
 
+    outermost: ClassVar[bool] = False
+    """Whether what it leaves is more than pruned weights, so that no other method can start from it."""
+
     @property
     def reaches(self) -> Reaches:
         """How the sparsity that it reaches relates to the target's level."""
@@ -56,6 +59,11 @@ class Method(ABC):
     def keeps_order(self) -> bool:
         """Whether an N:M pattern always holds for the input channels as they are."""
         return True
+
+    @property
+    def leaves_adapter(self) -> bool:
+        """Whether low-rank parts stand beside the model's weights afterwards (`PrunableModel.adapter`)."""
+        return False
 
     @property
     def divides_samples(self) -> bool:

@@ -164,6 +164,12 @@ def check_inner(outer: Any, target: Target) -> None:
         raise BadSetting(
             outer, "inner", "does not prune block by block; use one that does, such as method@{at}.inner=wanda"
         )
+    if inner.outermost:
+        raise BadSetting(
+            outer,
+            "inner",
+            "puts low-rank parts beside what it prunes, which nothing can start from; use method=low_rank outermost",
+        )
     if inner.allocation_conflict is not None:
         raise BadSetting(
             outer,

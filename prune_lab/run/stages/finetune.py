@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.perplexity import Perplexity
 from prune_lab.evaluation.score_cache import cached_scores
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 @dataclass
 class Finetune(Stage):
     """Trains all weights on the training text, or low-rank updates of them.
+
+    Where pruning left low-rank parts beside the weights, updates that are kept apart are these, trained further.
 
     Does nothing with ``finetune=none``, nor after a method that has trained the model while it pruned.
 
@@ -79,12 +81,46 @@ class Finetune(Stage):
         if self.update is not None:
             check_types(run.model.dtype, self.training, run.device)
         check_teacher(run.model, self.training)
+        if run.leaves_adapter:
+            self._check_beside()
+
+    def _check_beside(self) -> None:
+        """Whether this can be trained where pruning leaves low-rank parts beside the weights."""
+        if self.training.fsdp:
+            raise BadSetting(
+                self.training,
+                "fsdp",
+                "divides weights, which does not go with the adapter that method=low_rank leaves; use {at}.fsdp=false, "
+                "or method.merge=true",
+            )
+        if not isinstance(self.update, Lora):
+            return
+        if self.update.sparse:
+            raise BadInput(
+                "finetune=sparse_lora masks its updates, and method=low_rank leaves an adapter without a mask; use "
+                "finetune=lora finetune.merge=false, which trains that adapter, or finetune=full"
+            )
+        if self.update.merge:
+            raise BadSetting(
+                self.update,
+                "merge",
+                "would set the adapter that method=low_rank leaves to zero wherever weights are; use {at}.merge=false, "
+                "which trains it, or finetune=full, which trains it together with the weights",
+            )
+        if self.update.dropout:
+            raise BadSetting(
+                self.update, "dropout", "is not allowed after method=low_rank, whose adapter has none; allowed: 0"
+            )
+
+    @property
+    def changes_weights(self) -> bool:
+        """Not with updates that stay beside them."""
+        return not (isinstance(self.update, Lora) and not self.update.merge)
 
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """All, of the target only whether zeros stay; a model with an adapter is not kept."""
         settings = settings | {"target": settings["target"].get("keep_zeros", True)}
-        beside = isinstance(self.update, Lora) and not self.update.merge
-        return None if beside or (reporting and self.reports) else settings
+        return None if not self.changes_weights or (reporting and self.reports) else settings
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Trains the run's model in place.
@@ -98,6 +134,9 @@ class Finetune(Stage):
             logger.info("finetune: the method has trained the model; stages.finetune.again=true trains it once more")
             return {}
         note_zeros(run, self.target)
+        had = run.model.adapter is not None
+        if had and isinstance(self.update, Lora):
+            logger.info("finetune: trains the low-rank parts that pruning left, with their own ranks and scale")
         samples = training_samples(run)
         before, zeros = _sparsity(run), masks_of_zeros(run.model)
         scored = {"perplexity_before": _perplexity(run)} if self.score else {}
@@ -115,6 +154,7 @@ class Finetune(Stage):
             log=run.log,
         )
         lora, metrics = self.update if isinstance(self.update, Lora) else None, {}
+        rank = max((pair.rank for pair in run.model.adapter.pairs().values()), default=0) if run.model.adapter else 0
         if before is not None:
             metrics = {"sparsity_before": before, "sparsity_after": _sparsity(run) or 0.0}
             check_zeros(run.model, {name: zeros[name] for name in _pruned(run) if name in zeros}, "fine-tuning")
@@ -123,7 +163,7 @@ class Finetune(Stage):
             "steps": self.training.steps,
             "batch_size": self.training.batch_size,
             "held_out": {str(step): loss for step, loss in progress.held_out.items()},
-            "update": _told(self.update),
+            "update": "the low-rank parts that pruning left" if had and lora else _told(self.update),
             "weights": told_types(run.model.dtype, self.training),
         }
         if progress.held_out:
@@ -140,7 +180,7 @@ class Finetune(Stage):
                 "training_seconds": progress.seconds,
                 "trained_parameters": float(progress.trained_parameters),
                 "optimizer_bytes": float(progress.optimizer_bytes),
-                **({"rank": float(lora.rank)} if lora else {}),
+                **({"rank": float(rank or lora.rank)} if lora else {}),
             }
         )
 

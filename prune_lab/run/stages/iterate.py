@@ -88,6 +88,11 @@ class Iterate(Stage):
                 f"method {type(self.prune.method).__name__} mixes weights that earlier rounds have pruned with others; "
                 "use stages=[dense,prune,finetune,evaluate,save], or iterate with another method"
             )
+        if self.prune.method.outermost:
+            raise BadInput(
+                f"method {type(self.prune.method).__name__} adds low-rank parts to what it has pruned, and "
+                "later rounds cannot prune them; use stages=[dense,prune,finetune,evaluate,save], or iterate with its inner method"
+            )
         if self.prune.target.n_of_m:
             raise BadInput(
                 f"sparsity.pattern={self.prune.target.pattern} has no levels in between; iterate with "

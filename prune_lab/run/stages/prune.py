@@ -47,7 +47,8 @@ class Prune(Stage):
     """Prunes with a method, towards a target.
 
     Writes ``masks.safetensors`` (a bool tensor a linear layer, ``True`` = kept; where an N:M pattern holds for the
-    channels in another order, that order as ``<layer>.order``) and ``layers.csv`` into the run folder.
+    channels in another order, that order as ``<layer>.order``) and ``layers.csv`` into the run folder. Low-rank parts
+    beside weights are left as the model's adapter, and ``layers.csv`` has their ranks.
 
     Args:
         method: how.
@@ -113,6 +114,7 @@ class Prune(Stage):
         self.allocation.check_model(run.model, self.target)
         self.allocation.check_calibration(_calibration(run))
         self.method.check_model(run.model, self.target)
+        run.leaves_adapter = run.leaves_adapter or self.method.leaves_adapter
         if self._speed is not None:
             self._speed.timed(run)  # measured before anything else is done
         if self.method.trains:
@@ -171,9 +173,7 @@ class Prune(Stage):
         shutil.rmtree(run.folder / artifacts.ALLOCATION, ignore_errors=True)
         _note_masks(run, result)
         save_masks(run.masks, result.channel_orders, run.folder / artifacts.MASKS)
-        rows = [_cells(row) for row in result.layers.values()]
-        write_csv(run.folder / artifacts.LAYERS, COLUMNS, rows)
-        run.tables["layers"] = Table(COLUMNS, rows)
+        _write_layers(run, result)
         layers = {"layers": list(self.target.layers or (0, len(run.model.blocks))), **result.notes}
         metrics = {"sparsity": sparsity_in_range(run.model, target, result), **allocated}
         if self._speed is not None:
@@ -271,6 +271,17 @@ def _refined(result: PruningResult) -> dict[str, object]:
     """How many weights have how many passes of a method that refines in them; 0 for those that it left as they were."""
     passes = Counter(row.refined for row in result.layers.values() if row.refined is not None)
     return {"refined": {str(number): passes[number] for number in sorted(passes)}} if passes else {}
+
+
+def _write_layers(run: RunState, result: PruningResult) -> None:
+    """A line for each layer, into ``layers.csv`` and for the tracker."""
+    columns: Sequence[str] = COLUMNS
+    rows = [_cells(row) for row in result.layers.values()]
+    if result.pairs:
+        columns = (*COLUMNS, "rank")
+        rows = [(*cells, row.rank) for cells, row in zip(rows, result.layers.values(), strict=True)]
+    write_csv(run.folder / artifacts.LAYERS, columns, rows)
+    run.tables["layers"] = Table(columns, rows)
 
 
 def _cells(row: LayerRow) -> Sequence[object]:

@@ -1,0 +1,53 @@
+"""What a product of two thin matrices makes up for of a pruned layer's error. Tensors in, tensors out."""
+
+import torch
+from torch import Tensor
+
+
+def fit_low_rank(residual: Tensor, hessian: Tensor, rank: int, damping: float) -> tuple[Tensor, Tensor]:
+    """``argmin |(E - U V) H^(1/2)|`` over all ``U V`` of a rank, ``H`` being damped.
+
+    With ``H = R R^T`` the optimum is ``SVD_r(E R) R^-1``. If ``U`` has the first left singular vectors of ``E R``, that
+    is ``U U^T E R R^-1 = U (U^T E)``: neither a root of ``H`` nor its inverse is needed. As ``U U^T`` is a projection,
+    the error with any ``H``, damped or not, is never above that without ``U V``, and falls with every rank more.
+
+    ``U`` are eigenvectors of ``E H E^T``, ``(out, out)``. Where there are fewer inputs than outputs they are found from
+    those of ``(E R)^T E R``, ``(in, in)``, with the Cholesky factor; if there is none, as without damping inputs may be
+    dependent, in the first way. All is done in float64.
+
+    Args:
+        residual: ``E``, what is to be made up for, ``(out, in)``, any float type.
+        hessian: of the layer's inputs, ``(in, in)``, symmetric, any scale.
+        rank: of the product, from 1 to the lesser of ``out`` and ``in``.
+        damping: added to the diagonal of the Hessian, as a share of its mean.
+
+    Returns:
+        ``(out, rank)`` and ``(rank, in)`` float32. Column i of the first is as long as row i of the second, so that
+        both fit into half precision, and a training moves them at one pace.
+
+    Source: the optimum is that of EoRA (Liu et al., 2024, arXiv:2410.21271), which computes the root and its inverse.
+    """
+    error, matrix = residual.double(), hessian.double()
+    matrix = matrix + torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device) * (
+        damping * matrix.diagonal().mean()
+    )
+    left = _left_vectors(error, matrix, rank)
+    right = left.T @ error
+    length = torch.linalg.vector_norm(right, dim=1).sqrt()
+    up = left * length
+    down = right / length.clamp_min(torch.finfo(length.dtype).tiny)[:, None]
+    return up.float(), down.float()
+
+
+def _left_vectors(error: Tensor, matrix: Tensor, rank: int) -> Tensor:
+    """The first left singular vectors of ``E R``, ``(out, rank)``, orthonormal whatever was rounded."""
+    rows, columns = error.shape
+    if columns < rows:
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        if not int(info):
+            scaled = error @ factor
+            vectors = torch.linalg.eigh(scaled.T @ scaled).eigenvectors[:, -rank:].flip(1)  # ascending otherwise
+            found: Tensor = torch.linalg.qr(scaled @ vectors).Q
+            return found
+    eigenvectors: Tensor = torch.linalg.eigh(error @ matrix @ error.T).eigenvectors
+    return eigenvectors[:, -rank:].flip(1)
