@@ -233,6 +233,7 @@ def without_seconds(result: PruningResult) -> list[LayerRow]:
     return [replace(row, seconds=0) for row in result.layers.values()]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
     tiny_model: Callable[..., PrunableModel],

@@ -177,4 +177,10 @@ def check_inner(outer: Any, target: Target) -> None:
             f"chooses over the whole model at once, and {type(outer).__name__} works block by block; use "
             "{at}.inner.scope=layer or row",
         )
+    if target.kind not in inner.patterns:
+        raise BadSetting(
+            outer,
+            "inner",
+            f"cannot make sparsity.pattern={target.pattern}; use one that can, such as method@{{at}}.inner=wanda",
+        )
     inner.check(target)

@@ -91,7 +91,8 @@ class Iterate(Stage):
         if self.prune.method.outermost:
             raise BadInput(
                 f"method {type(self.prune.method).__name__} adds low-rank parts to what it has pruned, and "
-                "later rounds cannot prune them; use stages=[dense,prune,finetune,evaluate,save], or iterate with its inner method"
+                "later rounds cannot prune them; use stages=[dense,prune,finetune,evaluate,save], or iterate with its "
+                "inner method"
             )
         if self.prune.target.n_of_m:
             raise BadInput(

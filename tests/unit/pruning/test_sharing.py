@@ -19,6 +19,7 @@ from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.alps import ALPS
 from prune_lab.pruning.methods.dsnot import DSnoT
 from prune_lab.pruning.methods.least_squares import LeastSquares
+from prune_lab.pruning.methods.low_rank import LowRank
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.methods.ria import RIA
@@ -50,6 +51,8 @@ CASES: dict[str, tuple[Method, Target, dict[str, Any]]] = {
     "least squares, dense targets": (LeastSquares(Magnitude()), HALF, {"sequential": "layer", "dense_targets": 1.0}),
     "sparsellm": (SparseLLM(), HALF, {}),
     "rotated": (Rotated(SparseGPT(), steps=3), TWO_OF_FOUR, {}),
+    "low rank": (LowRank(SparseGPT(), rank=2, share=None), HALF, {}),
+    "low rank by layer": (LowRank(Magnitude(), rank=2, share=None), HALF, {"sequential": "layer"}),
 }
 
 

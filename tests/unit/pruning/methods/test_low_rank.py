@@ -73,9 +73,7 @@ def test_later_blocks_and_layers_see_the_ranks(tiny_model, random_tokens, sequen
                 seen.append((linear.name, hessian.clone()))
             super()._fit(pruning, linear, goal, hessian, rank)
 
-    Watched(Magnitude(), **RANK).prune(
-        context(model, tokens, Target(level=0.5, layers=[0, 2]), sequential=sequential)
-    )
+    Watched(Magnitude(), **RANK).prune(context(model, tokens, Target(level=0.5, layers=[0, 2]), sequential=sequential))
     for block, inputs in iterate_blocks(model, Calibration(tokens, batch_size=2), 2):
         if block.index == 1:
             found = collect(inputs, Hessian)
@@ -162,7 +160,7 @@ def test_an_interrupted_pruning_comes_to_the_same(tiny_model, random_tokens, tmp
 
 
 def test_dense_targets_are_those_of_the_dense_model(tiny_model, random_tokens):
-    """What the inner method and the blocks before have lost is made up for, too: the model comes nearer to the dense."""
+    """What the blocks before have lost is made up for, too: the model comes nearer to the dense one."""
     tokens = random_tokens(16, 32)
     dense = tiny_model("llama").hf(tokens).logits
     distances = {}
@@ -217,9 +215,7 @@ def test_merging_into_zeros_that_stay_is_refused(tiny_model):
 
 def test_channels_in_another_order_are_kept(tiny_model, random_tokens):
     pytest.importorskip("scipy")
-    result = LowRank(RIA(permute=True), **RANK).prune(
-        context(tiny_model("llama"), random_tokens(4, 16), Target("2:4"))
-    )
+    result = LowRank(RIA(permute=True), **RANK).prune(context(tiny_model("llama"), random_tokens(4, 16), Target("2:4")))
     assert result.channel_orders
     assert result.pairs
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -73,7 +75,7 @@ def test_inputs_that_depend_on_each_other_need_no_damping(shape):
     hessian = x.T @ x
     errors = [left(error, fit_low_rank(error, hessian, rank, 0.0), x) for rank in range(1, min(shape) + 1)]
     alone = float((error.double() @ x.double().T).square().sum())
-    assert all(after <= before + 1e-9 * alone for before, after in zip(errors, errors[1:], strict=False))
+    assert all(after <= before + 1e-9 * alone for before, after in pairwise(errors))
     assert errors[0] < alone
     assert errors[-1] < 1e-9 * alone
 
