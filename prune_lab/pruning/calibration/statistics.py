@@ -3,6 +3,7 @@
 Everything accumulates in float32, on the device where the inputs arrive, unless it says otherwise.
 """
 
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import torch
@@ -85,6 +86,26 @@ class Hessian:
         assert self._sum is not None, "no batch was seen"
         upper, self._sum = self._sum, None
         return upper
+
+
+class WithHessian:
+    """The Hessian of a layer's inputs, and the statistic of a method; one object where they are the same.
+
+    Args:
+        statistic: makes an empty one of the method's.
+    """
+
+    sums: ClassVar = ("hessian", "own")
+
+    def __init__(self, statistic: Callable[[], Statistic]):
+        self.hessian = Hessian()
+        self.own = self.hessian if statistic is Hessian else statistic()
+
+    def update(self, inputs: Tensor) -> None:
+        """Adds a batch ``(tokens, in)``."""
+        self.hessian.update(inputs)
+        if self.own is not self.hessian:
+            self.own.update(inputs)
 
 
 class InputNorm:

@@ -5,9 +5,11 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.adapter import Pair, put_pairs
@@ -16,24 +18,48 @@ from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.allocation.budget import level_of
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.collect import by_statistic
-from prune_lab.pruning.calibration.statistics import Hessian
+from prune_lab.pruning.calibration.statistics import Hessian, WithHessian
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.dense_targets import Aim
-from prune_lab.pruning.methods.blockwise import BlockMethod
+from prune_lab.pruning.methods.blockwise import BlockMethod, naming
 from prune_lab.pruning.methods.data_free import DataFreeMethod
+from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.method import Reaches
 from prune_lab.pruning.methods.refining import check_inner
 from prune_lab.pruning.result import PruningResult
-from prune_lab.pruning.solvers.low_rank import fit_low_rank
+from prune_lab.pruning.solvers.low_rank import SparseLowRank, by_turns
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.zeros import masks_of_zeros
 from prune_lab.utils.checks import check_flag, check_number, check_whole
-from prune_lab.utils.collectives import hand_out
+from prune_lab.utils.collectives import gather, hand_out
 from prune_lab.utils.extras import check_extra
 
 logger = logging.getLogger(__name__)
 
-Group = tuple[Aim | None, Hessian, list[PrunableLinear]]
+Group = tuple[Aim | None, WithHessian, list[PrunableLinear]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown(PrunableLinear):
+    """A linear layer as it was before anything was done to it, that shows a solver another weight.
+
+    Attributes:
+        dense: the weight that the layer had, ``(out, in)``.
+        goal: the weight to come close to, likewise; by default that one.
+    """
+
+    dense: Tensor
+    goal: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight to come close to."""
+        return self.dense if self.goal is None else self.goal
+
+    @property
+    def present(self) -> Tensor:
+        """The weight that the layer had, whose zeros stay."""
+        return self.dense
 
 
 @dataclass
@@ -44,21 +70,27 @@ class LowRank(BlockMethod):
     as kept: the inner method removes more by as many, so that what stays of a layer is what the target says. An N:M
     pattern leaves no choice, so that less is removed by them.
 
+    With more ``rounds`` the inner method then prunes ``W - U V``, and ``U V`` is fitted again, by turns; of all rounds
+    the one with the least error is taken.
+
     Args:
         inner: prunes; any method that works block by block on single weights.
         rank: of ``U V``, for every layer; null: ``share`` says it.
         share: of a layer's parameters that ``U V`` may have, from which the rank of each follows, rounded down; null:
             ``rank`` says it.
+        rounds: of pruning and fitting; more than one with inner methods that solve layer by layer.
         damping: added to the diagonal of the Hessian, as a share of its mean.
         merge: writes ``S + U V`` into the weight, which is dense then; else ``U V`` stays beside it, as an adapter.
 
     Source: EoRA, Liu et al., 2024, arXiv:2410.21271, which fits compressed weights so, in closed form. There the
-    parameters of ``U V`` come on top of what the compression leaves.
+    parameters of ``U V`` come on top of what the compression leaves. Rounds: HASSLE-free, Makni et al., 2025,
+    arXiv:2502.00899, from the description; there the error of the last round counts.
     """
 
     inner: BlockMethod
     rank: int | None = None
     share: float | None = 0.05
+    rounds: int = 1
     damping: float = 0.01
     merge: bool = False
     dense_targets_conflict: ClassVar = None
@@ -66,6 +98,7 @@ class LowRank(BlockMethod):
 
     def __post_init__(self) -> None:
         check_whole(self, "rank", optional=True)
+        check_whole(self, "rounds")
         check_number(self, "share", above=0, below=1, optional=True, hint="of a layer's parameters: 0.05")
         check_number(self, "damping", least=0, hint="0.01: 1 % of the mean diagonal")
         check_flag(self, "merge")
@@ -104,6 +137,13 @@ class LowRank(BlockMethod):
     def check(self, target: Target) -> None:
         """What the inner method cannot do, this one cannot either."""
         check_inner(self, target)
+        if self.rounds > 1 and type(self.inner).prune_block is not LayerwiseMethod.prune_block:
+            raise BadSetting(
+                self,
+                "rounds",
+                f"is more than {type(self.inner).__name__} can be asked for, which does not solve layer by layer; use "
+                "{at}.rounds=1, or method@{at}.inner=sparsegpt, alps, admm or wanda",
+            )
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
         """Whether the products cost less than they leave room for, and whether they may stand where they are to be."""
@@ -144,11 +184,20 @@ class LowRank(BlockMethod):
         self.inner.prune_block(pruning)
         for linears in parts:
             for aim, statistic, shared in self._collected(pruning, linears) if early is None else early:
-                hessian = statistic.value
-                for linear in shared:
-                    if rank := self.rank_of(linear):
-                        goal = dense[linear.name] if aim is None else aim.of(dense[linear.name])
-                        self._fit(pruning, linear, goal, hessian, rank)
+                hessian = statistic.hessian.value
+                prepared = None
+                if self.rounds > 1:
+                    assert isinstance(self.inner, LayerwiseMethod)  # it was checked
+                    with naming(shared[0], self.inner):
+                        prepared = self.inner.prepare(statistic.own)
+                for linear in filter(self.rank_of, shared):
+                    start, before = time.perf_counter(), dense[linear.name]
+                    goal = before if aim is None else aim.of(before)
+                    again = partial(self._pruned, _Shown(linear.name, linear.module, before), prepared, pruning.target)
+                    found = by_turns(
+                        goal.float(), linear.weight, hessian, self.rank_of(linear), self.damping, self.rounds, again
+                    )
+                    self._settle(pruning, linear, found, time.perf_counter() - start)
 
     def rank_of(self, linear: PrunableLinear) -> int:
         """The rank of the product beside a weight; 0: its share of the parameters is less than one of rank 1 has."""
@@ -159,23 +208,31 @@ class LowRank(BlockMethod):
         return math.floor(self.share * rows * columns / (rows + columns))
 
     def _collected(self, pruning: BlockPruning, linears: Sequence[PrunableLinear]) -> Iterator[Group]:
-        """By group of layers that read one tensor: what they are fitted to, their Hessian, and they themselves."""
-        statistics = pruning.collect(Hessian, linears, aimed=True)
+        """By group of layers that read one tensor: what they are fitted to, their statistic, and they themselves."""
+        own = self.inner.statistic if self.rounds > 1 and isinstance(self.inner, LayerwiseMethod) else Hessian
+        statistics = pruning.collect(partial(WithHessian, own), linears, aimed=True)
         for statistic, shared in by_statistic(statistics, tuple(linears)):
-            yield pruning.aim(shared, statistic), statistic, shared
+            yield pruning.aim(shared, statistic.hessian), statistic, shared
 
-    def _fit(
-        self, pruning: BlockPruning, linear: PrunableLinear, goal: torch.Tensor, hessian: torch.Tensor, rank: int
-    ) -> None:
-        start = time.perf_counter()
-        residual = goal.float() - linear.weight.float()
-        parts = fit_low_rank(residual, hessian, rank, self.damping)
-        for part in parts:
-            hand_out(part, 0)  # other machines may have rounded otherwise
-        up, down = (part.to(linear.weight.dtype) for part in parts)
-        pair, seconds = Pair(up, down), time.perf_counter() - start
+    def _pruned(self, shown: "_Shown", prepared: Any, target: Target, goal: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the inner method makes of another weight than the dense one, and in what order of the channels."""
+        assert isinstance(self.inner, LayerwiseMethod)
+        with naming(shown, self.inner):
+            return self.inner.solve_in_order(replace(shown, goal=goal), prepared, target)
+
+    def _settle(self, pruning: BlockPruning, linear: PrunableLinear, found: SparseLowRank, seconds: float) -> None:
+        """Writes what was found; all processes take that of the first one, as other machines may have rounded."""
+        weight = found.weight.clone(memory_format=torch.contiguous_format)
+        for part in (weight, found.up, found.down):
+            hand_out(part, 0)
+        pair = Pair(found.up, found.down)
+        if self.rounds > 1:
+            pruning.write(linear, weight, refined=gather(found.round)[0], handed_out=True)
+            if found.order is not None:
+                hand_out(found.order, 0)
+                pruning.result.channel_orders[linear.name] = found.order.cpu()
         if self.merge:
-            pruning.write(linear, linear.weight.float() + pair.product, seconds, handed_out=True)
+            pruning.write(linear, weight.float() + pair.product, seconds, handed_out=True)
         else:
             pruning.attach(linear, pair, seconds)
 

@@ -1,9 +1,8 @@
 """Solves the linear layers of a block at several levels each, from one statistic; nothing is written."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.allocation.budget import level_of
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.collect import by_statistic, collect
-from prune_lab.pruning.calibration.statistics import Hessian, Statistic
+from prune_lab.pruning.calibration.statistics import WithHessian
 from prune_lab.pruning.methods.blockwise import naming
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.target import Target
@@ -53,7 +52,7 @@ def solve_levels(
         hessians: whether to collect them, too.
     """
     linears = inputs.block.linears
-    statistic = partial(_WithHessian, inner.statistic) if hessians else inner.statistic
+    statistic = partial(WithHessian, inner.statistic) if hessians else inner.statistic
     for collected, shared in by_statistic(collect(inputs, statistic), tuple(linears)):
         hessian = collected.hessian.value if hessians else None
         with naming(shared[0], inner):
@@ -79,19 +78,3 @@ def check_inner(owner: object, field: str = "inner") -> None:
             "does not work layer by layer from one statistic; allowed: methods that do, such as "
             f"method@{{at}}.{field}=sparsegpt or wanda",
         )
-
-
-class _WithHessian:
-    """The Hessian of a layer's inputs, and the statistic of the inner method; one object where they are the same."""
-
-    sums: ClassVar = ("hessian", "own")
-
-    def __init__(self, statistic: Callable[[], Statistic]):
-        self.hessian = Hessian()
-        self.own = self.hessian if statistic is Hessian else statistic()
-
-    def update(self, inputs: Tensor) -> None:
-        """Adds a batch ``(tokens, in)``."""
-        self.hessian.update(inputs)
-        if self.own is not self.hessian:
-            self.own.update(inputs)

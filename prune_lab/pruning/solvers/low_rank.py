@@ -1,7 +1,71 @@
 """What a product of two thin matrices makes up for of a pruned layer's error. Tensors in, tensors out."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SparseLowRank:
+    """A sparse weight and the low-rank part beside it.
+
+    Attributes:
+        weight: ``S``, ``(out, in)``.
+        order: of the input channels, ``(in,)`` int64, in which an N:M pattern of ``S`` holds; ``None``: as they are.
+        up: ``U``, ``(out, rank)`` in the type of ``S``.
+        down: ``V``, ``(rank, in)``, likewise.
+        round: in which they were found, from 0.
+        error: ``tr((W - S - U V) H (W - S - U V)^T)``.
+    """
+
+    weight: Tensor
+    order: Tensor | None
+    up: Tensor
+    down: Tensor
+    round: int
+    error: float
+
+
+def by_turns(
+    goal: Tensor,
+    sparse: Tensor,
+    hessian: Tensor,
+    rank: int,
+    damping: float,
+    rounds: int,
+    prune: Callable[[Tensor], tuple[Tensor, Tensor | None]],
+) -> SparseLowRank:
+    """Fits a low-rank part to what a pruning lost, then prunes what the part leaves of the weight, and so on.
+
+    Args:
+        goal: ``W``, ``(out, in)`` float32.
+        sparse: what the first pruning has made of it, in the type of the model.
+        hessian: as in `fit_low_rank`.
+        rank: likewise.
+        damping: likewise.
+        rounds: how often a part is fitted.
+        prune: another weight ``(out, in)``; returns it pruned, and the order of the channels.
+
+    Returns:
+        The round with the least error, which need not be the last.
+    """
+    weight, order = sparse, None
+    best: SparseLowRank | None = None
+    for number in range(rounds):
+        residual = goal - weight.float()
+        up, down = (part.to(sparse.dtype) for part in fit_low_rank(residual, hessian, rank, damping))
+        product = up.float() @ down.float()
+        left = residual - product
+        error = float((left @ hessian).mul_(left).sum())
+        if best is None or error < best.error:
+            best = SparseLowRank(weight, order, up, down, number, error)
+        if number + 1 < rounds:
+            weight, order = prune(goal - product)
+            weight = weight.to(sparse.dtype)
+    assert best is not None, "there is a round"
+    return best
 
 
 def fit_low_rank(residual: Tensor, hessian: Tensor, rank: int, damping: float) -> tuple[Tensor, Tensor]:
@@ -36,7 +100,7 @@ def fit_low_rank(residual: Tensor, hessian: Tensor, rank: int, damping: float) -
     length = torch.linalg.vector_norm(right, dim=1).sqrt()
     up = left * length
     down = right / length.clamp_min(torch.finfo(length.dtype).tiny)[:, None]
-    return up.float(), down.float()
+    return up.float().contiguous(), down.float().contiguous()  # a QR is column by column
 
 
 def _left_vectors(error: Tensor, matrix: Tensor, rank: int) -> Tensor:

@@ -68,10 +68,11 @@ def test_later_blocks_and_layers_see_the_ranks(tiny_model, random_tokens, sequen
     model, tokens, seen = tiny_model("llama"), random_tokens(4, 16), []
 
     class Watched(LowRank):
-        def _fit(self, pruning, linear, goal, hessian, rank):
-            if pruning.block.index == 1:
-                seen.append((linear.name, hessian.clone()))
-            super()._fit(pruning, linear, goal, hessian, rank)
+        def _collected(self, pruning, linears):
+            for group in super()._collected(pruning, linears):
+                if pruning.block.index == 1:
+                    seen.extend((linear.name, group[1].hessian.value) for linear in group[2])
+                yield group
 
     Watched(Magnitude(), **RANK).prune(context(model, tokens, Target(level=0.5, layers=[0, 2]), sequential=sequential))
     for block, inputs in iterate_blocks(model, Calibration(tokens, batch_size=2), 2):
@@ -133,8 +134,9 @@ def test_merged_it_is_dense_and_says_so(tiny_model, random_tokens, caplog):
 
 
 @pytest.mark.parametrize("order", [{}, {"sequential": "layer", "dense_targets": 1.0}, {"propagate": "dense"}])
-def test_an_interrupted_pruning_comes_to_the_same(tiny_model, random_tokens, tmp_path: Path, order):
-    tokens = random_tokens(4, 16)
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_an_interrupted_pruning_comes_to_the_same(tiny_model, random_tokens, tmp_path: Path, order, rounds):
+    tokens, settings = random_tokens(4, 16), {**RANK, "rounds": rounds}
 
     class Stopped(SparseGPT):
         def prune_block(self, pruning):
@@ -146,17 +148,43 @@ def test_an_interrupted_pruning_comes_to_the_same(tiny_model, random_tokens, tmp
         return FinishedBlocks(tmp_path, "same", every=0)
 
     whole, resumed = tiny_model("llama"), tiny_model("llama")
-    expected = LowRank(SparseGPT(), **RANK).prune(context(whole, tokens, **order))
+    expected = LowRank(SparseGPT(), **settings).prune(context(whole, tokens, **order))
     with pytest.raises(KeyboardInterrupt):
-        LowRank(Stopped(), **RANK).prune(context(tiny_model("llama"), tokens, finished_blocks=kept(), **order))
+        LowRank(Stopped(), **settings).prune(context(tiny_model("llama"), tokens, finished_blocks=kept(), **order))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["block_0.safetensors", "block_1.safetensors"]
-    result = LowRank(SparseGPT(), **RANK).prune(context(resumed, tokens, finished_blocks=kept(), **order))
+    result = LowRank(SparseGPT(), **settings).prune(context(resumed, tokens, finished_blocks=kept(), **order))
     assert torch.equal(whole.hf(tokens).logits, resumed.hf(tokens).logits)
     assert list(result.pairs) == list(expected.pairs)
     for name, row in expected.layers.items():
         again = result.layers[name]
         assert (again.rank, again.error, again.sparsity) == (row.rank, row.error, row.sparsity)
         assert torch.equal(result.masks[name], expected.masks[name])
+
+
+@pytest.mark.parametrize("inner", [SparseGPT, Wanda])
+@pytest.mark.parametrize("target", [HALF, Target("2:4")], ids=lambda target: target.pattern)
+def test_rounds_lower_the_error_and_keep_the_level(tiny_model, random_tokens, inner, target):
+    tokens, errors = random_tokens(8, 32), {}
+    for rounds in (1, 6):
+        model, method = tiny_model("llama"), LowRank(inner(), rank=4, share=None, rounds=rounds)
+        result = method.prune(context(model, tokens, target))
+        check_reached(model, target, method, result, {})
+        assert all(torch.equal(result.masks[linear.name], linear.weight != 0) for linear in model.linears)
+        first = [row for name, row in result.layers.items() if ".layers.0." in name]  # what reaches it is the same
+        errors[rounds] = sum(row.error for row in first)
+        assert {row.refined is None for row in first} == {rounds == 1}
+    assert errors[6] < 0.95 * errors[1]
+
+
+def test_rounds_leave_zeros_and_need_an_inner_method_that_solves_layers(tiny_model, random_tokens):
+    model, zeros = tiny_model("llama"), {}
+    for linear in model.linears:
+        linear.weight[:, ::3] = 0
+        zeros[linear.name] = linear.weight == 0
+    LowRank(SparseGPT(), **RANK, rounds=3).prune(context(model, random_tokens(4, 16)))
+    assert not any(linear.weight[zeros[linear.name]].any() for linear in model.linears)
+    with pytest.raises(BadInput, match=r"rounds=2 is more than LeastSquares can be asked for"):
+        LowRank(LeastSquares(Wanda()), rounds=2).check(HALF)
 
 
 def test_dense_targets_are_those_of_the_dense_model(tiny_model, random_tokens):
