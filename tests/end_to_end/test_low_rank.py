@@ -71,7 +71,7 @@ def test_another_run_takes_it_with_its_adapter(command, local_overrides, tmp_pat
     assert (tmp_path / "second" / "adapter" / "adapter_config.json").is_file()
 
 
-@pytest.mark.parametrize("update", ["lora finetune.merge=false", "full"])
+@pytest.mark.parametrize("update", ["lora finetune.merge=false", "full", "distill"])
 def test_training_goes_on_from_the_optimum(command, local_overrides, tokens, tmp_path, update):
     run, settings = tmp_path / "run", ["training.steps=30", "training.lr=2e-3", "training.batch_size=2"]
     outcome = command(*local_overrides, *METHOD, f"finetune={update}".split()[0], *update.split()[1:], *settings,
@@ -84,7 +84,7 @@ def test_training_goes_on_from_the_optimum(command, local_overrides, tokens, tmp
     model = AutoPeftModelForCausalLM.from_pretrained(run / "adapter").eval()
     assert perplexity(model, tokens) == pytest.approx(metrics["evaluate/perplexity"], rel=1e-4)
     steps = json.loads((run / "model" / "prune_lab.json").read_text())["steps"]
-    if update == "full":
+    if update in ("full", "distill"):
         assert len(steps) == 2
         return
     assert steps == ["LowRank, 60% unstructured"]
