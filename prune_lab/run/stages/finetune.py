@@ -154,7 +154,6 @@ class Finetune(Stage):
             log=run.log,
         )
         lora, metrics = self.update if isinstance(self.update, Lora) else None, {}
-        rank = max((pair.rank for pair in run.model.adapter.pairs().values()), default=0) if run.model.adapter else 0
         if before is not None:
             metrics = {"sparsity_before": before, "sparsity_after": _sparsity(run) or 0.0}
             check_zeros(run.model, {name: zeros[name] for name in _pruned(run) if name in zeros}, "fine-tuning")
@@ -180,9 +179,15 @@ class Finetune(Stage):
                 "training_seconds": progress.seconds,
                 "trained_parameters": float(progress.trained_parameters),
                 "optimizer_bytes": float(progress.optimizer_bytes),
-                **({"rank": float(rank or lora.rank)} if lora else {}),
+                **({"rank": _rank(run, lora)} if lora else {}),
             }
         )
+
+
+def _rank(run: RunState, lora: Lora) -> float:
+    """The rank of what was trained: of an adapter with several, the highest."""
+    pairs = run.model.adapter.pairs().values() if run.model.adapter else ()
+    return float(max((pair.rank for pair in pairs), default=lora.rank))
 
 
 def _perplexity(run: RunState) -> float:
