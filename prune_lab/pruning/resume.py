@@ -168,8 +168,8 @@ class FinishedBlocks:
             kind, _, rest = name.partition(" ")
             parts[kind][rest] = tensor
         orders = {row.name: parts["order"][row.name] for row in rows if row.name in parts["order"]}
-        found = [row.name for row in rows if row.name in parts["up"]]
-        pairs = {name: Pair(parts["up"][name], parts["down"][name]) for name in found}
+        with_parts = [row.name for row in rows if row.name in parts["up"]]
+        pairs = {name: Pair(parts["up"][name], parts["down"][name]) for name in with_parts}
         return parts["weight"], rows, orders, pairs
 
     def _path(self, block: Block) -> Path:
