@@ -27,7 +27,7 @@ def solve(method, weight, hessian, level):
     class PrunableLinear:
         name = "layer"
 
-    PrunableLinear.weight = weight
+    PrunableLinear.weight = PrunableLinear.present = weight
 
     class Given:
         value = hessian

@@ -117,6 +117,6 @@ def test_rows_are_solved_apart_only_where_they_do_not_depend_on_others(zeros, ta
     linear, statistic = layer(weight.tolist()), norms(torch.rand(8, generator=generator).tolist())
     assert Wanda().solves_rows(linear, target) == apart
     if apart:
-        halves = [RowsOf(linear.name, linear.module, rows) for rows in (slice(0, 3), slice(3, 6))]
+        halves = [RowsOf(linear.name, linear.module, linear, rows) for rows in (slice(0, 3), slice(3, 6))]
         parts = [Wanda().solve(half, statistic, target) for half in halves]
         assert torch.equal(torch.cat(parts), Wanda().solve(linear, statistic, target))
