@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, checks, and exits with 0 (all kept), 1 (some broken) or 2 (bad input)."""
     parser = command_parser("prune-lab-check", __doc__, _EXAMPLES)
     parser.add_argument("method", help="a choice of method=, also one that an installed package brings")
-    parser.add_argument("settings", nargs="*", help="KEY=VALUE, as the command prune-lab takes them")
+    parser.add_argument("settings", nargs="*", default=[], help="KEY=VALUE, as the command prune-lab takes them")
     given = parser.parse_args(arguments)
     failed = cases = 0
     before = logging.root.manager.disable

@@ -104,8 +104,12 @@ def data_of(data: Any, folder: Path) -> dict[str, Any]:
     Raises:
         BadInput: it is nothing of the kind.
     """
-    if data is None or isinstance(data, str):
-        return {} if data is None else {"data": data}
+    if data is None:
+        return {}
+    if isinstance(data, str):
+        if len(data.split()) > 1:
+            raise BadInput(f"data={shown(data)} is a text, not the name of a choice; give data=[text], a list of texts")
+        return {"data": data}
     if isinstance(data, Mapping):
         return _mix_of(data, folder)
     calibration, evaluation = data if is_pair(data) and len(data) == 2 else (data, data)

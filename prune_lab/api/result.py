@@ -144,7 +144,7 @@ class Result:
             BadInput: the name, the token or the right to write is missing, or the repository is there already.
             RunFailed: the hub cannot be reached.
         """
-        place = Place(repository, private, revision, update)
+        place = Place(repository, private, revision, update, asked="push_to_hub")
         check_place(place)
         with tempfile.TemporaryDirectory(prefix="prune_lab-") as folder:
             saved = self.save(Path(folder) / repository.rpartition("/")[2])

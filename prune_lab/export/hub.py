@@ -12,7 +12,6 @@ from prune_lab.utils.secrets import redacted, remember
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_OPTION = "--push-to-hub"
 _TOKEN = "hf auth login, or set HF_TOKEN to a token with the right to write (https://huggingface.co/settings/tokens)"
 _ALWAYS_THERE = {".gitattributes"}
 _WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
@@ -27,12 +26,18 @@ class Place:
         private: whether a repository that is made can be seen by its owners only.
         revision: a branch, which is made where there is none; ``None``: the main branch of a new repository.
         update: whether files of a repository that is there may be replaced.
+        asked: how the user asked for it, which messages begin with.
     """
 
     repository: str
     private: bool = False
     revision: str | None = None
     update: bool = False
+    asked: str = "--push-to-hub"
+
+    def option(self, name: str) -> str:
+        """How the user gives an option: as of the command, or as an argument in Python."""
+        return f"--{name}" if self.asked.startswith("--") else f"{name}="
 
 
 def check_place(place: Place, api: "HfApi | None" = None) -> None:
@@ -49,13 +54,15 @@ def check_place(place: Place, api: "HfApi | None" = None) -> None:
     try:
         validate_repo_id(place.repository)
     except HFValidationError as error:
-        raise BadInput(f"{_OPTION} {place.repository} is no name on the hub; give ORG/NAME") from error
+        raise BadInput(f"{place.asked} {place.repository} is no name on the hub; give ORG/NAME") from error
     if place.repository.count("/") != 1:
-        raise BadInput(f"{_OPTION} {place.repository} does not say whose it is; give ORG/NAME or USER/NAME")
+        raise BadInput(f"{place.asked} {place.repository} does not say whose it is; give ORG/NAME or USER/NAME")
     if api is None and constants.is_offline_mode():
-        raise BadInput(f"{_OPTION}: HF_HUB_OFFLINE is set, which forbids the network; unset it, or leave {_OPTION} out")
+        raise BadInput(
+            f"{place.asked}: HF_HUB_OFFLINE is set, which forbids the network; unset it, or leave {place.asked} out"
+        )
     if get_token() is None:
-        raise BadInput(f"{_OPTION}: there is no token for the hub; {_TOKEN}")
+        raise BadInput(f"{place.asked}: there is no token for the hub; {_TOKEN}")
     hub = _api(api)
     with _explained(place):
         hub.whoami()
@@ -107,8 +114,9 @@ def _refuse_foreign(hub: Any, place: Place) -> None:
         return
     if set(hub.list_repo_files(place.repository)) - _ALWAYS_THERE:
         raise BadInput(
-            f"{_OPTION} {place.repository}: the repository is there and holds files; give another name, --revision "
-            "BRANCH for a branch of its own, or --update to replace its model and card"
+            f"{place.asked} {place.repository}: the repository is there and holds files; give another name, "
+            f"a branch of its own ({place.option('revision')}), or leave to replace its model and card "
+            f"({place.option('update')})"
         )
 
 
@@ -120,7 +128,7 @@ def _explained(place: Place) -> Iterator[None]:
     try:
         yield
     except LocalTokenNotFoundError as error:
-        raise BadInput(f"{_OPTION}: there is no token for the hub; {_TOKEN}") from error
+        raise BadInput(f"{place.asked}: there is no token for the hub; {_TOKEN}") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         raise _of_status(place, status, error) from error
@@ -133,7 +141,7 @@ def _explained(place: Place) -> Iterator[None]:
 
 
 def _of_status(place: Place, status: int | None, error: Exception) -> BadInput | RunFailed:
-    at = f"{_OPTION} {place.repository}"
+    at = f"{place.asked} {place.repository}"
     if status == 401:
         return BadInput(f"{at}: the hub does not know this token (401); {_TOKEN}")
     if status == 403:
@@ -153,5 +161,5 @@ def _of_status(place: Place, status: int | None, error: Exception) -> BadInput |
 def _unreachable(place: Place, error: Exception) -> RunFailed:
     reason = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0]
     return RunFailed(
-        f"{_OPTION} {place.repository}: the hub cannot be reached: {reason}; look at the network, and try again"
+        f"{place.asked} {place.repository}: the hub cannot be reached: {reason}; look at the network, and try again"
     )

@@ -104,10 +104,13 @@ def no_key(key: str, line: str, others: Sequence[str]) -> str:
     if path[0] in _left_out(node) and len(path) == 1:
         return f"{key} stands in no file, so it takes a plus sign: write +{line}"
     meant = [each for each in _keys(cfg) if each.rpartition(".")[2] == path[-1]]
-    meant += [each for each in difflib.get_close_matches(key, list(_keys(cfg)), 2, 0.75) if each not in meant]
+    close = difflib.get_close_matches(key, list(_keys(cfg)), 2, 0.75)
+    meant += [each for each in close if each not in meant and not key.startswith(f"{each}.")]
     asked = f"; did you mean {' or '.join(meant[:3])}?" if meant else ";"
     allowed = ", ".join(f"{parent}{name}" for name in node if not name.startswith("_"))
-    return f"{key} is unknown{asked} allowed: {allowed or 'none below ' + parent.rstrip('.')}"
+    if not allowed:
+        return f"{key} is unknown; {parent.rstrip('.')} has no settings as it was chosen"
+    return f"{key} is unknown{asked} allowed: {allowed}"
 
 
 def choice_named(word: str) -> list[str]:

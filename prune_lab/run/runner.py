@@ -100,6 +100,9 @@ def execute(
         except TrialStopped as stopped:
             record |= {"status": artifacts.STOPPED, "reason": str(stopped)}
             raise
+        except KeyboardInterrupt:
+            record["error"] = "interrupted"
+            raise
         except BaseException as error:
             record["error"] = f"{type(error).__name__}: {error}"
             raise

@@ -127,6 +127,18 @@ def test_two_jobs_in_one_folder_are_refused_before_any_starts(command, job, tmp_
     assert not list(tmp_path.glob("sweep/*/*"))
 
 
+def test_the_record_of_an_interrupted_run_says_so(command, job, tmp_path, monkeypatch):
+    def interrupts(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("prune_lab.run.stages.evaluate.Evaluate.__call__", interrupts)
+        assert command(*job, f"hydra.run.dir={tmp_path}/run").status == 130
+    assert record(tmp_path / "run")["error"] == "interrupted"
+    assert not finish(command, *job, folder=tmp_path / "run")
+    assert "error" not in record(tmp_path / "run")
+
+
 def test_a_sweep_reports_its_own_jobs_only(command, job, tmp_path):
     where = f"hydra.sweep.dir={tmp_path}/sweep"
     assert command("-m", *job, "sparsity.level=0.3,0.4,0.5", where).status == 0

@@ -224,6 +224,7 @@ def test_a_dense_model_has_nothing_to_take_out(tiny_model):
         ({"sparsty": 0.5}, "sparsty is unknown; did you mean sparsity"),
         ({"data": 3}, "data=int is not allowed"),
         ({"data": []}, "data=list is not allowed"),
+        ({"data": "Once upon a time"}, r"data='Once upon a time' is a text, .* give data=\[text\]"),
         ({"data": (["a"], torch.zeros(2, 2))}, "data=tuple is not allowed"),
         ({"data__samples": object()}, r"data\.samples=<object .* is not allowed; settings are text"),
         ({"skip_finished": True}, "skip_finished is a setting of the command only; a call always runs"),

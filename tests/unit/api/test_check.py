@@ -117,6 +117,12 @@ def test_the_command_tells_and_exits(capsys, monkeypatch):
     assert "BROKEN  llama  50 %\n        it broke\n" in out and "mine: 1 of 2 cases keep every promise" in out
 
 
+def test_a_method_is_all_that_is_required(capsys):
+    with pytest.raises(SystemExit):
+        check.main([])
+    assert capsys.readouterr().err.endswith("the following arguments are required: method\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

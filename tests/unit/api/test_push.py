@@ -71,6 +71,6 @@ def test_a_result_is_brought_to_the_hub(result, monkeypatch):
     assert {"README.md", "config.json", "model.safetensors", "prune_lab.json"} <= set(api.uploaded)
     assert b"# pruned\n" in api.uploaded["README.md"]
     api = FakeApi(holds=["README.md"])
-    with pytest.raises(BadInput, match="the repository is there and holds files"):
+    with pytest.raises(BadInput, match=r"^push_to_hub me/pruned: the repository is there .*revision=.*update="):
         result.push_to_hub("me/pruned")
     assert api.uploaded == {}

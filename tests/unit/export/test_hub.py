@@ -79,7 +79,10 @@ def test_a_branch_is_made_for_a_revision(tmp_path):
 @pytest.mark.parametrize("what", [check_place, lambda place, api: push(None, place, "Add", api)])
 def test_a_repository_with_files_is_replaced_only_where_that_is_asked_for(what):
     api = FakeApi(files=[".gitattributes", "README.md"])
-    with pytest.raises(BadInput, match="the repository is there and holds files; give another name, --revision"):
+    with pytest.raises(
+        BadInput,
+        match=r"the repository is there and holds files; .*--revision.*--update",
+    ):
         what(Place("me/model"), api)
     assert "create_repo" not in api.names() and "upload_folder" not in api.names()
     what(Place("me/model", update=True), api)

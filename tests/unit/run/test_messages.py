@@ -38,6 +38,10 @@ def said(*overrides: str) -> str:
     return text
 
 
+def test_of_a_choice_without_settings_none_is_proposed():
+    assert said("method=wanda", "method.foo=1") == "method.foo is unknown; method has no settings as it was chosen"
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
