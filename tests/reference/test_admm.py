@@ -114,7 +114,7 @@ def solved(method, weight, x, level):
     statistic = Hessian()
     statistic.update(x)
     target = Target("{}:{}".format(*level)) if isinstance(level, tuple) else Target(level=level)
-    linear = SimpleNamespace(name="layer", weight=weight)
+    linear = SimpleNamespace(name="layer", weight=weight, present=weight)
     return method.solve(linear, method.prepare(statistic), target).numpy()
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from prune_lab.data.samples import Samples
 from prune_lab.data.sources import FileText
 from prune_lab.data.tokens import Data, Pair
-from prune_lab.evaluation import harness, score_cache
+from prune_lab.evaluation import harness
 from prune_lab.evaluation.continuation import Continuation
 from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.evaluation import Subject
@@ -25,6 +25,7 @@ from prune_lab.evaluation.size import Size
 from prune_lab.evaluation.suite import Suite
 from prune_lab.evaluation.text_perplexity import TextPerplexity
 from prune_lab.evaluation.training_loss import TrainingLoss
+from prune_lab.models import identity
 from prune_lab.run.conf_folder import conf_folder
 
 QUESTIONS = [("Time", ["flies", "stands still"], 0), ("Still waters", ["run deep", "run"], 0)]
@@ -146,8 +147,8 @@ CHANGES = {  # of what every score depends on, or of what some do
     "attention": (hf_config("_attn_implementation", "eager"), None),
     "dtype": (lambda world: world.subject.model.hf.bfloat16(), None),
     "remote code": (lambda world: remote_class(world, "x = 1"), None),
-    "sources": (patched(score_cache, "source_digest", lambda: "other"), None),
-    "versions": (patched(score_cache, "version", lambda name: "99"), None),
+    "sources": (patched(identity, "source_digest", lambda: "other"), None),
+    "versions": (patched(identity, "version", lambda name: "99"), None),
     "instruction set": (patched(torch.backends.cpu, "get_cpu_capability", lambda: "other"), None),
     "threads": (patched(torch, "get_num_threads", lambda: 99), None),
     "device": (lambda world: setattr(world.subject, "device", torch.device("meta")), None),
