@@ -9,7 +9,7 @@ from prune_lab.sweep.launch import gpus
 from prune_lab.sweep.launch.gpus import gpus_of
 from tests.clusters.conftest import numbers, record
 
-JOB = ("method=magnitude,wanda,sparsegpt", "sparsity.level=0.5", "stages=[prune,evaluate,save]")
+JOB = ("method=magnitude,sparsegpt", "sparsity.level=0.5", "stages=[prune,evaluate,save]")
 
 
 @pytest.mark.slow
@@ -25,16 +25,16 @@ def test_jobs_elsewhere_give_what_jobs_here_give(start, local_overrides, tmp_pat
     process = start("cache", "-m", *job, f"hydra/launcher={engine}", *settings, f"hydra.sweep.dir={sweep}")
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 2, said  # of bad input
-    assert "6 jobs: 3 failed, 3 finished" in said
+    assert "4 jobs: 2 failed, 2 finished" in said
     here = start("other", "-m", *job, f"hydra.sweep.dir={local}")
     assert here.communicate(timeout=300) and here.returncode == 2
-    for number in (0, 2, 4):
+    for number in (0, 2):
         assert numbers(sweep / f"{number}") == numbers(local / f"{number}")
         saved = [(folder / f"{number}/model/model.safetensors").read_bytes() for folder in (sweep, local)]
         assert saved[0] == saved[1]
     again = start("cache", "-m", *job, f"hydra/launcher={engine}", *settings, f"hydra.sweep.dir={tmp_path / 'again'}")
     said, _ = again.communicate(timeout=300)
-    assert again.returncode == 2 and "6 jobs: 3 failed, 3 finished" in said
+    assert again.returncode == 2 and "4 jobs: 2 failed, 2 finished" in said
     assert record(tmp_path / "again/0")["identity"] == record(sweep / "0")["identity"]
 
 

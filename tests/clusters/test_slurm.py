@@ -12,7 +12,7 @@ import pytest
 from tests.clusters.conftest import numbers, record
 
 pytest.importorskip("submitit", reason="the extra slurm is not installed")
-DAMPINGS = ("0.01", "0", *(f"0.{number:02d}" for number in range(2, 12)))  # without any, the second job fails
+DAMPINGS = ("0.01", "0", "0.02", "0.03", "0.04", "0.05")  # without any, the second job fails
 FAILED, REQUEUED, PREEMPTED = 1, 3, 5
 JOB = (
     "method=sparsegpt", "data.samples=1", "finetune=full", "training.batch_size=1", "training.save_every=25",
@@ -59,21 +59,21 @@ def test_a_sweep_survives_what_happens_on_a_cluster(slurm, start, local_override
     subprocess.run(["scancel", "--signal=USR2", f"{array_of(sweep)}_{PREEMPTED}"], check=False)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 1, said
-    assert "12 jobs: 1 failed, 11 finished" in said, said
+    assert "6 jobs: 1 failed, 5 finished" in said, said
     assert "raise method.damping" in record(sweep / f"{FAILED}")["error"]
     assert "this job is preempted" in output_of(sweep, PREEMPTED)
     for number in (REQUEUED, PREEMPTED):
         assert "training goes on at step" in output_of(sweep, number), output_of(sweep, number)
     here = start("other", "-m", *job, f"hydra.sweep.dir={local}")
     assert here.communicate(timeout=600)[0] is not None and here.returncode == 1
-    for number in set(range(12)) - {FAILED}:
+    for number in set(range(len(DAMPINGS))) - {FAILED}:
         assert numbers(sweep / f"{number}") == numbers(local / f"{number}"), number
         saved = [(folder / f"{number}/model/model.safetensors").read_bytes() for folder in (sweep, local)]
         assert saved[0] == saved[1], number
     # Started again, here for a change, nothing that has finished runs again.
     again = start("cache", "-m", *job, f"hydra.sweep.dir={tmp_path / 'again'}")
     said, _ = again.communicate(timeout=600)
-    assert again.returncode == 1 and said.count("finished before") == 11
+    assert again.returncode == 1 and said.count("finished before") == len(DAMPINGS) - 1
 
 
 @pytest.mark.slow
