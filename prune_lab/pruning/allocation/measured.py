@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.model import PrunableModel
@@ -18,6 +17,7 @@ from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.search.solving import check_inner, solve_levels
+from prune_lab.pruning.solvers.gram import output_energy
 from prune_lab.pruning.target import Target
 from prune_lab.utils.checks import check_choice, is_number
 
@@ -101,8 +101,3 @@ class Measured(LayerAllocation):
             # a layer without outputs costs nothing
             curves[solved.linear.name].append((solved.count, error / scale if scale > 0 else 0.0))
         return curves
-
-
-def output_energy(weight: Tensor, hessian: Tensor) -> float:
-    """``tr(W H W^T)``: the mean over tokens of ``|W x|^2``, for a weight ``(out, in)`` and ``H`` ``(in, in)``."""
-    return float(((weight @ hessian) * weight).sum(dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Symmetric products of tall matrices, computed on one side of the diagonal only."""
+"""Second moments of inputs: symmetric products of tall matrices, computed on one side of the diagonal only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +41,11 @@ def mirror_upper(matrix: Tensor) -> Tensor:
     """The symmetric matrix that has the upper triangle of this one."""
     upper = matrix.triu()
     return upper + upper.triu(1).T
+
+
+def output_energy(weight: Tensor, hessian: Tensor) -> float:
+    """``tr(W H W^T)``: the mean over tokens of ``|W x|^2``, for a weight ``(out, in)`` and ``H`` ``(in, in)``."""
+    return float(((weight @ hessian) * weight).sum(dtype=torch.float64))
 
 
 def _gpu_sums_in_float32(x: Tensor) -> bool:

@@ -104,12 +104,6 @@ def refit_columns(weight: Tensor, hessian: Tensor, keep: Tensor) -> Tensor:
     return solution
 
 
-def output_error(weight: Tensor, other: Tensor, hessian: Tensor) -> float:
-    """``tr((W - V) H (W - V)^T)`` of two weights ``(out, in)``."""
-    change = weight.double() - other.double()
-    return float(((change @ hessian) * change).sum())
-
-
 def _cholesky(matrix: Tensor) -> Tensor:
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)

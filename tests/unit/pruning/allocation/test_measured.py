@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput, NotPositiveDefinite
-from prune_lab.pruning.allocation.measured import Measured, output_energy
+from prune_lab.pruning.allocation.measured import Measured
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import count_dropped
@@ -10,12 +10,6 @@ from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.wanda import Wanda
 from prune_lab.pruning.target import Target
-
-
-def test_the_energy_is_that_of_the_outputs():
-    """W = [[1, 2]], x = [3, 1] and [1, -1]: outputs 5 and -1, squares 25 and 1."""
-    inputs = torch.tensor([[3.0, 1.0], [1.0, -1.0]])
-    assert output_energy(torch.tensor([[1.0, 2.0]]), inputs.T @ inputs) == pytest.approx(26)
 
 
 @pytest.mark.parametrize("inner", [SparseGPT(), Wanda()], ids=repr)
