@@ -1,6 +1,7 @@
 """Masks on live weights: the weights stay as they are, what the model computes with is masked."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ class UnitMask(nn.Module):
         learned: whether the scores get gradients, ``dL/dS_i = sum G_ij W_ij`` over all weights of unit i, where G is
             the gradient of the masked weight.
         part: tells masks of different members of the same units apart.
+        applied: whether the model computes with the mask. ``False``: it computes with the weights as they are, which
+            are set to zero by themselves (`clear`), and may grow again; the mask notes which they were.
 
     Attributes:
         changed: how many entries of the mask the last `set` has changed, a scalar on its device; None before the first.
@@ -64,12 +67,13 @@ class UnitMask(nn.Module):
     mask: Tensor
     zero: Tensor  # units that were nothing but zeros before, and stay so
 
-    def __init__(self, units: Units, scores: Tensor, *, learned: bool, part: str = ""):
+    def __init__(self, units: Units, scores: Tensor, *, learned: bool, part: str = "", applied: bool = True):
         super().__init__()
         self.units = units
         self.key = f"{units.name}/{part}" if part else units.name
         self.scores = nn.Parameter(scores, requires_grad=learned)
         self.changed: Tensor | None = None
+        self.applied = applied
         self.register_buffer("mask", torch.ones_like(scores, dtype=torch.bool))
         self.register_buffer("zero", torch.zeros_like(scores, dtype=torch.bool), persistent=False)
 
@@ -84,6 +88,12 @@ class UnitMask(nn.Module):
         keep = keep.to(self.mask.device) & ~self.zero
         self.changed = (keep != self.mask).count_nonzero()
         self.mask.copy_(keep)
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Sets the single weights that the mask drops to zero."""
+        for member in self.units.members:
+            weight_before_mask(member.linear).masked_fill_(~self.mask, 0)
 
     @torch.no_grad()
     def keep_zeros(self) -> None:
@@ -133,6 +143,8 @@ class _Masked(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         owner, member = self._owner[0], self._member
+        if not owner.applied:
+            return weight
         if member.dim is None:
             scores, mask = member.broadcast(owner.scores), member.broadcast(owner.mask)
             masked: Tensor = _Entries.apply(weight, scores, mask)  # type: ignore[no-untyped-call]  # torch's
@@ -185,6 +197,18 @@ class LiveMasks:
         """The share of all entries that changed when the masks were set last."""
         counts = [int(mask.changed) for mask in self if mask.changed is not None]
         return sum(counts) / sum(mask.mask.numel() for mask in self)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model computes with all masks, those that only note which weights were set to zero, too."""
+        noting = [mask for mask in self if not mask.applied]
+        try:
+            for mask in noting:
+                mask.applied = True
+            yield
+        finally:
+            for mask in noting:
+                mask.applied = False
 
     def bake(self) -> None:
         """Writes the masked values into the weights, and removes the masks."""

@@ -1,6 +1,7 @@
 """Samples that are not trained on: their loss on the way, and an early end when it no longer falls."""
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -25,6 +26,7 @@ class HeldOut:
         report: is told every loss, with the steps before it; may raise `TrialStopped`.
         agreed: makes of this process' loss the one of all of them, which must end at the same step.
         placed: puts the weights that are to be measured in the place of those that are trained, inside.
+        improved: is told the model, with those weights in place, and the steps, where the loss is lower than ever.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class HeldOut:
         report: Callable[[int, float], None] | None = None,
         agreed: Callable[[float], float] = float,
         placed: Callable[[], AbstractContextManager[None]] = nullcontext,
+        improved: Callable[[nn.Module, int], None] | None = None,
     ):
         self.samples = samples
         self.every = every
@@ -44,6 +47,7 @@ class HeldOut:
         self.report = report
         self.agreed = agreed
         self.placed = placed
+        self.improved = improved
         self.losses: dict[int, float] = {}  # by the number of steps made
         self._best: dict[str, Tensor] = {}
 
@@ -51,7 +55,7 @@ class HeldOut:
         """Measures where it is time to; returns whether the training should end."""
         if len(self.samples) == 0 or steps in self.losses or (steps % self.every and not last):
             return False
-        self.losses[steps] = loss = self.agreed(self._loss(model, device))
+        self.losses[steps] = loss = self._loss(model, steps, device)
         logger.info("after %d steps: loss of held-out samples %.4f", steps, loss)
         if self.report is not None:
             self.report(steps, loss)
@@ -69,11 +73,13 @@ class HeldOut:
             if name in self._best:
                 parameter.copy_(self._best[name])
 
-    def _loss(self, model: nn.Module, device: torch.device) -> float:
+    def _loss(self, model: nn.Module, steps: int, device: torch.device) -> float:
         was_training = model.training
         model.eval()
         with self.placed():
-            loss = mean_loss(model, self.samples, self.batch_size, device)
+            loss = self.agreed(mean_loss(model, self.samples, self.batch_size, device))
+            if self.improved is not None and loss < min(self.losses.values(), default=math.inf):
+                self.improved(model, steps)
         model.train(was_training)
         return loss
 

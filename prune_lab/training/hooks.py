@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prune_lab.data.samples import Batch
 
@@ -56,6 +56,9 @@ class Hooks:
     def measured(self) -> AbstractContextManager[None]:
         """Inside, the model is what it would be if the training ended now: what held-out samples are measured with."""
         return nullcontext()
+
+    def improved(self, model: nn.Module, steps: int) -> None:
+        """Once held-out samples have a lower loss than ever before, after so many steps; inside `measured()`."""
 
     def after_training(self) -> None:
         """Once after the last step, with the weights on their device still."""

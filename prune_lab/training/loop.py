@@ -185,7 +185,14 @@ def _held_out(
         )
     samples, others = split(samples, training.eval_samples, training.seed)
     measure = HeldOut(
-        others, training.eval_every, training.patience, training.batch_size, report, agreed, hooks.measured
+        others,
+        training.eval_every,
+        training.patience,
+        training.batch_size,
+        report,
+        agreed,
+        hooks.measured,
+        hooks.improved,
     )
     return samples, measure
 

@@ -12,7 +12,8 @@ from torch.nn import functional
 from prune_lab.data.samples import Batch, Samples
 from prune_lab.utils.checks import check_number, check_text
 
-_IGNORED = -100  # torch's mark of a position that predicts nothing
+IGNORED = -100
+"""torch's mark of a position that predicts nothing."""
 _ON_CPU, _ON_GPU = 2**21, 2**26  # logits at a time: few enough to be kept in a CPU's memory pool, and to fill a GPU
 
 
@@ -43,20 +44,25 @@ def language_loss(logits: Tensor, tokens: Tensor, targets: Tensor | None = None)
         tokens: ``(samples, seqlen)`` int64.
         targets: ``(samples, seqlen)`` bool, the tokens that are to be predicted; all by default.
     """
+    wanted = next_tokens(tokens, targets)
+    return sum_over_rows(_cross_entropy, logits.flatten(0, 1), wanted) / wanted.ne(IGNORED).sum()
+
+
+def next_tokens(tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+    """What every position is to predict, ``(samples * seqlen,)`` int64; `IGNORED` where that does not count."""
     wanted = tokens[:, 1:]
     if targets is not None:
-        wanted = wanted.masked_fill(~targets[:, 1:], _IGNORED)
+        wanted = wanted.masked_fill(~targets[:, 1:], IGNORED)
     # The last position predicts nothing. Cut off, it would cost a copy of all other logits, and one of their gradients.
-    wanted = functional.pad(wanted, (0, 1), value=_IGNORED).flatten()
-    return _sum_over_rows(_cross_entropy, logits.flatten(0, 1), wanted) / wanted.ne(_IGNORED).sum()
+    return functional.pad(wanted, (0, 1), value=IGNORED).flatten()
 
 
 def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
     """The sum over rows, in nats: ``logits`` is ``(rows, vocab)``, ``wanted`` ``(rows,)`` int64."""
-    return functional.cross_entropy(logits.float(), wanted, ignore_index=_IGNORED, reduction="sum")
+    return functional.cross_entropy(logits.float(), wanted, ignore_index=IGNORED, reduction="sum")
 
 
-def _sum_over_rows(summed: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> Tensor:
+def sum_over_rows(summed: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> Tensor:
     """What a function sums over rows, computed for a few rows at a time.
 
     A vocabulary's logits are the largest tensors of a training. In float32, with their softmax and its gradients beside
@@ -67,9 +73,13 @@ def _sum_over_rows(summed: Callable[..., Tensor], logits: Tensor, *others: Tenso
         logits: ``(rows, vocab)``; the only argument that gets a gradient.
         others: of as many rows.
     """
-    rows = max(1, (_ON_CPU if logits.device.type == "cpu" else _ON_GPU) // logits.shape[1])
-    total: Tensor = _SumOverRows.apply(summed, rows, logits, *others)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverRows.apply(summed, rows_at_once(logits), logits, *others)  # type: ignore[no-untyped-call]
     return total
+
+
+def rows_at_once(logits: Tensor) -> int:
+    """How many rows of ``(rows, vocab)`` are computed with at a time."""
+    return max(1, (_ON_CPU if logits.device.type == "cpu" else _ON_GPU) // logits.shape[1])
 
 
 class _SumOverRows(torch.autograd.Function):
@@ -160,15 +170,18 @@ class Distillation:
         """``T^2 KL``, the mean over targets."""
         counted = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device) if targets is None else targets
         counted = functional.pad(counted[:, 1:], (0, 1)).flatten()
-        total = _sum_over_rows(self._divergence, logits.flatten(0, 1), teacher.flatten(0, 1), counted)
+        total = sum_over_rows(self._divergence, logits.flatten(0, 1), teacher.flatten(0, 1), counted)
         return self.temperature**2 * total / counted.sum().clamp_min(1)
 
     def _divergence(self, logits: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
         """``KL``, the sum over the rows that count: logits are ``(rows, vocab)``, ``counted`` ``(rows,)`` bool."""
+        return (self.divergences(logits, teacher) * counted).sum()
+
+    def divergences(self, logits: Tensor, teacher: Tensor) -> Tensor:
+        """``KL(teacher || student)`` of rows at temperature T, ``(rows,)`` float32; logits are ``(rows, vocab)``."""
         student = (logits.float() / self.temperature).log_softmax(-1)
         goal = (teacher.float() / self.temperature).log_softmax(-1)
-        per_token = functional.kl_div(student, goal, log_target=True, reduction="none").sum(-1)
-        return (per_token * counted).sum()
+        return functional.kl_div(student, goal, log_target=True, reduction="none").sum(-1)
 
 
 def _mean(values: Tensor, targets: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 
 from prune_lab.errors import BadSetting, owned_by
 from prune_lab.models.load import Checkpoint
@@ -50,3 +51,16 @@ def make_teacher(model: PrunableModel, training: Training) -> torch.nn.Module | 
     with owned_by(training.distill, renamed={"path": "teacher"}):
         other: torch.nn.Module = Checkpoint(training.distill.teacher).load().hf.to(model.dtype)
     return other
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module) -> None:
+    """Gives a teacher the weights that its student computes with now, in the teacher's own type.
+
+    Args:
+        teacher: of the student's layers, and with parameters by the same names.
+        student: its weights may be parametrized, as masked ones are.
+    """
+    for name, parameter in teacher.named_parameters():
+        module, _, own = name.rpartition(".")
+        parameter.copy_(getattr(student.get_submodule(module), own))

@@ -1,12 +1,14 @@
 """Trains a model with masks on its units that close step by step, and makes the last ones permanent."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from prune_lab.data.samples import Batch
 from prune_lab.errors import BadInput
@@ -20,7 +22,9 @@ from prune_lab.training.hooks import Hooks
 from prune_lab.training.loop import fit, trainable_weights
 from prune_lab.training.progress import Progress
 from prune_lab.training.settings import Training
-from prune_lab.training.teacher import make_teacher
+from prune_lab.training.teacher import follow, make_teacher
+
+logger = logging.getLogger(__name__)
 
 
 class MaskPolicy(ABC):
@@ -32,6 +36,11 @@ class MaskPolicy(ABC):
 
     freezes: ClassVar[bool] = False
     """Whether the weights stay as they are, so that nothing but the scores is trained."""
+
+    @property
+    def teaches_itself(self) -> bool:
+        """Returns whether the model is its own teacher, with the weights that held-out samples liked best so far."""
+        return False
 
     def settled(self, training: Training) -> Training:
         """Returns how it is trained, with the method's own values for what the settings leave to it."""
@@ -69,6 +78,12 @@ class MaskPolicy(ABC):
     def after_backward(self, live: LiveMasks, sparsity: float) -> None:  # noqa: B027 - most need nothing of it
         """Looks at the gradients of a step, before the optimizer moves anything."""
 
+    def after_clip(self, live: LiveMasks, step: int, rate: float) -> None:  # noqa: B027 - most need nothing of it
+        """Looks at the gradients of a step, from 0, once they are clipped; ``rate`` is its learning rate of weights."""
+
+    def after_step(self, live: LiveMasks, step: int, sparsity: float, final: float) -> None:  # noqa: B027 - likewise
+        """Looks at the weights once the optimizer has moved them; their gradients are still there."""
+
 
 @dataclass
 class PolicyHooks(Hooks):
@@ -78,7 +93,10 @@ class PolicyHooks(Hooks):
     live: LiveMasks
     context: PruningContext
     zeros: KeepZeros
+    teacher: nn.Module | None = None  # that follows the model
     sparsity: float = field(default=0.0, init=False)
+    _step: int = field(default=0, init=False)
+    _taught_since: int = field(default=0, init=False)  # steps before the teacher's weights
     _penalty: Tensor | None = field(default=None, init=False)  # of the last step
     _changed: float = field(default=0.0, init=False)  # shares of the mask, added up since the last line of the series
 
@@ -89,17 +107,21 @@ class PolicyHooks(Hooks):
 
     def before_step(self, step: int) -> None:
         """Moves the masks to what the schedule asks of this step."""
-        training = self.context.training
+        training, self._step = self.context.training, step
         self.sparsity = self._final * self._schedule.reached(step, training.steps)
         self.policy.update(self.live, self.sparsity, self._final)
         if training.logs(step - 1):
             self._changed = 0.0
-        if training.log_every:
-            self._changed += self.live.changed
+        self._count()
 
     def course(self) -> Mapping[str, float]:
-        """Returns the policy's penalty, and the share of the masks that changed since the line before, added up."""
+        """Returns the policy's penalty, and the share of the masks that changed since the line before, added up.
+
+        Where the teacher follows the model, also how many steps had been made when it got its weights.
+        """
         course = {} if self._penalty is None else {"penalty": float(self._penalty)}
+        if self.teacher is not None:
+            course["teacher_step"] = self._taught_since
         return course | ({"mask_changes": self._changed} if self.context.training.log_every else {})
 
     def before_forward(self, batch: Batch) -> None:
@@ -117,9 +139,33 @@ class PolicyHooks(Hooks):
         self.zeros.after_backward()
         self.policy.after_backward(self.live, self.sparsity)
 
+    def after_clip(self) -> None:
+        """Lets the policy look at the gradients as they move the weights."""
+        training = self.context.training
+        self.policy.after_clip(self.live, self._step, training.lr * training.rate(self._step))
+
+    def after_step(self, step: int) -> None:
+        """Lets the policy look at the weights."""
+        self.policy.after_step(self.live, step, self.sparsity, self._final)
+        self._count()
+
+    def measured(self) -> AbstractContextManager[None]:
+        """Inside, all masks are applied."""
+        return self.live.applied()
+
+    def improved(self, model: nn.Module, steps: int) -> None:
+        """Makes the model as it is its own teacher, where the policy wants that."""
+        if self.teacher is not None:
+            follow(self.teacher, model)
+            self._taught_since = steps
+            logger.info("the teacher has the weights after %d steps", steps)
+
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of the masks: scores, masks, and what the policy remembers in them."""
-        return {"masks": self.live.masks.state_dict()}
+        """Returns the state of the masks (scores, masks, what the policy remembers in them) and of the teacher."""
+        state: dict[str, Any] = {"masks": self.live.masks.state_dict()}
+        if self.teacher is not None:
+            state["teacher"] = {"step": self._taught_since, "weights": dict(self.teacher.named_parameters())}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`.
@@ -133,6 +179,18 @@ class PolicyHooks(Hooks):
                 f"{self.context.folder} to start anew"
             )
         self.live.masks.load_state_dict(state["masks"])
+        if self.teacher is not None:
+            self._taught_since, weights = state["teacher"]["step"], state["teacher"]["weights"]
+            with torch.no_grad():
+                for name, parameter in self.teacher.named_parameters():
+                    parameter.copy_(weights[name])
+
+    def _count(self) -> None:
+        """Adds up how much of the masks has changed."""
+        if self.context.training.log_every:
+            self._changed += self.live.changed
+        for mask in self.live:
+            mask.changed = None
 
     @property
     def _final(self) -> float:
@@ -173,7 +231,7 @@ def train_with_masks(policy: MaskPolicy, units: Sequence[Units], context: Prunin
                 training,
                 context.device,
                 groups=policy.parameter_groups(live),
-                hooks=PolicyHooks(policy, live, context, zeros),
+                hooks=PolicyHooks(policy, live, context, zeros, teacher if policy.teaches_itself else None),
                 teacher=teacher,
                 folder=context.folder,
                 report=context.report,

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.result import PruningResult
+from prune_lab.pruning.schedule import Schedule
 from prune_lab.pruning.target import Target
 from prune_lab.training.settings import Training
 from prune_lab.training.updates import Update
@@ -94,6 +95,9 @@ class Method(ABC):
 
     def check_training(self, training: Training, update: Update | None) -> None:  # noqa: B027 - most do not train
         """Raises `BadInput` when the method cannot train as asked; called before a model is loaded."""
+
+    def check_schedule(self, schedule: Schedule, training: Training) -> None:  # noqa: B027 - most do not train
+        """Raises `BadInput` when the method cannot prune as the schedule says; called before a model is loaded."""
 
     def check_model(self, model: PrunableModel, target: Target) -> None:  # noqa: B027 - most can do every model
         """Raises `BadInput` when the method cannot do to this model what the target asks."""

@@ -106,6 +106,7 @@ class Prune(Stage):
         if self._speed is not None:
             self._speed.prepare(self.allocation)
         self.method.check_training(self.training, self.finetune)
+        self.method.check_schedule(self.schedule, self.training)
 
     def check(self, run: RunState) -> None:
         """Whether the target fits the model."""
