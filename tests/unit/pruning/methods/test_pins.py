@@ -129,23 +129,22 @@ def test_weights_are_cut_at_intervals_and_at_every_step_at_the_final_level():
 
 
 def test_gradients_are_seen_after_they_are_clipped(tiny_model, random_tokens):
-    scores = []
+    norms, rates = [], []
+
+    class Looking(PINS):
+        def after_clip(self, live, step, rate):
+            modules = [mask.units.members[0].linear.module for mask in live]
+            squares = [module.parametrizations.weight.original.grad.square().sum() for module in modules]
+            norms.append(float(sum(squares)) ** 0.5)
+            rates.append(rate)
+            super().after_clip(live, step, rate)
+
     for limit in (None, 1e-3):
-
-        class Looking(PINS):
-            def after_clip(self, live, step, rate):
-                modules = [mask.units.members[0].linear.module for mask in live]
-                squares = [module.parametrizations.weight.original.grad.square().sum() for module in modules]
-                scores.append((limit, float(sum(squares)) ** 0.5, rate))
-                super().after_clip(live, step, rate)
-
         prune(tiny_model("opt"), Looking(), random_tokens(8, 16), max_grad_norm=limit)
-    free, clipped = ([row[1] for row in scores if row[0] == limit] for limit in (None, 1e-3))
-    assert min(free) > 1e-2
-    assert max(clipped) <= 1e-3
-    assert scores[0][2] == pytest.approx(5e-4 / 2)  # the learning rate of the step: of two steps of warm-up the first
-    assert scores[1][2] == pytest.approx(5e-4)
-    assert len(free) == len(clipped) == 20
+    assert len(norms) == 40
+    assert min(norms[:20]) > 1e-2
+    assert max(norms[20:]) <= 1e-3
+    assert rates[:3] == pytest.approx([5e-4 / 2, 5e-4, 5e-4])  # of the step itself: two steps of warm-up
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
@@ -309,6 +308,27 @@ def test_the_teacher_is_replaced_exactly_when_the_held_out_loss_is_lower_than_ev
     assert any((weight == 0).any() for weight in seen["follow"][2].values())  # as it is with its masks
     last = {name: p.detach() for name, p in seen["teacher"].named_parameters()}
     assert all(torch.equal(last[name], weight) for name, weight in seen["follow"][2].items())
+
+
+def test_what_grows_between_two_cuts_is_zero_where_samples_are_measured_and_in_the_teacher(
+    tiny_model, random_tokens, monkeypatch
+):
+    """Weights are cut after the steps 4, 8 and 12, and at the final level; the third measurement is two steps later."""
+    seen = watched(monkeypatch, [5.0, 4.0, 3.0, 2.0, 1.0])
+    grown = []
+
+    class Looking(PINS):
+        def after_step(self, live, step, sparsity, final):
+            super().after_step(live, step, sparsity, final)
+            weights = [weight_before_mask(mask.units.members[0].linear) for mask in live]
+            grown.append(sum(int((weight == 0).sum()) for weight in weights))
+
+    prune(tiny_model("llama"), Looking(**SELF), random_tokens(12, 16), eval_samples=2, eval_every=5)
+    zeros = [sum(int((weight == 0).sum()) for weight in weights.values()) for weights in seen["student"]]
+    assert (zeros[0], grown[9]) == (0, 0)
+    assert 0 < zeros[1] < zeros[2] == grown[8] < zeros[3] == zeros[4]
+    taught = [sum(int((weight == 0).sum()) for weight in weights.values()) for weights in seen["follow"]]
+    assert taught == pytest.approx(zeros, abs=0)
 
 
 def test_a_teacher_that_never_follows_would_be_noticed(tiny_model, random_tokens, monkeypatch):
