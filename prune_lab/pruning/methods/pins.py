@@ -214,7 +214,7 @@ class PINS(TrainedMethod):
                 self,
                 "interval",
                 f"is not allowed: the schedule is at its final level after {last} of training.steps={steps}, before "
-                "one window of scores is full; use a smaller {at}.interval, more steps, or schedule=cubic",
+                "one window of so many steps is full; use a smaller {at}.interval, or more steps",
             )
 
     def settled(self, training: Training) -> Training:
