@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoConfig,
@@ -30,6 +32,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    RobertaConfig,
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -87,11 +90,18 @@ MOE_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {  # tried by fewer tes
     "olmoe": lambda: OlmoeConfig(**{**_MOE, "intermediate_size": 24}, num_experts=6),
 }
 
+_ENCODER = {**_SIZE, "intermediate_size": 64, "pad_token_id": 1, "hidden_dropout_prob": 0.0, "num_labels": 3}
+ENCODER_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {  # tried by tests of what classifies
+    "bert": lambda: BertConfig(**_ENCODER),
+    "roberta": lambda: RobertaConfig(**{**_ENCODER, "max_position_embeddings": SEQLEN + 2}),
+}
+
 
 def build_tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PrunableModel:
     """A model of 3 blocks with random weights, scaled up so that its activations are not all alike."""
     torch.manual_seed(seed)
-    hf = AutoModelForCausalLM.from_config((CONFIGS | MOE_CONFIGS)[family]())
+    auto = AutoModelForSequenceClassification if family in ENCODER_CONFIGS else AutoModelForCausalLM
+    hf = auto.from_config((CONFIGS | MOE_CONFIGS | ENCODER_CONFIGS)[family]())
     for name, parameter in hf.named_parameters():
         if parameter.ndim >= 2 and "embed" not in name:
             parameter.data.mul_(4)
@@ -113,6 +123,12 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=sorted(MOE_CONFIGS))
 def moe_family(request: pytest.FixtureRequest) -> str:
     """Every family with experts in turn."""
+    return request.param
+
+
+@pytest.fixture(params=sorted(ENCODER_CONFIGS))
+def encoder_family(request: pytest.FixtureRequest) -> str:
+    """Every family of encoders in turn."""
     return request.param
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prune_lab.data.chats import Chat, as_document
 from prune_lab.errors import BadInput, shown
+from prune_lab.models.families import family_of
 from prune_lab.models.in_memory import IN_MEMORY, InMemory
 from prune_lab.models.model import PrunableModel
 
@@ -81,7 +82,13 @@ def as_given(model: Any, tokenizer: "PreTrainedTokenizerBase | None") -> InMemor
     if isinstance(model, PrunableModel) and model.mapped is None:
         return InMemory(model.hf, tokenizer or model.tokenizer, model.name)
     if isinstance(model, PreTrainedModel):
-        if model.get_output_embeddings() is None:
+        if family_of(model.config.model_type).encoder:
+            if not type(model).__name__.endswith("ForSequenceClassification"):
+                raise BadInput(
+                    f"model={type(model).__name__} is an encoder without a head that classifies; load it with "
+                    "AutoModelForSequenceClassification"
+                )
+        elif model.get_output_embeddings() is None:
             raise BadInput(
                 f"model={type(model).__name__} has no head that predicts tokens; load it with AutoModelForCausalLM"
             )

@@ -40,6 +40,14 @@ class Family:
     norms: tuple[str, str] | None = None  # what the two halves of a block read; None: their outputs are normalised, too
     final_norm: str = ""  # from the model, what the head reads
     positions: str | None = None  # from the model, the embedding of learned positions
+    head: tuple[str, ...] = ()  # of an encoder, from the model: what makes classes of its hidden states, in training too
+    other_heads: tuple[str, ...] = ()  # and what checkpoints have for other tasks in its place
+    positions_after_padding: bool = False  # the first position has the number after that of the padding token
+
+    @property
+    def encoder(self) -> bool:
+        """Whether it reads texts both ways, to classify them; all others predict the next token."""
+        return bool(self.head)
 
     @property
     def shared_inputs(self) -> tuple[tuple[str, ...], ...]:
@@ -66,6 +74,16 @@ _LLAMA = Family(
     final_norm="model.norm",
 )
 _ATTENTION_BIAS = replace(_LLAMA, attention_bias="attention_bias")
+_BERT = Family(
+    "bert.encoder.layer",
+    ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+    positions="bert.embeddings.position_embeddings",
+    head=("classifier", "bert.pooler"),
+    other_heads=("cls",),
+)
 _EXPERTS = replace(_ATTENTION_BIAS, experts="mlp.experts", router="mlp.gate")
 
 FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
@@ -129,6 +147,15 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         norms=("input_layernorm", "post_attention_layernorm"),
         final_norm="gpt_neox.final_layer_norm",
     ),
+    "bert": _BERT,
+    "roberta": replace(
+        _BERT,
+        blocks="roberta.encoder.layer",
+        positions="roberta.embeddings.position_embeddings",
+        head=("classifier",),
+        other_heads=("lm_head", "roberta.pooler"),
+        positions_after_padding=True,
+    ),
 }
 
 
@@ -148,6 +175,8 @@ def family_of(model_type: str) -> Family:
 
 def why_blocks_stay(config: "PretrainedConfig") -> str | None:
     """Says why a block of a model cannot be left out or become an identity, as a predicate; ``None`` if it can."""
+    if family_of(config.model_type).encoder:
+        return "normalises the residual stream in every block, also in an empty one"
     if getattr(config, "do_layer_norm_before", True) is False:
         return "normalises the residual stream in every block (do_layer_norm_before=false), also in an empty one"
     if getattr(config, "scale_attn_by_inverse_layer_idx", False):

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.config_file import reason_of
+from prune_lab.models.families import family_of
+from prune_lab.models.heads import has_head, is_below
 from prune_lab.models.weight_files import is_harmless, some
 from prune_lab.utils.finite import all_finite
 from prune_lab.utils.progress import without_bars
@@ -45,22 +47,30 @@ def check_fit(config: "PretrainedConfig", headers: Mapping[str, Tensor], folder:
             )
     except Exception as error:  # of wrong values, in any way
         raise bad_config(folder, raw, error) from error
-    refuse_misfit(loaded[1], folder)
+    refuse_misfit(loaded[1], folder, config, headers)
 
 
-def refuse_misfit(report: Mapping[str, Any], folder: Path) -> None:
+def refuse_misfit(report: Mapping[str, Any], folder: Path, config: "PretrainedConfig", names: Iterable[str]) -> None:
     """Refuses weights that the library would start at random, or leave out.
 
     Args:
         report: what ``from_pretrained`` says with ``output_loading_info``.
         folder: of the checkpoint.
+        config: of the model. An encoder may lack its head, and have one for another task: see `prune_lab.models.heads`.
+        names: of the weights.
 
     Raises:
         BadInput: there are any.
     """
-    missing = sorted(report.get("missing_keys", ()))
+    family = family_of(config.model_type)
+    new = () if not family.encoder or has_head(config, names) else family.head
+    missing = sorted(name for name in report.get("missing_keys", ()) if not is_below(name, new))
     shapes = sorted(report.get("mismatched_keys", ()))
-    unexpected = sorted(name for name in report.get("unexpected_keys", ()) if not is_harmless(name))
+    unexpected = sorted(
+        name
+        for name in report.get("unexpected_keys", ())
+        if not is_harmless(name) and not is_below(name, family.other_heads)
+    )
     problems = []
     if missing:
         problems.append(f"the checkpoint is incomplete: {some(missing)} missing")
@@ -95,21 +105,24 @@ def check_pass(hf: "PreTrainedModel", folder: Path, raw: Mapping[str, Any]) -> N
         BadInput: the model cannot compute.
     """
     try:
-        logits = hf(input_ids=torch.zeros(1, 2, dtype=torch.long, device=hf.device), use_cache=False).logits
+        given = {} if family_of(hf.config.model_type).encoder else {"use_cache": False}
+        logits = hf(input_ids=torch.zeros(1, 2, dtype=torch.long, device=hf.device), **given).logits
         shape = tuple(logits.shape)
     except MemoryError:
         raise
     except Exception as error:  # of wrong values, in any way
         raise bad_config(folder, raw, error) from error
-    if shape[:2] != (1, 2):
+    if shape[:2] != (1, hf.config.num_labels if family_of(hf.config.model_type).encoder else 2):
         raise bad_config(folder, raw, ValueError(f"two tokens give an output of shape {shape}"))
 
 
 def model_class_of(config: "PretrainedConfig") -> "type[PreTrainedModel]":
-    """The class of causal language models of a configuration."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    """The class of a configuration: a causal language model, or an encoder that classifies."""
+    from transformers.models.auto import modeling_auto as auto
 
-    return cast("type[PreTrainedModel]", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
+    encoder = family_of(config.model_type).encoder
+    found = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if encoder else auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    return cast("type[PreTrainedModel]", found[type(config)])
 
 
 @contextmanager
@@ -132,3 +145,8 @@ def bad_config(folder: Path, raw: Mapping[str, Any], error: Exception) -> BadInp
         f"{{at}}.path={folder}: no model can be made of its config.json: {reason_of(error, raw)}. Correct the key, or "
         "copy the file again."
     )
+
+
+def in_short(error: Exception) -> str:
+    """What a library said, on one line without its full stop."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:300].rstrip(".")

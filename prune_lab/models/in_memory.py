@@ -8,6 +8,7 @@ import torch
 
 from prune_lab.errors import BadInput
 from prune_lab.models.families import family_of
+from prune_lab.models.heads import Labels, fit_head
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.origin import Origin
 
@@ -59,12 +60,19 @@ class InMemory:
         """Returns the tokenizer."""
         return self.tokenizer
 
-    def load(self, tokenizer: "PreTrainedTokenizerBase | None" = None) -> PrunableModel:
+    def load(
+        self, tokenizer: "PreTrainedTokenizerBase | None" = None, labels: Labels | None = None
+    ) -> PrunableModel:
         """Returns the model as pruning sees it.
 
+        Args:
+            tokenizer: of the model, if it has one.
+            labels: of an encoder's task.
+
         Raises:
-            BadInput: the family is not covered.
+            BadInput: the family is not covered, or an encoder's head is none for the labels.
         """
+        fit_head(self.hf.config, self.hf.state_dict(), labels, str(self.name))
         model = PrunableModel(self.hf, tokenizer, str(self.name))
         _ = model.blocks  # a model that the family table does not cover stops here
         return model

@@ -1,4 +1,4 @@
-"""Loads a causal language model from a Hugging Face folder or from the hub."""
+"""Loads a causal language model, or an encoder that classifies, from a Hugging Face folder or from the hub."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -14,9 +14,18 @@ from prune_lab.errors import BadInput, Reported, owned_by
 from prune_lab.models.attention import Attention, attention_of, check_attention, set_flash_attention
 from prune_lab.models.config_file import check_sizes, read_config
 from prune_lab.models.families import family_of
-from prune_lab.models.fit import bad_config, check_finite, check_fit, check_pass, model_class_of, refuse_misfit
+from prune_lab.models.fit import (
+    bad_config,
+    check_finite,
+    check_fit,
+    check_pass,
+    in_short,
+    model_class_of,
+    refuse_misfit,
+)
 from prune_lab.models.folder import GGUF, model_name
 from prune_lab.models.gguf import GgufFile
+from prune_lab.models.heads import Labels, drawing_head, fit_head
 from prune_lab.models.hub import Repository
 from prune_lab.models.local import REFERENCE, LocalFolder, Shipped
 from prune_lab.models.mapped import MappedWeights, map_tensors
@@ -151,13 +160,19 @@ class Checkpoint:
             words, special = len(tokenizer), len(tokenizer.all_special_ids)
             tokenizer("a")  # it looks at settings that loading does not, such as the length of the model
         except Exception as error:  # the loaders raise a dozen kinds
-            raise self._no_tokenizer(found, mistake_in(self.folder, loads=False) or _in_short(error)) from error
+            raise self._no_tokenizer(found, mistake_in(self.folder, loads=False) or in_short(error)) from error
         if words <= special:
             raise self._no_tokenizer(found, f"its vocabulary has {words} tokens, and no file gives more")
         return tokenizer
 
-    def load(self, tokenizer: "transformers.PreTrainedTokenizerBase | None" = None) -> PrunableModel:
+    def load(
+        self, tokenizer: "transformers.PreTrainedTokenizerBase | None" = None, labels: Labels | None = None
+    ) -> PrunableModel:
         """Loads the model onto the host.
+
+        Args:
+            tokenizer: of the model, if it has one.
+            labels: of an encoder's task; it gets a new head, by the seed of torch, where it has none.
 
         Raises:
             BadInput: the checkpoint cannot be read, is incomplete, or its family is unknown or not covered.
@@ -170,6 +185,7 @@ class Checkpoint:
             check_sizes(raw, {name: tuple(tensor.shape) for name, tensor in headers.items()}, self.folder)
             config = self._config(raw)
             check_fit(config, headers, self.folder, raw)
+            fit_head(config, headers, labels, str(self.name))
             streamed = self._streams(weights, headers)
             hf = self._load(config, weights, map_tensors(weights.files, headers) if streamed else None)
             if self.origin and is_changed(self.folder):
@@ -238,20 +254,21 @@ class Checkpoint:
         source |= attention_of(self, model_class)
         try:
             # declared as the model alone, which is what it is without output_loading_info
-            loaded: Any = model_class.from_pretrained(
-                self.folder if mapped is None else None,
-                config=config,
-                output_loading_info=True,
-                weights_only=True,
-                **source,
-            )
+            with drawing_head():
+                loaded: Any = model_class.from_pretrained(
+                    self.folder if mapped is None else None,
+                    config=config,
+                    output_loading_info=True,
+                    weights_only=True,
+                    **source,
+                )
         except Exception as error:  # from OSError to SafetensorError
             raise BadInput(
-                f"{{at}}.path={self.path}: cannot load the weights: {_in_short(error)}. Copy the folder again, with "
+                f"{{at}}.path={self.path}: cannot load the weights: {in_short(error)}. Copy the folder again, with "
                 "complete weights as save_pretrained writes them."
             ) from error
         hf, report = loaded
-        refuse_misfit(report, self.folder)
+        refuse_misfit(report, self.folder, config, weights.headers())
         return hf  # type: ignore[no-any-return]
 
     def _streams(self, weights: WeightFiles, headers: Mapping[str, torch.Tensor]) -> bool:
@@ -288,7 +305,3 @@ class Checkpoint:
             "tokenizer's files again, or write them with tokenizer.save_pretrained(DIR); data=tokens needs none.",
             self,
         )
-
-
-def _in_short(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300].rstrip(".")

@@ -1,4 +1,4 @@
-"""A causal language model as pruning sees it: the transformers model, read as blocks and weight matrices."""
+"""A language model as pruning sees it: the transformers model, read as blocks and weight matrices."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_lab.models.adapter import Adapter
-from prune_lab.models.families import read_blocks
+from prune_lab.models.families import family_of, read_blocks
 from prune_lab.models.mapped import MappedWeights
 from prune_lab.models.spread import fits, spread
 from prune_lab.models.view import Block, PrunableLinear
@@ -23,11 +23,14 @@ if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the 
 
 def seqlen_limit_of(config: "PretrainedConfig") -> int:
     """The longest sequence that a configuration has positions for."""
-    return int(config.get_text_config().max_position_embeddings)
+    positions = int(config.get_text_config().max_position_embeddings)
+    if family_of(config.model_type).positions_after_padding:
+        positions -= config.pad_token_id + 1
+    return positions
 
 
 class PrunableModel:
-    """A causal language model seen as blocks and linear layers.
+    """A causal language model, or an encoder that classifies, seen as blocks and linear layers.
 
     Args:
         hf: the model, on the host, in evaluation mode.
@@ -106,6 +109,16 @@ class PrunableModel:
         return int(self.hf.get_input_embeddings().num_embeddings)
 
     @property
+    def is_encoder(self) -> bool:
+        """Whether it classifies texts, and predicts no tokens."""
+        return family_of(self.hf.config.model_type).encoder
+
+    @property
+    def head(self) -> list[nn.Module]:
+        """What makes classes of an encoder's hidden states; nothing of a causal language model."""
+        return [self.hf.get_submodule(path) for path in family_of(self.hf.config.model_type).head]
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
         dtype: torch.dtype = self.hf.dtype
@@ -141,7 +154,8 @@ class PrunableModel:
             whole: all of it is there, as gradients and measurements of time need it; otherwise a model that is larger
                 than a GPU is spread over the others, and the host (`prune_lab.models.spread`).
         """
-        hook = self.hf.get_output_embeddings().register_forward_pre_hook(_contiguous)
+        head = self.hf.get_output_embeddings()  # none of an encoder
+        hook = None if head is None else head.register_forward_pre_hook(_contiguous)
         try:
             if whole or fits(self.hf, device):
                 context = self._on(device)
@@ -150,7 +164,8 @@ class PrunableModel:
             with context:
                 yield self.hf
         finally:
-            hook.remove()
+            if hook is not None:
+                hook.remove()
 
     @contextmanager
     def _on(self, device: torch.device) -> "Iterator[PreTrainedModel]":

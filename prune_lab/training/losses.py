@@ -18,10 +18,10 @@ _ON_CPU, _ON_GPU = 2**21, 2**26  # logits at a time: few enough to be kept in a 
 
 
 class Outputs(Protocol):
-    """What is read of that which a causal language model returns.
+    """What is read of that which a language model returns.
 
     Attributes:
-        logits: ``(samples, seqlen, vocab)``.
+        logits: ``(samples, seqlen, vocab)``; of an encoder ``(samples, classes)``.
         hidden_states: of the embedding and every block, ``(samples, seqlen, width)`` each, if they were asked for.
     """
 
@@ -30,10 +30,30 @@ class Outputs(Protocol):
 
 
 def outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
-    """What a causal language model returns: logits ``(samples, seqlen, vocab)``, and hidden states if asked for."""
-    padding = {} if batch.real is None else {"attention_mask": batch.real.long()}
-    returned: Outputs = model(batch.tokens, **padding, output_hidden_states=hidden)
+    """What a model returns: logits ``(samples, seqlen, vocab)`` or ``(samples, classes)``, and hidden states if asked."""
+    given = {} if batch.real is None else {"attention_mask": batch.real.long()}
+    given |= {} if batch.types is None else {"token_type_ids": batch.types}
+    returned: Outputs = model(batch.tokens, **given, output_hidden_states=hidden)
     return returned
+
+
+def loss_of(logits: Tensor, batch: Batch) -> Tensor:
+    """What a batch's outputs are to lower: `class_loss` where texts have labels, `language_loss` elsewhere."""
+    if batch.labels is not None:
+        return class_loss(logits, batch.labels)
+    return language_loss(logits, batch.tokens, batch.targets)
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of classes, or mean squared error of values.
+
+    Args:
+        logits: ``(samples, classes)``; of values ``(samples, 1)``.
+        labels: ``(samples,)``, int64 or float32.
+    """
+    if labels.is_floating_point():
+        return functional.mse_loss(logits.float().flatten(), labels)
+    return functional.cross_entropy(logits.float(), labels)
 
 
 def language_loss(logits: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -109,7 +129,7 @@ class _SumOverRows(torch.autograd.Function):
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, samples: Samples, batch_size: int, device: torch.device) -> float:
-    """The mean next-token cross-entropy over all targets of samples, in nats; nan if there is none.
+    """The mean loss over all targets of samples (`loss_of`), of tokens in nats; nan if there is none.
 
     Args:
         model: on ``device``; in the mode that it should be measured in.
@@ -120,7 +140,7 @@ def mean_loss(model: nn.Module, samples: Samples, batch_size: int, device: torch
     total, targets = 0.0, 0
     for rows in torch.arange(len(samples)).split(batch_size):
         batch, count = samples.batch(rows, device), samples.count_targets(rows)
-        total += count * float(language_loss(outputs(model, batch).logits, batch.tokens, batch.targets))
+        total += count * float(loss_of(outputs(model, batch).logits, batch))
         targets += count
     return total / targets if targets else math.nan
 
@@ -165,6 +185,23 @@ class Distillation:
         pairs = zip(student.hidden_states, teacher.hidden_states, strict=True)
         layers = [(mine.float() - goal.float())[:, :-1].square().mean(-1) for mine, goal in pairs]
         return loss + self.hidden * _mean(torch.stack(layers).mean(0), targets)
+
+    def classes(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """The mixed loss of texts that have labels; of values, the squared distance takes the place of ``KL``."""
+        assert batch.labels is not None
+        mine, goal = student.logits.float(), teacher.logits.float()
+        if batch.labels.is_floating_point():
+            apart = functional.mse_loss(mine, goal)
+        else:
+            parts = ((each / self.temperature).log_softmax(-1) for each in (mine, goal))
+            apart = self.temperature**2 * functional.kl_div(*parts, log_target=True, reduction="batchmean")
+        loss = (1 - self.weight) * class_loss(mine, batch.labels) + self.weight * apart
+        if not self.hidden:
+            return loss
+        counted = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.real is None else batch.real
+        pairs = zip(student.hidden_states, teacher.hidden_states, strict=True)
+        layers = [(a.float() - b.float()).square().mean(-1)[counted].mean() for a, b in pairs]
+        return loss + self.hidden * torch.stack(layers).mean()
 
     def divergence(self, logits: Tensor, teacher: Tensor, targets: Tensor | None = None) -> Tensor:
         """``T^2 KL``, the mean over targets."""

@@ -12,7 +12,7 @@ from prune_lab.data.samples import Batch, Samples
 from prune_lab.errors import RunFailed
 from prune_lab.training.accelerator import average
 from prune_lab.training.hooks import Hooks
-from prune_lab.training.losses import language_loss, outputs
+from prune_lab.training.losses import loss_of, outputs
 from prune_lab.training.settings import Training
 
 
@@ -98,11 +98,14 @@ class Stepper:
         """The mean over the targets of one micro-batch, mixed with the divergence from the teacher."""
         distill = self.training.distill
         if distill is None or self.teacher is None:
-            return language_loss(outputs(self.model, batch).logits, batch.tokens, batch.targets)
+            return loss_of(outputs(self.model, batch).logits, batch)
         hidden = distill.hidden > 0
         with torch.no_grad():
             goal = outputs(self.teacher, batch, hidden=hidden)
-        return distill(outputs(self.model, batch, hidden=hidden), goal, batch.tokens, batch.targets)
+        found = outputs(self.model, batch, hidden=hidden)
+        if batch.labels is not None:
+            return distill.classes(found, goal, batch)
+        return distill(found, goal, batch.tokens, batch.targets)
 
     def _remedy(self) -> str:
         """What may help, of what is not set already."""

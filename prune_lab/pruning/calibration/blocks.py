@@ -119,7 +119,7 @@ def iterate_blocks(
     """
     _check_tokens(model, calibration)
     place = _place_of_hidden_states(model, calibration, copies=2 if dense else 1)
-    hidden, calls = capture_block_inputs(model, calibration.tokens, calibration.batches(), calibration.device, place)
+    hidden, calls = capture_block_inputs(model, calibration, place)
     dense_hidden = hidden.clone() if dense else None
     wanted = model.blocks[:blocks]
     for block, block_calls in track(zip(wanted, calls, strict=False), len(wanted), "blocks"):

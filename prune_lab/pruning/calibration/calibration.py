@@ -27,6 +27,8 @@ class Calibration:
         share: which samples of the whole set these are, in one of several processes that have a share each; ``None``:
             they are the whole set.
         samples: of the whole set, where these are a share of it.
+        real: ``(samples, seqlen)`` bool, false for padding, which no statistic sees; ``None``: nothing is padded.
+        types: ``(samples, seqlen)`` int64, which of an encoder's two texts a token is of; ``None``: it has one.
 
     Raises:
         BadInput: an order is unknown.
@@ -41,6 +43,8 @@ class Calibration:
     boundary: int | None = None
     share: slice | None = None
     samples: int | None = None
+    real: Tensor | None = None
+    types: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_order(self)
@@ -53,7 +57,7 @@ class Calibration:
         if count() == 1 or len(self.tokens) < count():
             return self
         share = own_share(len(self.tokens))
-        return replace(self, tokens=self.tokens[share], share=share, samples=len(self.tokens))
+        return replace(self._of(share), share=share, samples=len(self.tokens))
 
     @property
     def whole_shape(self) -> tuple[int, int]:
@@ -64,7 +68,7 @@ class Calibration:
     def first_batch(self) -> "Calibration":
         """Returns the first batch alone: for methods that use data only to measure their error."""
         size = self.batch_size or self._default_batch()
-        return replace(self, tokens=self.tokens[:size], batch_size=size, boundary=None)
+        return replace(self._of(slice(size)), batch_size=size, boundary=None)
 
     def batches(self) -> list[slice]:
         """Lists which samples make each batch."""
@@ -76,6 +80,24 @@ class Calibration:
             for first, end in zip((0, *ends), ends, strict=False)
             for start in range(first, end, size)
         ]
+
+    def inputs(self, batch: slice) -> dict[str, Tensor]:
+        """Returns the arguments of the model for a batch, on the device."""
+        given = {"input_ids": self.tokens, "attention_mask": self.real, "token_type_ids": self.types}
+        return {name: each[batch].long().to(self.device) for name, each in given.items() if each is not None}
+
+    def real_rows(self, batch: slice, states: Tensor) -> Tensor:
+        """Returns what is of tokens that are no padding: ``(tokens, width)``.
+
+        Args:
+            batch: which samples.
+            states: of them, ``(samples, seqlen, width)``.
+        """
+        return states.flatten(0, -2) if self.real is None else states[self.real[batch].to(states.device)]
+
+    def _of(self, samples: slice) -> "Calibration":
+        parts = {"tokens": self.tokens, "real": self.real, "types": self.types}
+        return replace(self, **{name: each if each is None else each[samples] for name, each in parts.items()})
 
     def _default_batch(self) -> int:
         return max(1, (1024 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])

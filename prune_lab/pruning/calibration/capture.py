@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Block
+from prune_lab.pruning.calibration.calibration import Calibration
 
 
 @dataclass
@@ -22,13 +23,14 @@ class Call:
 
 
 def capture_block_inputs(
-    model: PrunableModel, tokens: Tensor, batches: list[slice], device: torch.device, place: torch.device
+    model: PrunableModel, calibration: Calibration, place: torch.device
 ) -> tuple[Tensor, list[list[Call]]]:
     """The hidden states before block 0, held in ``place``, and the arguments the model gives to each block.
 
     They come from forward passes without the head in which every block does nothing, so they cost almost nothing.
     Block 0 cannot speak for the rest: blocks of one model may differ in their arguments.
     """
+    device = calibration.device
     calls: list[list[Call]] = [[] for _ in model.blocks]
     hidden: list[Tensor] = []
     outside = _outside_blocks(model)
@@ -38,11 +40,11 @@ def capture_block_inputs(
         for module in outside:
             module.to(device)
         states = None
-        for batch in batches:
+        for batch in calibration.batches():
             hidden.clear()
-            model.hf.base_model(tokens[batch].to(device), use_cache=False)
+            model.hf.base_model(**calibration.inputs(batch), use_cache=False)
             if states is None:
-                states = _room((len(tokens), *hidden[0].shape[1:]), hidden[0].dtype, place, device)
+                states = _room((len(calibration.tokens), *hidden[0].shape[1:]), hidden[0].dtype, place, device)
             states[batch].copy_(hidden[0])
     finally:
         for block in model.blocks:
@@ -97,6 +99,6 @@ def _pass_through(
 def _same(value: Any, first: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_same(a, b) for a, b in zip(value, first, strict=True))
-    if isinstance(value, Tensor) and value.shape == first.shape and torch.equal(value, first):
+    if isinstance(value, Tensor) and isinstance(first, Tensor) and value.shape == first.shape and torch.equal(value, first):
         return first
     return value

@@ -138,6 +138,7 @@ class _CollectingPass(Generic[S]):
         self._in_dense = False  # whether the running forward pass is that of the dense model
         self._dense_rows: dict[tuple[PrunableLinear, ...], Tensor] = {}  # of the batch
         self._reached = 0  # stations (modules that are watched), by the running forward pass
+        self._rows: Callable[[Tensor], Tensor]  # of a batch's states those that are of no padding
 
     def idle(self, inputs: BlockInputs) -> list[tuple[PrunableLinear, ...]]:
         """The groups of experts that have seen no token, in any process; the log says how many experts they are."""
@@ -156,6 +157,7 @@ class _CollectingPass(Generic[S]):
             if wide:
                 hooks.enter_context(widened(inputs.block.module))
             for batch, call in inputs.batches():
+                self._rows = partial(inputs.calibration.real_rows, batch)
                 if self._shifts is not None:
                     assert inputs.dense is not None, "the dense model is not walked"
                     with self._shifts.dense.in_place():
@@ -170,7 +172,7 @@ class _CollectingPass(Generic[S]):
             (inputs.run_wide if wide else inputs.run)(batch, call)
 
     def _observe(self, group: tuple[PrunableLinear, ...], _module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._take(group, args[0].flatten(0, -2))
+        self._take(group, self._rows(args[0]))
         self._count_station()
 
     def _observe_experts(self, _module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -67,9 +67,10 @@ class OutputErrors:
     def keep_dense_output(self) -> None:
         """Runs the block over the first batch, once, before anything in it changes."""
         if self._dense_output is None:
+            first = self._inputs.calibration.batches()[0]
             self._dense_output = self._inputs.first_output()
-            residual = self._inputs.hidden[self._inputs.calibration.batches()[0]].to(self._dense_output.device)
-            self._added = (self._dense_output.float() - residual.float()).square().sum()
+            residual = self._inputs.hidden[first].to(self._dense_output.device)
+            self._added = self._squares(self._dense_output.float() - residual.float())
 
     @property
     def of_block_known(self) -> bool:
@@ -79,6 +80,11 @@ class OutputErrors:
     def of_block(self, output: Tensor) -> float:
         """Returns the block's error, given its output on the first batch; the dense output is let go."""
         assert self._dense_output is not None and self._added is not None
-        change = (output.float() - self._dense_output.float()).square().sum()
+        change = self._squares(output.float() - self._dense_output.float())
         self._dense_output = None
         return float(change / self._added if change > 0 else change)
+
+    def _squares(self, change: Tensor) -> Tensor:
+        """The sum of squares over the tokens of the first batch, ``(samples, seqlen, hidden)``, without padding."""
+        calibration = self._inputs.calibration
+        return calibration.real_rows(calibration.batches()[0], change).square().sum()

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, MixtralConfig
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, MixtralConfig
 
 from prune_lab.errors import BadInput
 from prune_lab.models.families import FAMILIES, Family, family_of
@@ -8,13 +8,11 @@ from prune_lab.models.model import PrunableModel
 
 
 def test_an_unknown_family_is_refused_with_those_that_are_known():
-    with pytest.raises(BadInput, match=r"'bert'.*gpt2.*llama.*FAMILIES"):
-        family_of("bert")
-    config = BertConfig(
-        vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, is_decoder=True
-    )
-    with pytest.raises(BadInput, match="'bert'"):
-        _ = PrunableModel(BertLMHeadModel(config)).blocks
+    with pytest.raises(BadInput, match=r"'bloom'.*gpt2.*llama.*FAMILIES"):
+        family_of("bloom")
+    config = BloomConfig(vocab_size=16, hidden_size=8, n_layer=1, n_head=1)
+    with pytest.raises(BadInput, match="'bloom'"):
+        _ = PrunableModel(BloomForCausalLM(config)).blocks
 
 
 def test_a_weight_that_the_row_of_a_family_has_no_path_for_is_named(monkeypatch):

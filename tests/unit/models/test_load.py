@@ -100,8 +100,8 @@ def test_a_configuration_that_is_no_object_is_refused(model_folder, content):
 def test_an_unknown_family_is_refused_before_loading(model_folder):
     folder = model_folder()
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    with pytest.raises(BadInput, match=r"'bert'.*does not know"):
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bloom"}))
+    with pytest.raises(BadInput, match=r"'bloom'.*does not know"):
         Checkpoint(str(folder))
 
 
