@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prune_lab.models.heads import Labels
+
 
 @dataclass
 class Batch:
@@ -92,3 +94,18 @@ class Samples:
         position = torch.arange(seqlen)
         first = torch.ones(len(rows), dtype=torch.int64) if self.prompts is None else self.prompts[rows].clamp_min(1)
         return (position >= first[:, None]) & (position < self._lengths(rows)[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Texts with labels, beside the tokens of a run's data.
+
+    Attributes:
+        calibration: what is calibrated on.
+        evaluation: what is evaluated on.
+        labels: of all of them.
+    """
+
+    calibration: Samples
+    evaluation: Samples
+    labels: Labels

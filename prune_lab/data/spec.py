@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypedDict, get_args
+from typing import ClassVar, TypedDict, get_args
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -95,8 +95,10 @@ class DataSpec(ABC):
         batch_size: sequences per forward pass; None leaves the choice to whoever runs the model.
         seed: of the random calibration samples.
         bos: where the token that begins a text stands, see `BosMode`; None for what the model's family needs.
+        for_encoders: whether texts have labels, which encoders are to tell; all other models predict tokens.
     """
 
+    for_encoders: ClassVar[bool] = False
     samples: int | None = 128
     seqlen: int | None = None
     batch_size: int | None = None

@@ -13,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from prune_lab.data.author import Author
 from prune_lab.data.bos import Bos
-from prune_lab.data.samples import Samples
+from prune_lab.data.samples import Labelled, Samples
 from prune_lab.errors import BadInput
 
 PAPER_SEQLEN = 2048
@@ -59,6 +59,7 @@ class Data:
         pairs: prompts to complete in an evaluation; None where the data has none.
         write: lets the model write what it is to write of the calibration samples, in place, and tells the protocol;
             None where there is nothing of the kind.
+        labelled: the same samples with padding and labels, for encoders; None: tokens are predicted.
     """
 
     calibration: Tensor
@@ -70,6 +71,7 @@ class Data:
     training: Callable[[], tuple[Samples, dict[str, object]]] | None = None
     pairs: list[Pair] | None = None
     write: Callable[[Author], None] | None = None
+    labelled: Labelled | None = None
 
 
 def window_length(seqlen: int | None, seqlen_limit: int, most: int = PAPER_SEQLEN) -> int:

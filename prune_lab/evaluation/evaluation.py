@@ -3,12 +3,12 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 
 from prune_lab.data.tokens import Data
-from prune_lab.errors import RunFailed
+from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.metric import Described
 from prune_lab.models.model import PrunableModel
 
@@ -55,7 +55,14 @@ class Evaluation(Described, Protocol):
     """A callable on a `Subject` that describes its metrics in `metric_info`.
 
     Subclasses inherit a `prepare`, a `check_tokenizer` and a `check` that do nothing, and a `key` that forbids keeping.
+
+    Attributes:
+        for_encoders: whether it measures models that classify.
+        for_causal: whether it measures models that predict tokens.
     """
+
+    for_encoders: ClassVar[bool] = False
+    for_causal: ClassVar[bool] = True
 
     def prepare(self) -> None:
         """Checks what can be checked before a model is loaded.
@@ -93,6 +100,21 @@ class Evaluation(Described, Protocol):
     def __call__(self, subject: Subject) -> Scores:
         """Measures the model."""
         ...
+
+
+def refuse_encoder(evaluation: Evaluation) -> None:
+    """Refuses to measure an encoder by what needs a model that predicts tokens, or by a suite with such a part.
+
+    Raises:
+        BadInput: it needs one.
+    """
+    for part in getattr(evaluation, "parts", {"": evaluation}).values():
+        if not part.for_encoders:
+            raise BadInput(
+                f"{{at}}: {type(part).__name__} needs a causal language model, and the model is an encoder; use "
+                "evaluate=classification or evaluate=size",
+                part,
+            )
 
 
 def measure(evaluation: Evaluation, subject: Subject) -> Scores:

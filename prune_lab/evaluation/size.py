@@ -17,6 +17,7 @@ _INDEX_BYTES = 4  # int32, which the kernels of MKL and cuSPARSE take
 class Size(Evaluation):
     """Counts parameters and the bytes they take: dense, as bit mask plus values, and as compressed rows (CSR)."""
 
+    for_encoders: ClassVar[bool] = True
     metric_info: ClassVar[Mapping[str, MetricInfo]] = {
         "sparsity": MetricInfo(
             "zeros in prunable layers", "share", better="higher", axis="sparsity", in_summary=True, in_columns=True

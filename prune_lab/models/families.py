@@ -40,7 +40,9 @@ class Family:
     norms: tuple[str, str] | None = None  # what the two halves of a block read; None: their outputs are normalised, too
     final_norm: str = ""  # from the model, what the head reads
     positions: str | None = None  # from the model, the embedding of learned positions
-    head: tuple[str, ...] = ()  # of an encoder, from the model: what makes classes of its hidden states, in training too
+    head: tuple[
+        str, ...
+    ] = ()  # of an encoder, from the model: what makes classes of its hidden states, in training too
     other_heads: tuple[str, ...] = ()  # and what checkpoints have for other tasks in its place
     positions_after_padding: bool = False  # the first position has the number after that of the padding token
 

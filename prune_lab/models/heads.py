@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -79,7 +79,8 @@ def check_head(config: "PretrainedConfig", labels: Labels, who: str) -> None:
     Raises:
         BadInput: it has another number of outputs, or the same classes in another order.
     """
-    own = [str(config.id2label[number]) for number in sorted(config.id2label)]
+    given: Any = config.id2label  # declared as one of several
+    own = [str(given[number]) for number in sorted(given)]
     if len(own) != len(labels.names):
         raise BadInput(
             f"the head of {who} has {len(own)} outputs ({', '.join(own)}), and the data "

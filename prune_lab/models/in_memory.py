@@ -60,9 +60,7 @@ class InMemory:
         """Returns the tokenizer."""
         return self.tokenizer
 
-    def load(
-        self, tokenizer: "PreTrainedTokenizerBase | None" = None, labels: Labels | None = None
-    ) -> PrunableModel:
+    def load(self, tokenizer: "PreTrainedTokenizerBase | None" = None, labels: Labels | None = None) -> PrunableModel:
         """Returns the model as pruning sees it.
 
         Args:

@@ -15,7 +15,7 @@ COURSE_PLOT: Final = "allocation.svg"
 MASKS: Final = "masks.safetensors"
 CONTINUATIONS: Final = "continuations"
 """The kind of text that `prune_lab.evaluation.continuation` makes."""
-TEXTS: Final = ("generations", CONTINUATIONS)
+TEXTS: Final = ("generations", CONTINUATIONS, "predictions")
 """Kinds of text that evaluations make."""
 EVALUATIONS: Final = ("lm_eval",)
 """Folders with files that evaluations make."""

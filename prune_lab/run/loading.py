@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_lab.data.author import Author
+from prune_lab.errors import BadInput
 from prune_lab.models.families import family_of
 from prune_lab.models.in_memory import InMemory
 from prune_lab.models.load import Checkpoint
@@ -36,13 +37,14 @@ def load(parts: Parts, folder: Path, seed: int) -> RunState:
     """
     start = time.perf_counter()
     config, tokenizer = parts.model.load_config(), parts.model.load_tokenizer()
+    _check_kind(parts, encoder=family_of(config.model_type).encoder)
     for stage in parts.stages.values():
         stage.check_tokenizer(tokenizer, str(parts.model.name))
     vocab_size, seqlen_limit = config.get_text_config().vocab_size, seqlen_limit_of(config)
     # Before the weights are read: the text may be too short, and a large model takes minutes to load.
     bos = family_of(config.model_type).bos
     data = parts.data.load(tokenizer, vocab_size=vocab_size, seqlen_limit=seqlen_limit, default_bos=bos)
-    model = parts.model.load(tokenizer)
+    model = parts.model.load(tokenizer, None if data.labelled is None else data.labelled.labels)
     model.keep_changes_in(folder)
     run = RunState(model, data, parts.device, folder, seed)
     if parts.model.origin:
@@ -70,6 +72,28 @@ def load(parts: Parts, folder: Path, seed: int) -> RunState:
         len(data.evaluation), time.perf_counter() - start,
     )  # fmt: skip
     return run
+
+
+def _check_kind(parts: Parts, *, encoder: bool) -> None:
+    """Whether model, data and stages are about the same: labels of texts, or the next tokens.
+
+    Raises:
+        BadInput: they are not.
+    """
+    if parts.data.for_encoders and not encoder:
+        raise BadInput(
+            f"data=classification is for encoders (BERT, RoBERTa), and {parts.model.name} predicts tokens; use an "
+            "encoder, or a text such as data=files"
+        )
+    if not encoder:
+        return
+    if not parts.data.for_encoders:
+        raise BadInput(
+            f"{parts.model.name} is an encoder, which is trained and measured on texts with labels, and this data has "
+            "none; use data=classification"
+        )
+    for stage in parts.stages.values():
+        stage.check_encoder()
 
 
 def origin_of(checkpoint: Checkpoint | InMemory, record: dict[str, Any]) -> Origin:

@@ -10,6 +10,7 @@ import torch
 
 from prune_lab.data.samples import Samples
 from prune_lab.data.tokens import Data
+from prune_lab.errors import BadInput
 from prune_lab.evaluation.evaluation import Subject
 from prune_lab.evaluation.metric import Described
 from prune_lab.models.model import PrunableModel
@@ -130,6 +131,10 @@ class Stage(Described, Protocol):
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
         """Checks what the tokenizer of the model called ``name`` can tell, before the weights are read; `BadInput`."""
+
+    def check_encoder(self) -> None:
+        """Checks whether it can be done to an encoder, which classifies texts; `BadInput`."""
+        raise BadInput(f"the stage {type(self).__name__} is for causal language models; leave it out of stages")
 
     def check(self, run: RunState) -> None:
         """Checks what only the loaded model can tell, before the first stage runs; raises `BadInput`."""

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def fit(
     report: Callable[[int, float], None] | None = None,
     log: SeriesLog | None = None,
 ) -> Progress:
-    """Trains a causal language model in place.
+    """Trains a language model in place.
 
     Args:
         model: its parameters that require gradients are trained; those in half precision are in float32 meanwhile,
@@ -230,6 +230,15 @@ def _weight_groups(model: nn.Module, training: Training) -> Iterable[dict[str, A
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     yield {"params": [p for p in trained if p.dim() >= 2], "weight_decay": training.weight_decay}
     yield {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0}
+
+
+@contextmanager
+def trainable_head(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Lets the parameters of some modules alone take gradients for a while: of an encoder's head."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(trainable_weights(module))
+        yield
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class Outputs(Protocol):
 
 
 def outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
-    """What a model returns: logits ``(samples, seqlen, vocab)`` or ``(samples, classes)``, and hidden states if asked."""
+    """What a model returns: logits ``(samples, seqlen, vocab)`` or ``(samples, classes)``, and hidden states."""
     given = {} if batch.real is None else {"attention_mask": batch.real.long()}
     given |= {} if batch.types is None else {"token_type_ids": batch.types}
     returned: Outputs = model(batch.tokens, **given, output_hidden_states=hidden)
@@ -193,8 +193,8 @@ class Distillation:
         if batch.labels.is_floating_point():
             apart = functional.mse_loss(mine, goal)
         else:
-            parts = ((each / self.temperature).log_softmax(-1) for each in (mine, goal))
-            apart = self.temperature**2 * functional.kl_div(*parts, log_target=True, reduction="batchmean")
+            said, taught = ((each / self.temperature).log_softmax(-1) for each in (mine, goal))
+            apart = self.temperature**2 * functional.kl_div(said, taught, log_target=True, reduction="batchmean")
         loss = (1 - self.weight) * class_loss(mine, batch.labels) + self.weight * apart
         if not self.hidden:
             return loss

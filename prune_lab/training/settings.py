@@ -109,6 +109,15 @@ class Training:
             )
         check_seed(self)
 
+    def check_encoder(self) -> None:
+        """Checks what the training of an encoder cannot do.
+
+        Raises:
+            BadSetting: weights are to be divided.
+        """
+        if self.fsdp:
+            raise BadSetting(self, "fsdp", "divides causal language models, and the model is an encoder; use false")
+
     @property
     def eps(self) -> float:
         """AdamW's epsilon."""

@@ -32,6 +32,13 @@ def check_teacher(model: PrunableModel, training: Training) -> None:
             "the model's tokenizer, or leave it out: the model before the stage is the teacher then",
         )
     shapes = [(each.num_hidden_layers, each.hidden_size) for each in (config, own)]
+    if model.is_encoder and config.num_labels != own.num_labels:
+        raise BadSetting(
+            distill,
+            "teacher",
+            f"tells {config.num_labels} classes apart and the model {own.num_labels}; use one that was trained for the "
+            "same task, or leave it out: the model before the stage is the teacher then",
+        )
     if distill.hidden and shapes[0] != shapes[1]:
         raise BadSetting(
             distill,

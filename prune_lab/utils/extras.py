@@ -12,8 +12,8 @@ from prune_lab.errors import BadInput
 logger = logging.getLogger(__name__)
 
 Extra = Literal[
-    "completion", "energy", "generation", "harness", "joblib", "lora", "optuna", "parquet", "permute", "plots", "ray",
-    "slurm", "wandb",
+    "classification", "completion", "energy", "generation", "harness", "joblib", "lora", "optuna", "parquet", "permute",
+    "plots", "ray", "slurm", "wandb",
 ]  # fmt: skip
 
 

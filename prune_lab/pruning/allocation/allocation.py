@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from prune_lab.cache.store import Store
 from prune_lab.errors import BadInput
@@ -35,6 +36,9 @@ class Workplace:
 
 class Allocation(ABC):
     """A way to share out the sparsity of a target over the layers of a model."""
+
+    for_encoders: ClassVar[bool] = False
+    """Whether it does so in encoders, too, whose texts are padded and have labels."""
 
     @abstractmethod
     def budget(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prune_lab.errors import BadSetting
 from prune_lab.models.model import PrunableModel
@@ -25,6 +26,8 @@ class ATP(LayerAllocation):
     Source: Huang et al., 2025, arXiv:2502.14770. Here the total is right over the weights, to the weight; the search
     for the best difference is a sweep (``-m allocation.difference=0.002,0.005,0.01``).
     """
+
+    for_encoders: ClassVar[bool] = True
 
     difference: float = 0.01
 

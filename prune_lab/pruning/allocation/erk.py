@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.allocation.allocation import LayerAllocation, entries_of
@@ -18,6 +19,8 @@ class ERK(LayerAllocation):
     Source: the Erdos-Renyi-Kernel scheme of Evci et al., 2020, arXiv:1911.11134, for layers without a kernel (Mocanu et
     al., 2018). There masks are drawn at random at these densities; here a method chooses them.
     """
+
+    for_encoders: ClassVar[bool] = True
 
     def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
         """Needs the shapes only."""

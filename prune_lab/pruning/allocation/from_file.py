@@ -31,6 +31,8 @@ class FromFile(LayerAllocation):
             of the weights away from it is refused.
     """
 
+    for_encoders: ClassVar[bool] = True
+
     input_files: ClassVar = ("path",)
     path: str
     rescale: bool = False

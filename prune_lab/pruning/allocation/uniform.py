@@ -1,6 +1,7 @@
 """Uniform: one level for all layers."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.allocation.allocation import Allocation, Workplace
@@ -11,6 +12,8 @@ from prune_lab.pruning.target import Target
 @dataclass
 class Uniform(Allocation):
     """Removes the same fraction of every layer, ``sparsity.level``; the default, and the only one for N:M."""
+
+    for_encoders: ClassVar[bool] = True
 
     def budget(
         self, model: PrunableModel, calibration: Calibration, target: Target, place: Workplace | None = None

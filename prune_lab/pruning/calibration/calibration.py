@@ -96,8 +96,8 @@ class Calibration:
         return states.flatten(0, -2) if self.real is None else states[self.real[batch].to(states.device)]
 
     def _of(self, samples: slice) -> "Calibration":
-        parts = {"tokens": self.tokens, "real": self.real, "types": self.types}
-        return replace(self, **{name: each if each is None else each[samples] for name, each in parts.items()})
+        real, types = (each if each is None else each[samples] for each in (self.real, self.types))
+        return replace(self, tokens=self.tokens[samples], real=real, types=types)
 
     def _default_batch(self) -> int:
         return max(1, (1024 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])

@@ -99,6 +99,11 @@ def _pass_through(
 def _same(value: Any, first: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_same(a, b) for a, b in zip(value, first, strict=True))
-    if isinstance(value, Tensor) and isinstance(first, Tensor) and value.shape == first.shape and torch.equal(value, first):
+    if (
+        isinstance(value, Tensor)
+        and isinstance(first, Tensor)
+        and value.shape == first.shape
+        and torch.equal(value, first)
+    ):
         return first
     return value

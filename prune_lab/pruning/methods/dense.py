@@ -12,6 +12,8 @@ from prune_lab.pruning.result import PruningResult
 class Dense(Method):
     """Leaves the model as it is, whatever the target says."""
 
+    for_encoders: ClassVar[bool] = True
+
     prunes_experts: ClassVar[bool] = True
 
     @property

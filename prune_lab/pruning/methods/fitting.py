@@ -1,6 +1,6 @@
 """Whether a method can do what is asked of it, with an allocation, targets of the dense model, and a kind of model."""
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.experts import moe_of
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.allocation.allocation import Allocation
@@ -41,6 +41,24 @@ def check_together(method: Method, target: Target, allocation: Allocation, dense
         raise BadInput(f"method {name} {method.allocation_conflict}", method)
     if dense_targets and method.dense_targets_conflict is not None:
         raise BadInput(f"dense_targets={dense_targets:g}: method {name} {method.dense_targets_conflict}", method)
+
+
+def check_with_encoder(method: Method, allocation: Allocation, target: Target) -> None:
+    """Checks what can be known before an encoder is loaded.
+
+    Raises:
+        BadInput: a part needs a causal language model.
+    """
+    of_method, of_allocation = "magnitude, wanda, sparsegpt, movement or smp", "uniform, erk, atp or from_file"
+    for part, others in ((method, of_method), (allocation, of_allocation)):
+        if not part.for_encoders:
+            raise BadInput(
+                f"{{at}}: {type(part).__name__} needs a causal language model, and the model is an encoder; use "
+                f"{others} (docs/encoders.md)",
+                part,
+            )
+    if target.speedup is not None:
+        raise BadSetting(target, "speedup", "is of causal language models; use sparsity.level for an encoder")
 
 
 def check_with_experts(method: Method, model: PrunableModel, dense_targets: float) -> None:

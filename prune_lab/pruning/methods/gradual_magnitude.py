@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -27,6 +28,8 @@ class GradualMagnitude(TrainedMethod):
     Source: the L2 baseline of Santacroce et al., 2023, arXiv:2302.03773. Single weights: Zhu and Gupta, 2017,
     arXiv:1710.01878.
     """
+
+    for_encoders: ClassVar[bool] = True
 
     order: float = 2.0
     shared: bool = True

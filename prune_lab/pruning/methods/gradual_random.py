@@ -1,6 +1,7 @@
 """Gradual random pruning: the baseline of every score."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ class GradualRandom(TrainedMethod):
 
     Source: Santacroce et al., 2023, arXiv:2302.03773.
     """
+
+    for_encoders: ClassVar[bool] = True
 
     def first_scores(self, units: Units, generator: torch.Generator) -> Tensor:
         """Draws scores, uniform in [0, 1)."""

@@ -1,6 +1,7 @@
 """Magnitude pruning: drops the weights of least absolute value, or the neurons, heads or blocks of least norm."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prune_lab.errors import BadSetting
 from prune_lab.models.units import Units
@@ -31,6 +32,8 @@ class Magnitude(DataFreeMethod):
     Source: the baseline in SparseGPT (arXiv:2301.00774) and Wanda (arXiv:2306.11695). Their code drops every weight up
     to and including the cut, so one more per layer; here the count is exact.
     """
+
+    for_encoders: ClassVar[bool] = True
 
     scope: str = "layer"
 

@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.schedule import Schedule
 from prune_lab.pruning.zeros import KeepZeros, masks_of_zeros
 from prune_lab.training.hooks import Hooks
-from prune_lab.training.loop import fit, trainable_weights
+from prune_lab.training.loop import fit, trainable_head, trainable_weights
 from prune_lab.training.progress import Progress
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import follow, make_teacher
@@ -35,7 +35,7 @@ class MaskPolicy(ABC):
     """
 
     freezes: ClassVar[bool] = False
-    """Whether the weights stay as they are, so that nothing but the scores is trained."""
+    """Whether the weights stay as they are, so that nothing but the scores is trained, and an encoder's head."""
 
     @property
     def teaches_itself(self) -> bool:
@@ -224,7 +224,7 @@ def train_with_masks(policy: MaskPolicy, units: Sequence[Units], context: Prunin
             mask.keep_zeros()
     live.masks.to(context.device)
     try:
-        with nullcontext() if policy.freezes else trainable_weights(model.hf):
+        with trainable_head(model.head) if policy.freezes else trainable_weights(model.hf):
             progress = fit(
                 model.hf,
                 samples,

@@ -30,6 +30,9 @@ class Method(ABC):
     prunes_experts: ClassVar[bool] = False
     """Whether it prunes models that have experts in the place of feed-forward networks."""
 
+    for_encoders: ClassVar[bool] = False
+    """Whether it prunes encoders, too, whose texts are padded and have labels."""
+
     trains: ClassVar[bool] = False
     """Whether it trains the model while it prunes, and so uses the training and the samples."""
 

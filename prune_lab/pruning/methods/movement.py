@@ -22,6 +22,8 @@ class Movement(TrainedMethod):
     called hard movement). Their code keeps all neurons that tie at the cut; here exactly as many go as asked for.
     """
 
+    for_encoders: ClassVar[bool] = True
+
     scope: str = "global"
     lr: float = 0.01
     learned: ClassVar[bool] = True

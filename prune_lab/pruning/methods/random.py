@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class Random(DataFreeMethod):
             also removes a quarter of heads that come in threes and leaves each block one. Weights are drawn within
             their layer.
     """
+
+    for_encoders: ClassVar[bool] = True
 
     scope: str = "layer"
 

@@ -38,6 +38,8 @@ class RIA(LayerwiseMethod):
     ``--fast`` makes the assignments within 4 to 16 parts of the channels, here all groups take part.
     """
 
+    for_encoders: ClassVar[bool] = True
+
     power: float = 0.5
     scope: str = "layer"
     permute: bool = False

@@ -47,6 +47,8 @@ class SMP(Movement):
     a lambda that falls, the code one that rises.
     """
 
+    for_encoders: ClassVar[bool] = True
+
     scope: str = "type"
     lr: float = 0.02
     weight: float = 400.0

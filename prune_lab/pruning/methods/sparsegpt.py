@@ -28,6 +28,8 @@ class SparseGPT(LayerwiseMethod):
     layer; the authors' code drops one more in every block of columns. Dead inputs lose their weights first.
     """
 
+    for_encoders: ClassVar[bool] = True
+
     block_size: int = 128
     damping: float = 0.01
     statistic: ClassVar = Hessian

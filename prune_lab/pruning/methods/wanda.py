@@ -24,6 +24,8 @@ class Wanda(LayerwiseMethod):
     on one pass through the block while it is dense, and blocks are pruned in order.
     """
 
+    for_encoders: ClassVar[bool] = True
+
     statistic: ClassVar = InputNorm
 
     def solves_rows(self, linear: PrunableLinear, target: Target) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from prune_lab.errors import RunFailed
-from prune_lab.evaluation.evaluation import Evaluation, Scores, measure
+from prune_lab.evaluation.evaluation import Evaluation, Scores, measure, refuse_encoder
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.evaluation.score_cache import cached_scores
 from prune_lab.run import artifacts
@@ -37,6 +37,10 @@ class Evaluate(Stage):
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
         """Lets the evaluation look at the tokenizer."""
         self.evaluation.check_tokenizer(tokenizer, name)
+
+    def check_encoder(self) -> None:
+        """Whether the evaluation can measure one."""
+        refuse_encoder(self.evaluation)
 
     def check(self, run: RunState) -> None:
         """Lets the evaluation look at the data and the model."""

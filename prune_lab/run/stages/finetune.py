@@ -18,6 +18,7 @@ from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage, Table, note_zeros, training_samples
 from prune_lab.training.lora import Lora
+from prune_lab.training.losses import mean_loss
 from prune_lab.training.masters import check_types, told_types
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
@@ -49,6 +50,7 @@ class Finetune(Stage):
         "perplexity_before": MetricInfo(
             "perplexity before tuning", format=".3f", better="lower", scale="log", in_summary=True, in_columns=True
         ),
+        "label_loss_before": MetricInfo("loss of labels before tuning", better="lower"),
         "sparsity_before": MetricInfo("zeros of what was pruned, before tuning", "share", ".4%", in_summary=True),
         "sparsity_after": MetricInfo("zeros of what was pruned, after tuning", "share", ".4%", in_summary=True),
         "held_out_before": MetricInfo("held-out loss before tuning", better="lower"),
@@ -70,6 +72,15 @@ class Finetune(Stage):
 
     def __post_init__(self) -> None:
         check_flag(self, "again", "score", "reports")
+
+    def check_encoder(self) -> None:
+        """Refuses low-rank updates, and weights that are divided: both are made for causal language models."""
+        self.training.check_encoder()
+        if isinstance(self.update, Lora):
+            raise BadInput(
+                "finetune=lora and sparse_lora put updates on causal language models, and the model is an encoder; use "
+                "finetune=full"
+            )
 
     def check(self, run: RunState) -> None:
         """Whether a teacher fits the model, the type of its weights the training, and updates its experts."""
@@ -139,7 +150,7 @@ class Finetune(Stage):
             logger.info("finetune: trains the low-rank parts that pruning left, with their own ranks and scale")
         samples = training_samples(run)
         before, zeros = _sparsity(run), masks_of_zeros(run.model)
-        scored = {"perplexity_before": _perplexity(run)} if self.score else {}
+        scored = _scored(run) if self.score else {}
         folder = run.folder / artifacts.TRAINING / self.folder
         report = run.report if self.reports else None
         progress = tune(
@@ -188,6 +199,15 @@ def _rank(run: RunState, lora: Lora) -> float:
     """The rank of what was trained: of an adapter with several, the highest."""
     pairs = run.model.adapter.pairs().values() if run.model.adapter else ()
     return float(max((pair.rank for pair in pairs), default=lora.rank))
+
+
+def _scored(run: RunState) -> dict[str, float]:
+    """How good the model is before it is trained."""
+    if run.data.labelled is None:
+        return {"perplexity_before": _perplexity(run)}
+    labelled = run.data.labelled.evaluation
+    with run.model.placed(run.device) as hf:
+        return {"label_loss_before": mean_loss(hf, labelled, 32, run.device)}
 
 
 def _perplexity(run: RunState) -> float:

@@ -17,7 +17,7 @@ from prune_lab.pruning.allocation.allocation import Allocation, Workplace
 from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.calibration.calibration import Calibration, check_order
 from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.methods.fitting import check_together, check_with_experts
+from prune_lab.pruning.methods.fitting import check_together, check_with_encoder, check_with_experts
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.reached import check_reached, sparsity_in_range
 from prune_lab.pruning.result import LayerRow, PruningResult
@@ -107,6 +107,11 @@ class Prune(Stage):
             self._speed.prepare(self.allocation)
         self.method.check_training(self.training, self.finetune)
         self.method.check_schedule(self.schedule, self.training)
+
+    def check_encoder(self) -> None:
+        """Whether the method, the allocation and the training can do so."""
+        check_with_encoder(self.method, self.allocation, self.target)
+        self.training.check_encoder()
 
     def check(self, run: RunState) -> None:
         """Whether the target fits the model."""
@@ -245,7 +250,9 @@ class Prune(Stage):
 
 
 def _calibration(run: RunState) -> Calibration:
-    return Calibration(run.data.calibration, run.data.batch_size, run.device)
+    texts = run.data.labelled and run.data.labelled.calibration
+    found = Calibration(run.data.calibration, run.data.batch_size, run.device)
+    return replace(found, real=texts.real, types=texts.types) if texts else found
 
 
 def _workplace(run: RunState) -> Workplace:

@@ -46,6 +46,9 @@ class Save(Stage):
     def __post_init__(self) -> None:
         check_flag(self, "enabled")
 
+    def check_encoder(self) -> None:
+        """Saves any model."""
+
     def room(self, run: RunState) -> int:
         """The weights."""
         return run.weight_bytes if self.enabled else 0
