@@ -1,5 +1,6 @@
 """Tiny models with random weights, one of every family, and what tests do with them."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +14,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
     Gemma3TextConfig,
@@ -29,6 +35,7 @@ from transformers import (
     OPTConfig,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
@@ -130,6 +137,67 @@ def moe_family(request: pytest.FixtureRequest) -> str:
 def encoder_family(request: pytest.FixtureRequest) -> str:
     """Every family of encoders in turn."""
     return request.param
+
+
+@pytest.fixture
+def encoder_folder(tmp_path: Path) -> Callable[..., Path]:
+    """``encoder_folder(family, classes)`` saves a tiny encoder with a tokenizer of the words ``w5`` to ``w63``.
+
+    Without classes it has no head, but that of a masked language model.
+    """
+
+    def save(family: str = "bert", classes: int | None = None) -> Path:
+        folder = tmp_path / f"tiny_{family}_{classes}"
+        torch.manual_seed(0)
+        config = ENCODER_CONFIGS[family]()
+        if classes is not None:
+            config.num_labels = classes
+        auto = AutoModelForMaskedLM if classes is None else AutoModelForSequenceClassification
+        auto.from_config(config).save_pretrained(folder)
+        words = {"[CLS]": 0, "[PAD]": 1, "[UNK]": 2, "[SEP]": 3, "[MASK]": 4} | {f"w{n}": n for n in range(5, VOCAB)}
+        tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = WhitespaceSplit()
+        second = "[SEP] $B:1 [SEP]:1" if family == "bert" else "[SEP] $B [SEP]"
+        ids = [("[CLS]", 0), ("[SEP]", 3)]
+        tokenizer.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]", pair=f"[CLS] $A {second}", special_tokens=ids
+        )
+        inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if family == "bert" else [])
+        names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def labelled_files(tmp_path: Path) -> tuple[Path, Path]:
+    """Texts of a few words to train on and to evaluate on: ``even`` where the second word is one of even number."""
+    files = tmp_path / "train.jsonl", tmp_path / "dev.jsonl"
+    for seed, (file, count) in enumerate(zip(files, (40, 24), strict=True)):
+        draw = np.random.default_rng(seed)
+        texts = [[int(word) for word in draw.integers(5, VOCAB, draw.integers(2, 9))] for _ in range(count)]
+        rows = [
+            {"sentence": " ".join(f"w{word}" for word in text), "label": "odd" if text[1] % 2 else "even"}
+            for text in texts
+        ]
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return files
+
+
+@pytest.fixture
+def encoder_overrides(encoder_folder: Callable[..., Path], labelled_files: tuple[Path, Path]) -> list[str]:
+    """The smallest whole job with an encoder that has no head yet."""
+    return [
+        "model=local",
+        f"model.path={encoder_folder()}",
+        "data=classification",
+        f"data.train={labelled_files[0]}",
+        f"data.dev={labelled_files[1]}",
+        "evaluate=classification",
+        "tracker=jsonl",
+        "device=cpu",
+    ]
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Whether weights and configuration belong together: before the weights are read, by their headers, and after."""
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,10 +10,9 @@ from torch import Tensor
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.config_file import reason_of
 from prune_lab.models.families import family_of
-from prune_lab.models.heads import has_head, is_below
+from prune_lab.models.heads import has_head, is_below, quiet_library
 from prune_lab.models.weight_files import is_harmless, some
 from prune_lab.utils.finite import all_finite
-from prune_lab.utils.progress import without_bars
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -36,7 +33,7 @@ def check_fit(config: "PretrainedConfig", headers: Mapping[str, Tensor], folder:
         BadInput: no model can be made of the configuration, or the weights are not those of that model.
     """
     try:
-        with _quiet():
+        with quiet_library():
             loaded: Any = model_class_of(config).from_pretrained(  # declared as the model alone
                 None,
                 config=config,
@@ -123,20 +120,6 @@ def model_class_of(config: "PretrainedConfig") -> "type[PreTrainedModel]":
     encoder = family_of(config.model_type).encoder
     found = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if encoder else auto.MODEL_FOR_CAUSAL_LM_MAPPING
     return cast("type[PreTrainedModel]", found[type(config)])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's own report and bar, of a model that is only laid out."""
-    from transformers.utils import logging as library
-
-    verbosity = library.get_verbosity()
-    library.set_verbosity(logging.CRITICAL)
-    try:
-        with without_bars():
-            yield
-    finally:
-        library.set_verbosity(verbosity)
 
 
 def bad_config(folder: Path, raw: Mapping[str, Any], error: Exception) -> BadInput:

@@ -10,6 +10,7 @@ import torch
 
 from prune_lab.errors import BadInput
 from prune_lab.models.families import family_of
+from prune_lab.utils.progress import without_bars
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig
@@ -103,11 +104,28 @@ def check_head(config: "PretrainedConfig", labels: Labels, who: str) -> None:
 
 
 @contextmanager
-def drawing_head() -> Iterator[None]:
-    """Draws the weights of a head that a checkpoint lacks by torch's seed, whatever was drawn before."""
-    with torch.random.fork_rng(devices=[]):
+def drawing_head(config: "PretrainedConfig") -> Iterator[None]:
+    """Draws the weights of a head that an encoder lacks by torch's seed, whatever was drawn before."""
+    if not family_of(config.model_type).encoder:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]), quiet_library():  # `fit_head` has told of it
         torch.manual_seed(torch.initial_seed())
         yield
+
+
+@contextmanager
+def quiet_library() -> Iterator[None]:
+    """Without the library's own report and bar, where the lab says itself what there is to say."""
+    from transformers.utils import logging as library
+
+    verbosity = library.get_verbosity()
+    library.set_verbosity(logging.CRITICAL)
+    try:
+        with without_bars():
+            yield
+    finally:
+        library.set_verbosity(verbosity)
 
 
 def has_head(config: "PretrainedConfig", names: Iterable[str]) -> bool:

@@ -254,7 +254,7 @@ class Checkpoint:
         source |= attention_of(self, model_class)
         try:
             # declared as the model alone, which is what it is without output_loading_info
-            with drawing_head():
+            with drawing_head(config):
                 loaded: Any = model_class.from_pretrained(
                     self.folder if mapped is None else None,
                     config=config,

@@ -21,6 +21,7 @@ GIVEN = {  # values that a user has to give
     "model=local": [f"model.path={REFERENCE / 'opt'}"],
     "model=hub": ["model.path=owner/name"],
     "model=gguf": ["model.path=tiny.gguf"],
+    "data=classification": ["data.task=sst2"],
     "data=mix": ["data.shares={stdlib: 1}", "+data@data.sources.stdlib=stdlib"],
     "data=files": ["data.calibration=a.txt", "data.evaluation=a.txt"],
     "data=tokens": ["data.calibration=a.npy", "data.evaluation=a.npy"],

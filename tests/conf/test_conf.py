@@ -32,6 +32,7 @@ GIVEN = {  # values that a user has to give
     "data=hub": ["data.repo=org/name"],
     "model=hub": ["model.path=owner/name"],
     "model=gguf": ["model.path=FILE.gguf"],
+    "data=classification": ["data.task=sst2"],
     "data=mix": ["data.shares={stdlib: 1}", "+data@data.sources.stdlib=stdlib"],
     "data=files": ["data.calibration=a.txt", "data.evaluation=b.txt"],
     "data=tokens": ["data.calibration=a.npy", "data.evaluation=b.npy"],

@@ -38,7 +38,7 @@ class Allocation(ABC):
     """A way to share out the sparsity of a target over the layers of a model."""
 
     for_encoders: ClassVar[bool] = False
-    """Whether it does so in encoders, too, whose texts are padded and have labels."""
+    """Whether it does so in encoders, too, whose texts are padded and have labels; each class says so for itself."""
 
     @abstractmethod
     def budget(

@@ -51,7 +51,7 @@ def check_with_encoder(method: Method, allocation: Allocation, target: Target) -
     """
     of_method, of_allocation = "magnitude, wanda, sparsegpt, movement or smp", "uniform, erk, atp or from_file"
     for part, others in ((method, of_method), (allocation, of_allocation)):
-        if not part.for_encoders:
+        if not vars(type(part)).get("for_encoders", False):  # of the class itself: what extends it may look at tokens
             raise BadInput(
                 f"{{at}}: {type(part).__name__} needs a causal language model, and the model is an encoder; use "
                 f"{others} (docs/encoders.md)",

@@ -31,7 +31,7 @@ class Method(ABC):
     """Whether it prunes models that have experts in the place of feed-forward networks."""
 
     for_encoders: ClassVar[bool] = False
-    """Whether it prunes encoders, too, whose texts are padded and have labels."""
+    """Whether it prunes encoders, too, whose texts are padded and have labels; each class says so for itself."""
 
     trains: ClassVar[bool] = False
     """Whether it trains the model while it prunes, and so uses the training and the samples."""

@@ -1,6 +1,7 @@
 """Soft movement pruning: learned scores, and a threshold that says how many units go."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class SoftMovement(Movement):
     by three times the number of layers.
     """
 
+    for_encoders: ClassVar[bool] = True
     scope: str = "layer"
     weight: float = 100.0
     threshold: float = 0.1

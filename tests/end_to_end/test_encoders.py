@@ -1,0 +1,128 @@
+"""Encoders from a folder to a saved model: trained, pruned, measured, and what is not for them refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from prune_lab.errors import BadInput
+from prune_lab.run.runner import execute
+
+TRAINED = ["gradual_magnitude", "gradual_random", "movement", "top_v", "soft_movement", "smp"]
+AT_ONCE = ["random", "magnitude", "wanda", "sparsegpt", "ria"]
+SHORT = ["training.steps=6", "training.batch_size=8", "data.samples=16", "save_model=false"]
+
+
+@pytest.mark.parametrize("method", [*TRAINED, *AT_ONCE])
+def test_methods_prune_encoders_to_the_level(method, encoder_overrides, configured, tmp_path):
+    settings = ["sparsity.level=0.5", "sparsity=unstructured", f"method={method}", "stages=[prune,evaluate]"]
+    record = execute(configured(*encoder_overrides, *SHORT, *settings), tmp_path / "run")
+    metrics = record["metrics"]
+    if method != "soft_movement":  # which sets a threshold, and takes more steps to get there
+        assert metrics["prune/sparsity"] == pytest.approx(0.5, abs=0.01)
+    assert 0 <= metrics["evaluate/accuracy"] <= 1
+    assert metrics["evaluate/label_loss"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 24
+    right = sum(row["label"] == row["predicted"] for row in rows)
+    assert metrics["evaluate/accuracy"] == pytest.approx(right / 24)
+    assert all(row["predicted"] == max(row["scores"], key=row["scores"].get) for row in rows)
+
+
+@pytest.mark.parametrize("pattern", ["neurons", "heads"])
+@pytest.mark.parametrize("method", ["movement", "gradual_magnitude", "magnitude"])
+def test_neurons_and_heads_of_encoders_go(method, pattern, encoder_overrides, configured, tmp_path):
+    settings = [f"sparsity={pattern}", "sparsity.level=0.5", f"method={method}", "stages=[prune,evaluate]"]
+    record = execute(configured(*encoder_overrides, *SHORT, *settings), tmp_path / "run")
+    assert record["metrics"]["prune/sparsity"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_task_is_learned_and_the_saved_model_tells_the_same(encoder_overrides, configured, tmp_path):
+    settings = ["finetune=full", "training.steps=150", "training.lr=3e-3", "stages=[dense,finetune,evaluate,save]"]
+    record = execute(configured(*encoder_overrides, *settings), tmp_path / "run")
+    metrics = record["metrics"]
+    assert metrics["finetune/loss"] < 0.3 < metrics["dense/label_loss"]
+    assert metrics["finetune/label_loss_before"] == pytest.approx(metrics["dense/label_loss"], rel=1e-4)
+    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    assert saved.config.id2label == {0: "even", 1: "odd"}
+    folder = ["model=local", f"model.path={tmp_path / 'run' / 'model'}", *encoder_overrides[2:]]
+    again = execute(configured(*folder, "stages=[evaluate]"), tmp_path / "again")
+    assert again["metrics"]["evaluate/label_loss"] == pytest.approx(metrics["evaluate/label_loss"], rel=1e-5)
+
+
+def test_smp_trains_scores_and_the_head_and_nothing_else(encoder_overrides, configured, tmp_path):
+    seen = {}
+    settings = ["method=smp", "sparsity.level=0.5", "training.lr=0.01", "stages=[prune]"]
+
+    def note(run):
+        seen["run"], seen["before"] = run, {name: each.clone() for name, each in run.model.hf.state_dict().items()}
+
+    execute(configured(*encoder_overrides, *SHORT, *settings), tmp_path / "run", on_load=note)
+    after = seen["run"].model.hf.state_dict()
+    changed = {name for name, before in seen["before"].items() if not torch.equal(before, after[name])}
+    matrices = {f"{linear.name}.weight" for linear in seen["run"].model.linears}
+    head = {"classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert changed == matrices | head
+    for name in matrices:
+        kept = after[name] != 0
+        assert torch.equal(after[name][kept], seen["before"][name][kept])
+
+
+def test_the_head_follows_from_the_seed(encoder_overrides, configured, tmp_path):
+    losses = [
+        execute(
+            configured(*encoder_overrides, "stages=[evaluate]", "save_model=false", f"seed={seed}"), tmp_path / name
+        )
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    first, second, third = (each["metrics"]["evaluate/label_loss"] for each in losses)
+    assert first == second != third
+
+
+def test_distillation_and_held_out_texts_of_the_training_set(encoder_overrides, configured, tmp_path):
+    settings = ["finetune=distill", "training.distill.hidden=0.5", "training.eval_samples=8", "training.eval_every=3"]
+    run = configured(*encoder_overrides, *SHORT, *settings, "stages=[finetune,evaluate]")
+    record = execute(run, tmp_path / "run")
+    assert record["metrics"]["finetune/held_out_loss"] > 0
+    assert record["metrics"]["finetune/loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["evaluate=perplexity"], "Perplexity needs a causal language model, .*evaluate=classification"),
+        (["evaluate=all"], "evaluate.perplexity: Perplexity needs a causal language model"),
+        (["evaluate=generation"], "Generation needs a causal language model"),
+        (["evaluate=zero_shot", "evaluate.tasks=[piqa]"], "needs a causal language model"),
+        (["method=sparsellm", "sparsity.level=0.5"], "method: SparseLLM needs a causal language model, .*smp"),
+        (["method=gum"], "method: GUM needs a causal language model"),
+        (["allocation=owl", "method=wanda"], "allocation: OWL needs a causal language model, .*uniform"),
+        (["finetune=lora"], "finetune=lora and sparse_lora put updates on causal language models"),
+        (["method=magnitude_neurons", "stages=[prune,shrink]"], "the stage Shrink is for causal language models"),
+        (["data=stdlib"], "is an encoder, which is trained and measured on texts with labels.*data=classification"),
+    ],
+)
+def test_what_is_not_for_encoders_is_refused_by_name(settings, message, encoder_overrides, configured, tmp_path):
+    base = [each for each in encoder_overrides if not (settings == ["data=stdlib"] and each.startswith("data."))]
+    with pytest.raises(BadInput, match=message):
+        execute(configured(*base, "save_model=false", *settings), tmp_path / "run")
+
+
+def test_labelled_texts_are_not_for_causal_models(encoder_overrides, configured, model_folder, tmp_path):
+    with pytest.raises(BadInput, match="data=classification is for encoders .* predicts tokens"):
+        execute(configured(*encoder_overrides, f"model.path={model_folder('opt')}"), tmp_path / "run")
+
+
+def test_the_command_prunes_an_encoder(encoder_overrides, tmp_path):
+    settings = [*encoder_overrides, *SHORT, "method=smp", "sparsity.level=0.9", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run([sys.executable, "-m", "prune_lab", *settings], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "accuracy" in done.stdout and "new one starts at random, for the classes even, odd" in done.stderr + done.stdout
+    )
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["status"] == "finished"
+    assert record["protocol"]["data"]["evaluation"]["labels"] == ["even", "odd"]
