@@ -1,7 +1,7 @@
 """Writes the classes of models whose blocks differ in width: ``python scripts/make_classes.py``, after a new family.
 
-There is one module for each row of ``FAMILIES``, in ``prune_lab/models/classes``. They are files, not made when they
-are needed, because transformers copies the file of a class beside the weights, for those who have no prune_lab.
+There is one module for each row of ``FAMILIES`` but encoders, in ``prune_lab/models/classes``. They are files, not made
+when they are needed, because transformers copies the file of a class beside the weights, for those who have no prune_lab.
 """
 
 import inspect
@@ -199,5 +199,5 @@ def _lines(*lines: str) -> str:
 
 
 if __name__ == "__main__":
-    for each in FAMILIES:
+    for each in (name for name, row in FAMILIES.items() if not row.encoder):
         path_of(each).write_text(source_of(each), encoding="utf-8")

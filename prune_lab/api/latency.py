@@ -70,6 +70,7 @@ def _run(given: argparse.Namespace) -> None:
     if plot is not None:
         _check_plots()
     from prune_lab.api.settings import compose
+    from prune_lab.models.families import family_of
     from prune_lab.pruning.latency.settings import Latency
     from prune_lab.run.runner import check_settings
     from prune_lab.utils.files import write_json
@@ -81,7 +82,8 @@ def _run(given: argparse.Namespace) -> None:
         raise
     parts = check_settings(compose([*given.settings, "stages=[prune]", "method=dense", "tracker=jsonl"]))
     with located("model"):
-        parts.model.load_config()
+        if family_of(parts.model.load_config().model_type).encoder:
+            raise BadInput("{at}: prune-lab-latency times causal language models, and the model is an encoder")
         model = parts.model.load(None)
     table = asked.table(model, parts.device, again=given.again)
     _print(table, model)

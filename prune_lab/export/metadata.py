@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_lab.export.source import Saved
+from prune_lab.models.families import family_of
 from prune_lab.models.folder import read_json
+from prune_lab.models.shrink import family_name
 from prune_lab.models.smollm2 import REPOSITORY
 from prune_lab.report.page.asked import read_asked
 from prune_lab.run.metric_info import infos_of
@@ -50,12 +52,12 @@ def card_data(saved: Saved, name: str, *, base_model: str | None, license: str |
     from huggingface_hub import ModelCardData
 
     record = saved.record or {}
-    results = list(_results(record)) if record else []
+    results = list(_results(record, _task_of(saved))) if record else []
     return ModelCardData(
         base_model=base_model or base_model_of(saved),
         license=license or _license_of(saved),
         library_name="transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=_task_of(saved),
         tags=_tags(saved),
         datasets=sorted(_datasets(record)) or None,
         eval_results=results or None,
@@ -86,7 +88,13 @@ def _datasets(record: Mapping[str, Any]) -> set[str]:
     return {source for source in sources if isinstance(source, str) and _REPOSITORY.fullmatch(source)}
 
 
-def _results(record: Mapping[str, Any]) -> Iterator["EvalResult"]:
+def _task_of(saved: Saved) -> str:
+    """What the model is for, by the hub's name."""
+    encoder = family_of(family_name(read_json(saved.folder, "config.json"))).encoder
+    return "text-classification" if encoder else "text-generation"
+
+
+def _results(record: Mapping[str, Any], task: str) -> Iterator["EvalResult"]:
     """The measures of quality after pruning."""
     from huggingface_hub import EvalResult
 
@@ -98,7 +106,7 @@ def _results(record: Mapping[str, Any]) -> Iterator["EvalResult"]:
         of_task, slash, last = metric.rpartition("/")
         data = of_task if slash else str(text.get("source") or "unknown")
         yield EvalResult(
-            task_type="text-generation",
+            task_type=task,
             dataset_type=data,
             dataset_name=data,
             dataset_split=None if slash else text.get("split"),

@@ -96,7 +96,7 @@ def test_distillation_and_held_out_texts_of_the_training_set(encoder_overrides, 
         (["evaluate=perplexity"], "Perplexity needs a causal language model, .*evaluate=classification"),
         (["evaluate=all"], "evaluate.perplexity: Perplexity needs a causal language model"),
         (["evaluate=generation"], "Generation needs a causal language model"),
-        (["evaluate=zero_shot", "evaluate.tasks=[piqa]"], "needs a causal language model"),
+        (["evaluate=efficiency"], "Efficiency needs a causal language model"),
         (["method=sparsellm", "sparsity.level=0.5"], "method: SparseLLM needs a causal language model, .*smp"),
         (["method=gum"], "method: GUM needs a causal language model"),
         (["allocation=owl", "method=wanda"], "allocation: OWL needs a causal language model, .*uniform"),
@@ -112,7 +112,7 @@ def test_what_is_not_for_encoders_is_refused_by_name(settings, message, encoder_
 
 
 def test_labelled_texts_are_not_for_causal_models(encoder_overrides, configured, model_folder, tmp_path):
-    with pytest.raises(BadInput, match="data=classification is for encoders .* predicts tokens"):
+    with pytest.raises(BadInput, match=r"data=classification is for encoders .* predicts tokens"):
         execute(configured(*encoder_overrides, f"model.path={model_folder('opt')}"), tmp_path / "run")
 
 
