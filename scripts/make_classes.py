@@ -1,7 +1,8 @@
 """Writes the classes of models whose blocks differ in width: ``python scripts/make_classes.py``, after a new family.
 
 There is one module for each row of ``FAMILIES`` but encoders, in ``prune_lab/models/classes``. They are files, not made
-when they are needed, because transformers copies the file of a class beside the weights, for those who have no prune_lab.
+when they are needed, because transformers copies the file of a class beside the weights, for those who have no
+prune_lab.
 """
 
 import inspect

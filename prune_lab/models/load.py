@@ -11,18 +11,10 @@ import torch
 import transformers  # its parts are imported when they are used: a mistake in the settings costs no seconds
 
 from prune_lab.errors import BadInput, Reported, owned_by
+from prune_lab.models import fit
 from prune_lab.models.attention import Attention, attention_of, check_attention, set_flash_attention
 from prune_lab.models.config_file import check_sizes, read_config
 from prune_lab.models.families import family_of
-from prune_lab.models.fit import (
-    bad_config,
-    check_finite,
-    check_fit,
-    check_pass,
-    in_short,
-    model_class_of,
-    refuse_misfit,
-)
 from prune_lab.models.folder import GGUF, model_name
 from prune_lab.models.gguf import GgufFile
 from prune_lab.models.heads import Labels, drawing_head, fit_head
@@ -141,7 +133,7 @@ class Checkpoint:
                 self.name = self._source.name or self.name
             config = self._config(raw)
             if self._source.complete:
-                check_fit(config, find_weights(self.folder).headers(), self.folder, raw)
+                fit.check_fit(config, find_weights(self.folder).headers(), self.folder, raw)
         return config
 
     def load_tokenizer(self) -> "transformers.PreTrainedTokenizerBase | None":
@@ -160,7 +152,7 @@ class Checkpoint:
             words, special = len(tokenizer), len(tokenizer.all_special_ids)
             tokenizer("a")  # it looks at settings that loading does not, such as the length of the model
         except Exception as error:  # the loaders raise a dozen kinds
-            raise self._no_tokenizer(found, mistake_in(self.folder, loads=False) or in_short(error)) from error
+            raise self._no_tokenizer(found, mistake_in(self.folder, loads=False) or fit.in_short(error)) from error
         if words <= special:
             raise self._no_tokenizer(found, f"its vocabulary has {words} tokens, and no file gives more")
         return tokenizer
@@ -184,7 +176,7 @@ class Checkpoint:
             headers = weights.headers()
             check_sizes(raw, {name: tuple(tensor.shape) for name, tensor in headers.items()}, self.folder)
             config = self._config(raw)
-            check_fit(config, headers, self.folder, raw)
+            fit.check_fit(config, headers, self.folder, raw)
             fit_head(config, headers, labels, str(self.name))
             streamed = self._streams(weights, headers)
             hf = self._load(config, weights, map_tensors(weights.files, headers) if streamed else None)
@@ -192,8 +184,8 @@ class Checkpoint:
                 self._note_change(self.origin)
             model = PrunableModel(hf, tokenizer, str(self.name), MappedWeights(hf) if streamed else None)
             _ = model.blocks  # a model that the family table does not cover stops here
-            check_finite(model.tensors, self.folder)
-            check_pass(hf, self.folder, raw)
+            fit.check_finite(model.tensors, self.folder)
+            fit.check_pass(hf, self.folder, raw)
         set_flash_attention(self, hf)
         return model
 
@@ -239,7 +231,7 @@ class Checkpoint:
                 self.folder, **self._trusting
             )
         except Exception as error:  # the loaders raise a dozen kinds
-            raise bad_config(self.folder, raw, error) from error
+            raise fit.bad_config(self.folder, raw, error) from error
         family_of(config.model_type)
         return config
 
@@ -247,7 +239,7 @@ class Checkpoint:
         self, config: "transformers.PretrainedConfig", weights: WeightFiles, mapped: dict[str, torch.Tensor] | None
     ) -> "transformers.PreTrainedModel":
         """Loads the model; with ``mapped``, its parameters are these tensors themselves."""
-        model_class = model_class_of(config)
+        model_class = fit.model_class_of(config)
         source: dict[str, Any] = {"dtype": DTYPES[self.dtype], "use_safetensors": not weights.pickled}
         if mapped is not None:
             source = {"dtype": next(each.dtype for each in mapped.values() if each.ndim > 1), "state_dict": mapped}
@@ -264,11 +256,11 @@ class Checkpoint:
                 )
         except Exception as error:  # from OSError to SafetensorError
             raise BadInput(
-                f"{{at}}.path={self.path}: cannot load the weights: {in_short(error)}. Copy the folder again, with "
+                f"{{at}}.path={self.path}: cannot load the weights: {fit.in_short(error)}. Copy the folder again, with "
                 "complete weights as save_pretrained writes them."
             ) from error
         hf, report = loaded
-        refuse_misfit(report, self.folder, config, weights.headers())
+        fit.refuse_misfit(report, self.folder, config, weights.headers())
         return hf  # type: ignore[no-any-return]
 
     def _streams(self, weights: WeightFiles, headers: Mapping[str, torch.Tensor]) -> bool:
