@@ -27,7 +27,7 @@ from prune_lab.run.stages.vocabulary import Vocabulary
 from prune_lab.training.losses import Distillation
 from prune_lab.utils.paths import regular_files
 
-NAMES = re.compile(r"(path|root|file|folder|teacher|calibration|evaluation)$")
+NAMES = re.compile(r"(path|root|file|folder|teacher|calibration|evaluation|train|dev)$")
 NO_FILES = {  # names at the hub below `root`; a folder that a run makes; the shape of a curve
     ("HubText", "file"), ("HubRows", "file"), ("Finetune", "folder"), ("Iterate", "path")
 }  # fmt: skip
@@ -59,7 +59,7 @@ def test_some_are_declared():
         "Checkpoint": ["path"], "FileData": ["calibration", "evaluation"], "FromFile": ["path"], "HubData": ["root"],
         "HubRows": ["root"], "HubText": ["root"], "PairData": ["root"], "Tokens": ["calibration", "evaluation"],
         "Latency": ["path"], "Vocabulary": ["file"], "Distillation": ["teacher"],
-        "ZeroShot": ["data_root", "include_path"],
+        "ZeroShot": ["data_root", "include_path"], "ClassificationData": ["dev", "root", "train"],
     }  # fmt: skip
 
 
