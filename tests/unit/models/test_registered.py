@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import prune_lab
+from prune_lab.models.families import FAMILIES
 from prune_lab.models.model_units import all_experts, all_heads, all_neurons
 from prune_lab.models.origin import Origin
 from prune_lab.models.shrink import shrink
@@ -22,6 +23,7 @@ from tests.conftest import MOE_CONFIGS
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 TOKENS = torch.arange(24).reshape(2, 12)
 WIDTHS, HEADS, EXPERTS = [20, 1, 31], [2, 1, 2], [3, 6, 2]
+CAUSAL = [name for name, row in FAMILIES.items() if not row.encoder]  # encoders keep their widths
 
 WITHOUT_THE_LAB = """
 import sys
@@ -56,8 +58,6 @@ assert not any(name.startswith("prune_lab.") for name in sys.modules)
 """
 LATER = """
 import sys, prune_lab
-
-CAUSAL = [name for name, row in FAMILIES.items() if not row.encoder]  # encoders keep their widths
 assert not any(name.partition(".")[0] in ("torch", "transformers") for name in sys.modules)
 from transformers import AutoConfig, AutoModelForCausalLM
 assert not any(name.startswith("prune_lab.models.classes") for name in sys.modules)

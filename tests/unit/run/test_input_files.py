@@ -11,6 +11,7 @@ import pytest
 from hydra.utils import get_class
 
 from prune_lab.data.arrays import Tokens
+from prune_lab.data.classification import ClassificationData
 from prune_lab.data.forms import Template
 from prune_lab.data.pairs import PairData
 from prune_lab.data.sources import HubRows, HubText
@@ -149,6 +150,7 @@ def test_every_part_that_declares_files_reads_those_of_a_home_folder(monkeypatch
     hub = {"repo": "a/b", "file": "no", "split": "train", "root": "~"}
     made = {
         "Checkpoint": Checkpoint(f"~/{folder.name}").load_config(),
+        "ClassificationData": ClassificationData(train="~/train.jsonl", dev="~/test.jsonl"),
         "FileData": FileData(calibration="~/train.txt", evaluation="~/t*.txt"),
         "FromFile": FromFile(path="~/levels.yaml").describe(),
         "Latency": Latency(path="~/levels.yaml"),
