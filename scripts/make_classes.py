@@ -11,17 +11,20 @@ from pathlib import Path
 from string import Template
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 import prune_lab.models.classes
 from prune_lab.models.experts import pass_over, removed_experts
 from prune_lab.models.families import FAMILIES, Family
+from prune_lab.models.values import narrow_values, spread_outputs, take_inputs
 
 FOLDER = Path(prune_lab.models.classes.__file__).parent
 _COUNTERS = ("num_key_value_heads", "num_attention_heads")
+_HEAD_SIZES = ("head_dim", "head_size")
 _MODULE = Template('''\
-"""A model of the family $family whose blocks differ in $what: prune_lab has taken $units out of it.
+"""A model of the family $family whose blocks differ in $what: prune_lab took $units out.
 
 This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
 """
@@ -73,6 +76,15 @@ $neurons""",
             for block, heads in zip(blocks, config.heads_per_block, strict=True):
                 attention = block.$attention
 $heads""",
+    ),
+    "values_per_block": (
+        "list[list[int]] | None",
+        "of the attentions' values, those of each head of keys and values; None: as many as keys.",
+        """\
+        if config.values_per_block is not None:
+            for block, values in zip(blocks, config.values_per_block, strict=True):
+                attention = block.$attention
+$values""",
     ),
     "experts_per_block": (
         "list[int] | None",
@@ -146,6 +158,7 @@ def source_of(family: str) -> str:
         "whole": "config." + next(name for name in _COUNTERS if hasattr(model.config, name)),
         "attention": row.attention_out.rpartition(".")[0],
         "heads": _lines(*_of_heads(row, rows, columns)),
+        "values": _lines(*_of_values(row, model)),
         "mixture": mixture,
         "fused": fused,
         "router": (row.router or "").rpartition(".")[2],
@@ -153,8 +166,8 @@ def source_of(family: str) -> str:
         "slices": ":columns, :rows" if isinstance(down, Conv1D) else ":rows, :columns",
         "sizes": f"linear.{columns}, linear.{rows}" if isinstance(down, Conv1D) else f"linear.{rows}, linear.{columns}",
     }
-    functions = [_RESIZE] if {"neurons_per_block", "heads_per_block"} & set(keys) else []
-    functions += [_KEEP_FIRST, *map(_copied, (pass_over, removed_experts))] if row.experts else []
+    functions = [_RESIZE, _copied(narrow_values), _copied(spread_outputs), _copied(take_inputs)]
+    functions += [_KEEP_FIRST, _copied(pass_over), _copied(removed_experts)] if row.experts else []
     parts = {
         "described": "\n".join(f"        {key}: {_KEYS[key][1]}" for key in keys),
         "body": "\n".join(_KEYS[key][2] for key in keys),
@@ -167,6 +180,8 @@ def _has(row: Family, config: PretrainedConfig, key: str) -> bool:
     """Whether models of a family have a key in their configuration."""
     if key == "neurons_per_block":
         return row.experts is None or hasattr(config, "mlp_only_layers")
+    if key == "values_per_block":
+        return True
     return not row.joint_norm if key == "heads_per_block" else row.experts is not None
 
 
@@ -175,9 +190,11 @@ def _imports(row: Family, names: Sequence[str], *, conv1d: bool) -> str:
     if conv1d:
         lines.append("from transformers.pytorch_utils import Conv1D")
     if row.experts is None:
-        return "\n".join(["from typing import Any", "", "from torch import nn", *lines])
+        torch_s = ["import torch", "from torch import Tensor, nn"]
+        return "\n".join(["from collections.abc import Sequence", "from typing import Any", "", *torch_s, *lines])
     torch_s = ["import torch", "from torch import Tensor, nn", "from torch.func import functional_call"]
-    return "\n".join(["from functools import partial", "from typing import Any, cast", "", *torch_s, *lines])
+    standard = ["from collections.abc import Sequence", "from functools import partial", "from typing import Any, cast"]
+    return "\n".join([*standard, "", *torch_s, *lines])
 
 
 def _copied(function: Callable[..., object]) -> str:
@@ -193,6 +210,24 @@ def _of_heads(row: Family, rows: str, columns: str) -> list[str]:
     for name in (f"attention.{counter}" for counter in row.counters):
         lines.append(f"{name} = {name} * heads // whole")
     return lines
+
+
+def _of_values(row: Family, model: nn.Module) -> list[str]:
+    """What becomes of the attention ``attention`` with ``values`` of each head."""
+    values, out = (f"attention.{path.rpartition('.')[2]}" for path in (row.attention[-1], row.attention_out))
+    module = model.get_submodule(f"{row.blocks}.0.{row.attention_out.rpartition('.')[0]}")
+    size = next(f"attention.{name}" for name in _HEAD_SIZES if hasattr(module, name))
+    queries = "1"
+    if row.layout == "separate":
+        query, key = (f"attention.{path.rpartition('.')[2]}.out_features" for path in row.attention[:2])
+        queries = f"{query} // {key}"
+    return [
+        f"projection, out = {values}, {out}",
+        f"queries = {queries}",
+        f'narrow_values(attention, projection, out, values, {size}, "{row.layout}", queries)',
+        "_resize(projection, rows=len(projection.kept_outputs))",
+        "_resize(out, columns=len(out.kept_inputs))",
+    ]
 
 
 def _lines(*lines: str) -> str:

@@ -58,8 +58,9 @@ def count_macs(model: PrunableModel, prompt: Tensor) -> dict[str, Macs]:
 
 def live_heads(attention: Attention) -> int:
     """How many heads of queries have a weight in the output projection that is not zero."""
-    columns = (attention.out.weight != 0).any(0)  # (heads * head_dim,)
-    return int(columns.view(attention.heads, attention.head_dim).any(1).sum())
+    columns = (attention.out.weight != 0).any(0)
+    counts = torch.tensor(attention.values).repeat_interleave(attention.heads // attention.kv_heads)
+    return sum(bool(head.any()) for head in columns.split(counts.tolist()))
 
 
 def _count_pass(model: PrunableModel, tokens: Tensor, cache: Any) -> tuple[Macs, Any]:

@@ -15,7 +15,8 @@ class Member:
     Attributes:
         linear: the matrix.
         dim: of ``(out, in)``, along which units lie; None: every weight is a unit.
-        owner: ``(size of dim,)`` int64, the unit of each row or column; None: each is one of its own.
+        owner: ``(size of dim,)`` int64, the unit of each row or column, -1: of none, so that it stays; None: each is
+            one of its own.
     """
 
     linear: PrunableLinear
@@ -23,8 +24,10 @@ class Member:
     owner: Tensor | None = None
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values of units, one for each row or column."""
-        return values if self.owner is None else values[self.owner.to(values.device)]
+        """Values of units, one for each row or column; 1 for those of no unit."""
+        if self.owner is None:
+            return values
+        return torch.cat([values, values.new_ones(1)])[self.owner.to(values.device)]  # -1 is the last
 
     def broadcast(self, values: Tensor) -> Tensor:
         """Values of units in a shape that multiplies the weight as it is stored."""
@@ -42,7 +45,17 @@ class Member:
         """Adds up values of rows or columns by unit: ``(count,)``."""
         if self.owner is None:
             return parts
-        return parts.new_zeros(count).index_add_(0, self.owner.to(parts.device), parts)
+        owner = self.owner.to(parts.device) % (count + 1)  # of no unit: one more, which is left out
+        return parts.new_zeros(count + 1).index_add_(0, owner, parts)[:count]
+
+    @property
+    def size(self) -> int:
+        """How many weights and biases belong to units."""
+        rows, columns = self.linear.shape
+        if self.dim is None:
+            return rows * columns
+        lines = (rows, columns)[self.dim] if self.owner is None else int((self.owner >= 0).count_nonzero())
+        return lines * ((rows, columns)[1 - self.dim] + (self.bias is not None))
 
     @property
     def bias(self) -> Tensor | None:

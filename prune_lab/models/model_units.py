@@ -1,16 +1,17 @@
-"""Finds the units of a model: neurons, heads, experts, blocks and their halves, or single weights."""
+"""Finds the units of a model: neurons, heads, values, experts, blocks and their halves, or single weights."""
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from prune_lab.errors import BadInput
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import why_blocks_stay
 from prune_lab.models.member import Member
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import Blocks, Experts, Heads, Neurons, SingleWeights, SubBlocks, Units
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.units import Blocks, Experts, Heads, Neurons, SingleWeights, SubBlocks, Units, Values
+from prune_lab.models.view import Attention, Block, PrunableLinear
 
 
 def neurons_of(block: Block) -> Neurons:
@@ -52,6 +53,30 @@ def heads_of(block: Block) -> Heads:
     members = [Member(linear, 0, owner) for linear, owner in zip(attention.projections, owners, strict=True)]
     members.append(Member(attention.out, 1, attention.owner_of_outputs()))
     return Heads(f"{block.name}.heads", tuple(members), attention.kv_heads, attention)
+
+
+def values_of(block: Block) -> Values:
+    """The values of a block's attention."""
+    attention = block.attention
+    of_heads = torch.arange(sum(attention.values), device="cpu").split(attention.values)
+    columns = torch.cat([each.repeat(attention.heads // attention.kv_heads) for each in of_heads])
+    members = Member(attention.projections[-1], 0, _values_in_rows(attention)), Member(attention.out, 1, columns)
+    head = torch.arange(attention.kv_heads, device="cpu").repeat_interleave(
+        torch.tensor(attention.values, device="cpu")
+    )
+    return Values(f"{block.name}.values", members, len(head), attention, head)
+
+
+def _values_in_rows(attention: Attention) -> Tensor:
+    """Which value each row of the last projection computes, -1: none: ``(rows,)`` int64."""
+    owner, counts = attention.owners()[-1], attention.values
+    ends = [len(owner) - sum(counts[head + 1 :]) for head in range(len(counts))]
+    if attention.layout == "heads":  # the values of a head come after its query and its key
+        ends = [sum(counts[: head + 1]) + 2 * attention.head_dim * (head + 1) for head in range(len(counts))]
+    found = torch.full_like(owner, -1)
+    for number, (end, count) in enumerate(zip(ends, counts, strict=True)):
+        found[end - count : end] = torch.arange(count, device="cpu") + sum(counts[:number])
+    return found
 
 
 def blocks_of(model: PrunableModel) -> Blocks:
@@ -101,7 +126,12 @@ def all_heads(model: PrunableModel) -> list[Heads]:
     return [heads_of(block) for block in model.blocks if not block.attention.joint_norm]
 
 
+def all_values(model: PrunableModel) -> list[Values]:
+    """Those of every block, in order."""
+    return [values_of(block) for block in model.blocks]
+
+
 def removable(model: PrunableModel) -> Sequence[Units]:
     """What can be taken out of a model so that it becomes smaller."""
     depth = [] if why_blocks_stay(model.hf.config) else [blocks_of(model), sub_blocks_of(model)]
-    return [*all_neurons(model), *all_heads(model), *depth, *all_experts(model)]
+    return [*all_neurons(model), *all_heads(model), *all_values(model), *depth, *all_experts(model)]

@@ -54,6 +54,8 @@ def why_stream_stays(model: PrunableModel) -> str | None:
         return "normalises the residual stream itself in every block (do_layer_norm_before=false)"
     if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
         return "projects its embeddings to the width of the residual stream (word_embed_proj_dim)"
+    if any(block.attention.is_narrow for block in model.blocks):
+        return "has heads with fewer values than keys"
     try:
         stream = stream_of(model)
     except (AttributeError, BadInput):

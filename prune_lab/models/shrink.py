@@ -1,12 +1,13 @@
 """Removes what masks dropped, and keeps models whose blocks differ in width.
 
 A model with fewer blocks, or blocks of equal widths, is an ordinary one of its family with a smaller configuration. One
-whose blocks differ in neurons, heads or experts, whose family ties the size of a head to the number of heads, or whose
-width is no multiple of the heads that are left where the family wants that, has no configuration in its family: it gets
-the classes of `prune_lab.models.classes`, whose configuration says ``model_type: prune_lab_<family>``, and
-``neurons_per_block``, ``heads_per_block`` or ``experts_per_block``. So does a model whose routers pass over experts
-that were removed and not yet taken out (``experts_passed_over``). transformers saves such a model with the file of its
-classes, and opens it where prune_lab was imported, or where the code of that file may run.
+whose blocks differ in neurons, heads or experts, whose heads have fewer values than keys, whose family ties the size of
+a head to the number of heads, or whose width is no multiple of the heads that are left where the family wants that, has
+no configuration in its family: it gets the classes of `prune_lab.models.classes`, whose configuration says
+``model_type: prune_lab_<family>``, and ``neurons_per_block``, ``heads_per_block``, ``values_per_block`` or
+``experts_per_block``. So does a model whose routers pass over experts that were removed and not yet taken out
+(``experts_passed_over``). transformers saves such a model with the file of its classes, and opens it where prune_lab
+was imported, or where the code of that file may run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,25 +21,27 @@ from prune_lab.models.depth import remove_blocks
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.model_units import all_experts, all_heads, all_neurons, removable
+from prune_lab.models.model_units import all_experts, all_heads, all_neurons, all_values, removable
 from prune_lab.models.registered import PREFIX, own_classes
-from prune_lab.models.units import Blocks, Neurons, SubBlocks, Units
+from prune_lab.models.units import Blocks, Neurons, SubBlocks, Units, Values, block_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 WIDTHS = "neurons_per_block"
 HEADS = "heads_per_block"
+VALUES = "values_per_block"
 EXPERTS = "experts_per_block"
 PASSED_OVER = "experts_passed_over"
 KEPT = "kept_blocks"
 PADDING = "padding_per_block"
 
 
-def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | None = None) -> dict[str, list[int]]:
-    """Removes the neurons, heads, experts and blocks that masks drop, in place.
+def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | None = None) -> dict[str, list[Any]]:
+    """Removes the neurons, heads, values, experts and blocks that masks drop, in place.
 
-    A block goes, too, where both its halves do. Of halves that go alone nothing is removed.
+    A block goes, too, where both its halves do. Of halves that go alone nothing is removed. A head goes that keeps no
+    value, where heads can go and the block has another one.
 
     Args:
         model: on the host.
@@ -48,7 +51,8 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
 
     Returns:
         ``neurons_per_block``, ``heads_per_block`` and ``experts_per_block``, of the blocks that have such: what is
-        left. Heads are those of keys and values. Where blocks went, ``kept_blocks`` has the indices that the others
+        left. Heads are those of keys and values. Where heads have fewer values than keys, ``values_per_block`` has how
+        many each has, block by block. Where blocks went, ``kept_blocks`` has the indices that the others
         had. With ``multiple``, ``padding_per_block`` says how many of the neurons are zeros that stayed for its sake.
 
     Raises:
@@ -62,6 +66,9 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
                 f"{each.name}: the mask keeps {int(keep.count_nonzero())} of {len(keep)} {each.kind} and the layer has "
                 f"{each.count}; at least {each.least if each.least > 1 else 'one'} must stay"
             )
+    if any(each.name in masks for each in all_values(model)):
+        masks = _without_values(model, masks)
+        units = [each for each in removable(model) if not isinstance(each, Values)]
     kept = torch.ones(len(model.blocks), dtype=torch.bool)
     networks = [block.index for block in model.blocks if moe_of(block) is None]  # others have experts, and no neurons
     padding: list[int] = []
@@ -76,16 +83,34 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
     model.forget_blocks()  # views of experts are of those that were
     if not bool(kept.any()):
         raise BadInput("the masks keep no block at all; at least one must stay")
-    gone: dict[str, list[int]] = {}
+    gone: dict[str, list[Any]] = {}
     if not bool(kept.all()):
         gone = {KEPT: kept.nonzero().flatten().tolist()}
         remove_blocks(model, gone[KEPT])
-    left = {name: [each.count for each in units_of(model)] for name, units_of in _COUNTED.items()}
+    left: dict[str, list[Any]] = {name: [each.count for each in units_of(model)] for name, units_of in _COUNTED.items()}
+    attentions = [block.attention for block in model.blocks]
+    left[VALUES] = [each.values for each in attentions] if any(each.is_narrow for each in attentions) else []
     _tell_config(model, left)
     mark_passed_over(model)
     zeros = [each for index, each in zip(networks, padding, strict=True) if kept[index]]
     counts = {name: each for name, each in left.items() if each}
     return counts | gone | ({} if multiple is None else {PADDING: zeros})
+
+
+def _without_values(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Removes values; returns the masks, with heads dropped that have none left."""
+    masks, heads = dict(masks), {block_of(each): each for each in all_heads(model)}
+    for each in all_values(model):
+        keep = masks.get(each.name)
+        if keep is None or bool(keep.all()):
+            continue
+        some, of_heads = each.per_head(keep) > 0, heads.get(block_of(each))
+        if of_heads is not None:
+            kept = masks.get(of_heads.name, torch.ones_like(some)).to(some.device)
+            masks[of_heads.name] = kept & some if bool((kept & some).any()) else kept
+        each.select(keep)
+    model.forget_blocks()
+    return masks
 
 
 def mark_passed_over(model: PrunableModel) -> None:
@@ -137,13 +162,13 @@ def is_unequal(config: "PretrainedConfig") -> bool:
     return any(getattr(config, name, None) for name in _MARKS)
 
 
-def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[int]]) -> None:
+def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[Any]]) -> None:
     """Says the sizes in the family's own way where it has one, and block by block where not."""
     config = model.hf.config
     family, heads = family_of(config.model_type), left[HEADS]
     attention = model.blocks[0].attention
-    equal = {name: len(set(counts)) <= 1 for name, counts in left.items()}
-    own_way = {**equal, HEADS: attention.heads == config.num_attention_heads}
+    equal = {name: len(set(counts)) <= 1 for name, counts in left.items() if name != VALUES}
+    own_way = {**equal, VALUES: not left[VALUES], HEADS: attention.heads == config.num_attention_heads}
     for name, key in ((WIDTHS, family.width), (EXPERTS, "num_experts")):
         if own_way[name] and left[name]:
             setattr(config, key, left[name][0])
@@ -197,4 +222,4 @@ _COUNTED: dict[str, Callable[[PrunableModel], Sequence[Units]]] = {
     HEADS: all_heads,
     EXPERTS: all_experts,
 }
-_MARKS = (*_COUNTED, PASSED_OVER)
+_MARKS = (*_COUNTED, VALUES, PASSED_OVER)

@@ -1,4 +1,4 @@
-"""What is removed whole: hidden neurons, attention heads, experts, blocks and their halves, or single weights."""
+"""What is removed whole: neurons, attention heads, values, experts, blocks and their halves, or single weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from prune_lab.models.experts import Moe
 from prune_lab.models.member import Member
 from prune_lab.models.view import Attention, Mlp, PrunableLinear
 
-UnitKind = Literal["neurons", "heads", "weights", "blocks", "sub_blocks", "experts"]
+UnitKind = Literal["neurons", "heads", "values", "weights", "blocks", "sub_blocks", "experts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +48,7 @@ class Units:
     @property
     def parameters_each(self) -> int:
         """How many weights and biases the model has fewer without one of them."""
-        total = 0
-        for member in self.members:
-            rows, columns = member.linear.shape
-            total += rows * columns + (rows if member.bias is not None else 0)
-        return total // self.count
+        return sum(member.size for member in self.members) // self.count
 
     def norm(self, order: float, weight: Callable[[PrunableLinear], Tensor] = attrgetter("weight")) -> Tensor:
         """The norm of all weights of each unit, of `shape`, float32.
@@ -97,6 +93,11 @@ class Units:
             member.linear.select(member.dim, member.spread(keep).nonzero().flatten())
 
 
+def block_of(units: Units) -> str:
+    """The name of the block that they are in."""
+    return units.name.rpartition(".")[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Neurons(Units):
     """The hidden neurons of a feed-forward network.
@@ -120,8 +121,38 @@ class Heads(Units):
 
     def select(self, keep: Tensor) -> None:
         """Removes the other heads, and tells the module how many are left."""
+        values = self.attention.values
         super().select(keep)
         self.attention.tell(int(keep.count_nonzero()))
+        if self.attention.is_narrow:
+            self.attention.narrow([count for count, kept in zip(values, keep.tolist(), strict=True) if kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Values(Units):
+    """The values of a block's attention: what the heads of keys and values hand on.
+
+    Value j of a head is row j of its value projection with its bias, and column j of the output projection, of all
+    heads of queries that share it. Queries and keys stay as they are, and so do the weights of attention.
+
+    Attributes:
+        head: which key-value head each belongs to, ``(count,)`` int64 on the host.
+    """
+
+    attention: Attention
+    head: Tensor
+    kind: ClassVar[UnitKind] = "values"
+
+    def per_head(self, keep: Tensor) -> Tensor:
+        """How many each head keeps: ``(kv_heads,)`` int64, on the device of ``keep``."""
+        zeros = torch.zeros(self.attention.kv_heads, dtype=torch.int64, device=keep.device)
+        return zeros.index_add_(0, self.head.to(keep.device), keep.long())
+
+    def select(self, keep: Tensor) -> None:
+        """Removes the other values, and tells the module where the rest belongs."""
+        counts = self.per_head(keep).tolist()
+        super().select(keep)
+        self.attention.narrow(counts)
 
 
 @dataclass(frozen=True, eq=False)

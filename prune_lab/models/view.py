@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_lab.errors import BadInput, RunFailed
+from prune_lab.models.values import narrow_values
 from prune_lab.utils.finite import all_finite
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -165,7 +166,7 @@ class Attention:
         module: that holds it.
         projections: query, key and value, or one that is all three.
         out: the output projection.
-        head_dim: rows of a head.
+        head_dim: rows of a head, of queries and keys.
         layout: ``separate``; or of a fused projection: ``parts`` (all queries, all keys, all values) or ``heads``
             (query, key and value of each head in turn).
         counters: attributes of ``module`` that say how many heads (``num_heads``) or rows of queries (``split_size``)
@@ -189,25 +190,46 @@ class Attention:
     @property
     def heads(self) -> int:
         """Of queries."""
-        return self.out.shape[1] // self.head_dim
+        return self.projections[0].shape[0] // self.head_dim if self.layout == "separate" else self.kv_heads
 
     @property
     def kv_heads(self) -> int:
         """Of keys and values; ``heads`` is a multiple of it."""
-        return self.projections[1].shape[0] // self.head_dim if self.layout == "separate" else self.heads
+        if self.layout == "separate":
+            return self.projections[1].shape[0] // self.head_dim
+        return len(self.values) if self.is_narrow else self.out.shape[1] // self.head_dim
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether values were taken out, see `prune_lab.models.values`."""
+        return hasattr(self.module, "values_per_head")
+
+    @property
+    def values(self) -> list[int]:
+        """How many values each key-value head has: ``head_dim``, unless some were taken out."""
+        return list(self.module.values_per_head) if self.is_narrow else [self.head_dim] * self.kv_heads  # type: ignore[arg-type, union-attr, unused-ignore]
+
+    def narrow(self, values: list[int]) -> None:
+        """Says how many values each key-value head has left, once the matrices are smaller."""
+        queries = 1 if self.layout != "separate" else self.heads // len(values)
+        narrow_values(
+            self.module, self.projections[-1].module, self.out.module, values, self.head_dim, self.layout, queries
+        )
 
     def owners(self) -> list[Tensor]:
         """For each projection, which key-value head each row belongs to: ``(rows,)`` int64."""
         head = torch.arange(self.kv_heads, device="cpu")  # also where a model is laid out without memory
+        counts = torch.tensor(self.values, device="cpu")
         if self.layout == "heads":
-            return [head.repeat_interleave(3 * self.head_dim)]
-        queries, keys = self.owner_of_outputs(), head.repeat_interleave(self.head_dim)
-        parts = [queries, keys, keys]
+            return [head.repeat_interleave(2 * self.head_dim + counts)]
+        queries = head.repeat_interleave(self.heads // self.kv_heads * self.head_dim)
+        parts = [queries, head.repeat_interleave(self.head_dim), head.repeat_interleave(counts)]
         return [torch.cat(parts)] if self.layout == "parts" else parts
 
     def owner_of_outputs(self) -> Tensor:
         """Which key-value head each column of the output projection belongs to: ``(columns,)`` int64."""
-        return torch.arange(self.kv_heads, device="cpu").repeat_interleave(self.heads // self.kv_heads * self.head_dim)
+        columns = self.heads // self.kv_heads * torch.tensor(self.values, device="cpu")
+        return torch.arange(self.kv_heads, device="cpu").repeat_interleave(columns)
 
     def tell(self, kv_heads: int) -> None:
         """Says how many are left."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import RunFailed
-from prune_lab.models.units import Units
+from prune_lab.models.units import Units, block_of
 from prune_lab.pruning.latency.curve import TimeBudget
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.target import Target
@@ -27,11 +27,6 @@ def removed_share(units: Sequence[Units], masks: Mapping[str, Tensor]) -> float:
     """The share of the parameters of some units that masks ``(count,)`` remove, by their names."""
     kept = sum(int(masks[each.name].count_nonzero()) * each.parameters_each for each in units)
     return 1 - kept / parameters_of(units)
-
-
-def block_of(units: Units) -> str:
-    """The name of the block that they are in."""
-    return units.name.rpartition(".")[0]
 
 
 def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -> dict[str, int]:

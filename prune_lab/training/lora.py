@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from prune_lab.errors import BadSetting
+from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.adapter import Adapter, put_adapter
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import PrunableLinear
@@ -130,6 +130,11 @@ def _masked_products(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor
 
 
 def _through_peft(model: PrunableModel, lora: Lora) -> Adapter:
+    if any(block.attention.is_narrow for block in model.blocks):
+        raise BadInput(
+            f"{model.name} has heads with fewer values than keys, whose projections peft cannot take an update beside; "
+            "use finetune=sparse_lora or full, or tune before the stage shrink"
+        )
     linears = list(model.linears)
     ranks = dict.fromkeys((linear.name for linear in linears), lora.rank)
     return put_adapter(model.hf, linears, ranks, lora.scale, dropout=lora.dropout)

@@ -1,11 +1,13 @@
-"""A model of the family qwen2 whose blocks differ in width: prune_lab has taken neurons or heads out of it.
+"""A model of the family qwen2 whose blocks differ in width: prune_lab took neurons, heads or values out.
 
 This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 __all__ = ["PruneLabQwen2Config", "PruneLabQwen2ForCausalLM"]
@@ -17,11 +19,13 @@ class PruneLabQwen2Config(Qwen2Config):
     Attributes:
         neurons_per_block: of the feed-forward networks; None: as many as in the other keys.
         heads_per_block: of the attentions' keys and values; likewise.
+        values_per_block: of the attentions' values, those of each head of keys and values; None: as many as keys.
     """
 
     model_type = "prune_lab_qwen2"
     neurons_per_block: list[int] | None = None
     heads_per_block: list[int] | None = None
+    values_per_block: list[list[int]] | None = None
 
 
 class PruneLabQwen2ForCausalLM(Qwen2ForCausalLM):
@@ -45,6 +49,14 @@ class PruneLabQwen2ForCausalLM(Qwen2ForCausalLM):
                 _resize(attention.k_proj, rows=attention.k_proj.out_features * heads // whole)
                 _resize(attention.v_proj, rows=attention.v_proj.out_features * heads // whole)
                 _resize(attention.o_proj, columns=attention.o_proj.in_features * heads // whole)
+        if config.values_per_block is not None:
+            for block, values in zip(blocks, config.values_per_block, strict=True):
+                attention = block.self_attn
+                projection, out = attention.v_proj, attention.o_proj
+                queries = attention.q_proj.out_features // attention.k_proj.out_features
+                narrow_values(attention, projection, out, values, attention.head_dim, "separate", queries)
+                _resize(projection, rows=len(projection.kept_outputs))
+                _resize(out, columns=len(out.kept_inputs))
 
 
 def _resize(linear: nn.Linear, rows: int | None = None, columns: int | None = None) -> None:
@@ -53,3 +65,55 @@ def _resize(linear: nn.Linear, rows: int | None = None, columns: int | None = No
     linear.out_features, linear.in_features = linear.weight.shape
     if linear.bias is not None:
         linear.bias = nn.Parameter(linear.bias.detach()[:rows].clone())
+
+
+def narrow_values(
+    attention: Any, projection: Any, out: Any, counts: Sequence[int], head_dim: int, layout: str, queries: int
+) -> None:
+    """Lets an attention compute with fewer values; its two matrices have to get their sizes beside.
+
+    Args:
+        attention: the module, which remembers ``counts``.
+        projection: the linear layer that computes values, or queries, keys and values.
+        out: the output projection.
+        counts: the values of each key-value head, from 0 to ``head_dim``.
+        head_dim: rows of a head, of keys.
+        layout: ``separate``; or of a fused projection: ``parts`` (all queries, all keys, all values) or ``heads``
+            (query, key and value of each head in turn).
+        queries: heads of queries for each of keys and values.
+
+    Raises:
+        ValueError: a count is none.
+    """
+    if not all(isinstance(count, int) and 0 <= count <= head_dim for count in counts):
+        raise ValueError(f"values_per_block has {list(counts)} for heads of {head_dim} values")
+    apart = 2 * head_dim if layout == "heads" else 0  # a head's query and key lie before its values
+    before = 2 * head_dim * len(counts) if layout == "parts" else 0
+    kept = list(range(before))
+    for head, count in enumerate(counts):
+        first = before + head * (apart + head_dim)
+        kept += range(first, first + apart + count)
+    taken = [
+        (head * queries + query) * head_dim + place
+        for head, count in enumerate(counts)
+        for query in range(queries)
+        for place in range(count)
+    ]
+    if not hasattr(attention, "values_per_head"):
+        projection.register_forward_hook(spread_outputs)
+        out.register_forward_pre_hook(take_inputs)
+    attention.values_per_head = list(counts)
+    projection.kept_outputs, projection.all_outputs = kept, before + len(counts) * (apart + head_dim)
+    out.kept_inputs = taken
+
+
+def spread_outputs(module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Puts the outputs of a projection into their places, zeros between them; to be a hook behind it."""
+    places = torch.tensor(module.kept_outputs, device=output.device)
+    return output.new_zeros(*output.shape[:-1], module.all_outputs).index_copy(-1, places, output)
+
+
+def take_inputs(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Takes those inputs of a projection that it has columns for; to be a hook before it."""
+    places = torch.tensor(module.kept_inputs, device=inputs[0].device)
+    return (inputs[0].index_select(-1, places), *inputs[1:])

@@ -80,6 +80,11 @@ def shapes_of(model: PrunableModel) -> dict[str, Shapes]:
             f"{model.name} has mixtures of experts ({mixtures[0]} is the first), and latency tables know only blocks "
             "with one feed-forward network; ask for a sparsity.level in the place of sparsity.speedup"
         )
+    if narrow := [block.name for block in model.blocks if block.attention.is_narrow]:
+        raise BadInput(
+            f"{model.name} has heads with fewer values than keys ({narrow[0]} is the first block), and latency "
+            "tables do not know them; ask for a sparsity.level in the place of sparsity.speedup"
+        )
     config, found = model.hf.config, {}
     kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or []
     for block in model.blocks:
