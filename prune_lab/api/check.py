@@ -36,6 +36,8 @@ _PATTERNS: Mapping[str, Sequence[tuple[str, dict[str, Any]]]] = {
     "neurons": (("half of the neurons", {"sparsity": "neurons", "sparsity.level": 0.5}),),
     "heads": (("half of the heads", {"sparsity": "heads", "sparsity.level": 0.5}),),
     "width": (("half of the neurons and heads", {"sparsity": "width", "sparsity.level": 0.5}),),
+    "values": (("half of the values", {"sparsity": "values", "sparsity.level": 0.5}),),
+    "neurons_values": (("half of the neurons and values", {"sparsity": "neurons_values", "sparsity.level": 0.5}),),
     "experts": (("half of the experts", {"sparsity": "experts", "sparsity.level": 0.5}),),
     "blocks": (("one of three blocks", {"sparsity": "blocks", "sparsity.level": 0.5}),),
     "sub_blocks": (("half of the sub-blocks", {"sparsity": "sub_blocks", "sparsity.level": 0.5}),),

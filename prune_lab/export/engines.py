@@ -17,8 +17,8 @@ def engine_notes(done: str, *, unequal: bool = False, code: bool = True) -> Iter
     pattern = _PATTERN.search(done)
     if "shrunk" in done:
         yield (
-            "Neurons or heads were taken out, so that the matrices are smaller: memory, computation and files are "
-            "smaller in every engine that opens the model, without special kernels."
+            "Neurons, heads or values were taken out, so that the matrices are smaller: memory, computation and files "
+            "are smaller in every engine that opens the model, without special kernels."
             if "experts" not in done
             else "Experts were taken out, so that memory and files are smaller in every engine that opens the model. A "
             "token goes to as many experts as before, so that computing it costs the same."
@@ -28,10 +28,10 @@ def engine_notes(done: str, *, unequal: bool = False, code: bool = True) -> Iter
             "Whole experts are removed and still stored, as zeros that the router must not choose: only "
             "`prune_lab.load` opens the model so, until prune_lab's stage `shrink` has taken them out."
         )
-    elif any(kind in done for kind in ("neurons", "heads", "width")):
+    elif any(kind in done for kind in ("neurons", "heads", "width", "values")):
         yield (
-            "Whole neurons or heads are zero and still stored: an engine gains nothing by that until they are taken "
-            "out, which is what prune_lab's stage `shrink` does."
+            "Whole neurons, heads or values are zero and still stored: an engine gains nothing by that until they are "
+            "taken out, which is what prune_lab's stage `shrink` does."
         )
     if unequal:
         yield (

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_TAGS = {"unstructured": "sparse"} | dict.fromkeys(("neurons", "heads", "width", "experts"), "structured-pruning")
+_UNITS = ("neurons", "heads", "width", "values", "neurons_values", "experts")
+_TAGS = {"unstructured": "sparse"} | dict.fromkeys(_UNITS, "structured-pruning")
 _MOST_BYTES = 2**22  # of a card
 
 

@@ -66,7 +66,7 @@ def check_reached(
     )
     if method.allocation_conflict is not None:
         counts = [_total(counts, target, method.least_kept)]
-        if target.kind == "width":  # whole units meet it only nearly
+        if target.counts_parameters:  # whole units meet it only nearly
             largest = max(each.parameters_each for each in target.units(model))
             counts = [replace(counts[0], least=min(counts[0].least, counts[0].most - largest))]
     for count in counts:
@@ -98,9 +98,9 @@ def _check_time(model: PrunableModel, target: Target, time: TimeBudget, method: 
 def sparsity_in_range(model: PrunableModel, target: Target, result: PruningResult) -> float:
     """The share of zeros among the weights that the target covers, or of the units that went.
 
-    Of neurons and heads together, their share of the parameters. Those of low-rank parts beside weights count as kept.
+    Of units of several sizes, their share of the parameters. Those of low-rank parts beside weights count as kept.
     """
-    if target.kind == "width":
+    if target.counts_parameters:
         return removed_share(target.units(model), result.masks)
     if target.removes_units:
         units = target.units(model)
@@ -132,7 +132,7 @@ def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:
 
 
 def _kind(target: Target) -> str:
-    if target.kind == "width":
+    if target.counts_parameters:
         return "parameters"
     return target.kind.replace("_", "-") if target.removes_units else "weights"
 
@@ -152,11 +152,11 @@ def _units(
         least = asked.get(each.name, count_dropped(target.sparsity, entries))
         zero = int((each.norm(1, kept)[span] == 0).count_nonzero())  # all of the unit's weights were, before
         count = _Count(each.name, entries, gone, least, max(least, zero))
-        yield _parameters(each, count) if target.kind == "width" else count
+        yield _parameters(each, count) if target.counts_parameters else count
 
 
 def _parameters(units: Units, count: _Count) -> _Count:
-    """The same in parameters, which neurons and heads have in common."""
+    """The same in parameters, which units of several sizes have in common."""
     numbers = (number * units.parameters_each for number in (count.entries, count.gone, count.least, count.most))
     return _Count(count.name, *numbers)
 

@@ -12,7 +12,15 @@ from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import why_blocks_stay
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.model_units import blocks_of, experts_of, heads_of, neurons_of, single_weights_of, sub_blocks_of
+from prune_lab.models.model_units import (
+    blocks_of,
+    experts_of,
+    heads_of,
+    neurons_of,
+    single_weights_of,
+    sub_blocks_of,
+    values_of,
+)
 from prune_lab.models.units import Blocks, Units
 from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.latency.curve import TimeBudget
@@ -20,7 +28,9 @@ from prune_lab.pruning.latency.settings import Latency
 from prune_lab.pruning.masks import count_dropped, zeros_in
 from prune_lab.utils.checks import check_flag, check_number, is_number
 
-Pattern = Literal["unstructured", "neurons", "heads", "width", "experts", "blocks", "sub_blocks"]  # or N:M
+Pattern = Literal[  # or N:M
+    "unstructured", "neurons", "heads", "width", "values", "neurons_values", "experts", "blocks", "sub_blocks"
+]  # fmt: skip
 PatternKind = Pattern | Literal["N:M"]
 
 
@@ -28,8 +38,12 @@ _UNITS_OF: Mapping[str, Sequence[Callable[[Block], Units]]] = {
     "neurons": (neurons_of,),
     "heads": (heads_of,),
     "width": (heads_of, neurons_of),
+    "values": (values_of,),
+    "neurons_values": (values_of, neurons_of),
     "experts": (experts_of,),
 }
+_IN_PARAMETERS = ("width", "neurons_values")  # units of several sizes
+_TIMED = ("neurons", "heads", "width")  # what latency tables know
 _N_OF_M = r"[1-9]\d{0,6}:[1-9]\d{0,6}"  # no layer has more inputs than that
 _FRACTION = "the fraction removed: 0.7 removes 70 %"
 
@@ -41,10 +55,11 @@ class Target:
     Args:
         pattern: ``unstructured``; ``N:M``: N weights kept of every M consecutive inputs of a row; ``neurons``:
             hidden neurons of feed-forward networks are removed whole; ``heads``: attention heads are; ``width``: both;
-            ``experts``: experts of a mixture, of blocks that have some;
+            ``values``: rows of the value projection, with the columns that read them; ``neurons_values``: neurons and
+            values; ``experts``: experts of a mixture, of blocks that have some;
             ``blocks``: whole blocks; or ``sub_blocks``: attentions and feed-forward networks, each by itself.
-        level: fraction removed, in [0, 1), of weights, neurons, heads, experts or blocks, or for ``width`` of the
-            parameters that neurons and heads have; null for N:M, which sets it.
+        level: fraction removed, in [0, 1), of weights, neurons, heads, values, experts or blocks, or for ``width`` and
+            ``neurons_values`` of the parameters that both kinds have; null for N:M, which sets it.
         layers: half-open range of blocks ``[first, end)``; null for all.
         budget: sparsities by the name of a layer, or of its units, that replace ``level``.
         keep_zeros: whether prunable weights that are zero in the loaded model count as pruned: they are part of the
@@ -91,8 +106,8 @@ class Target:
             raise BadSetting(self, "layers", "is no range; allowed: [first, end) of blocks, or null for all")
 
     def _check_speedup(self) -> None:
-        if self.kind not in _UNITS_OF:
-            allowed = ", ".join(f"sparsity={kind}" for kind in _UNITS_OF)
+        if self.kind not in _TIMED:
+            allowed = ", ".join(f"sparsity={kind}" for kind in _TIMED)
             raise BadSetting(
                 self, "speedup", f"is not allowed with {{at}}.pattern={self.pattern}; it goes with {allowed}"
             )
@@ -127,8 +142,13 @@ class Target:
 
     @property
     def removes_units(self) -> bool:
-        """Whether whole neurons, heads, experts or blocks go."""
+        """Whether whole neurons, heads, values, experts or blocks go."""
         return self.kind in _UNITS_OF or self.removes_depth
+
+    @property
+    def counts_parameters(self) -> bool:
+        """Whether the level is a share of parameters, as units of several sizes go."""
+        return self.kind in _IN_PARAMETERS
 
     @property
     def removes_depth(self) -> bool:
@@ -136,7 +156,7 @@ class Target:
         return self.kind in ("blocks", "sub_blocks")
 
     def units(self, model: PrunableModel) -> list[Units]:
-        """What is kept or removed as one, in the range of layers: neurons, heads, experts, or single weights.
+        """What is kept or removed as one, in the range of layers: neurons, heads, values, experts, or single weights.
 
         Blocks and sub-blocks are those of the whole model, as one object; `span` says which of them may go.
         """
@@ -147,7 +167,7 @@ class Target:
         return [single_weights_of(linear, self.n_of_m) for linear in self.linears(model)]
 
     def units_of(self, block: Block) -> list[Units]:
-        """The neurons, heads or experts of a block that may go, in the order of a forward pass.
+        """The neurons, heads, values or experts of a block that may go, in the order of a forward pass.
 
         Raises:
             BadInput: it has none; of experts it may have none.

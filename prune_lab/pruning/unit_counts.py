@@ -1,7 +1,8 @@
-"""How many neurons and heads go of each layer.
+"""How many neurons, heads and values go of each layer.
 
-Where a target removes both (``width``), its level is a share of their parameters, which whole units meet only nearly:
-they are taken as long as the next one fits in, so that never more goes than was asked for.
+Where a target removes units of several sizes (neurons with heads, ``width``, or with values, ``neurons_values``), its
+level is a share of their parameters, which whole units meet only nearly: they are taken as long as the next one fits
+in, so that never more goes than was asked for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +33,9 @@ def removed_share(units: Sequence[Units], masks: Mapping[str, Tensor]) -> float:
 def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -> dict[str, int]:
     """The same share of every block.
 
-    Where both neurons and heads go, heads lose ``floor(level * heads)``, and neurons what is then missing to the level
-    in the parameters of their block. Layers with a budget of their own lose that. Of a target of time it is the lowest
-    level, in thousandths, that reaches it.
+    Where neurons go and heads or values, too, these lose ``floor(level * count)``, and neurons what is then missing to
+    the level in the parameters of their block. Layers with a budget of their own lose that. Of a target of time it is
+    the lowest level, in thousandths, that reaches it.
 
     Args:
         units: of all layers, those of a block together.
@@ -52,12 +53,12 @@ def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -
     counts = {
         each.name: min(target.dropped(each.name, each.count), each.count - max(min_units, each.least)) for each in units
     }
-    if target.kind != "width" or target.budget:
+    if not target.counts_parameters or target.budget:
         return counts
     for _, group in groupby(units, key=block_of):
-        heads, neurons = sorted(group, key=lambda each: each.kind)
-        left = count_dropped(target.sparsity, parameters_of([heads, neurons]))
-        left -= counts[heads.name] * heads.parameters_each
+        others, neurons = sorted(group, key=lambda each: each.kind == "neurons")
+        left = count_dropped(target.sparsity, parameters_of([others, neurons]))
+        left -= counts[others.name] * others.parameters_each
         counts[neurons.name] = min(left // neurons.parameters_each, neurons.count - min_units)
     return counts
 
@@ -84,29 +85,47 @@ def counts_by_score(
         RunFailed: so much cannot go where every layer keeps ``min_units``.
         BadInput: a speed cannot be reached.
     """
-    flat = [scores[each.name].double().cpu() for each in units]
-    open_ = [torch.ones_like(score, dtype=torch.bool) for score in flat]
-    for each, score, may_go in zip(units, flat, open_, strict=True):
-        may_go[score.topk(min(max(min_units, each.least), len(score))).indices] = False
-    sizes = torch.cat([torch.full_like(score, each.parameters_each) for each, score in zip(units, flat, strict=True)])
-    owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(flat)])
-    order = torch.cat(flat).masked_fill(~torch.cat(open_), torch.inf).argsort(stable=True)
-    order = order[: int(torch.cat(open_).count_nonzero())]
+    order = _order(units, scores, min_units)
     if target.time is not None:
-        return _dropped_in_time(units, owner[order].tolist(), target, target.time)
-    left, counts = count_dropped(target.sparsity, parameters_of(units)), [0] * len(units)
-    for size, index in zip(sizes[order].long().tolist(), owner[order].tolist(), strict=True):
-        if size <= left:
-            left -= size
-            counts[index] += 1
-    if len(order) == sum(counts) and left >= min(each.parameters_each for each in units):
+        return _dropped_in_time(units, order, target, target.time)
+    counts, left = _taken(units, order, count_dropped(target.sparsity, parameters_of(units)))
+    if len(order) == sum(counts.values()) and left >= min(each.parameters_each for each in units):
         least = min(units, key=lambda each: each.count)
         raise RunFailed(
             f"{least.name}: one cut of {target.sparsity:.3g} over all layers leaves none of its {least.count} "
             f"units; use {{at}}.scope=layer, or a lower sparsity.level",
             method,
         )
-    return {each.name: count for each, count in zip(units, counts, strict=True)}
+    return counts
+
+
+def counts_within(
+    units: Sequence[Units], scores: Mapping[str, Tensor], sparsity: float, min_units: int
+) -> dict[str, int]:
+    """The same for a share of the parameters, of which less goes where every layer has to keep ``min_units``."""
+    return _taken(units, _order(units, scores, min_units), count_dropped(sparsity, parameters_of(units)))[0]
+
+
+def _order(units: Sequence[Units], scores: Mapping[str, Tensor], min_units: int) -> list[int]:
+    """The numbers of the layers whose units go next, one after the other: those that may go, by their scores."""
+    flat = [scores[each.name].double().cpu() for each in units]
+    open_ = [torch.ones_like(score, dtype=torch.bool) for score in flat]
+    for each, score, may_go in zip(units, flat, open_, strict=True):
+        may_go[score.topk(min(max(min_units, each.least), len(score))).indices] = False
+    owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(flat)])
+    order = torch.cat(flat).masked_fill(~torch.cat(open_), torch.inf).argsort(stable=True)
+    found: list[int] = owner[order[: int(torch.cat(open_).count_nonzero())]].tolist()
+    return found
+
+
+def _taken(units: Sequence[Units], order: Sequence[int], budget: int) -> tuple[dict[str, int], int]:
+    """Takes units of the layers in ``order`` that fit into a number of parameters: how many of each, what is left."""
+    sizes, counts = [each.parameters_each for each in units], [0] * len(units)
+    for index in order:
+        if sizes[index] <= budget:
+            budget -= sizes[index]
+            counts[index] += 1
+    return {each.name: count for each, count in zip(units, counts, strict=True)}, budget
 
 
 def _counts_in_time(units: Sequence[Units], target: Target, time: TimeBudget, min_units: int) -> dict[str, int]:

@@ -17,6 +17,11 @@ class Hooks:
     """What is done beside the training; here nothing."""
 
     @property
+    def separates(self) -> bool:
+        """Whether `between_losses` is called, so that the distance of hidden states has a backward pass of its own."""
+        return False
+
+    @property
     def settings(self) -> str:
         """What a saved state depends on besides `Training`, in words."""
         return ""
@@ -36,6 +41,15 @@ class Hooks:
     def penalty(self) -> Tensor | None:
         """Added to the loss of every step."""
         return None
+
+    def between_losses(self, scale: float) -> None:
+        """Once the gradients of what a step predicts are there, and no others: if the hooks ask for it (`separates`).
+
+        Those of the distance of hidden states are added afterwards.
+
+        Args:
+            scale: that the gradients are multiplied by, with ``precision=fp16``; else 1.
+        """
 
     def after_backward(self) -> None:
         """Once the gradients of a step are there."""

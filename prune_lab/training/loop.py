@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from prune_lab.errors import BadInput
 from prune_lab.training.accelerator import accelerator_for, mean
 from prune_lab.training.held_out import HeldOut, split
 from prune_lab.training.hooks import Hooks
+from prune_lab.training.losses import Projections
 from prune_lab.training.masters import check_types, widened
 from prune_lab.training.progress import Progress
 from prune_lab.training.series import Series, SeriesLog
@@ -113,6 +114,9 @@ def _fit(
     samples, held_out = _held_out(samples, training, report, partial(mean, accelerator), hooks)
     model = model if shards is None else shards.model
     torch.manual_seed(training.seed)  # of dropout
+    projections = _projections(model, training)
+    if projections is not None:
+        groups = [*groups, {"params": list(projections.to(device).parameters()), "weight_decay": 0.0}]
     optimizer, scheduler = _optimizer(model, training, groups, fused=device.type == "cpu")
     prepared = model
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -123,10 +127,12 @@ def _fit(
         # Accelerate leaves a forward pass behind that copies all logits to float32, and that goes on computing in
         # mixed precision when the model is evaluated later.
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    make_step = Stepper(accelerator, prepared, optimizer, hooks, teacher, samples, training)
+    make_step = Stepper(accelerator, prepared, optimizer, hooks, teacher, samples, training, projections)
     progress = Progress(trained_parameters=trained)
     parts: dict[str, Stateful] = {"optimizer": optimizer, "scheduler": scheduler, "hooks": hooks}
     parts |= {"held_out": held_out, "progress": progress}
+    if projections is not None:
+        parts["projections"] = projections
     settings = f"{training} {hooks.settings}".strip()
     states = SavedStates(accelerator, prepared, parts, folder, training.save_every, settings, shards)
     first = progress.resumed_at = states.resume()
@@ -154,6 +160,15 @@ def _fit(
     progress.seconds = time.perf_counter() - start
     states.remove()
     return progress
+
+
+def _projections(model: nn.Module, training: Training) -> Projections | None:
+    """The maps of hidden states that are trained beside the model, if there are any."""
+    distill, config = training.distill, cast(Any, model).config
+    if distill is None or not distill.project:
+        return None
+    numbers = distill.layers or range(config.num_hidden_layers + 1)
+    return Projections(list(numbers), config.hidden_size)
 
 
 def _optimizer(

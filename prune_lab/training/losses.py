@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prune_lab.data.samples import Batch, Samples
-from prune_lab.utils.checks import check_number, check_text
+from prune_lab.errors import BadSetting
+from prune_lab.utils.checks import check_flag, check_number, check_text
 
 IGNORED = -100
 """torch's mark of a position that predicts nothing."""
@@ -151,12 +152,16 @@ class Distillation:
 
     ``(1 - weight) CE + weight T^2 KL(teacher || student) + hidden MSE``: KL at temperature T, a mean over targets; MSE
     of the hidden states (embedding and every block) at the positions that predict a target, a mean over them, the
-    layers and the width.
+    layers and the width. The cross-entropy against the teacher's soft labels has the same gradients as KL.
 
     Args:
         weight: of the divergence, in [0, 1].
         temperature: T, above 0.
         hidden: weight of the hidden states' distance, 0 or more; the teacher needs the student's layers and width then.
+        layers: numbers of the hidden states that count, 0 the embedding, b the output of the b-th block, the last one
+            behind the last norm; null: all.
+        project: the student's states pass a linear map each, ``P h + c``, which is trained with the model, begins as
+            the identity, and is thrown away afterwards.
         teacher: a model folder; null: the model as it was before the stage.
 
     Source: Hinton et al., 2015, arXiv:1503.02531. The code of arXiv:2302.03773 divides the sum over all tokens, padding
@@ -168,40 +173,77 @@ class Distillation:
     weight: float = 0.5
     temperature: float = 2.0
     hidden: float = 0.0
+    layers: Sequence[int] | None = None
+    project: bool = False
     teacher: str | None = None
 
     def __post_init__(self) -> None:
         check_number(self, "weight", least=0, most=1)
         check_number(self, "temperature", above=0)
         check_number(self, "hidden", least=0)
+        check_flag(self, "project")
+        if self.layers is not None and not _are_numbers(self.layers):
+            raise BadSetting(
+                self,
+                "layers",
+                "is not allowed; allowed: numbers of hidden states, each once, such as [0,2,4], or null: all",
+            )
+        for name in () if self.hidden else ("layers", "project"):
+            if getattr(self, name):
+                raise BadSetting(
+                    self,
+                    name,
+                    "is for the distance of hidden states; use {at}.hidden=1 or another weight, or leave it out",
+                )
         check_text(self, "teacher", optional=True, hint="a model folder; null: the model as it was before the stage")
 
     def __call__(self, student: Outputs, teacher: Outputs, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """The mixed loss of what the two models returned, with their hidden states where those count."""
-        loss = (1 - self.weight) * language_loss(student.logits, tokens, targets)
-        loss = loss + self.weight * self.divergence(student.logits, teacher.logits, targets)
-        if not self.hidden:
-            return loss
-        pairs = zip(student.hidden_states, teacher.hidden_states, strict=True)
-        layers = [(mine.float() - goal.float())[:, :-1].square().mean(-1) for mine, goal in pairs]
-        return loss + self.hidden * _mean(torch.stack(layers).mean(0), targets)
+        """The mixed loss of what two language models returned, with their hidden states where those count."""
+        return torch.stack(self.losses(student, teacher, Batch(tokens, targets=targets))).sum()
 
-    def classes(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """The mixed loss of texts that have labels; of values, the squared distance takes the place of ``KL``."""
-        assert batch.labels is not None
+    def losses(
+        self, student: Outputs, teacher: Outputs, batch: Batch, projections: "Projections | None" = None
+    ) -> list[Tensor]:
+        """The loss of what is predicted and, where they count, that of hidden states, with its weight.
+
+        Args:
+            student: what it returned of the batch.
+            teacher: likewise.
+            batch: of texts, or of texts that have labels.
+            projections: that the student's hidden states pass.
+        """
+        if batch.labels is None:
+            prediction = self.prediction(student, teacher, batch.tokens, batch.targets)
+        else:
+            prediction = self.class_prediction(student, teacher, batch.labels)
+        return [prediction, self.distance(student, teacher, batch, projections)] if self.hidden else [prediction]
+
+    def prediction(self, student: Outputs, teacher: Outputs, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """The part of the loss that is about the tokens that are predicted."""
+        loss = (1 - self.weight) * language_loss(student.logits, tokens, targets)
+        return loss + self.weight * self.divergence(student.logits, teacher.logits, targets)
+
+    def class_prediction(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        """The part that is about labels, ``(samples,)``; of values the squared distance takes the place of ``KL``."""
         mine, goal = student.logits.float(), teacher.logits.float()
-        if batch.labels.is_floating_point():
+        if labels.is_floating_point():
             apart = functional.mse_loss(mine, goal)
         else:
             said, taught = ((each / self.temperature).log_softmax(-1) for each in (mine, goal))
             apart = self.temperature**2 * functional.kl_div(said, taught, log_target=True, reduction="batchmean")
-        loss = (1 - self.weight) * class_loss(mine, batch.labels) + self.weight * apart
-        if not self.hidden:
-            return loss
-        counted = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.real is None else batch.real
-        pairs = zip(student.hidden_states, teacher.hidden_states, strict=True)
-        layers = [(a.float() - b.float()).square().mean(-1)[counted].mean() for a, b in pairs]
-        return loss + self.hidden * torch.stack(layers).mean()
+        return (1 - self.weight) * class_loss(mine, labels) + self.weight * apart
+
+    def distance(
+        self, student: Outputs, teacher: Outputs, batch: Batch, projections: "Projections | None" = None
+    ) -> Tensor:
+        """The part that is about hidden states, with its weight: see `losses`."""
+        pairs = list(zip(student.hidden_states, teacher.hidden_states, strict=True))
+        layers = []
+        for number in range(len(pairs)) if self.layers is None else self.layers:
+            mine, goal = pairs[number][0].float(), pairs[number][1].float()
+            mine = mine if projections is None else projections(number, mine)
+            layers.append((mine - goal).square().mean(-1))
+        return self.hidden * _mean(torch.stack(layers).mean(0), batch)
 
     def divergence(self, logits: Tensor, teacher: Tensor, targets: Tensor | None = None) -> Tensor:
         """``T^2 KL``, the mean over targets."""
@@ -221,9 +263,34 @@ class Distillation:
         return functional.kl_div(student, goal, log_target=True, reduction="none").sum(-1)
 
 
-def _mean(values: Tensor, targets: Tensor | None) -> Tensor:
-    """The mean of ``(samples, seqlen - 1)`` values at the positions that predict a target."""
-    if targets is None:
-        return values.mean()
-    counted = targets[:, 1:].to(values.dtype)
-    return (values * counted).sum() / counted.sum().clamp_min(1)
+def _are_numbers(layers: object) -> bool:
+    whole = isinstance(layers, Sequence) and all(type(number) is int and number >= 0 for number in layers)
+    return whole and 0 < len(layers) == len(set(layers))  # type: ignore[arg-type]  # a sequence, as was seen
+
+
+class Projections(nn.Module):
+    """A linear map of the student's width for each hidden state that counts, the identity at first; float32.
+
+    Args:
+        numbers: of the hidden states.
+        width: of the model.
+    """
+
+    def __init__(self, numbers: Sequence[int], width: int):
+        super().__init__()
+        self.weights = nn.ParameterDict({str(number): torch.eye(width, device="cpu") for number in numbers})
+        self.biases = nn.ParameterDict({str(number): torch.zeros(width, device="cpu") for number in numbers})
+
+    def forward(self, number: int, states: Tensor) -> Tensor:
+        """``P h + c`` of the states ``(..., width)`` of one layer."""
+        return functional.linear(states, self.weights[str(number)], self.biases[str(number)])
+
+
+def _mean(values: Tensor, batch: Batch) -> Tensor:
+    """The mean of ``(samples, seqlen)`` values over the positions that predict a target; of texts with labels, all."""
+    if batch.labels is not None:
+        return values.mean() if batch.real is None else values[batch.real].mean()
+    if batch.targets is None:
+        return values[:, :-1].mean()
+    counted = batch.targets[:, 1:].to(values.dtype)
+    return (values[:, :-1] * counted).sum() / counted.sum().clamp_min(1)

@@ -24,7 +24,8 @@ class Training:
         gradient_accumulation_steps: micro-batches of a step; they divide ``batch_size``.
         lr: the highest learning rate of the weights (AdamW).
         epsilon: added to the root of AdamW's second moment; null: that of the method's authors where a method trains
-            (1e-4 for those of `prune_lab.pruning.methods.trained`, but 1e-8 for SMP and PINS), else 1e-8.
+            (1e-4 for those of `prune_lab.pruning.methods.trained`, but 1e-6 for GRAIN and 1e-8 for SMP and PINS), else
+            1e-8.
         beta2: how much of its past AdamW's second moment keeps at a step; null: that of the method's authors where a
             method trains (0.95 for Elsa), else 0.999.
         weight_decay: of matrices; biases, norms and scores have none.
@@ -106,6 +107,12 @@ class Training:
         if self.fsdp and self.precision == "fp16":
             raise BadSetting(
                 self, "precision", "with {at}.fsdp=true is not allowed; allowed: no, bf16, which need no scaled losses"
+            )
+        if self.fsdp and self.distill is not None and self.distill.project:
+            raise BadSetting(
+                self.distill,
+                "project",
+                "with training.fsdp=true is not allowed: the maps are not divided; use {at}.project=false",
             )
         check_seed(self)
 

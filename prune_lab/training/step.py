@@ -1,7 +1,8 @@
 """One step of the optimizer."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from prune_lab.data.samples import Batch, Samples
 from prune_lab.errors import RunFailed
 from prune_lab.training.accelerator import average
+from prune_lab.training.apart import Apart
 from prune_lab.training.hooks import Hooks
-from prune_lab.training.losses import loss_of, outputs
+from prune_lab.training.losses import Projections, loss_of, outputs
 from prune_lab.training.settings import Training
 
 
@@ -45,6 +47,7 @@ class Stepper:
         teacher: for ``training.distill``; moved to the accelerator's device.
         samples: what to train on.
         training: how.
+        projections: that hidden states pass, for ``training.distill``.
     """
 
     accelerator: Accelerator
@@ -54,6 +57,7 @@ class Stepper:
     teacher: nn.Module | None
     samples: Samples
     training: Training
+    projections: Projections | None = None
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
@@ -73,16 +77,21 @@ class Stepper:
         self.hooks.before_step(step)
         rows = samples_of(step, len(self.samples), training.batch_size, training.seed)
         targets = self.samples.count_targets(rows)
-        for part in rows.chunk(training.gradient_accumulation_steps):
+        parts = rows.chunk(training.gradient_accumulation_steps)
+        apart = Apart(self._trained) if self.hooks.separates else None
+        for number, part in enumerate(parts):
             part = part[accelerator.process_index :: accelerator.num_processes]
             batch = self.samples.batch(part, accelerator.device)
             self.hooks.before_forward(batch)
             with accelerator.autocast():
-                loss = self._loss(batch)
+                losses = self._losses(batch)
             # the mean over the targets of the whole step, however they fall to micro-batches and processes
-            loss = loss * (accelerator.num_processes * self.samples.count_targets(part) / targets)
-            accelerator.backward(loss)
-            total += float(loss.detach())
+            share = accelerator.num_processes * self.samples.count_targets(part) / targets
+            if apart is None:
+                losses = [torch.stack(losses).sum()] if len(losses) > 1 else losses
+            losses = [loss * share for loss in losses]
+            self._backward(losses, apart, last=number + 1 == len(parts))
+            total += sum(float(loss.detach()) for loss in losses)
         penalty = self.hooks.penalty()
         if penalty is not None:
             accelerator.backward(penalty)
@@ -94,18 +103,40 @@ class Stepper:
         norm = self._update(step, measured=training.logs(step))
         return Stepped(total, self.samples.count_tokens(rows), norm, self.hooks.course())
 
-    def _loss(self, batch: Batch) -> Tensor:
-        """The mean over the targets of one micro-batch, mixed with the divergence from the teacher."""
+    def _backward(self, losses: Sequence[Tensor], apart: Apart | None, *, last: bool) -> None:
+        """The backward passes of one micro-batch; where losses are separated, the hooks see the first one's gradients.
+
+        Args:
+            losses: that of what is predicted, or of everything, and maybe that of hidden states.
+            apart: takes the gradients of the second loss until the hooks have seen all of the first; None: there is
+                one loss.
+            last: whether it is the last of the step.
+        """
+        first, *others = losses
+        self.accelerator.backward(first, retain_graph=bool(others))
+        if apart is None:
+            return
+        if last:
+            scaler = self.accelerator.scaler
+            self.hooks.between_losses(1.0 if scaler is None else float(scaler.get_scale()))
+            apart.join()
+        for loss in others:
+            with nullcontext() if last else apart:
+                self.accelerator.backward(loss)
+
+    def _losses(self, batch: Batch) -> list[Tensor]:
+        """Means over the targets of one micro-batch: of what is predicted, and of the distance of hidden states.
+
+        The first is mixed with the divergence from the teacher; the second is there if it is asked for.
+        """
         distill = self.training.distill
         if distill is None or self.teacher is None:
-            return loss_of(outputs(self.model, batch).logits, batch)
+            return [loss_of(outputs(self.model, batch).logits, batch)]
         hidden = distill.hidden > 0
         with torch.no_grad():
             goal = outputs(self.teacher, batch, hidden=hidden)
-        found = outputs(self.model, batch, hidden=hidden)
-        if batch.labels is not None:
-            return distill.classes(found, goal, batch)
-        return distill(found, goal, batch.tokens, batch.targets)
+        mine = outputs(self.model, batch, hidden=hidden)
+        return distill.losses(mine, goal, batch, self.projections)
 
     def _remedy(self) -> str:
         """What may help, of what is not set already."""

@@ -8,6 +8,7 @@ from torch import nn
 from prune_lab.errors import BadSetting, owned_by
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import PrunableModel
+from prune_lab.training.losses import Distillation
 from prune_lab.training.settings import Training
 
 
@@ -18,6 +19,8 @@ def check_teacher(model: PrunableModel, training: Training) -> None:
         BadInput: it cannot be read, or has another vocabulary, or other layers or another width where those matter.
     """
     distill = training.distill
+    if distill is not None:
+        _check_layers(model, distill)
     if distill is None or distill.teacher is None:
         return
     own = model.hf.config
@@ -45,6 +48,16 @@ def check_teacher(model: PrunableModel, training: Training) -> None:
             "teacher",
             f"has {shapes[0][0]} layers of width {shapes[0][1]} and the model {shapes[1][0]} of {shapes[1][1]}; use "
             "{at}.hidden=0, or a teacher of the model's layers and width",
+        )
+
+
+def _check_layers(model: PrunableModel, distill: Distillation) -> None:
+    blocks = len(model.blocks)
+    if beyond := [number for number in distill.layers or () if number > blocks]:
+        raise BadSetting(
+            distill,
+            "layers",
+            f"names hidden state {beyond[0]}, and {model.name} of {blocks} blocks has those from 0 to {blocks}",
         )
 
 

@@ -272,7 +272,7 @@ def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
         assert (once.progress is not None) is (path in TRAINED)
 
 
-@pytest.mark.parametrize("pattern", ["neurons", "heads", "width"])
+@pytest.mark.parametrize("pattern", ["neurons", "heads", "width", "values", "neurons_values"])
 @pytest.mark.parametrize("path", OF_UNITS, ids=lambda path: path.stem)
 def test_a_method_removes_neurons_and_heads_whole(
     tiny_model: Callable[..., PrunableModel],

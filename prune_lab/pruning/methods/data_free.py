@@ -21,7 +21,7 @@ class DataFreeMethod(BlockMethod):
     """A method that chooses from the weights alone; calibration data serve only to measure its error."""
 
     patterns: ClassVar[frozenset[str]] = BlockMethod.patterns | {
-        "neurons", "heads", "width", "experts", "blocks", "sub_blocks",
+        "neurons", "heads", "width", "values", "neurons_values", "experts", "blocks", "sub_blocks",
     }  # fmt: skip
     prunes_experts: ClassVar[bool] = True
 
@@ -56,7 +56,7 @@ class DataFreeMethod(BlockMethod):
 
     @abstractmethod
     def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
-        """Returns the keep-masks ``(count,)`` of neurons, heads or blocks, by the name of the units."""
+        """Returns the keep-masks ``(count,)`` of neurons, heads, values or blocks, by the name of the units."""
 
 
 def remove_units(context: PruningContext, units: list[Units], masks: Masks, seconds: float) -> PruningResult:

@@ -19,9 +19,9 @@ SCOPES = ("layer", "row", "model")
 class Magnitude(DataFreeMethod):
     """Scores each weight ``|W_ij|``; the kept weights do not change.
 
-    Neurons and heads are scored by the L2 norm of all their weights, in the layers they are read from and in the one
-    they are read by; where both compete, by the root of the mean square instead. Blocks are scored by the norm of all
-    their linear layers.
+    Neurons, heads and values are scored by the L2 norm of all their weights, in the layers they are read from and in
+    the one they are read by; where two kinds compete, by the root of the mean square instead. Blocks are scored by the
+    norm of all their linear layers.
 
     Args:
         scope: where weights compete. ``layer``: ``floor(s * out * in)`` of each layer go, the baseline of the pruning
@@ -73,7 +73,7 @@ class Magnitude(DataFreeMethod):
 
     def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
         """Cuts the norms; of neurons and heads together, those of a mean weight, or heads would be the last to go."""
-        size = {each.name: each.parameters_each**0.5 if target.kind == "width" else 1.0 for each in units}
+        size = {each.name: each.parameters_each**0.5 if target.counts_parameters else 1.0 for each in units}
         return keep_units(
             units, {each.name: each.norm(2) / size[each.name] for each in units}, target, self.scope, self
         )

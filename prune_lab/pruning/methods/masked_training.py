@@ -42,6 +42,9 @@ class MaskPolicy(ABC):
         """Returns whether the model is its own teacher, with the weights that held-out samples liked best so far."""
         return False
 
+    separates: ClassVar[bool] = False
+    """Whether it looks at gradients of what is predicted alone, see `between_losses`."""
+
     def settled(self, training: Training) -> Training:
         """Returns how it is trained, with the method's own values for what the settings leave to it."""
         return training
@@ -75,6 +78,9 @@ class MaskPolicy(ABC):
     def before_forward(self, live: LiveMasks, batch: Batch) -> None:  # noqa: B027 - most need nothing of it
         """Looks at every micro-batch before its forward pass."""
 
+    def between_losses(self, live: LiveMasks, scale: float) -> None:  # noqa: B027 - most need nothing of it
+        """Looks at the gradients of what a step predicts, which are multiplied by ``scale``; see `Hooks`."""
+
     def after_backward(self, live: LiveMasks, sparsity: float) -> None:  # noqa: B027 - most need nothing of it
         """Looks at the gradients of a step, before the optimizer moves anything."""
 
@@ -99,6 +105,11 @@ class PolicyHooks(Hooks):
     _taught_since: int = field(default=0, init=False)  # steps before the teacher's weights
     _penalty: Tensor | None = field(default=None, init=False)  # of the last step
     _changed: float = field(default=0.0, init=False)  # shares of the mask, added up since the last line of the series
+
+    @property
+    def separates(self) -> bool:
+        """Whether the policy does."""
+        return self.policy.separates
 
     @property
     def settings(self) -> str:
@@ -133,6 +144,10 @@ class PolicyHooks(Hooks):
         penalty = self.policy.penalty(self.live, self.sparsity, self._final)
         self._penalty = None if penalty is None else penalty.detach()
         return penalty
+
+    def between_losses(self, scale: float) -> None:
+        """Shows the policy the gradients of what is predicted."""
+        self.policy.between_losses(self.live, scale)
 
     def after_backward(self) -> None:
         """Lets the policy look at the gradients; weights that were zero before the training get none."""

@@ -92,8 +92,8 @@ class SelfRegularization(Distillation):
         super().__post_init__()
         check_choice(self, "normalization", NORMALIZATIONS)
 
-    def __call__(self, student: Outputs, teacher: Outputs, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """The mixed loss of what the two models returned."""
+    def prediction(self, student: Outputs, teacher: Outputs, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """The mixed loss of what the two models returned, each token with its own share of both."""
         logits, goals = student.logits.flatten(0, 1), teacher.logits.flatten(0, 1)
         wanted = next_tokens(tokens, targets)
         weights = self.confidence(logits, wanted.ne(IGNORED))

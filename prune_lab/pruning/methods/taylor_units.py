@@ -30,7 +30,7 @@ class GradientUnits(Method):
     """
 
     scope: str
-    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "width"})
+    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "width", "values", "neurons_values"})
 
     @property
     def allocation_conflict(self) -> str | None:

@@ -19,6 +19,7 @@ from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.methods.selection import keep_over_all
 from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import removed_share
 from prune_lab.training.lora import Lora
 from prune_lab.training.settings import Training
 from prune_lab.training.updates import Update
@@ -35,8 +36,8 @@ _NEARLY = 0.02  # floors cost a fraction of that
 class TrainedMethod(MaskPolicy, Method):
     """Scores the units of every layer, and masks those with the lowest scores more and more while training goes on.
 
-    Units are neurons, attention heads or single weights, as the target's pattern says. With an N:M pattern the N
-    highest scores of every M are safe, the lowest of all others go first, and all of these are gone in the end.
+    Units are neurons, attention heads, values or single weights, as the target's pattern says. With an N:M pattern the
+    N highest scores of every M are safe, the lowest of all others go first, and all of these are gone in the end.
 
     Args:
         scope: ``layer`` removes the same share of every layer, ``global`` the lowest scores of all layers together.
@@ -47,7 +48,7 @@ class TrainedMethod(MaskPolicy, Method):
     scope: str = "layer"
     min_units: int | None = 1
 
-    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "unstructured", "N:M"})
+    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "values", "unstructured", "N:M"})
     trains: ClassVar[bool] = True
     learned: ClassVar[bool] = False
     """Whether the scores are trained with the weights."""
@@ -67,7 +68,9 @@ class TrainedMethod(MaskPolicy, Method):
         units, sparsity = context.target.units(context.model), context.target.sparsity
         self.check_counts(units, sparsity)
         masks, progress = train_with_masks(self, units, context)
-        self._warn_of_shortfall(masks, units[0].kind, sparsity)
+        in_parameters = context.target.counts_parameters
+        removed = removed_share(units, masks) if in_parameters else sparsity_of(masks)
+        self._warn_of_shortfall(masks, "parameters" if in_parameters else units[0].kind, removed, sparsity)
         rows = {name: LayerRow.of_mask(name, keep) for name, keep in masks.items()}
         return PruningResult(masks, rows, progress=progress, notes={"weights": "frozen"} if self.freezes else {})
 
@@ -168,9 +171,8 @@ class TrainedMethod(MaskPolicy, Method):
             )
         return max(0, scores.numel() - self.min_units)
 
-    def _warn_of_shortfall(self, masks: Masks, kind: str, sparsity: float) -> None:
+    def _warn_of_shortfall(self, masks: Masks, kind: str, removed: float, sparsity: float) -> None:
         """Warns where less went than was asked for, or where a floor decided."""
-        removed = sparsity_of(masks)
         if removed < sparsity - _NEARLY:
             logger.warning(
                 "%.1f %% of the %s went, not the %.1f %% asked for; raise the method's lr or weight, or training.steps",
@@ -180,4 +182,4 @@ class TrainedMethod(MaskPolicy, Method):
             )
         at_minimum = [name for name, keep in masks.items() if int(keep.count_nonzero()) == self.min_units]
         if at_minimum:
-            logger.warning("only method.min_units=%d %s are left in %s", self.min_units, kind, ", ".join(at_minimum))
+            logger.warning("only method.min_units=%d units are left in %s", self.min_units, ", ".join(at_minimum))

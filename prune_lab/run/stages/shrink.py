@@ -1,4 +1,4 @@
-"""Removes masked neurons, heads, experts and blocks physically, and measures what that saves."""
+"""Removes masked neurons, heads, values, experts and blocks physically, and measures what that saves."""
 
 import logging
 import statistics
@@ -36,7 +36,7 @@ _TIMED = MetricInfo("", "seconds", ".4f", better="lower", in_summary=True)
 
 @dataclass
 class Shrink(Stage):
-    """Makes the model smaller by the neurons, heads, experts and blocks that were pruned.
+    """Makes the model smaller by the neurons, heads, values, experts and blocks that were pruned.
 
     It computes the same, to rounding.
 
@@ -85,10 +85,12 @@ class Shrink(Stage):
                 resolve_device(self.device, "{at}.device")
 
     def __call__(self, run: RunState) -> dict[str, float]:
-        """Shrinks the run's model in place; does nothing where no neuron, head, expert or block was pruned."""
+        """Shrinks the run's model in place; does nothing where no neuron, head, value, expert or block was pruned."""
         units = removable(run.model)
         if not any(each.name in run.masks for each in units):
-            logger.info("shrink: no neuron, no head, no expert and no block was pruned, so nothing can be taken out")
+            logger.info(
+                "shrink: no neuron, no head, no value, no expert and no block was pruned, so nothing can be taken out"
+            )
             return {}
         workload = self._workload.fit(run.model)
         device = run.device if self.device is None else resolve_device(self.device)
