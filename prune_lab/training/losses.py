@@ -182,19 +182,13 @@ class Distillation:
         check_number(self, "temperature", above=0)
         check_number(self, "hidden", least=0)
         check_flag(self, "project")
-        if self.layers is not None and not _are_numbers(self.layers):
-            raise BadSetting(
-                self,
-                "layers",
-                "is not allowed; allowed: numbers of hidden states, each once, such as [0,2,4], or null: all",
-            )
+        if self.layers is not None and not (isinstance(self.layers, Sequence) and _are_numbers(self.layers)):
+            allowed = "numbers of hidden states, each once, such as [0,2,4], or null: all"
+            raise BadSetting(self, "layers", f"is not allowed; allowed: {allowed}")
         for name in () if self.hidden else ("layers", "project"):
             if getattr(self, name):
-                raise BadSetting(
-                    self,
-                    name,
-                    "is for the distance of hidden states; use {at}.hidden=1 or another weight, or leave it out",
-                )
+                remedy = "use {at}.hidden=1 (their weight), or leave it out"
+                raise BadSetting(self, name, f"is about the distance of hidden states; {remedy}")
         check_text(self, "teacher", optional=True, hint="a model folder; null: the model as it was before the stage")
 
     def __call__(self, student: Outputs, teacher: Outputs, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -263,9 +257,9 @@ class Distillation:
         return functional.kl_div(student, goal, log_target=True, reduction="none").sum(-1)
 
 
-def _are_numbers(layers: object) -> bool:
-    whole = isinstance(layers, Sequence) and all(type(number) is int and number >= 0 for number in layers)
-    return whole and 0 < len(layers) == len(set(layers))  # type: ignore[arg-type]  # a sequence, as was seen
+def _are_numbers(layers: Sequence[object]) -> bool:
+    whole = all(type(number) is int and number >= 0 for number in layers)
+    return whole and 0 < len(layers) == len(set(layers))
 
 
 class Projections(nn.Module):

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 
 import torch
 from accelerate import Accelerator
@@ -87,9 +89,7 @@ class Stepper:
                 losses = self._losses(batch)
             # the mean over the targets of the whole step, however they fall to micro-batches and processes
             share = accelerator.num_processes * self.samples.count_targets(part) / targets
-            if apart is None:
-                losses = [torch.stack(losses).sum()] if len(losses) > 1 else losses
-            losses = [loss * share for loss in losses]
+            losses = [loss * share for loss in (losses if apart else [reduce(add, losses)])]
             self._backward(losses, apart, last=number + 1 == len(parts))
             total += sum(float(loss.detach()) for loss in losses)
         penalty = self.hooks.penalty()
