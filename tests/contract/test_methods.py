@@ -272,8 +272,15 @@ def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
         assert (once.progress is not None) is (path in TRAINED)
 
 
-@pytest.mark.parametrize("pattern", ["neurons", "heads", "width", "values", "neurons_values"])
-@pytest.mark.parametrize("path", OF_UNITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        pytest.param(path, pattern, id=f"{path.stem}-{pattern}")
+        for path in OF_UNITS
+        for pattern in ("neurons", "heads", "width", "values", "neurons_values")
+        if pattern in CLASSES[path].patterns
+    ],
+)
 def test_a_method_removes_neurons_and_heads_whole(
     tiny_model: Callable[..., PrunableModel],
     family: str,

@@ -32,6 +32,8 @@ TARGETS = {  # with the family that it is tried on
     "neurons": (Target("neurons", level=0.5), "llama"),
     "heads": (Target("heads", level=0.5), "gpt2"),
     "width": (Target("width", level=0.5), "llama"),
+    "values": (Target("values", level=0.5), "gpt2"),
+    "neurons_values": (Target("neurons_values", level=0.5), "llama"),
     "blocks": (Target("blocks", level=0.5), "llama"),
     "experts": (Target("experts", level=0.5), "mixtral"),
 }
