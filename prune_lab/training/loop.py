@@ -120,13 +120,8 @@ def _fit(
     optimizer, scheduler = _optimizer(model, training, groups, fused=device.type == "cpu")
     prepared = model
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    if shards is None and not trained:  # only what is beside the model, whose gradients need no wrapper around it
-        optimizer = accelerator.prepare(optimizer)
-    elif shards is None:
-        prepared, optimizer = accelerator.prepare(model, optimizer)
-        # Accelerate leaves a forward pass behind that copies all logits to float32, and that goes on computing in
-        # mixed precision when the model is evaluated later.
-        accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    if shards is None:
+        prepared, optimizer = _prepared(accelerator, model, optimizer, wrapped=trained > 0)
     make_step = Stepper(accelerator, prepared, optimizer, hooks, teacher, samples, training, projections)
     progress = Progress(trained_parameters=trained)
     parts: dict[str, Stateful] = {"optimizer": optimizer, "scheduler": scheduler, "hooks": hooks}
@@ -160,6 +155,19 @@ def _fit(
     progress.seconds = time.perf_counter() - start
     states.remove()
     return progress
+
+
+def _prepared(
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, *, wrapped: bool
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Gives model and optimizer to accelerate; ``wrapped``: something of the model itself is trained."""
+    if not wrapped:  # only what is beside the model, whose gradients need no wrapper around it
+        return model, accelerator.prepare(optimizer)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    # Accelerate leaves a forward pass behind that copies all logits to float32, and that goes on computing in mixed
+    # precision when the model is evaluated later.
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    return prepared, optimizer
 
 
 def _projections(model: nn.Module, training: Training) -> Projections | None:
