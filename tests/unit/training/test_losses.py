@@ -1,8 +1,10 @@
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from prune_lab.data.samples import Batch
 from prune_lab.errors import BadInput
 from prune_lab.training.losses import Distillation, language_loss
 
@@ -38,6 +40,18 @@ def test_hidden_states_are_compared_where_a_target_is_predicted():
     returned = [SimpleNamespace(logits=logits, hidden_states=states) for states in (mine, goal)]
     without = Distillation()(*returned, tokens, targets)
     assert Distillation(hidden=2.0)(*returned, tokens, targets) == pytest.approx(float(without) + 2 * (1 + 9) / 2)
+
+
+def test_hidden_states_of_labelled_texts_are_compared_where_there_is_a_token():
+    """The last two positions of the first text are padding, where anything may stand."""
+    real = torch.tensor([[True, True, False, False], [True] * 4])
+    batch = Batch(torch.zeros(2, 4, dtype=torch.int64), real=real, labels=torch.tensor([0, 2]))
+    mine = [torch.randn(2, 4, 8) for _ in range(2)]
+    goal = [mine[0] + 1, mine[1] - 3]
+    goal[1][0, 2:] = 99.0
+    returned = [SimpleNamespace(logits=torch.zeros(2, 3), hidden_states=states) for states in (mine, goal)]
+    prediction, distance = Distillation(hidden=2.0, layers=[1]).losses(*returned, batch)
+    assert prediction == pytest.approx(0.5 * math.log(3)) and distance == pytest.approx(2 * 9)
 
 
 @pytest.mark.parametrize("settings", [{"weight": 1.5}, {"temperature": 0.0}, {"hidden": -1.0}])

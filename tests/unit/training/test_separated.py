@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from prune_lab.data.samples import Samples
+from prune_lab.data.samples import Batch, Samples
 from prune_lab.errors import BadInput
 from prune_lab.training.hooks import Hooks
 from prune_lab.training.loop import fit, trainable_weights
@@ -114,14 +114,14 @@ def test_the_distance_is_of_the_layers_that_count_behind_their_maps(tiny_model, 
     distances = [(a - b)[:, :-1].square().mean() for a, b in zip(mine.hidden_states, goal.hidden_states, strict=True)]
     some = Distillation(hidden=2.0, layers=[0, 3])
     expected = 2 * (distances[0] + distances[3]) / 2
-    torch.testing.assert_close(some.distance(mine, goal), expected)
+    torch.testing.assert_close(some.distance(mine, goal, Batch(tokens)), expected)
     maps = Projections([0, 3], mine.hidden_states[0].shape[-1])
-    torch.testing.assert_close(some.distance(mine, goal, None, maps), expected)  # identities
+    torch.testing.assert_close(some.distance(mine, goal, Batch(tokens), maps), expected)  # identities
     with torch.no_grad():
         maps.weights["3"].mul_(2)
         maps.biases["3"].add_(1)
     moved = (2 * mine.hidden_states[3] + 1 - goal.hidden_states[3])[:, :-1].square().mean()
-    torch.testing.assert_close(some.distance(mine, goal, None, maps), distances[0] + moved)
+    torch.testing.assert_close(some.distance(mine, goal, Batch(tokens), maps), distances[0] + moved)
 
 
 def test_maps_are_trained_beside_the_model_and_not_kept_with_it(tiny_model, random_tokens, tmp_path):
