@@ -182,7 +182,8 @@ class ClassificationData(DataSpec):
     def _rows(self, *, training: bool) -> Iterator[Text]:
         name = "train" if training else "dev"
         limit = self.limit_train if training else self.limit_dev
-        columns, rows = Columns(self.text, self.pair, self.label), islice(self._read(training=training), limit)
+        columns = Columns(self.text, self.pair, self.label, glue=self.task is not None)
+        rows = islice(self._read(training=training), limit)
         if (first := next(rows, None)) is None:
             raise BadInput(f"{{at}}.{name}: there is no row in it; give a file with labelled texts")
         for row in chain((first,), rows):

@@ -16,7 +16,8 @@ from prune_lab.errors import BadInput, shown
 from prune_lab.models.heads import Labels
 from prune_lab.utils.digests import json_digest, tensor_digest
 
-_HIDDEN = ("-1", "", "None", "hidden")
+_NONE = ("", "None", "hidden")
+_HIDDEN = "-1"  # in GLUE; elsewhere it may be a class, or a value
 _MAX_CLASS_SHARE = 0.5  # more different labels a row are no classes
 
 
@@ -38,11 +39,13 @@ class Columns:
         text: of the text.
         pair: of a second one; with ``text`` given, ``None`` means that there is none.
         label: of the label.
+        glue: whether the rows are of a task of GLUE.
     """
 
     text: str | None
     pair: str | None
     label: str | None
+    glue: bool = False
 
     def read(self, row: Row) -> Text:
         """Takes texts and label out of a row.
@@ -58,7 +61,7 @@ class Columns:
                 f"{shown_keys(row.values)}; data.label names the one of the label, and test sets have none"
             )
         value = row.values[label]
-        if str(value).strip() in _HIDDEN:
+        if str(value).strip() in (*_NONE, *((_HIDDEN,) if self.glue else ())):
             raise BadInput(
                 f"{row.where}: the label is {shown(value)}, as in test sets whose labels are hidden; evaluate on the "
                 "development set, or on a part of the training set that you set apart"

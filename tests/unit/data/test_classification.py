@@ -88,7 +88,6 @@ def test_labels_say_the_order_of_the_classes(tokenizer, tmp_path):
     ("change", "message"),
     [
         ({"label": None}, "the label is null, as in test sets whose labels are hidden"),
-        ({"label": -1}, "the label is -1, as in test sets"),
         ({"sentence": 5}, "the column 'sentence' of a text holds 5"),
         ({"sentence": None}, "the column 'sentence' of a text holds null"),
     ],
@@ -97,6 +96,18 @@ def test_a_row_that_cannot_be_used_is_named(change, message, tokenizer, tmp_path
     rows = [*SINGLE, SINGLE[0] | change]
     with pytest.raises(BadInput, match=rf"a\.jsonl, line 3: {message}"):
         ClassificationData(**files(tmp_path, rows)).load(tokenizer, **FACTS)
+
+
+def test_minus_one_is_hidden_in_glue_and_a_label_elsewhere(tokenizer, tmp_path):
+    rows = [{"sentence": "w5", "label": -1}, {"sentence": "w6 w7", "label": 1}]
+    data = ClassificationData(**files(tmp_path, rows)).load(tokenizer, **FACTS)
+    assert data.labelled.labels.names == ("-1", "1") and data.training()[0].labels.tolist() == [0, 1]
+    data = ClassificationData(**files(tmp_path, rows), values=True).load(tokenizer, **FACTS)
+    assert data.training()[0].labels.tolist() == [-1, 1]
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BadInput, match=r"train\.jsonl, line 1: the label is -1, as in test sets"):
+        ClassificationData(task="sst2", root=str(tmp_path)).load(tokenizer, **FACTS)
 
 
 def test_columns_that_are_not_there_are_told_with_those_that_are(tokenizer, tmp_path):
