@@ -68,9 +68,10 @@ class TrainedMethod(MaskPolicy, Method):
         units, sparsity = context.target.units(context.model), context.target.sparsity
         self.check_counts(units, sparsity)
         masks, progress = train_with_masks(self, units, context)
-        in_parameters = context.target.counts_parameters
-        removed = removed_share(units, masks) if in_parameters else sparsity_of(masks)
-        self._warn_of_shortfall(masks, "parameters" if in_parameters else units[0].kind, removed, sparsity)
+        if context.target.counts_parameters:
+            self._warn_of_shortfall(masks, "units", sparsity, removed_share(units, masks))
+        else:
+            self._warn_of_shortfall(masks, units[0].kind, sparsity)
         rows = {name: LayerRow.of_mask(name, keep) for name, keep in masks.items()}
         return PruningResult(masks, rows, progress=progress, notes={"weights": "frozen"} if self.freezes else {})
 
@@ -171,15 +172,23 @@ class TrainedMethod(MaskPolicy, Method):
             )
         return max(0, scores.numel() - self.min_units)
 
-    def _warn_of_shortfall(self, masks: Masks, kind: str, removed: float, sparsity: float) -> None:
-        """Warns where less went than was asked for, or where a floor decided."""
+    def _warn_of_shortfall(self, masks: Masks, kind: str, sparsity: float, of_parameters: float | None = None) -> None:
+        """Warns where less went than was asked for, or where a floor decided.
+
+        Args:
+            masks: of the units.
+            kind: what they are called.
+            sparsity: that was asked for, of units or of their parameters.
+            of_parameters: the share of the parameters that went, where that is what was asked for.
+        """
+        removed = sparsity_of(masks) if of_parameters is None else of_parameters
         if removed < sparsity - _NEARLY:
             logger.warning(
                 "%.1f %% of the %s went, not the %.1f %% asked for; raise the method's lr or weight, or training.steps",
                 100 * removed,
-                kind,
+                kind if of_parameters is None else "parameters",
                 100 * sparsity,
             )
         at_minimum = [name for name, keep in masks.items() if int(keep.count_nonzero()) == self.min_units]
         if at_minimum:
-            logger.warning("only method.min_units=%d units are left in %s", self.min_units, ", ".join(at_minimum))
+            logger.warning("only method.min_units=%d %s are left in %s", self.min_units, kind, ", ".join(at_minimum))

@@ -1,5 +1,7 @@
 """Metrics of labels against what is computed by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,25 @@ def test_scores_are_known_by_texts_and_labels(tiny_model):
     assert key == Classification().key(subject(model))
     assert key != Classification().key(subject(model, labels=(1, 1, 2, 0, 1)))
     assert key != Classification().key(subject(model, seed=1))
+    assert key != Classification(batch_size=3).key(subject(model))
+    longer, types, named = subject(model, lengths=(12, 4, 7, 5, 9)), subject(model), subject(model)
+    types.data.labelled.evaluation.types = torch.ones(5, 12, dtype=torch.int64)
+    named.data.labelled = replace(named.data.labelled, labels=Labels(("a", "b", "d")))
+    for other in (longer, types, named):
+        assert key != Classification().key(other)
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_every_metric_is_described(tiny_model, values):
+    given = subject(tiny_model("bert"))
+    if values:
+        given.data.labelled.evaluation.labels = torch.arange(5.0)
+        given.data.labelled = replace(given.data.labelled, labels=Labels(("score",), values=True))
+        given.model.hf.classifier = torch.nn.Linear(given.model.hf.config.hidden_size, 1)
+    evaluation = Classification()
+    infos = [evaluation.info_of(name) for name in evaluation(given).metrics]
+    assert None not in infos and len({info.label for info in infos}) == len(infos)
+    assert all(info.better for info in infos if info.quality)
 
 
 def test_texts_without_labels_are_refused(tiny_model):

@@ -9,7 +9,9 @@ from prune_lab.data.tokens import Pair
 from prune_lab.evaluation.metric import MetricInfo, find_info, neutral_info
 from prune_lab.run.conf_folder import conf_folder
 
-EVALUATIONS = sorted(path.stem for path in (conf_folder() / "evaluate").glob("*.yaml"))
+EVALUATIONS = sorted(  # "classification" is for encoders, and looked at beside its tests
+    path.stem for path in (conf_folder() / "evaluate").glob("*.yaml") if path.stem != "classification"
+)
 INFO = MetricInfo("zeros", "share", better="higher", axis="sparsity", in_summary=True)
 
 

@@ -13,6 +13,7 @@ from prune_lab.data.samples import Samples
 from prune_lab.data.sources import FileText
 from prune_lab.data.tokens import Data, Pair
 from prune_lab.evaluation import harness
+from prune_lab.evaluation.classification import Classification
 from prune_lab.evaluation.continuation import Continuation
 from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.evaluation import Subject
@@ -209,7 +210,7 @@ def test_another_setting_is_another_key(world, name, setting):
 
 def test_every_evaluation_of_the_lab_is_looked_at_here():
     targets = {OmegaConf.load(path)["_target_"] for path in (conf_folder() / "evaluate").glob("*.yaml")}
-    kinds = {*EVALUATIONS.values(), Efficiency, Size, Suite}
+    kinds = {*EVALUATIONS.values(), Classification, Efficiency, Size, Suite}  # the first is looked at beside its tests
     assert targets <= {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}
 
 

@@ -56,7 +56,7 @@ def test_of_a_choice_without_settings_none_is_proposed():
         ("hydra/launcher=slrum", ["did you mean hydra/launcher=slurm?"]),
         ("stages=[prune,evalute]", ["stages: 'evalute' is unknown; allowed: dense, evaluate"]),
         ("sparsity=0.7", ["sparsity=0.7 is not allowed", "sparsity.level=0.7", "unstructured"]),
-        ("evaluate=null", ["evaluate=null is not allowed; allowed: all, continuation", "stages=[prune,save]"]),
+        ("evaluate=null", ["evaluate=null is not allowed; allowed: all, classification", "stages=[prune,save]"]),
         ("stages=[[prune]]", ["stages=[[prune]] is not allowed; allowed: dense", "stages=[prune,evaluate]"]),
         ("+method=wanda", ["without a plus sign: method=wanda"]),
         ("=5", ["=5: there is no key"]),

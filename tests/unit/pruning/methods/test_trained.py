@@ -35,7 +35,8 @@ from prune_lab.training.teacher import check_teacher
 YAMLS = [
     path.stem
     for path in sorted((conf_folder() / "method").glob("*.yaml"))
-    if issubclass(get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]), TrainedMethod)
+    if issubclass(kind := get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]), TrainedMethod)
+    and "neurons" in kind.patterns
 ]
 CPU = torch.device("cpu")
 
