@@ -44,10 +44,12 @@ def read_table(folder: Path, name: str, overrides: Sequence[str]) -> TableSpec:
             takes the place of its ``overrides``, and is read in the same way.
 
     Raises:
-        BadInput: there is no such table, its YAML lacks something, or an override contradicts it.
+        BadInput: there is no such table, its YAML lacks something or names a row with a comma, or an override
+            contradicts it.
     """
     content = _content(folder, name)
     own = {key: choices_of(key, values) for key, values in content["rows"].items()}
+    _refuse_commas(own, f"{name}.yaml")
     columns = columns_of(content["columns"])
     base, file = tuple(content.get("overrides", ())), name
     data = next(iter(own.get("data", ())), None) or last_of(base, "data")
@@ -129,6 +131,17 @@ def _chosen(key: str, value: str, own: Choices, *, open_ended: bool) -> Choices:
     if unknown and not open_ended:
         raise BadInput(f"{key}={','.join(unknown)} is unknown; allowed: {', '.join(own)}")
     return choices_of(key, names) if open_ended else {name: own[name] for name in names}
+
+
+def _refuse_commas(rows: dict[str, Choices], file: str) -> None:
+    """A command line could not ask for a row with a comma in its name."""
+    for key, values in rows.items():
+        for value in values:
+            if "," in value:
+                raise BadInput(
+                    f"{file}: rows.{key} has the name {value!r}, and a comma separates names on the command line "
+                    f"({key}=A,B); give it another name"
+                )
 
 
 def _refuse_settled(overrides: Sequence[str], rows: dict[str, Choices], columns: Choices) -> None:

@@ -58,6 +58,12 @@ def test_choices_of_a_row_are_those_of_the_yaml(read):
         read("layers=some")
 
 
+def test_a_name_that_no_command_line_could_ask_for_is_refused(tmp_path):
+    (tmp_path / "toy.yaml").write_text(YAML.replace("first half:", '"half, the first":'))
+    with pytest.raises(BadInput, match=r"toy\.yaml: rows\.layers has the name 'half, the first'.*layers=A,B"):
+        read_table(tmp_path, "toy", [])
+
+
 def test_the_miniature_takes_the_place_of_the_overrides_for_shipped_models_alone(read):
     small = read("model=reference", "data.samples=32")
     assert small.name == "toy_reference"
