@@ -23,7 +23,7 @@ from prune_lab.data.tokens import Data, tokenizer_protocol, window_length
 from prune_lab.errors import BadInput, BadSetting, owning
 from prune_lab.models.heads import Labels
 from prune_lab.utils.checks import check_choice, check_flag, check_text, check_texts, check_whole
-from prune_lab.utils.paths import local_path, shown_path, why_missing
+from prune_lab.utils.paths import local_path, why_missing
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class ClassificationData(DataSpec):
 
     def _origin(self, *, training: bool) -> dict[str, object]:
         if self.task is None:
-            return {"source": "files", "path": shown_path(str(self.train if training else self.dev))}
+            return {"source": "files", "path": str(self.train if training else self.dev)}
         if self.root is not None:
             return {"source": f"GLUE {self.task}", "file": str(self._copy(training=training))}
         return self._on_hub(training=training).describe()

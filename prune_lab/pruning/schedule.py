@@ -14,7 +14,10 @@ class Schedule(ABC):
 
     @abstractmethod
     def reached(self, step: int, steps: int) -> float:
-        """The share of the target's sparsity at ``step`` (from 0) of ``steps``, in [0, 1]; 1 at the last."""
+        """The share of the target's sparsity at ``step`` (from 0) of ``steps``, in [0, 1].
+
+        Where the last step is short of 1, for want of a cool-down, what is missing goes when the training is over.
+        """
 
 
 @dataclass

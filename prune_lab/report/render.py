@@ -265,10 +265,15 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
         text = _brief(training, "source", "split", "seqlen", "windows", "samples")
         facts["fine-tuning"] = f"{text}; {_steps(tuned)}"
     dtype = said(section_of(record, "protocol", "model"), "dtype")
+    if "labels" in evaluation:  # texts that have some, of which there is no perplexity
+        facts["evaluation"] = _brief(evaluation, "source", "task", "split", "samples", "seqlen")
+    else:
+        facts["perplexity"] = (
+            "exp of the mean over windows of the mean next-token cross-entropy; "
+            + _brief(evaluation, "source", "split", "join", "seqlen", "windows", "dropped_tokens")
+            + _bos(section_of(record, "protocol", "data", "bos"))
+        )
     return facts | {
-        "perplexity": "exp of the mean over windows of the mean next-token cross-entropy; "
-        + _brief(evaluation, "source", "split", "join", "seqlen", "windows", "dropped_tokens")
-        + _bos(section_of(record, "protocol", "data", "bos")),
         "weights": f"{dtype} on {said(section_of(record, 'protocol'), 'device')}",
         "packages": versions,
     }

@@ -71,6 +71,10 @@ def test_cells_hold_mean_and_standard_deviation(folder, tmp_path):
     assert "| a | wanda | 10.0 | 21.0 ± 1.4 | - |" in text
     assert "Accuracy" not in text  # no run measured it
     assert "samples 4" in text and "windows 3" in text
+    for _, each in records:
+        each["protocol"]["data"]["evaluation"] = {"source": "files", "labels": ["no", "yes"], "samples": 9}
+    text = write_report(Findings(spec, records), tmp_path / "labelled")
+    assert "- evaluation: source 'files', samples 9" in text and "exp of the mean" not in text
     rows = list(csv.DictReader((tmp_path / "results/toy.csv").read_text().splitlines()))
     assert [row["evaluate/perplexity"] for row in rows] == ["20.0", "22.0"]
 
