@@ -1,4 +1,4 @@
-"""PINS: its importance by hand, weights that are zero and grow again, its loss token by token, and who teaches."""
+"""PINS: its importance by hand, weights that are zero and grow again, and who teaches."""
 
 import logging
 import math
@@ -6,10 +6,8 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from prune_lab.data.samples import Samples
-from prune_lab.errors import BadInput
 from prune_lab.models.model_units import single_weights_of
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.calibration import Calibration
@@ -17,11 +15,10 @@ from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.live_mask import LiveMasks, weight_before_mask
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods import masked_training
-from prune_lab.pruning.methods.pins import PINS, SelfRegularization
-from prune_lab.pruning.schedule import AGP, Cubic, Linear, OneShot
+from prune_lab.pruning.methods.pins import PINS
+from prune_lab.pruning.schedule import Cubic
 from prune_lab.pruning.target import Target
 from prune_lab.training import held_out
-from prune_lab.training.losses import Distillation
 from prune_lab.training.settings import Training
 
 
@@ -53,11 +50,6 @@ def live_on(method, weight):
     module, units = layer(weight)
     live = LiveMasks(method.masks_of(units, torch.Generator()))
     return module.parametrizations.weight.original, live
-
-
-class Outputs:
-    def __init__(self, logits):
-        self.logits, self.hidden_states = logits, ()
 
 
 @pytest.mark.parametrize("lookahead", ["sgd", "adamw"])
@@ -199,65 +191,6 @@ def test_importance_keeps_what_the_loss_needs(tiny_model, random_tokens):
         result = prune(tiny_model("llama"), kind(interval=5), tokens, steps=60, batch_size=8)
         losses.append(result.progress.losses[-1])
     assert losses[0] < losses[1] - 0.05
-
-
-# The loss
-
-
-@pytest.mark.parametrize("normalization", ["vocabulary", "batch"])
-@pytest.mark.parametrize("padded", [False, True])
-def test_the_loss_is_that_of_a_plain_loop_over_tokens(normalization, padded, monkeypatch):
-    monkeypatch.setattr("prune_lab.training.losses._ON_CPU", 30)  # three rows at a time
-    generator = torch.Generator().manual_seed(0)
-    student = (3 * torch.randn(2, 5, 9, generator=generator)).requires_grad_()
-    teacher, tokens = torch.randn(2, 5, 9, generator=generator), torch.randint(0, 9, (2, 5), generator=generator)
-    targets = torch.rand(2, 5, generator=generator) < 0.6 if padded else None
-    places = [(i, j) for i in range(2) for j in range(4) if targets is None or targets[i, j + 1]]
-    assert 2 < len(places) <= 8 - 2 * padded
-
-    def entropy(i, j):
-        probabilities = student[i, j].detach().softmax(-1).tolist()
-        return -sum(p * math.log(p) for p in probabilities)
-
-    entropies = [entropy(i, j) for i, j in places]
-    most = math.log(9) if normalization == "vocabulary" else 2 * sum(entropies) / len(entropies)
-    total, alphas = 0.0, []
-    for (i, j), uncertain in zip(places, entropies, strict=True):
-        alpha = min(1.0, max(0.0, 1 - uncertain / most))
-        goal = (teacher[i, j] / 1.5).softmax(-1)
-        divergence = (goal * (goal.log() - (student[i, j] / 1.5).log_softmax(-1))).sum()
-        total = total + alpha * 1.5**2 * divergence - (1 - alpha) * student[i, j].log_softmax(-1)[tokens[i, j + 1]]
-        alphas.append(alpha)
-    assert max(alphas) - min(alphas) > 0.2
-    expected = total / len(places)
-    loss = SelfRegularization(temperature=1.5, normalization=normalization)
-    found = loss(Outputs(student), Outputs(teacher), tokens, targets)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    wanted = torch.autograd.grad(expected, student)[0]  # alpha has no gradient
-    torch.testing.assert_close(torch.autograd.grad(found, student)[0], wanted)
-
-
-def test_a_model_that_knows_nothing_learns_from_labels_and_a_sure_one_from_its_teacher():
-    tokens, teacher = torch.tensor([[1, 2, 3]]), torch.randn(1, 3, 8)
-    blank, sure = torch.zeros(1, 3, 8), torch.zeros(1, 3, 8)
-    sure[..., 5] = 1e4
-    loss = SelfRegularization()
-    assert float(loss(Outputs(blank), Outputs(teacher), tokens)) == pytest.approx(math.log(8))
-    divergence = Distillation(weight=1.0)(Outputs(sure), Outputs(teacher), tokens)
-    assert float(loss(Outputs(sure), Outputs(teacher), tokens)) == pytest.approx(float(divergence))
-    counted = torch.tensor([True, True, False])
-    assert SelfRegularization(normalization="batch").confidence(sure[0], counted).tolist() == [1, 1, 1]
-    same = SelfRegularization(normalization="batch").confidence(blank[0], counted)
-    assert same.tolist() == pytest.approx([0.5, 0.5, 0.5])  # all at the mean
-
-
-def test_with_a_confidence_of_one_half_everywhere_the_loss_is_that_of_distillation():
-    """All tokens are as uncertain as their mean."""
-    logits, teacher = torch.eye(6)[None].mul(4.0), torch.randn(1, 6, 6)
-    tokens = torch.tensor([[0, 1, 2, 3, 4, 5]])
-    found = SelfRegularization(normalization="batch")(Outputs(logits), Outputs(teacher), tokens)
-    assert float(found) == pytest.approx(float(Distillation(weight=0.5)(Outputs(logits), Outputs(teacher), tokens)))
-    assert float(found) != pytest.approx(float(functional.cross_entropy(logits[0, :-1], tokens[0, 1:])))
 
 
 # The teacher
@@ -441,61 +374,3 @@ def test_half_precision_and_bfloat16_teachers_work(tiny_model, random_tokens):
     assert {parameter.dtype for parameter in model.hf.parameters()} == {torch.bfloat16}
     assert all(math.isfinite(loss) for loss in result.progress.losses)
     assert all(torch.equal(linear.weight != 0, result.masks[linear.name]) for linear in model.linears)
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"interval": 0}, r"PINS\.interval=0 is not allowed; allowed: whole numbers of at least 1 \(steps\)"),
-        ({"interval": 2.5}, r"PINS\.interval=2\.5"),
-        ({"beta1": 1}, r"PINS\.beta1=1 is not allowed; allowed: numbers in \[0, 1\)"),
-        ({"beta2": -0.1}, r"PINS\.beta2=-0\.1"),
-        ({"beta2": 2}, r"PINS\.beta2=2"),
-        ({"temperature": 0}, r"PINS\.temperature=0 is not allowed; allowed: numbers above 0"),
-        ({"normalization": "log"}, r"PINS\.normalization='log' is not allowed; allowed: vocabulary, batch"),
-        ({"lookahead": "adam"}, r"PINS\.lookahead='adam' is not allowed; allowed: sgd, adamw"),
-        ({"self_regularization": 1}, r"PINS\.self_regularization=1"),
-        ({"scope": "type"}, r"PINS\.scope='type' is not allowed; allowed: layer, global"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(settings, words):
-    with pytest.raises(BadInput, match=words):
-        PINS(**settings)
-
-
-def test_a_model_that_teaches_itself_needs_held_out_samples_and_no_other_teacher():
-    method = PINS(self_regularization=True)
-    with pytest.raises(BadInput, match=r"eval_samples=0 is not allowed with method\.self_regularization=true.*=16"):
-        method.check_training(Training(), None)
-    with pytest.raises(BadInput, match=r"finetune=distill"):
-        method.check_training(Training(eval_samples=4, distill=Distillation()), None)
-    method.check_training(Training(eval_samples=4), None)
-    PINS().check_training(Training(distill=Distillation()), None)
-    with pytest.raises(BadInput, match="patience"):
-        PINS().check_training(Training(patience=2, eval_samples=2), None)
-    settled = PINS(self_regularization=True, temperature=3.0, normalization="batch").settled(Training())
-    assert (settled.distill.temperature, settled.distill.normalization, settled.eps) == (3.0, "batch", 1e-8)
-    assert PINS().settled(Training()).distill is None
-
-
-@pytest.mark.parametrize(
-    ("schedule", "steps", "words"),
-    [
-        (Cubic(cooldown=0.0), 40, r"no step at the final level in training\.steps=40.*cooldown=0\.3"),
-        (Linear(cooldown=0.01), 20, "no step at the final level"),
-        (AGP(cooldown=0.0), 40, "no step at the final level"),
-        (OneShot(begin=0.1), 40, r"PINS\.interval=10 is not allowed: the schedule is at its final level after 4 of"),
-        (Cubic(), 8, r"PINS\.interval=10"),
-        (Cubic(), 40, None),
-        (OneShot(begin=0.5), 40, None),
-    ],
-)
-def test_a_schedule_has_a_last_phase_and_a_window_before_it(schedule, steps, words):
-    if words is None:
-        PINS().check_schedule(schedule, Training(steps=steps))
-        return
-    with pytest.raises(BadInput, match=words):
-        PINS().check_schedule(schedule, Training(steps=steps))
