@@ -27,8 +27,9 @@ from prune_lab.pruning.search.course import Course
 from prune_lab.pruning.search.fitness import KINDS, ModelFitness
 from prune_lab.pruning.search.layers import Inner, Layer, check_method, check_solves, layers_of
 from prune_lab.pruning.search.levels import LevelDatabase, level_keys, make_levels
+from prune_lab.pruning.search.short_training import ShortTraining, check_train_tokens
 from prune_lab.pruning.search.stitching import Weight, stitching
-from prune_lab.pruning.solvers.evolution import Evolving, Site, Stage, State, check_stages
+from prune_lab.pruning.solvers.evolution import Evolving, Site, Stage, State, check_numbers, check_stages
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import uniform_counts
 from prune_lab.utils.checks import check_choice, check_number, check_seed, check_whole
@@ -63,6 +64,9 @@ class Evolution(LayerAllocation):
         survivors: of each stage; the last leaves one.
         tokens: that each stage looks at; beyond a window whole windows.
         flips: most steps that are moved in one copy.
+        train_tokens: that each candidate is trained on before a stage scores it, one number a stage, 0: none at that
+            stage; ``None``: no candidate is trained.
+        train_lr: the learning rate of that.
         fitness: ``kl``, the forward divergence from the dense model, or ``loss``, the cross-entropy of the text.
         seed: of copies and samples.
 
@@ -78,6 +82,8 @@ class Evolution(LayerAllocation):
     survivors: Sequence[int] = (1, 1)
     tokens: Sequence[int] = (512, 2048)
     flips: int = 3
+    train_tokens: Sequence[int] | None = None
+    train_lr: float = 1e-5
     fitness: str = "kl"
     seed: int = 0
 
@@ -87,10 +93,25 @@ class Evolution(LayerAllocation):
         if self.step >= 1 and self.step != int(self.step):
             raise BadSetting(self, "step", "is no whole number of weights; allowed: a share below 1, or such a number")
         check_whole(self, "max_levels", "generations", "offspring", "flips")
+        check_number(self, "train_lr", above=0)
         check_choice(self, "fitness", KINDS)
         check_seed(self)
         check_stages(self)
+        if self.train_tokens is not None:
+            self._check_training()
         check_solves(self)
+
+    def _check_training(self) -> None:
+        check_numbers(self, "train_tokens", least=0, hint="one a stage, as in [0,2048]; null: none are trained")
+        assert self.train_tokens is not None
+        if len(self.train_tokens) != len(self.tokens):
+            raise BadSetting(
+                self,
+                "train_tokens",
+                f"has {len(self.train_tokens)} stages, and {{at}}.tokens {len(self.tokens)}; give as many",
+            )
+        if 1 in self.train_tokens:
+            raise BadSetting(self, "train_tokens", "has a stage with one token, which no other follows; use 2 or more")
 
     def check(self, target: Target) -> None:
         """Whether the levels are to be solved and the search to begin."""
@@ -132,6 +153,8 @@ class Evolution(LayerAllocation):
                 f"asks for more than the {samples * seqlen:,} tokens of the calibration set ({samples} x {seqlen}); "
                 "lower it, or raise data.samples",
             )
+        if self.train_tokens is not None:
+            check_train_tokens(self, calibration, self.train_tokens, self.tokens)
         self.initial.check_calibration(calibration)
 
     def budget(
@@ -230,7 +253,12 @@ class Evolution(LayerAllocation):
         with model.placed(calibration.device, whole=True) as hf, PartialForward(model, hf) as forward:
             parts = [Weight(layer.linear, layer.block, read) for layer, read in solved.items()]
             with stitching(parts) as stitched:
-                fitness = ModelFitness(forward, calibration, stitched, self.fitness, self.seed)
+                training = None
+                if self.train_tokens is not None:
+                    training = ShortTraining(
+                        model, forward, calibration, self.train_tokens, self.train_lr, self.seed, self
+                    )
+                fitness = ModelFitness(forward, calibration, stitched, self.fitness, self.seed, training)
                 stages = [Stage(*each) for each in zip(self.tokens, self.survivors, strict=True)]
                 search = Evolving(sites, fitness, stages, self.offspring, self.seed, self.flips)
                 course.start_clock()

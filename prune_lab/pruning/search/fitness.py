@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.partial import PartialForward
+from prune_lab.pruning.search.short_training import ShortTraining
 from prune_lab.pruning.search.stitching import Stitched
 from prune_lab.pruning.solvers.evolution import Candidate, Draw, minibatch
 
@@ -38,6 +39,7 @@ class ModelFitness:
         stitched: puts the model at the levels of a candidate.
         kind: ``kl`` or ``loss``.
         seed: of the minibatches.
+        training: what is done to a candidate at a stage that trains, before it is scored; ``None``: nothing.
     """
 
     forward: PartialForward
@@ -45,6 +47,7 @@ class ModelFitness:
     stitched: Stitched
     kind: str = "kl"
     seed: int = 0
+    training: ShortTraining | None = None
     _dense: Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -58,12 +61,22 @@ class ModelFitness:
     def __call__(self, candidates: Sequence[Candidate], parent: Candidate, tokens: int, draw: Draw) -> list[float]:
         """See `prune_lab.pruning.solvers.evolution.Fitness`; ``tokens`` beyond a window are whole windows."""
         windows, length = minibatch(self.calibration.tokens.shape, tokens, [self.seed, *draw])
-        return self._score(candidates, parent, windows, length)
+        if self.training is None or not self.training.tokens[draw.stage]:
+            return self._score(candidates, parent, windows, length)
+        return [self._trained_score(self.training, candidate, windows, length, draw) for candidate in candidates]
 
     def on_all(self, candidate: Candidate) -> float:
         """The loss of a candidate on the whole calibration set."""
         samples, length = self.calibration.tokens.shape
         return self._score([candidate], candidate, np.arange(samples), length)[0]
+
+    def _trained_score(
+        self, training: ShortTraining, candidate: Candidate, windows: np.ndarray, length: int, draw: Draw
+    ) -> float:
+        """The loss of a candidate that is trained first; no block of it is that of its parent then."""
+        self.stitched.install(candidate)
+        with training.trained(windows, draw):
+            return self._score([candidate], candidate, windows, length)[0]
 
     @torch.no_grad()
     def _score(

@@ -210,15 +210,7 @@ def check_stages(owner: Any) -> None:
         BadSetting: they are no whole numbers, or do not fit together or to the field ``offspring``.
     """
     for name in ("survivors", "tokens"):
-        value = getattr(owner, name)
-        is_list = isinstance(value, Sequence) and not isinstance(value, str)
-        if not is_list or not value or not all(type(each) is int and each > 0 for each in value):
-            raise BadSetting(
-                owner,
-                name,
-                "is not allowed; allowed: a list of whole numbers of at least 1, one a stage, as in [512,2048]",
-            )
-        setattr(owner, name, list(value))
+        check_numbers(owner, name)
     survivors = owner.survivors
     if len(survivors) != len(owner.tokens):
         raise BadSetting(
@@ -228,6 +220,25 @@ def check_stages(owner: Any) -> None:
         raise BadSetting(owner, "survivors", "is not allowed; allowed: numbers that fall, with 1 as the last")
     if survivors[0] > owner.offspring:
         raise BadSetting(owner, "survivors", f"keeps more than {{at}}.offspring={owner.offspring}; lower it")
+
+
+def check_numbers(owner: Any, name: str, *, least: int = 1, hint: str = "one a stage, as in [512,2048]") -> None:
+    """Checks a field that holds whole numbers, and makes it a list.
+
+    Args:
+        owner: the component.
+        name: of its field.
+        least: the smallest number allowed.
+        hint: what the numbers are.
+
+    Raises:
+        BadSetting: it holds something else.
+    """
+    value = getattr(owner, name)
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not value or not all(type(each) is int and each >= least for each in value):
+        raise BadSetting(owner, name, f"is not allowed; allowed: a list of whole numbers of at least {least}, {hint}")
+    setattr(owner, name, list(value))
 
 
 def total_cost(sites: Sequence[Site], candidate: Candidate) -> int:

@@ -1,6 +1,7 @@
 import csv
 import json
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -68,8 +69,13 @@ def test_the_seed_decides(found):
     assert found({"seed": 1}) != found({"seed": 2})
 
 
-def test_an_interrupted_search_ends_with_the_same_bits(found, tmp_path, monkeypatch):
+TRAINED = {"train_tokens": [2, 24], "train_lr": 1e-2}
+
+
+@pytest.mark.parametrize("settings", [{}, TRAINED], ids=["plain", "trained"])
+def test_an_interrupted_search_ends_with_the_same_bits(found, tmp_path, monkeypatch, settings):
     """The first is stopped in the middle of its fourth generation, and its levels are solved once."""
+    found = partial(found, settings)
     whole = found()
     place = Workplace(tmp_path / "progress", tmp_path / "a.csv", None, Store(tmp_path / "store", 10**9))
     note = Course.note
@@ -94,6 +100,22 @@ def test_an_interrupted_search_ends_with_the_same_bits(found, tmp_path, monkeypa
         assert [row[name] for row in csv.DictReader((tmp_path / "b.csv").read_text().splitlines())] == [
             row[name] for row in rows
         ]
+
+
+def test_candidates_that_are_trained_leave_the_total_exact_and_the_model_as_it_was(found, tiny_model):
+    model = tiny_model("llama")
+    before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
+    counts = counts_of(model, found(TRAINED, model=model))
+    assert sum(counts.values()) == sum(count_dropped(0.5, linear.weight.numel()) for linear in model.linears)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.hf.state_dict().items())
+    assert len(set(counts.values())) > 3  # something was moved
+
+
+def test_the_training_of_candidates_follows_its_settings(found):
+    assert found({"train_tokens": [0, 0], "train_lr": 1.0}) == found()
+    assert found(TRAINED) == found(TRAINED)
+    seen = [found({"train_tokens": [24, 24], "train_lr": lr, "seed": 3}) for lr in (1e-9, 3e-2)]
+    assert seen[0] != seen[1]
 
 
 def test_a_finished_search_is_taken_without_solving_again(found, tmp_path, monkeypatch):
@@ -144,6 +166,12 @@ def test_only_the_blocks_of_the_target_are_searched(found, tiny_model):
         ({"tokens": [12, 24, 48]}, r"Evolution\.survivors=\[2, 1\] has 2 stages, and Evolution\.tokens 3"),
         ({"survivors": [2, 2]}, r"Evolution\.survivors=\[2, 2\] .*1 as the last"),
         ({"survivors": [8, 1]}, r"Evolution\.survivors=\[8, 1\] keeps more than Evolution\.offspring=4"),
+        ({"train_tokens": []}, r"Evolution\.train_tokens=\[\] .*at least 0, one a stage, as in \[0,2048\]; null"),
+        ({"train_tokens": [24]}, r"train_tokens=\[24\] has 1 stages, and Evolution\.tokens 2; give as many"),
+        ({"train_tokens": [0, -1]}, r"train_tokens=\[0, -1\] .*at least 0"),
+        ({"train_tokens": [0, 1]}, r"train_tokens=\[0, 1\] has a stage with one token"),
+        ({"train_tokens": 24}, r"train_tokens=24 .*a list"),
+        ({"train_lr": 0}, r"Evolution\.train_lr=0 .*above 0"),
         ({"seed": -1}, r"Evolution\.seed=-1"),
     ],
 )
@@ -155,6 +183,10 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 def test_what_cannot_be_done_is_refused_before_anything_runs(found):
     with pytest.raises(BadInput, match=r"tokens=\[12, 145\] asks for more than the 144 tokens .*\(6 x 24\)"):
         found({"tokens": [12, 145]})
+    message = r"train_tokens=\[0, 97\] asks for 5 of the .* 6 samples of 24 tokens at stage 2, beside the 2 .*tokens=48"
+    with pytest.raises(BadInput, match=message):
+        found({"train_tokens": [0, 97]})
+    found({"train_tokens": [0, 96], "generations": 1})
     with pytest.raises(BadInput, match=r"step=1e-06 is less than one weight of "):
         found({"step": 1e-6})
     with pytest.raises(BadInput, match="allocation=uniform"):
