@@ -27,9 +27,9 @@ from prune_lab.pruning.search.course import Course
 from prune_lab.pruning.search.fitness import KINDS, ModelFitness
 from prune_lab.pruning.search.layers import Inner, Layer, check_method, check_solves, layers_of
 from prune_lab.pruning.search.levels import LevelDatabase, level_keys, make_levels
-from prune_lab.pruning.search.short_training import ShortTraining, check_train_tokens
+from prune_lab.pruning.search.short_training import ShortTraining, check_train_tokens, check_train_windows
 from prune_lab.pruning.search.stitching import Weight, stitching
-from prune_lab.pruning.solvers.evolution import Evolving, Site, Stage, State, check_numbers, check_stages
+from prune_lab.pruning.solvers.evolution import Evolving, Site, Stage, State, check_stages
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import uniform_counts
 from prune_lab.utils.checks import check_choice, check_number, check_seed, check_whole
@@ -59,7 +59,7 @@ class Evolution(LayerAllocation):
         step: between two levels: if it is below 1 a share of the layer's weights, neurons or heads (of which it is at
             least one), or else a whole number of them.
         max_levels: so many steps a layer may be above or below where it begins.
-        generations: how many.
+        generations: how many, of each round.
         offspring: in each.
         survivors: of each stage; the last leaves one.
         tokens: that each stage looks at; beyond a window whole windows.
@@ -67,6 +67,8 @@ class Evolution(LayerAllocation):
         train_tokens: that each candidate is trained on before a stage scores it, one number a stage, 0: none at that
             stage; ``None``: no candidate is trained.
         train_lr: the learning rate of that.
+        rounds: of the search. Each after the first begins at what the one before has found, with levels around it that
+            are half as far apart.
         fitness: ``kl``, the forward divergence from the dense model, or ``loss``, the cross-entropy of the text.
         seed: of copies and samples.
 
@@ -84,6 +86,7 @@ class Evolution(LayerAllocation):
     flips: int = 3
     train_tokens: Sequence[int] | None = None
     train_lr: float = 1e-5
+    rounds: int = 1
     fitness: str = "kl"
     seed: int = 0
 
@@ -92,26 +95,13 @@ class Evolution(LayerAllocation):
         check_number(self, "step", above=0, hint="a share of the layer below 1, or a number of weights")
         if self.step >= 1 and self.step != int(self.step):
             raise BadSetting(self, "step", "is no whole number of weights; allowed: a share below 1, or such a number")
-        check_whole(self, "max_levels", "generations", "offspring", "flips")
+        check_whole(self, "max_levels", "generations", "offspring", "flips", "rounds")
         check_number(self, "train_lr", above=0)
         check_choice(self, "fitness", KINDS)
         check_seed(self)
         check_stages(self)
-        if self.train_tokens is not None:
-            self._check_training()
+        check_train_tokens(self)
         check_solves(self)
-
-    def _check_training(self) -> None:
-        check_numbers(self, "train_tokens", least=0, hint="one a stage, as in [0,2048]; null: none are trained")
-        assert self.train_tokens is not None
-        if len(self.train_tokens) != len(self.tokens):
-            raise BadSetting(
-                self,
-                "train_tokens",
-                f"has {len(self.train_tokens)} stages, and {{at}}.tokens {len(self.tokens)}; give as many",
-            )
-        if 1 in self.train_tokens:
-            raise BadSetting(self, "train_tokens", "has a stage with one token, which no other follows; use 2 or more")
 
     def check(self, target: Target) -> None:
         """Whether the levels are to be solved and the search to begin."""
@@ -136,11 +126,14 @@ class Evolution(LayerAllocation):
                 "(model.stream); use model.stream=false where it fits into memory, or another allocation"
             )
         smallest = min(layers_of(model, target), key=lambda layer: layer.entries)
-        if self._step(smallest) < 1:
+        if self._step(smallest, self.rounds) < 1:
+            halved, remedy = "", "raise it"
+            if self.rounds > 1:
+                halved, remedy = f"halved {self.rounds - 1} times ", "raise it, or lower {at}.rounds"
             raise BadSetting(
                 self,
                 "step",
-                f"is less than one weight of {smallest.name}, which has {smallest.entries:,}; raise it",
+                f"{halved}is less than one weight of {smallest.name}, which has {smallest.entries:,}; {remedy}",
             )
 
     def check_calibration(self, calibration: Calibration) -> None:
@@ -153,8 +146,7 @@ class Evolution(LayerAllocation):
                 f"asks for more than the {samples * seqlen:,} tokens of the calibration set ({samples} x {seqlen}); "
                 "lower it, or raise data.samples",
             )
-        if self.train_tokens is not None:
-            check_train_tokens(self, calibration, self.train_tokens, self.tokens)
+        check_train_windows(self, calibration)
         self.initial.check_calibration(calibration)
 
     def budget(
@@ -187,21 +179,22 @@ class Evolution(LayerAllocation):
         return exact_counts(levels, entries, caps, total_dropped(target.linears(model), target), zeros)
 
     def _counts(
-        self, model: PrunableModel, target: Target, layers: Sequence[Layer], start: Mapping[str, int]
+        self, model: PrunableModel, target: Target, layers: Sequence[Layer], start: Mapping[str, int], number: int
     ) -> dict[str, list[int]]:
-        """How many entries of each layer go at its levels, which lie around where it begins."""
+        """How many entries of each layer go at its levels, which lie around where a round begins."""
         units = {layer.name: layer.entries - 1 for layer in layers}
         caps, counts = units if target.removes_units else self.caps(model, target), {}
         for layer in layers:
-            step, begin = self._step(layer), start[layer.name]
-            around = (begin + number * step for number in range(-self.max_levels, self.max_levels + 1))
+            step, begin = self._step(layer, number), start[layer.name]
+            around = (begin + steps * step for steps in range(-self.max_levels, self.max_levels + 1))
             least = min(layer.zeros, begin)
             counts[layer.name] = [count for count in around if least <= count <= max(caps[layer.name], begin)]
         return counts
 
-    def _step(self, layer: Layer) -> int:
-        """How many of a layer's entries lie between two levels."""
-        step = round(self.step * layer.entries) if self.step < 1 else int(self.step)
+    def _step(self, layer: Layer, number: int) -> int:
+        """How many of a layer's entries lie between two levels of a round, from 1: half as many as the round before."""
+        halved = self.step / 2 ** (number - 1)
+        step = round(halved * layer.entries) if self.step < 1 else int(halved)
         return max(step, 1) if layer.units is not None else step
 
     def _search(
@@ -213,30 +206,52 @@ class Evolution(LayerAllocation):
         start: Mapping[str, int],
         place: Workplace,
     ) -> dict[str, int]:
-        """How many entries of each layer go by the best candidate."""
-        counts = self._counts(model, target, layers, start)
+        """How many entries of each layer go by the best candidate of the last round."""
+        found, state = dict(start), State(())
+        total = self.rounds * self.generations
+        course = Course(total, _MEASURES[self.fitness], place.progress, place.course, place.plot)
+        for number in range(1, self.rounds + 1):
+            if number > 1:
+                logger.info("round %d of %d: levels half as far apart, around what was found", number, self.rounds)
+            counts = self._counts(model, target, layers, found, number)
+            begin = State(tuple(counts[layer.name].index(found[layer.name]) for layer in layers), state.history)
+            state = self._round(model, calibration, target, layers, counts, begin, number, course, place)
+            found = {layer.name: counts[layer.name][level] for layer, level in zip(layers, state.parent, strict=True)}
+        course.finish(state)
+        return found
+
+    def _round(
+        self,
+        model: PrunableModel,
+        calibration: Calibration,
+        target: Target,
+        layers: Sequence[Layer],
+        counts: Mapping[str, Sequence[int]],
+        begin: State,
+        number: int,
+        course: Course,
+        place: Workplace,
+    ) -> State:
+        """Solves the levels of a round, and searches among them."""
         sites = [
             Site(
                 layer.name,
                 tuple(count * layer.parameters_each for count in counts[layer.name]),
-                self._step(layer) * layer.parameters_each,
+                self._step(layer, number) * layer.parameters_each,
             )
             for layer in layers
         ]
-        begin = State(tuple(counts[layer.name].index(start[layer.name]) for layer in layers))
         keys = level_keys(model, calibration, target, describe(self.inner), layers, counts)
-        settings = describe(self) | {"generations": None}
-        digest = json_digest([keys, counts, settings, list(begin.parent)])
-        course = Course(digest, self.generations, _MEASURES[self.fitness], place.progress, place.course, place.plot)
-        state = gather(course.begin(begin))[0]  # of several processes the first one has kept it
-        if state.generation < self.generations:
+        settings = describe(self) | {"generations": None, "rounds": None}
+        digest = json_digest([keys, counts, settings, list(begin.parent), begin.generation])
+        state: State = gather(course.begin(begin, digest, number))[0]  # of several processes the first one has kept it
+        if state.generation < begin.generation + self.generations:
             database = make_levels(
                 model, calibration, target, self.inner, layers, counts, keys, store=place.store, folder=place.progress
             )
             solved = {layer: partial(_solved, database, layer, counts[layer.name]) for layer in layers}
             state = self._evolve(model, calibration, solved, sites, begin, state, course)
-        course.finish(state)
-        return {layer.name: counts[layer.name][level] for layer, level in zip(layers, state.parent, strict=True)}
+        return state
 
     @torch.no_grad()
     def _evolve(
@@ -262,7 +277,7 @@ class Evolution(LayerAllocation):
                 stages = [Stage(*each) for each in zip(self.tokens, self.survivors, strict=True)]
                 search = Evolving(sites, fitness, stages, self.offspring, self.seed, self.flips)
                 course.start_clock()
-                state = search.run(state, self.generations, course.note)
+                state = search.run(state, begin.generation + self.generations, course.note)
                 before, after = fitness.on_all(begin.parent), fitness.on_all(state.parent)
         logger.info(
             "%s on all calibration windows: %.4f where the search began, %.4f where it ended",

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("generation", *Generation._fields[1:], "seconds")
 _LINES = 10  # in the log, of a whole search
-_STATE = "search.json"
+_STATE = "search.json"  # of the first round; search-2.json of the second, and so on
 
 
 @dataclass
@@ -25,25 +25,33 @@ class Course:
     """Notes every generation; a search that is interrupted goes on behind the last one.
 
     Args:
-        settings: a digest of all that decides the search but for its length; a state of others is not taken.
-        generations: in total.
+        generations: in total, of all rounds.
         measure: what a fitness is called, with its unit.
         folder: for the state; ``None``: none is kept.
         table: a CSV file with a row for each generation; ``None``: none is written.
         plot: an SVG file of it.
     """
 
-    settings: str
     generations: int
     measure: str
     folder: Path | None = None
     table: Path | None = None
     plot: Path | None = None
+    _settings: str = field(default="", init=False)  # of the round that is under way, and its file
+    _name: str = field(default=_STATE, init=False)
     _seconds: list[float] = field(default_factory=list)  # of each generation
     _last: float = field(default_factory=time.perf_counter)
 
-    def begin(self, start: State) -> State:
-        """Where the search stands: at its start, or where an interrupted one was."""
+    def begin(self, start: State, settings: str, number: int = 1) -> State:
+        """Where a round of the search stands: at its start, or where an interrupted one was.
+
+        Args:
+            start: with the history of the rounds before.
+            settings: a digest of all that decides the round but for its length; a state of others is not taken.
+            number: of the round, from 1.
+        """
+        self._settings = settings
+        self._name = _STATE if number == 1 else _STATE.replace(".", f"-{number}.")
         found = self._read()
         if found is not None:
             logger.info("the search goes on behind generation %d", found.generation)
@@ -59,7 +67,7 @@ class Course:
         self._seconds.append(now - self._last)
         self._last = now
         if self.folder is not None:
-            write_json(self.folder / _STATE, self._plain(state))
+            write_json(self.folder / self._name, self._plain(state))
         if self.table is not None:
             write_csv(self.table, COLUMNS, self.rows(state))
         number = state.generation
@@ -93,7 +101,7 @@ class Course:
 
     def _plain(self, state: State) -> dict[str, object]:
         return {
-            "settings": self.settings,
+            "settings": self._settings,
             "parent": list(state.parent),
             "history": [list(each) for each in state.history],
             "seconds": self._seconds,
@@ -102,10 +110,10 @@ class Course:
     def _read(self) -> State | None:
         if self.folder is None:
             return None
-        path = self.folder / _STATE
+        path = self.folder / self._name
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
-            if plain["settings"] != self.settings:
+            if plain["settings"] != self._settings:
                 return None
             state = State(tuple(plain["parent"]), [Generation(*each) for each in plain["history"]])
             self._seconds = list(plain["seconds"])

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from prune_lab.errors import BadSetting, RunFailed
 from prune_lab.models.model import PrunableModel
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.partial import PartialForward
-from prune_lab.pruning.solvers.evolution import Draw, minibatch
+from prune_lab.pruning.solvers.evolution import Draw, check_numbers, minibatch
 from prune_lab.pruning.zeros import KeepZeros
 from prune_lab.training.losses import language_loss
 from prune_lab.training.masters import widened
@@ -112,20 +113,30 @@ def _float32(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None
         model.zero_grad(set_to_none=True)
 
 
-def check_train_tokens(owner: object, calibration: Calibration, tokens: Sequence[int], scored: Sequence[int]) -> None:
-    """Checks that there are as many windows as a stage trains on and scores, which are different ones.
-
-    Args:
-        owner: of the setting ``train_tokens``.
-        calibration: has the windows.
-        tokens: to train on at each stage.
-        scored: that each stage scores.
+def check_train_tokens(owner: Any) -> None:
+    """Checks the field ``train_tokens`` of a search, which becomes a list: ``None``, or one number a stage.
 
     Raises:
-        BadSetting: there are fewer.
+        BadSetting: it is something else, or does not fit to the field ``tokens``.
+    """
+    if owner.train_tokens is None:
+        return
+    check_numbers(owner, "train_tokens", least=0, hint="one a stage, as in [0,2048]; null: none are trained")
+    stages = len(owner.train_tokens), len(owner.tokens)
+    if stages[0] != stages[1]:
+        raise BadSetting(owner, "train_tokens", f"has {stages[0]} stages, and {{at}}.tokens {stages[1]}; give as many")
+    if 1 in owner.train_tokens:
+        raise BadSetting(owner, "train_tokens", "has a stage with one token, which no other follows; use 2 or more")
+
+
+def check_train_windows(owner: Any, calibration: Calibration) -> None:
+    """Checks that there are as many windows as a stage trains on and scores, which are different ones.
+
+    Raises:
+        BadSetting: there are fewer than the fields ``train_tokens`` and ``tokens`` ask for.
     """
     samples, seqlen = calibration.whole_shape
-    for number, (train, score) in enumerate(zip(tokens, scored, strict=True), 1):
+    for number, (train, score) in enumerate(zip(owner.train_tokens or (), owner.tokens, strict=False), 1):
         needed = [-(-each // seqlen) for each in (train, score)]
         if train and sum(needed) > samples:
             raise BadSetting(

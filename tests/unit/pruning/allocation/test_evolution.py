@@ -2,6 +2,8 @@ import csv
 import json
 import logging
 from functools import partial
+from itertools import pairwise, product
+from operator import mul
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.search.course import Course
+from prune_lab.pruning.search.levels import make_levels
 from prune_lab.pruning.target import Target
 
 SMALL = {"generations": 6, "offspring": 4, "tokens": [12, 48], "survivors": [2, 1]}
@@ -72,7 +75,7 @@ def test_the_seed_decides(found):
 TRAINED = {"train_tokens": [2, 24], "train_lr": 1e-2}
 
 
-@pytest.mark.parametrize("settings", [{}, TRAINED], ids=["plain", "trained"])
+@pytest.mark.parametrize("settings", [{}, TRAINED, {"rounds": 2}], ids=["plain", "trained", "rounds"])
 def test_an_interrupted_search_ends_with_the_same_bits(found, tmp_path, monkeypatch, settings):
     """The first is stopped in the middle of its fourth generation, and its levels are solved once."""
     found = partial(found, settings)
@@ -93,7 +96,7 @@ def test_an_interrupted_search_ends_with_the_same_bits(found, tmp_path, monkeypa
     again = found(place=place)
     assert again == whole
     rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
-    assert [int(row["generation"]) for row in rows] == list(range(1, 7))
+    assert [int(row["generation"]) for row in rows] == list(range(1, 1 + 6 * settings.get("rounds", 1)))
     other = Workplace(tmp_path / "other", tmp_path / "b.csv")
     assert found(place=other) == whole
     for name in ("generation", "fitness", "parent_fitness", "improved", "evaluations", "tokens"):
@@ -109,6 +112,77 @@ def test_candidates_that_are_trained_leave_the_total_exact_and_the_model_as_it_w
     assert sum(counts.values()) == sum(count_dropped(0.5, linear.weight.numel()) for linear in model.linears)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.hf.state_dict().items())
     assert len(set(counts.values())) > 3  # something was moved
+
+
+@pytest.mark.parametrize("settings", [{}, {"step": 16}, {"step": 9}, {"initial": ATP(0.02)}, {"max_level": 0.72}])
+def test_the_total_is_exact_after_every_round_and_steps_are_halved(found, tiny_model, settings):
+    model, level = tiny_model("llama"), 0.333
+    counts = counts_of(model, found({"generations": 3, "rounds": 3, **settings}, Target(level=level)))
+    sizes = {linear.name: linear.weight.numel() for linear in model.linears}
+    assert sum(counts.values()) == sum(count_dropped(level, size) for size in sizes.values())
+    if "initial" in settings:
+        return
+    for name, size in sizes.items():
+        steps = [round(0.05 * size / 2**number) for number in range(3)]
+        if "step" in settings:
+            steps = [settings["step"] >> number for number in range(3)]
+        moved = {sum(map(mul, times, steps)) for times in product(range(-4, 5), repeat=3)}
+        assert counts[name] - count_dropped(level, size) in moved
+
+
+def test_a_round_goes_on_from_the_one_before_with_half_the_step(found, tmp_path, monkeypatch):
+    """Its levels lie around what was found, its generations are further ones, and the first is as without it."""
+    seen = []
+    plain = Evolution._round
+
+    def watching(self, *args):
+        state = plain(self, *args)
+        counts, begin, number = args[4], args[5], args[6]
+        seen.append((number, counts, begin, state))
+        return state
+
+    monkeypatch.setattr(Evolution, "_round", watching)
+    place = Workplace(tmp_path / "progress", tmp_path / "a.csv")
+    found({"rounds": 2, "step": 16}, place=place)
+    (first, wide, _, one), (second, narrow, begin, two) = seen
+    assert (first, second) == (1, 2)
+    for name, level, at in zip(wide, one.parent, begin.parent, strict=True):
+        assert narrow[name][at] == wide[name][level]
+        assert {high - low for low, high in pairwise(wide[name])} == {16}
+        assert {high - low for low, high in pairwise(narrow[name])} == {8}
+    assert two.history[:6] == one.history
+    assert [each.number for each in two.history] == list(range(1, 13))
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 13
+    seen.clear()
+    found({"step": 16})
+    assert seen[0][3] == one
+
+
+def test_a_search_that_is_interrupted_in_its_second_round_ends_with_the_same_bits(found, tmp_path, monkeypatch):
+    """It is stopped in the middle of its ninth generation; the levels of the first round are not solved again."""
+    found = partial(found, {"rounds": 2})
+    whole = found()
+    place, note = Workplace(tmp_path / "progress", tmp_path / "a.csv"), Course.note
+
+    def stopping(self, state):
+        if state.generation == 9:
+            raise KeyboardInterrupt
+        note(self, state)
+
+    monkeypatch.setattr(Course, "note", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        found(place=place)
+    monkeypatch.setattr(Course, "note", note)
+    solved = []
+    monkeypatch.setattr(
+        "prune_lab.pruning.allocation.evolution.make_levels",
+        lambda *args, **kwargs: (solved.append(args), make_levels(*args, **kwargs))[1],
+    )
+    assert found(place=place) == whole
+    assert len(solved) == 1
+    rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+    assert [int(row["generation"]) for row in rows] == list(range(1, 13))
+    assert [float(row["seconds"]) for row in rows] == sorted(float(row["seconds"]) for row in rows)
 
 
 def test_the_training_of_candidates_follows_its_settings(found):
@@ -171,6 +245,7 @@ def test_only_the_blocks_of_the_target_are_searched(found, tiny_model):
         ({"train_tokens": [0, -1]}, r"train_tokens=\[0, -1\] .*at least 0"),
         ({"train_tokens": [0, 1]}, r"train_tokens=\[0, 1\] has a stage with one token"),
         ({"train_tokens": 24}, r"train_tokens=24 .*a list"),
+        ({"rounds": 0}, r"Evolution\.rounds=0"),
         ({"train_lr": 0}, r"Evolution\.train_lr=0 .*above 0"),
         ({"seed": -1}, r"Evolution\.seed=-1"),
     ],
@@ -189,6 +264,8 @@ def test_what_cannot_be_done_is_refused_before_anything_runs(found):
     found({"train_tokens": [0, 96], "generations": 1})
     with pytest.raises(BadInput, match=r"step=1e-06 is less than one weight of "):
         found({"step": 1e-6})
+    with pytest.raises(BadInput, match=r"step=1 halved 1 times is less than one .*or lower Evolution\.rounds"):
+        found({"step": 1, "rounds": 2})
     with pytest.raises(BadInput, match="allocation=uniform"):
         found(target=Target("2:4"))
     with pytest.raises(BadInput, match="max_level"):

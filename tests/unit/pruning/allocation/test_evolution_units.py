@@ -8,6 +8,7 @@ from prune_lab.pruning.allocation.evolution import Evolution
 from prune_lab.pruning.allocation.measured import Measured
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.flap import Flap
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.wanda_units import WandaUnits
@@ -15,6 +16,7 @@ from prune_lab.pruning.methods.ziplm import ZipLM
 from prune_lab.pruning.search.layers import layers_of
 from prune_lab.pruning.search.levels import level_keys, make_levels
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import uniform_counts
 
 SHORT = {"generations": 6, "offspring": 6, "tokens": (24, 72), "step": 0.1}
 
@@ -60,6 +62,25 @@ def test_the_same_seed_finds_the_same(tiny_model, random_tokens):
         for seed in (0, 0)
     ]
     assert found[0] == found[1]
+
+
+def test_rounds_and_trained_candidates_keep_the_parameters_exact_and_the_model_as_it_was(tiny_model, random_tokens):
+    """A step of units ends at one unit, however often it is halved."""
+    model, target = tiny_model("llama"), Target("width", 0.5)
+    before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
+    search = Evolution(
+        inner=ZipLM(), rounds=4, train_tokens=[0, 24], train_lr=1e-2, **SHORT | {"generations": 2, "offspring": 4}
+    )
+    search.check_model(model, target)
+    calibration = Calibration(random_tokens(6, 24))
+    search.check_calibration(calibration)
+    budget = search.budget(model, calibration, target)
+    layers = layers_of(model, target)
+    gone = sum(count_dropped(budget[each.name], each.entries) * each.parameters_each for each in layers)
+    uniform = uniform_counts(target.units(model), target)
+    assert gone == sum(uniform[each.name] * each.parameters_each for each in layers)
+    assert {name: count_dropped(level, 1000) for name, level in budget.items()} != dict.fromkeys(budget, 500)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.hf.state_dict().items())
 
 
 def test_bad_combinations_are_named():
