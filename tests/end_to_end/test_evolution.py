@@ -44,6 +44,8 @@ def test_another_run_that_takes_the_stage_gets_its_course(command, local_overrid
     [
         (["allocation.tokens=[16,999999]"], ["allocation.tokens=[16, 999999]", "data.samples"]),
         (["allocation.tokens=[16]"], ["allocation.survivors=[1, 1]", "allocation.tokens"]),
+        (["allocation.train_tokens=[0,999999]"], ["allocation.train_tokens=[0, 999999]", "allocation.tokens=32"]),
+        (["allocation.train_tokens=[16]"], ["allocation.train_tokens=[16]", "allocation.tokens 2"]),
         (["method@allocation.inner=magnitude"], ["allocation.inner=Magnitude", "method@allocation.inner=sparsegpt"]),
         (["sparsity=nm_2of4", "sparsity.level=null"], ["2:4", "allocation=uniform"]),
         (["allocation.max_level=0.5"], ["sparsity.level=0.7", "allocation.max_level=0.5"]),
