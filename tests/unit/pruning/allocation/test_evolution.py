@@ -13,6 +13,7 @@ from prune_lab.errors import BadInput
 from prune_lab.pruning.allocation.allocation import Workplace
 from prune_lab.pruning.allocation.atp import ATP
 from prune_lab.pruning.allocation.evolution import Evolution
+from prune_lab.pruning.allocation.measured import Measured
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.magnitude import Magnitude
@@ -57,6 +58,17 @@ def test_the_total_is_exact_and_steps_are_whole(found, tiny_model, level, settin
             moved = counts[name] - count_dropped(level, size)
             assert moved % step == 0
             assert abs(moved) <= 4 * step
+
+
+def test_it_can_begin_where_errors_of_single_layers_add_up_to_least(found, tiny_model, monkeypatch):
+    model, target = tiny_model("llama"), Target(level=0.7)
+    begun = []
+    search = Evolution._search
+    monkeypatch.setattr(Evolution, "_search", lambda *args: (begun.append(args[5]), search(*args))[1])
+    counts = counts_of(model, found({"initial": Measured(), "generations": 2}, target))
+    total = sum(count_dropped(0.7, linear.weight.numel()) for linear in model.linears)
+    assert sum(counts.values()) == sum(begun[0].values()) == total
+    assert len({round(begun[0][linear.name] / linear.weight.numel(), 3) for linear in model.linears}) > 3
 
 
 def test_it_brings_the_model_closer_to_the_dense_one(found, caplog):
