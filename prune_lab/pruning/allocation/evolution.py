@@ -280,8 +280,8 @@ class Evolution(LayerAllocation):
                 state = search.run(state, begin.generation + self.generations, course.note)
                 before, after = fitness.on_all(begin.parent), fitness.on_all(state.parent)
         logger.info(
-            "%s on all calibration windows: %.4f where the search began, %.4f where it ended",
-            *(_MEASURES[self.fitness], before, after),
+            "%s on all calibration windows: %.4f where the %s began, %.4f where it ended",
+            *(_MEASURES[self.fitness], before, "search" if self.rounds == 1 else "round", after),
         )
         return state
 

@@ -75,7 +75,7 @@ def test_it_brings_the_model_closer_to_the_dense_one(found, caplog):
     caplog.set_level(logging.INFO)
     found({"generations": 12})
     line = next(record for record in caplog.records if "all calibration windows" in record.message)
-    _, before, after = line.args
+    _, before, _, after = line.args
     assert after < before
 
 
