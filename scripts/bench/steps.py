@@ -18,19 +18,19 @@ from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.solvers import admm, gram, obs
 
 STEPS = ("passes", "statistics", "factorisations", "solving", "rest")
-"""Forward passes of blocks; Gram matrices and input norms; Cholesky factors (eigenvalues of ALPS, inverses of ADMM);
+"""Forward passes of blocks; Gram matrices and input norms; Cholesky factors (and inverses, of ALPS and ADMM);
 sweeps, selections and updates; and the rest: embeddings, masks, errors of outputs, hidden states that are stored."""
 FUNCTIONS = {
     gram.accumulate_upper: "statistics",
     obs.factorize: "factorisations",
     admm.inverse: "factorisations",
+    admm.penalised_solver: "factorisations",
     obs.sparsegpt: "solving",
 }
 METHODS_OF_CLASSES = {
     (Hessian, "update"): "statistics",
     (InputNorm, "update"): "statistics",
     (Record, "update"): "statistics",
-    (admm.Spectrum, "of"): "factorisations",
     (OutputErrors, "sample"): "rest",  # from the hooks of a forward pass
 }
 

@@ -57,7 +57,7 @@ def xeon() -> Rates:
 
 def on_h200(method: str) -> Job:
     """How LLaMA-7B's blocks were pruned there: random float16 weights have a few zeros in every layer."""
-    return Job(SEVEN, method, zeros=True, iterations=alps_iterations() if method == "alps" else 0)
+    return Job(SEVEN, method, zeros=True, iterations=alps_iterations() if method == "alps" else 0, before=True)
 
 
 @cache
@@ -67,8 +67,8 @@ def alps_iterations() -> float:
     It makes up for all that the prediction misses of ALPS, so it need not be the number that ran.
     """
     measured = rates.lines_of("h200_third")["block of LLaMA-7B, ALPS"]["alps_seconds"]["1"]
-    none = _first_block(Job(SEVEN, "alps", zeros=True))
-    one = _first_block(Job(SEVEN, "alps", zeros=True, iterations=1))
+    none = _first_block(Job(SEVEN, "alps", zeros=True, before=True))
+    one = _first_block(Job(SEVEN, "alps", zeros=True, iterations=1, before=True))
     return float((measured - none) / (one - none))
 
 
@@ -144,7 +144,9 @@ RESIDENT = 30e6
 
 
 def _smollm2(method: str, blocks: int = 30) -> Job:
-    return Job(replace(SHAPES["smollm2_135m"], blocks=blocks), method, 32, 1024, iterations=alps_iterations())
+    return Job(
+        replace(SHAPES["smollm2_135m"], blocks=blocks), method, 32, 1024, iterations=alps_iterations(), before=True
+    )
 
 
 def _cpu() -> Iterator[Check]:

@@ -20,9 +20,12 @@ WITH_ZEROS_AT_ONCE = 1 << 24  # likewise in a layer with zeros
 LAUNCHES_OF_A_CUT = 14
 BYTES_OF_A_CUT = 30  # for each weight: scores, threshold, mask, product, and writing it
 BYTES_OF_AN_ITERATION = 60  # for each weight, of ALPS
-CONJUGATE_STEPS = 50  # of ALPS
+CONJUGATE_STEPS = 20  # of ALPS, of all rows: on SmolLM2 21 at 50 % and 16 at 70 %
+CONJUGATE_STEPS_BEFORE = 50  # likewise, when it was measured on a GPU: from the dense weight on, all rows to the end
+ITERATIONS_OF_A_PENALTY = 3  # of ALPS
 COPIES_TO_FACTORISE = 3  # of the widest Hessian, with it, on a GPU: SparseGPT's measured peak
-COPIES_TO_DECOMPOSE = 14  # likewise, most of them in float64: ALPS's measured peak
+COPIES_TO_PENALISE = 6  # of ALPS, counted: the Hessian, scaled, with the penalty, its factor, inverse, workspace
+COPIES_TO_DECOMPOSE = 14  # likewise before, most of them in float64: ALPS's measured peak
 BYTES_OF_SCORES = 10  # for each weight of a layer with zeros: where they are, scores, scores with zeros lowest, mask
 SORT_WORKSPACE = 32  # for each value of long rows sorted on a GPU: it and its index, both twice, and the index again
 
@@ -41,6 +44,7 @@ class Job:
         on_host: of these, how many share a host.
         zeros: the model has zeros in its layers, for which Wanda scores a whole layer at once.
         iterations: of ALPS, until its support stays.
+        before: ALPS works as it did when it was measured on a GPU: by eigenvectors, with more work at the end.
     """
 
     shape: Shape
@@ -52,6 +56,7 @@ class Job:
     on_host: int = 8
     zeros: bool = False
     iterations: float = 0
+    before: bool = False
 
     @property
     def tokens(self) -> int:
@@ -143,7 +148,7 @@ def prepare_seconds(job: Job, rates: Rates, group: Group) -> float:
     """Seconds of what is done once for all layers that read the same inputs."""
     if job.method == "sparsegpt":
         return counting.factorisation(group.inputs) / rates.factorisation
-    if job.method == "alps":
+    if job.method == "alps" and job.before:
         return group.inputs**3 / rates.eigenvalues
     return 0.0
 
@@ -166,8 +171,18 @@ def layer_seconds(job: Job, rates: Rates, inputs: int, outputs: int) -> float:
     product = counting.updates(inputs, outputs) / rates.float32
     if job.method == "sparsegpt":
         return product + -(-inputs // counting.COLUMNS) * rates.columns + weights * rates.weights
-    iteration = 4 * product + weights * (BYTES_OF_AN_ITERATION / rates.elementwise + 1 / rates.sorting)
-    return 2 * product * (1 + CONJUGATE_STEPS) + job.iterations * iteration
+    working = weights * (BYTES_OF_AN_ITERATION / rates.elementwise + 1 / rates.sorting)
+    steps = CONJUGATE_STEPS_BEFORE if job.before else CONJUGATE_STEPS
+    return 2 * product * (1 + steps) + job.iterations * (working + _penalised_seconds(job, rates, inputs, outputs))
+
+
+def _penalised_seconds(job: Job, rates: Rates, inputs: int, outputs: int) -> float:
+    """Seconds of ALPS's products in an iteration: one, or two triangular solutions, and a third of a factorisation."""
+    product = 2 * counting.updates(inputs, outputs) / rates.float32
+    if job.before:
+        return 2 * product
+    inverted = 3 if 2 * outputs >= inputs else 1  # an inverse costs twice what its factor does
+    return product + inverted * counting.factorisation(inputs) / rates.factorisation / ITERATIONS_OF_A_PENALTY
 
 
 def makespan(job: Job, rates: Rates) -> float:
@@ -231,7 +246,10 @@ def device_bytes(job: Job, rates: Rates) -> dict[str, float]:
         if job.zeros:  # the result, and that of the layer before, which is still there; and one part is being sorted
             solving = float((2 * size + BYTES_OF_SCORES) * largest + SORT_WORKSPACE * min(largest, WITH_ZEROS_AT_ONCE))
     else:  # the result of the layer before and the factor of its inputs are still there
-        copies = (COPIES_TO_DECOMPOSE if job.method == "alps" else COPIES_TO_FACTORISE) if rates.to_device else 1
+        copies = 1
+        if rates.to_device:
+            of_alps = COPIES_TO_DECOMPOSE if job.before else COPIES_TO_PENALISE
+            copies = of_alps if job.method == "alps" else COPIES_TO_FACTORISE
         solving = float(copies * hessians[-1] + hessians[-2] + counting.FLOAT32 * largest)
     output = size * batch * shape.width
     return {

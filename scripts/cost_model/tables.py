@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 
 from cost_model.checks import Check, alps_iterations, checks, h200, xeon
-from cost_model.predict import METHODS, WITH_ZEROS_AT_ONCE, Cost, Job, predict, widest_share
+from cost_model.predict import (
+    CONJUGATE_STEPS,
+    CONJUGATE_STEPS_BEFORE,
+    METHODS,
+    WITH_ZEROS_AT_ONCE,
+    Cost,
+    Job,
+    predict,
+    widest_share,
+)
 from cost_model.rates import Rates
 from cost_model.shapes import SHAPES, Shape
 
@@ -223,7 +232,11 @@ for the three models; the other processes wait for the one that has it.
 {machine.slower:.2f} times as long on the H200, which comes from Wanda's further blocks, and {xeon().slower:.2f} times
 on the CPU in bfloat16, which comes from Wanda's run on 30 blocks. All terms but `exchange` have that factor. ALPS's
 {alps_iterations():.0f} iterations are what its one block leaves time for, not a count: its conjugate gradient, which
-may end early, is predicted with all its steps.
+may end early, is predicted with all its steps. Its measured rows are of the code as it was then, with eigenvectors, two
+products an iteration and {CONJUGATE_STEPS_BEFORE} steps of conjugate gradient; the predictions above are of the code as
+it is, with a factorisation for every three iterations, one product or two triangular solutions in each, and
+{CONJUGATE_STEPS} steps. That has not run on a GPU: triangular solutions are taken to be as fast as products, inverses
+as factorisations, and its memory is counted.
 
 {checked()}
 

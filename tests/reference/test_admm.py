@@ -9,7 +9,7 @@ import torch
 from prune_lab.pruning.calibration.statistics import Hessian
 from prune_lab.pruning.methods.admm import ADMM
 from prune_lab.pruning.methods.alps import ALPS
-from prune_lab.pruning.solvers.admm import Scaled, Spectrum, _Penalty, alps_iterate
+from prune_lab.pruning.solvers.admm import Scaled, _Penalty, alps_iterate
 from prune_lab.pruning.target import Target
 
 
@@ -215,5 +215,5 @@ def test_alps_ends_from_the_thirtieth_iteration_on_where_fewer_than_three_in_ten
         return keep.view_as(scores)
 
     scaled = Scaled.of(torch.eye(150), 0.01)
-    alps_iterate(torch.ones(150, 150), Spectrum.of(scaled), select, iterations=60, rho=0.1)
+    alps_iterate(torch.ones(150, 150), scaled, select, iterations=60, rho=0.1)
     assert len(shown) == 1 + iterations

@@ -6,6 +6,7 @@ one factorisation of the Hessian for all weights that read the same inputs. Tens
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -106,33 +107,44 @@ def admm(
     return (current + dual) * keep / hessian.norms
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """A scaled Hessian ``Q diag(values) Q^T``: its shifted inverses cost one product each."""
+def penalised_solver(matrix: Tensor, rho: float, rows: int) -> Callable[[Tensor], Tensor]:
+    """``right -> right (matrix + rho I)^-1`` for ``right`` ``(rows, in)``, for a few products with the same penalty.
 
-    scaled: Scaled
-    values: Tensor  # (in,) float32
-    vectors: Tensor  # (in, in) float32
+    It takes one Cholesky factorisation. Where there are few rows beside inputs, two triangular solutions follow, which
+    cost what a product costs; otherwise one product with the inverse. A sum that float32 cannot factorise is factorised
+    in float64, and its inverse is not made.
 
-    @classmethod
-    def of(cls, scaled: Scaled) -> "Spectrum":
-        """Decomposes in float64: small eigenvalues decide where rho is small."""
-        values, vectors = torch.linalg.eigh(scaled.matrix.double())
-        return cls(scaled, values.clamp(min=0).float(), vectors.float())
+    Raises:
+        NotPositiveDefinite: the sum is not, in float64 either.
+    """
+    factor, info = torch.linalg.cholesky_ex(_shifted(matrix, rho))
+    easy = not int(info)
+    if not easy:
+        factor, info = torch.linalg.cholesky_ex(_shifted(matrix.double(), rho))
+        factor = factor.to(matrix.dtype)
+    if int(info) or not bool(torch.isfinite(factor.diagonal()).all()):
+        raise NotPositiveDefinite(f"the Hessian is not positive definite with a penalty of {rho:g}")
+    if easy and 2 * rows >= len(matrix):
+        inverse = torch.cholesky_inverse(factor)
+        return lambda right: right @ inverse
+    solve = partial(torch.linalg.solve_triangular, left=False)
+    return lambda right: solve(factor, solve(factor.T, right, upper=True), upper=False)
 
-    def solve(self, right: Tensor, rho: float) -> Tensor:
-        """``right (matrix + rho I)^-1`` for ``right`` ``(out, in)``."""
-        return ((right @ self.vectors) / (self.values + rho)) @ self.vectors.T
+
+def _shifted(matrix: Tensor, rho: float) -> Tensor:
+    shifted = matrix.clone()
+    shifted.diagonal().add_(rho)
+    return shifted
 
 
-def alps_iterate(weight: Tensor, spectrum: Spectrum, select_mask: SelectMask, *, iterations: int, rho: float) -> Tensor:
+def alps_iterate(weight: Tensor, scaled: Scaled, select_mask: SelectMask, *, iterations: int, rho: float) -> Tensor:
     """The dense iterate whose largest entries are the support that ALPS finds.
 
     ADMM with a penalty that grows as long as the support still changes, and stops when it does not.
 
     Args:
         weight: ``(out, in)`` float32.
-        spectrum: of the inputs' Hessian.
+        scaled: the inputs' Hessian.
         select_mask: from scores to a mask.
         iterations: at most so many.
         rho: the first penalty.
@@ -143,15 +155,15 @@ def alps_iterate(weight: Tensor, spectrum: Spectrum, select_mask: SelectMask, *,
 
     Source: Meng et al., 2024, arXiv:2406.07831, algorithm 1, with the update of rho of the authors' code.
     """
-    scaled = spectrum.scaled
     start = weight * scaled.norms
     weight_hessian = start @ scaled.matrix
     penalty = _Penalty(rho)
     support = select_mask(start.abs().masked_fill(scaled.dead, -1.0), 1.0)
     masked = start * support
     primal, sparse, dual = start, masked, torch.zeros_like(start)
+    solve = penalised_solver(scaled.matrix, penalty.rho, len(start))
     for iteration in range(1, iterations + 1):
-        primal = spectrum.solve(weight_hessian - dual + penalty.rho * sparse, penalty.rho)
+        primal = solve(weight_hessian - dual + penalty.rho * sparse)
         candidate = primal + dual / penalty.rho
         keep = select_mask(candidate.abs().masked_fill(scaled.dead, -1.0), 1.0)
         sparse = candidate * keep
@@ -164,6 +176,7 @@ def alps_iterate(weight: Tensor, spectrum: Spectrum, select_mask: SelectMask, *,
                 break
             if decision == "restart":
                 primal, sparse, dual = start, masked, torch.zeros_like(start)
+            solve = penalised_solver(scaled.matrix, penalty.rho, len(start))
     return primal / scaled.norms
 
 

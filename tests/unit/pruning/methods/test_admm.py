@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, NotPositiveDefinite
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import keep_all_but
@@ -86,13 +86,27 @@ def test_admm_under_a_fixed_mask_converges_to_least_squares():
         torch.testing.assert_close(result[kept], expected, rtol=0.02, atol=0.01)
 
 
-def test_the_spectrum_solves_with_every_penalty():
+@pytest.mark.parametrize("rows", [3, 12, 40])
+@pytest.mark.parametrize("rho", [0.02, 1.0, 50.0])
+def test_products_with_a_penalised_inverse(rho, rows):
     _, hessian = problem()
     scaled = admm.Scaled.of(hessian, 0.01)
-    spectrum, right = admm.Spectrum.of(scaled), torch.randn(3, 24)
-    for rho in (0.02, 1.0, 50.0):
-        expected = torch.linalg.solve(scaled.matrix + rho * torch.eye(24), right.T).T
-        torch.testing.assert_close(spectrum.solve(right, rho), expected, rtol=1e-3, atol=1e-4)
+    right = torch.randn(rows, 24)
+    expected = torch.linalg.solve(scaled.matrix + rho * torch.eye(24), right.T).T
+    found = admm.penalised_solver(scaled.matrix, rho, rows)(right)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_penalty_that_float32_cannot_factorise_is_factorised_in_float64(rows):
+    """A matrix of rank one, to whose ones float32 cannot add the penalty."""
+    found = admm.penalised_solver(torch.ones(8, 8), 1e-8, rows)(torch.ones(rows, 8))
+    torch.testing.assert_close(found.sum(1), torch.ones(rows), rtol=1e-4, atol=0.0)
+
+
+def test_what_is_not_positive_definite_is_refused():
+    with pytest.raises(NotPositiveDefinite, match="with a penalty of 3"):
+        admm.penalised_solver(-4 * torch.eye(4), 3.0, 4)
 
 
 def test_the_mask_grows_with_the_share():

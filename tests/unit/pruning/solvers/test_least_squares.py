@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from prune_lab.errors import NotPositiveDefinite
+from prune_lab.pruning.solvers import least_squares
 from prune_lab.pruning.solvers.least_squares import refit
 
 
@@ -42,6 +43,41 @@ def test_more_iterations_never_raise_the_error(damping):
         errors.append(float(((change @ damped) * change).sum()))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("iterations", [0, 2, 60])
+def test_values_to_begin_with_shorten_the_way_and_leave_its_end(iterations):
+    """From near the solution on a few steps are closer than as many from the weight on; many end at the same place."""
+    x, weight, keep = problem(seed=5)
+    hessian = x.T @ x
+    exact = refit(weight, keep, hessian, damping=0.0)
+    near = exact + 0.01 * torch.randn_like(exact)  # also where nothing is kept
+    found = refit(weight, keep, hessian, damping=0.0, iterations=iterations, start=near)
+    assert not found[~keep].any()
+    if iterations == 0:
+        assert torch.equal(found, near * keep)
+        return
+    plain = refit(weight, keep, hessian, damping=0.0, iterations=iterations)
+    if iterations == 2:
+        assert (found - exact).norm() < 0.1 * (plain - exact).norm()
+    else:
+        torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_are_done_keep_their_values_while_others_go_on(monkeypatch):
+    """Every second row begins at its solution, so that half of them are done at once, and the products get shorter."""
+    x, weight, keep = problem(seed=6, out=16)
+    hessian, shapes, step = x.T @ x, [], least_squares._Rows.step
+    exact = refit(weight, keep, hessian, damping=0.0)
+    start = exact.clone()
+    start[::2] = weight[::2]
+    monkeypatch.setattr(
+        least_squares._Rows, "step", lambda self, *given: (shapes.append(len(self.mask)), step(self, *given))[1]
+    )
+    found = refit(weight, keep, hessian, damping=0.0, start=start)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
+    assert torch.equal(found[1::2], exact[1::2])
+    assert shapes[0] == 8 and shapes == sorted(shapes, reverse=True) and shapes[-1] < 8
 
 
 @pytest.mark.parametrize("first", [-1.0, 0.0])
