@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
 from prune_lab.models.adapter import Pair, put_pairs
@@ -24,42 +23,23 @@ from prune_lab.pruning.dense_targets import Aim
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming
 from prune_lab.pruning.methods.data_free import DataFreeMethod
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
+from prune_lab.pruning.methods.low_rank_layer import Shown, found_jointly, pruned_again
 from prune_lab.pruning.methods.method import Reaches
 from prune_lab.pruning.methods.refining import check_inner
 from prune_lab.pruning.result import PruningResult
+from prune_lab.pruning.solvers.admm import Scaled, Spectrum
 from prune_lab.pruning.solvers.low_rank import SparseLowRank, by_turns
+from prune_lab.pruning.solvers.sparse_low_rank import Joint
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.zeros import masks_of_zeros
-from prune_lab.utils.checks import check_flag, check_number, check_whole
+from prune_lab.utils.checks import check_choice, check_flag, check_number, check_whole
 from prune_lab.utils.collectives import gather, hand_out
 from prune_lab.utils.extras import check_extra
 
 logger = logging.getLogger(__name__)
 
+FITS = ("after", "joint")
 Group = tuple[Aim | None, WithHessian, list[PrunableLinear]]
-
-
-@dataclass(frozen=True, eq=False)
-class _Shown(PrunableLinear):
-    """A linear layer as it was before anything was done to it, that shows a solver another weight.
-
-    Attributes:
-        dense: the weight that the layer had, ``(out, in)``.
-        goal: the weight to come close to, likewise; by default that one.
-    """
-
-    dense: Tensor
-    goal: Tensor | None = None
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight to come close to."""
-        return self.dense if self.goal is None else self.goal
-
-    @property
-    def present(self) -> Tensor:
-        """The weight that the layer had, whose zeros stay."""
-        return self.dense
 
 
 @dataclass
@@ -71,7 +51,8 @@ class LowRank(BlockMethod):
     pattern leaves no choice, so that less is removed by them.
 
     With more ``rounds`` the inner method then prunes ``W - U V``, and ``U V`` is fitted again, by turns; of all rounds
-    the one with the least error is taken.
+    the one with the least error is taken. With ``fit=joint`` both parts are then sought together, and what was found is
+    taken where its error is lower.
 
     Args:
         inner: prunes; any method that works block by block on single weights.
@@ -79,18 +60,25 @@ class LowRank(BlockMethod):
         share: of a layer's parameters that ``U V`` may have, from which the rank of each follows, rounded down; null:
             ``rank`` says it.
         rounds: of pruning and fitting; more than one with inner methods that solve layer by layer.
+        fit: ``after`` the inner method; or ``joint``, by ADMM in three blocks, which need not start from its weights.
+        iterations: of that ADMM, at most.
+        rho: its first penalty.
         damping: added to the diagonal of the Hessian, as a share of its mean.
         merge: writes ``S + U V`` into the weight, which is dense then; else ``U V`` stays beside it, as an adapter.
 
     Source: EoRA, Liu et al., 2024, arXiv:2410.21271, which fits compressed weights so, in closed form. There the
     parameters of ``U V`` come on top of what the compression leaves. Rounds: HASSLE-free, Makni et al., 2025,
-    arXiv:2502.00899, from the description; there the error of the last round counts.
+    arXiv:2502.00899, from the description; there the error of the last round counts. ``joint``: 3BASiL, Makni et al.,
+    2025, arXiv:2603.01376; see `prune_lab.pruning.solvers.sparse_low_rank`.
     """
 
     inner: BlockMethod
     rank: int | None = None
     share: float | None = 0.05
     rounds: int = 1
+    fit: str = "after"
+    iterations: int = 2000
+    rho: float = 0.1
     damping: float = 0.01
     merge: bool = False
     dense_targets_conflict: ClassVar = None
@@ -98,7 +86,9 @@ class LowRank(BlockMethod):
 
     def __post_init__(self) -> None:
         check_whole(self, "rank", optional=True)
-        check_whole(self, "rounds")
+        check_whole(self, "rounds", "iterations")
+        check_choice(self, "fit", FITS)
+        check_number(self, "rho", above=0)
         check_number(self, "share", above=0, below=1, optional=True, hint="of a layer's parameters: 0.05")
         check_number(self, "damping", least=0, hint="0.01: 1 % of the mean diagonal")
         check_flag(self, "merge")
@@ -144,6 +134,13 @@ class LowRank(BlockMethod):
                 f"is more than {type(self.inner).__name__} can be asked for, which does not solve layer by layer; use "
                 "{at}.rounds=1, or method@{at}.inner=sparsegpt, alps, admm or wanda",
             )
+        if self.fit == "joint" and target.n_of_m and not self.inner.keeps_order:
+            raise BadSetting(
+                self,
+                "inner",
+                f"puts the channels in another order for {target.pattern}, and {{at}}.fit=joint has them as they are; "
+                "use {at}.inner.permute=false, or {at}.fit=after",
+            )
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
         """Whether the products cost less than they leave room for, and whether they may stand where they are to be."""
@@ -185,18 +182,26 @@ class LowRank(BlockMethod):
         for linears in parts:
             for aim, statistic, shared in self._collected(pruning, linears) if early is None else early:
                 hessian = statistic.hessian.value
-                prepared = None
+                prepared = spectrum = None
+                if self.fit == "joint":
+                    with naming(shared[0], self):
+                        spectrum = Spectrum.of(Scaled.of(hessian, self.damping, "mean"))
                 if self.rounds > 1:
                     assert isinstance(self.inner, LayerwiseMethod)  # it was checked
                     with naming(shared[0], self.inner):
                         prepared = self.inner.prepare(statistic.own)
                 for linear in filter(self.rank_of, shared):
                     start, before = time.perf_counter(), dense[linear.name]
-                    goal = before if aim is None else aim.of(before)
-                    again = partial(self._pruned, _Shown(linear.name, linear.module, before), prepared, pruning.target)
+                    goal = (before if aim is None else aim.of(before)).float()
+                    shown = Shown(linear.name, linear.module, before)
+                    again = partial(pruned_again, shown, self.inner, prepared, pruning.target)
                     found = by_turns(
-                        goal.float(), linear.weight, hessian, self.rank_of(linear), self.damping, self.rounds, again
+                        goal, linear.weight, hessian, self.rank_of(linear), self.damping, self.rounds, again
                     )
+                    if spectrum is not None:
+                        settings = Joint(self.iterations, self.rho, self.damping, pruning.seed)
+                        with naming(linear, self):
+                            found = found_jointly(shown, goal, found, hessian, spectrum, pruning.target, settings)
                     self._settle(pruning, linear, found, time.perf_counter() - start)
 
     def rank_of(self, linear: PrunableLinear) -> int:
@@ -214,19 +219,13 @@ class LowRank(BlockMethod):
         for statistic, shared in by_statistic(statistics, tuple(linears)):
             yield pruning.aim(shared, statistic.hessian), statistic, shared
 
-    def _pruned(self, shown: "_Shown", prepared: Any, target: Target, goal: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the inner method makes of another weight than the dense one, and in what order of the channels."""
-        assert isinstance(self.inner, LayerwiseMethod)
-        with naming(shown, self.inner):
-            return self.inner.solve_in_order(replace(shown, goal=goal), prepared, target)
-
     def _settle(self, pruning: BlockPruning, linear: PrunableLinear, found: SparseLowRank, seconds: float) -> None:
         """Writes what was found; all processes take that of the first one, as other machines may have rounded."""
         weight = found.weight.clone(memory_format=torch.contiguous_format)
         for part in (weight, found.up, found.down):
             hand_out(part, 0)
         pair = Pair(found.up, found.down)
-        if self.rounds > 1:
+        if self.rounds > 1 or self.fit == "joint":
             pruning.write(linear, weight, refined=gather(found.round)[0], handed_out=True)
             if found.order is not None:
                 hand_out(found.order, 0)

@@ -137,7 +137,34 @@ def _shifted(matrix: Tensor, rho: float) -> Tensor:
     return shifted
 
 
-def alps_iterate(weight: Tensor, scaled: Scaled, select_mask: SelectMask, *, iterations: int, rho: float) -> Tensor:
+@dataclass(frozen=True)
+class Pace:
+    """How the penalty follows the support.
+
+    Attributes:
+        every: iterations between two looks at the support.
+        factors: of the penalty, where more than 10 %, more than 0.5 %, or less of it has changed since the last look.
+        settled: iterations after which it is enough that less than 0.03 % has.
+    """
+
+    every: int
+    factors: tuple[float, float, float]
+    settled: int
+
+
+ALPS = Pace(3, (1.3, 1.2, 1.1), 30)
+
+
+def alps_iterate(
+    weight: Tensor,
+    scaled: Scaled,
+    select_mask: SelectMask,
+    *,
+    iterations: int,
+    rho: float,
+    pace: Pace = ALPS,
+    beside: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """The dense iterate whose largest entries are the support that ALPS finds.
 
     ADMM with a penalty that grows as long as the support still changes, and stops when it does not.
@@ -148,6 +175,10 @@ def alps_iterate(weight: Tensor, scaled: Scaled, select_mask: SelectMask, *, ite
         select_mask: from scores to a mask.
         iterations: at most so many.
         rho: the first penalty.
+        pace: of the penalty.
+        beside: a third block of variables, which stands beside the sparse weight. Called after each iteration with what
+            the dense iterate lacks of the weight, scaled, ``(out, in)``; returns what of it stands beside, times the
+            scaled Hessian, likewise.
 
     Returns:
         The dense iterate in the coordinates of the weight, ``(out, in)`` float32; its largest entries, by
@@ -156,8 +187,8 @@ def alps_iterate(weight: Tensor, scaled: Scaled, select_mask: SelectMask, *, ite
     Source: Meng et al., 2024, arXiv:2406.07831, algorithm 1, with the update of rho of the authors' code.
     """
     start = weight * scaled.norms
-    weight_hessian = start @ scaled.matrix
-    penalty = _Penalty(rho)
+    weight_hessian = start_hessian = start @ scaled.matrix
+    penalty = _Penalty(rho, pace=pace)
     support = select_mask(start.abs().masked_fill(scaled.dead, -1.0), 1.0)
     masked = start * support
     primal, sparse, dual = start, masked, torch.zeros_like(start)
@@ -168,11 +199,13 @@ def alps_iterate(weight: Tensor, scaled: Scaled, select_mask: SelectMask, *, ite
         keep = select_mask(candidate.abs().masked_fill(scaled.dead, -1.0), 1.0)
         sparse = candidate * keep
         dual += penalty.rho * (primal - sparse)
-        if iteration % 3 == 0:
+        if beside is not None:
+            weight_hessian = start_hessian - beside(start - primal)
+        if iteration % pace.every == 0:
             changed = int((keep ^ support).count_nonzero()) / max(1, int(keep.count_nonzero()))
             support = keep
             decision = penalty.adapt(changed)
-            if decision == "stop" or (iteration >= 30 and changed < 3e-4):
+            if decision == "stop" or (iteration >= pace.settled and changed < 3e-4):
                 break
             if decision == "restart":
                 primal, sparse, dual = start, masked, torch.zeros_like(start)
@@ -186,17 +219,18 @@ class _Penalty:
 
     rho: float
     raised: bool = False
+    pace: Pace = ALPS
 
     def adapt(self, changed: float) -> str:
-        """Takes the share of the support that flipped in three iterations; says ``go``, ``restart`` or ``stop``."""
+        """Takes the share of the support that flipped since the last look; says ``go``, ``restart`` or ``stop``."""
         if changed > 0.1:
-            factor, self.raised = 1.3, True
+            factor, self.raised = self.pace.factors[0], True
         elif changed > 0.005:
-            factor, self.raised = 1.2, True
+            factor, self.raised = self.pace.factors[1], True
         elif changed == 0 and self.raised:
             return "stop"
         elif self.raised:
-            factor = 1.1
+            factor = self.pace.factors[2]
         else:
             self.rho /= 5
             return "restart" if changed else "go"

@@ -54,18 +54,34 @@ def by_turns(
     weight, order = sparse, None
     best: SparseLowRank | None = None
     for number in range(rounds):
-        residual = goal - weight.float()
-        up, down = (part.to(sparse.dtype) for part in fit_low_rank(residual, hessian, rank, damping))
-        product = up.float() @ down.float()
-        left = residual - product
-        error = float((left @ hessian).mul_(left).sum())
-        if best is None or error < best.error:
-            best = SparseLowRank(weight, order, up, down, number, error)
+        found = with_part(goal, weight, order, hessian, rank, damping, number)
+        if best is None or found.error < best.error:
+            best = found
         if number + 1 < rounds:
-            weight, order = prune(goal - product)
+            weight, order = prune(goal - found.up.float() @ found.down.float())
             weight = weight.to(sparse.dtype)
     assert best is not None, "there is a round"
     return best
+
+
+def with_part(
+    goal: Tensor, weight: Tensor, order: Tensor | None, hessian: Tensor, rank: int, damping: float, number: int
+) -> SparseLowRank:
+    """The best low-rank part beside a sparse weight, in its type, and the error of both.
+
+    Args:
+        goal: ``W``, ``(out, in)`` float32.
+        weight: ``S``, likewise, in the type of the model.
+        order: of the input channels, see `SparseLowRank`.
+        hessian: as in `fit_low_rank`.
+        rank: likewise.
+        damping: likewise.
+        number: of the round.
+    """
+    residual = goal - weight.float()
+    up, down = (part.to(weight.dtype) for part in fit_low_rank(residual, hessian, rank, damping))
+    left = residual - up.float() @ down.float()
+    return SparseLowRank(weight, order, up, down, number, float((left @ hessian).mul_(left).sum()))
 
 
 def fit_low_rank(residual: Tensor, hessian: Tensor, rank: int, damping: float) -> tuple[Tensor, Tensor]:
