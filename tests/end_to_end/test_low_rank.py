@@ -58,6 +58,20 @@ def test_peft_opens_what_is_saved_and_the_numbers_are_those_of_both(command, loc
     assert sizes["dense/nonzeros"] - sizes["evaluate/nonzeros"] == entries - kept - beside
 
 
+def test_parts_found_together_are_saved_as_others_are(command, local_overrides, tokens, tmp_path):
+    run = tmp_path / "run"
+    job = [*local_overrides, *METHOD, "method.fit=joint", f"hydra.run.dir={run}"]
+    outcome = command(*job)
+    assert outcome.status == 0, outcome.err
+    model, metrics = AutoPeftModelForCausalLM.from_pretrained(run / "adapter").eval(), record(run)["metrics"]
+    assert perplexity(model, tokens) == pytest.approx(metrics["evaluate/perplexity"], rel=1e-4)
+    assert metrics["prune/sparsity"] == pytest.approx(0.6, abs=1e-3)
+    refused = command(*local_overrides, *METHOD, "method.fit=both")
+    assert refused.status == 2
+    assert "method.fit='both' is not allowed" in refused.err
+    assert "after, joint" in " ".join(refused.err.split())
+
+
 def test_another_run_takes_it_with_its_adapter(command, local_overrides, tmp_path):
     job = [*local_overrides, *METHOD, "skip_finished=true", "stage_cache_min_seconds=0"]
     assert command(*job, f"hydra.run.dir={tmp_path}/first").status == 0

@@ -134,9 +134,9 @@ def test_merged_it_is_dense_and_says_so(tiny_model, random_tokens, caplog):
 
 
 @pytest.mark.parametrize("order", [{}, {"sequential": "layer", "dense_targets": 1.0}, {"propagate": "dense"}])
-@pytest.mark.parametrize("rounds", [1, 2])
-def test_an_interrupted_pruning_comes_to_the_same(tiny_model, random_tokens, tmp_path: Path, order, rounds):
-    tokens, settings = random_tokens(4, 16), {**RANK, "rounds": rounds}
+@pytest.mark.parametrize("more", [{}, {"rounds": 2}, {"fit": "joint"}])
+def test_an_interrupted_pruning_comes_to_the_same(tiny_model, random_tokens, tmp_path: Path, order, more):
+    tokens, settings = random_tokens(4, 16), RANK | more
 
     class Stopped(SparseGPT):
         def prune_block(self, pruning):
@@ -174,6 +174,38 @@ def test_rounds_lower_the_error_and_keep_the_level(tiny_model, random_tokens, in
         errors[rounds] = sum(row.error for row in first)
         assert {row.refined is None for row in first} == {rounds == 1}
     assert errors[6] < 0.95 * errors[1]
+
+
+@pytest.mark.parametrize("inner", [SparseGPT, Magnitude])
+@pytest.mark.parametrize("target", [HALF, Target("2:4")], ids=lambda target: target.pattern)
+def test_both_parts_together_lower_the_error_and_keep_the_level(tiny_model, random_tokens, inner, target):
+    tokens, errors = random_tokens(8, 32), {}
+    for fit in ("after", "joint"):
+        model, method = tiny_model("llama"), LowRank(inner(), rank=4, share=None, fit=fit)
+        result = method.prune(context(model, tokens, target))
+        check_reached(model, target, method, result, {})
+        for linear in model.linears:
+            kept = linear.weight != 0
+            assert torch.equal(result.masks[linear.name], kept)
+            assert target.n_of_m is None or bool((kept.unflatten(1, (-1, 4)).sum(-1) == 2).all())
+        first = [row for name, row in result.layers.items() if ".layers.0." in name]
+        errors[fit] = [row.error for row in first]
+        assert {row.refined for row in first} <= ({None} if fit == "after" else {0, 1})
+    assert all(after <= before * (1 + 1e-4) for before, after in zip(errors["after"], errors["joint"], strict=True))
+    assert sum(errors["joint"]) < 0.9 * sum(errors["after"])
+
+
+def test_parts_found_together_leave_zeros_and_need_the_channels_as_they_are(tiny_model, random_tokens):
+    model, zeros = tiny_model("llama"), {}
+    for linear in model.linears:
+        linear.weight[:, ::3] = 0
+        zeros[linear.name] = linear.weight == 0
+    result = LowRank(SparseGPT(), **RANK, fit="joint").prune(context(model, random_tokens(4, 16)))
+    assert {row.refined for row in result.layers.values()} >= {1}
+    assert not any(linear.weight[zeros[linear.name]].any() for linear in model.linears)
+    LowRank(RIA(permute=True), fit="joint").check(HALF)
+    with pytest.raises(BadInput, match=r"puts the channels in another order for 2:4, and .*fit=joint"):
+        LowRank(RIA(permute=True), fit="joint").check(Target("2:4"))
 
 
 def test_rounds_leave_zeros_and_need_an_inner_method_that_solves_layers(tiny_model, random_tokens):
