@@ -52,7 +52,6 @@ CASES: dict[str, tuple[Method, Target, dict[str, Any]]] = {
     "sparsellm": (SparseLLM(), HALF, {}),
     "rotated": (Rotated(SparseGPT(), steps=3), TWO_OF_FOUR, {}),
     "low rank": (LowRank(SparseGPT(), rank=2, share=None), HALF, {}),
-    "low rank, both together": (LowRank(SparseGPT(), rank=2, share=None, fit="joint"), TWO_OF_FOUR, {}),
     "low rank by layer": (LowRank(SparseGPT(), rank=2, share=None, rounds=2), HALF, {"sequential": "layer"}),
 }
 
