@@ -27,7 +27,7 @@ from prune_lab.pruning.methods.low_rank_layer import Shown, found_jointly, prune
 from prune_lab.pruning.methods.method import Reaches
 from prune_lab.pruning.methods.refining import check_inner
 from prune_lab.pruning.result import PruningResult
-from prune_lab.pruning.solvers.admm import Scaled, Spectrum
+from prune_lab.pruning.solvers.admm import Scaled
 from prune_lab.pruning.solvers.low_rank import SparseLowRank, by_turns
 from prune_lab.pruning.solvers.sparse_low_rank import Joint
 from prune_lab.pruning.target import Target
@@ -182,10 +182,10 @@ class LowRank(BlockMethod):
         for linears in parts:
             for aim, statistic, shared in self._collected(pruning, linears) if early is None else early:
                 hessian = statistic.hessian.value
-                prepared = spectrum = None
+                prepared = scaled = None
                 if self.fit == "joint":
                     with naming(shared[0], self):
-                        spectrum = Spectrum.of(Scaled.of(hessian, self.damping, "mean"))
+                        scaled = Scaled.of(hessian, self.damping, "mean")
                 if self.rounds > 1:
                     assert isinstance(self.inner, LayerwiseMethod)  # it was checked
                     with naming(shared[0], self.inner):
@@ -198,10 +198,10 @@ class LowRank(BlockMethod):
                     found = by_turns(
                         goal, linear.weight, hessian, self.rank_of(linear), self.damping, self.rounds, again
                     )
-                    if spectrum is not None:
+                    if scaled is not None:
                         settings = Joint(self.iterations, self.rho, self.damping, pruning.seed)
                         with naming(linear, self):
-                            found = found_jointly(shown, goal, found, hessian, spectrum, pruning.target, settings)
+                            found = found_jointly(shown, goal, found, hessian, scaled, pruning.target, settings)
                     self._settle(pruning, linear, found, time.perf_counter() - start)
 
     def rank_of(self, linear: PrunableLinear) -> int:

@@ -9,7 +9,7 @@ from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.methods.admm import select_mask
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
-from prune_lab.pruning.solvers.admm import Spectrum
+from prune_lab.pruning.solvers.admm import Scaled
 from prune_lab.pruning.solvers.low_rank import SparseLowRank
 from prune_lab.pruning.solvers.sparse_low_rank import Joint, jointly
 from prune_lab.pruning.target import Target
@@ -52,7 +52,7 @@ def found_jointly(
     goal: Tensor,
     start: SparseLowRank,
     hessian: Tensor,
-    spectrum: Spectrum,
+    scaled: Scaled,
     target: Target,
     settings: Joint,
 ) -> SparseLowRank:
@@ -62,4 +62,4 @@ def found_jointly(
     def best(scores: Tensor, share: float) -> Tensor:
         return select_mask(scores, share, target, shown.name, "layer", zero)
 
-    return jointly(goal, start, hessian, spectrum, best, settings)
+    return jointly(goal, start, hessian, scaled, best, settings)

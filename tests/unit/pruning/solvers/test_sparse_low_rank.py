@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.pruning.masks import keep_all_but
-from prune_lab.pruning.solvers.admm import Scaled, Spectrum, _Penalty, alps_iterate
+from prune_lab.pruning.solvers.admm import Scaled, _Penalty, alps_iterate
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.solvers.low_rank import SparseLowRank, by_turns, with_part
 from prune_lab.pruning.solvers.sparse_low_rank import BASIL, Joint, jointly
@@ -40,8 +40,8 @@ PATTERNS = [half, two_of_four]
 Select = Callable[[Tensor, float], Tensor]
 
 
-def spectrum(hessian: Tensor) -> Spectrum:
-    return Spectrum.of(Scaled.of(hessian, DAMPING, "mean"))
+def scaled_of(hessian: Tensor) -> Scaled:
+    return Scaled.of(hessian, DAMPING, "mean")
 
 
 def magnitude_and_part(goal: Tensor, hessian: Tensor, rank: int, select: Select) -> SparseLowRank:
@@ -51,7 +51,7 @@ def magnitude_and_part(goal: Tensor, hessian: Tensor, rank: int, select: Select)
 def found(goal: Tensor, hessian: Tensor, rank: int, select: Select, **settings) -> SparseLowRank:
     start = magnitude_and_part(goal, hessian, rank, select)
     settings = Joint(**{"iterations": 2000, "rho": 0.1, "damping": DAMPING} | settings)
-    return jointly(goal, start, hessian, spectrum(hessian), select, settings)
+    return jointly(goal, start, hessian, scaled_of(hessian), select, settings)
 
 
 def damped_error(goal: Tensor, hessian: Tensor, both: SparseLowRank) -> float:
@@ -105,7 +105,7 @@ def test_it_is_the_published_iteration_and_then_values_and_part_that_fit_it(sele
     goal, hessian = problem(8, 24, seed=3)
     keep, low = plain(goal.double().numpy(), hessian.double().numpy(), 3, select, iterations)
     never = SparseLowRank(goal, None, goal[:, :3], goal[:3], 4, float("inf"))
-    both = jointly(goal, never, hessian, spectrum(hessian), select, Joint(iterations, 0.1, DAMPING))
+    both = jointly(goal, never, hessian, scaled_of(hessian), select, Joint(iterations, 0.1, DAMPING))
     assert torch.equal(both.weight != 0, torch.from_numpy(keep))
     values = refit(goal - torch.from_numpy(low).float(), torch.from_numpy(keep), hessian, damping=DAMPING)
     expected = with_part(goal, values, None, hessian, 3, DAMPING, 5)
@@ -167,7 +167,7 @@ def test_it_finds_what_was_hidden_better_than_pruning_and_fitting_by_turns(seed)
         return refit(weight, few(weight.abs(), 1.0), hessian, damping=DAMPING), None
 
     turns = by_turns(goal, again(goal)[0], hessian, 2, DAMPING, 20, again)
-    together = jointly(goal, turns, hessian, spectrum(hessian), few, Joint(2000, 0.1, DAMPING))
+    together = jointly(goal, turns, hessian, scaled_of(hessian), few, Joint(2000, 0.1, DAMPING))
     assert together.error < 0.7 * turns.error
     assert together.round == turns.round + 1
 
@@ -177,7 +177,7 @@ def test_what_is_worse_than_the_start_is_refused(select):
     goal, hessian = problem(24, 32)
     good = found(goal, hessian, 3, select)
     assert good.round == 1
-    again = jointly(goal, good, hessian, spectrum(hessian), select, Joint(1, 0.1, DAMPING))
+    again = jointly(goal, good, hessian, scaled_of(hessian), select, Joint(1, 0.1, DAMPING))
     assert again is good
 
 
@@ -201,7 +201,7 @@ def test_the_pattern_is_exact_and_all_is_in_the_type_of_the_start(select, dtype)
     goal, hessian = problem(24, 32, seed=2)
     start = magnitude_and_part(goal, hessian, 4, select)
     start = with_part(goal, start.weight.to(dtype), None, hessian, 4, DAMPING, 0)
-    both = jointly(goal, start, hessian, spectrum(hessian), select, Joint(2000, 0.1, DAMPING))
+    both = jointly(goal, start, hessian, scaled_of(hessian), select, Joint(2000, 0.1, DAMPING))
     assert both.round == 1
     assert {part.dtype for part in (both.weight, both.up, both.down)} == {dtype}
     kept = both.weight != 0
@@ -233,20 +233,20 @@ def test_the_first_directions_are_drawn_by_the_seed():
 
 def test_the_third_block_is_asked_after_each_iteration_and_changes_the_next():
     goal, hessian = problem(8, 12)
-    settled, asked = spectrum(hessian), []
+    settled, asked = scaled_of(hessian), []
 
     def nothing(missing: Tensor) -> Tensor:
         asked.append(missing)
         return torch.zeros_like(missing)
 
     def all_of_it(missing: Tensor) -> Tensor:
-        return missing @ settled.scaled.matrix
+        return missing @ settled.matrix
 
     settings = {"iterations": 6, "rho": 0.1, "pace": BASIL}
     alone = alps_iterate(goal, settled, half, **settings)
     assert torch.equal(alps_iterate(goal, settled, half, **settings, beside=nothing), alone)
     assert len(asked) == 6
-    torch.testing.assert_close(goal - asked[-1] / settled.scaled.norms, alone)
+    torch.testing.assert_close(goal - asked[-1] / settled.norms, alone)
     assert not torch.allclose(alps_iterate(goal, settled, half, **settings, beside=all_of_it), alone, atol=1e-3)
 
 
