@@ -122,6 +122,11 @@ def free_memory(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) + held
 
 
+def has_room_for(device: torch.device, needed: int) -> bool:
+    """Whether a GPU can hold so many bytes beside all else: if they are at most a quarter of what is free."""
+    return device.type == "cuda" and 4 * needed <= free_memory(device)
+
+
 def watch_peak_memory(device: torch.device) -> Callable[[], float]:
     """Starts to watch; what it returns gives the peak since then, in MB (10^6 bytes).
 

@@ -65,11 +65,34 @@ def test_gram_matrices_of_half_precision_are_those_of_float64(cuda, dtype):
 def test_hidden_states_lie_where_there_is_room(cuda, tiny_model, random_tokens, monkeypatch):
     from prune_lab.pruning.calibration import blocks
     from prune_lab.pruning.calibration.calibration import Calibration
+    from prune_lab.utils import device as utils
 
     calibration, states = Calibration(random_tokens(8, 24), batch_size=4, device=cuda), {}
     for place, free in {"cuda": 1 << 40, "cpu": 0}.items():
-        monkeypatch.setattr(blocks, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(utils, "free_memory", lambda device, free=free: free)
         for _, inputs in blocks.iterate_blocks(tiny_model("llama"), calibration):
             assert inputs.hidden.device.type == place
         states[place] = inputs.hidden.cpu()
     assert torch.equal(states["cuda"], states["cpu"])
+
+
+@pytest.mark.parametrize("name", ["sparsellm", "reconstruction"])
+def test_networks_are_pruned_alike_wherever_their_inputs_lie(
+    cuda, tiny_model, random_tokens, composed, monkeypatch, name
+):
+    from hydra.utils import instantiate
+
+    from prune_lab.pruning.calibration.calibration import Calibration
+    from prune_lab.pruning.context import PruningContext
+    from prune_lab.pruning.target import Target
+    from prune_lab.utils import device as utils
+
+    found = []
+    for free in (1 << 40, 0):
+        monkeypatch.setattr(utils, "free_memory", lambda device, free=free: free)
+        method, model = instantiate(composed(f"method={name}").method), tiny_model("llama")
+        calibration = Calibration(random_tokens(8, 24), batch_size=4, device=cuda)
+        method.prune(PruningContext(model, Target(level=0.5), calibration, device=cuda))
+        found.append([linear.weight.clone() for linear in model.linears])
+    for there, here in zip(*found, strict=True):
+        torch.testing.assert_close(there, here)

@@ -21,8 +21,11 @@ pytestmark = pytest.mark.gpu
 
 CPU = torch.device("cpu")
 CHOICES = sorted(path for path in (conf_folder() / "method").glob("*.yaml") if path.stem != "dense")
-TRAINED = {path for path in CHOICES if get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]).trains}
-ONE_SHOT = [path for path in CHOICES if path not in TRAINED]
+CLASSES = {path: get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]) for path in CHOICES}
+TRAINED = {path for path in CHOICES if CLASSES[path].trains}
+ONE_SHOT = [path for path in CHOICES if path not in TRAINED and "unstructured" in CLASSES[path].patterns]
+WHOLE = [path for path in CHOICES if path not in TRAINED and path not in ONE_SHOT]  # units, blocks or experts alone
+SIZED = {"low_rank": ["method.rank=1", "method.share=null"]}  # the layers are small
 LOCAL = {"random", "magnitude"}  # their scores are the same bits everywhere
 TRAINING = Training(steps=6, batch_size=4)
 
@@ -33,10 +36,14 @@ def prune(model, method, target, tokens, device, **context):
     return method.prune(PruningContext(model, target, calibration, **given))
 
 
+def made(composed, path):
+    return instantiate(composed(f"method={path.stem}", *SIZED.get(path.stem, [])).method)
+
+
 @pytest.mark.parametrize("target", [Target(level=0.5), Target("2:4")], ids=["half", "2:4"])
 @pytest.mark.parametrize("path", ONE_SHOT, ids=lambda path: path.stem)
 def test_a_method_agrees_with_the_cpu(cuda, tiny_model, random_tokens, composed, alike, path: Path, target: Target):
-    method, tokens = instantiate(composed(f"method={path.stem}").method), random_tokens(8, 24)
+    method, tokens = made(composed, path), random_tokens(8, 24)
     models = [tiny_model("llama"), tiny_model("llama")]
     results = [prune(model, method, target, tokens, device) for model, device in zip(models, (CPU, cuda), strict=True)]
     least = 1.0 if path.stem in LOCAL else 0.9  # ties and rounding may swap neighbours
@@ -51,20 +58,37 @@ def test_a_method_agrees_with_the_cpu(cuda, tiny_model, random_tokens, composed,
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("path", ONE_SHOT, ids=lambda path: path.stem)
 def test_a_method_prunes_half_precision_weights(cuda, tiny_model, random_tokens, composed, path: Path, dtype):
-    method, tokens = instantiate(composed(f"method={path.stem}").method), random_tokens(8, 24)
+    method, tokens = made(composed, path), random_tokens(8, 24)
     model = tiny_model("llama", dtype)
     masks = prune(model, method, Target(level=0.5), tokens, cuda).masks
     assert model.dtype == dtype
     for linear in model.linears:
-        assert (~masks[linear.name]).float().mean() == 0.5
+        share = (~masks[linear.name]).float().mean()
+        assert share > 0.5 if path.stem == "low_rank" else share == 0.5  # its parts count
         assert not linear.weight[~masks[linear.name]].any()
         assert torch.isfinite(linear.weight).all()
     assert torch.isfinite(model.hf(tokens).logits).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+def test_a_method_that_removes_units_agrees_with_the_cpu(cuda, tiny_model, random_tokens, composed, alike, path, dtype):
+    pattern = next(each for each in ("neurons", "blocks", "experts") if each in CLASSES[path].patterns)
+    family = "mixtral" if pattern == "experts" else "llama"
+    found = []
+    for device in (CPU, cuda):
+        model, tokens = tiny_model(family, dtype), random_tokens(8, 24)
+        prune(model, made(composed, path), Target(pattern, 0.5), tokens, device)
+        assert model.dtype == dtype
+        assert torch.isfinite(model.hf(tokens).logits).all()
+        found.append({linear.name: linear.weight != 0 for linear in model.linears})
+    assert any(not mask.all() for mask in found[1].values())
+    assert alike(*found) > (0.9 if dtype == torch.float32 else 0.7)  # of few units one that ties is a large share
+
+
 @pytest.mark.parametrize("path", sorted(TRAINED), ids=lambda path: path.stem)
 def test_a_method_that_trains_agrees_with_the_cpu(cuda, tiny_model, random_tokens, composed, alike, path: Path):
-    method, tokens = instantiate(composed(f"method={path.stem}").method), random_tokens(8, 24)
+    method, tokens = made(composed, path), random_tokens(8, 24)
     model, other = tiny_model("llama"), tiny_model("llama")
     target = Target("neurons" if "neurons" in method.patterns else "unstructured", 0.5)
     expected = prune(model, method, target, tokens, CPU)
@@ -118,9 +142,10 @@ def test_zeros_of_the_loaded_model_stay(cuda, tiny_model, random_tokens, compose
     prune(model, SparseGPT(), Target(level=0.3), tokens, cuda)
     zeros = {linear.name: linear.weight == 0 for linear in model.linears}
     for path in ONE_SHOT:
+        if path.stem == "rotated":  # refuses such a model
+            continue
         sparse = copy.deepcopy(model)
-        method = instantiate(composed(f"method={path.stem}").method)
-        prune(sparse, method, Target(level=0.5, keep_zeros=True), tokens, cuda)
+        prune(sparse, made(composed, path), Target(level=0.5, keep_zeros=True), tokens, cuda)
         for linear in sparse.linears:
             assert not linear.weight[zeros[linear.name]].any(), path.stem
 

@@ -19,7 +19,7 @@ from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.capture import Call, capture_block_inputs
 from prune_lab.pruning.calibration.precision import widen
-from prune_lab.utils.device import free_memory, release_free_memory
+from prune_lab.utils.device import has_room_for, release_free_memory
 from prune_lab.utils.finite import all_finite
 from prune_lab.utils.memory import available_memory, gigabytes
 from prune_lab.utils.progress import track
@@ -147,7 +147,7 @@ def _place_of_hidden_states(model: PrunableModel, calibration: Calibration, copi
     """Where the hidden states are held: with the blocks, if they take at most a quarter of the memory that is free."""
     available, (samples, seqlen) = available_memory(), calibration.tokens.shape
     needed = copies * samples * seqlen * int(model.hf.config.get_text_config().hidden_size) * model.dtype.itemsize
-    if calibration.device.type == "cuda" and 4 * needed <= free_memory(calibration.device):
+    if has_room_for(calibration.device, needed):
         return calibration.device
     if available is not None and needed > available:
         raise BadInput(

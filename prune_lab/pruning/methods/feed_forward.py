@@ -11,6 +11,7 @@ from prune_lab.pruning.calibration.precision import products_for
 from prune_lab.pruning.calibration.statistics import Record
 from prune_lab.pruning.solvers.auxiliary import Activation
 from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights
+from prune_lab.utils.device import has_room_for
 
 
 def network_of(mlp: Mlp, inputs: BlockInputs, dense: FeedForwardWeights, x: Tensor | None = None) -> FeedForward:
@@ -21,11 +22,16 @@ def network_of(mlp: Mlp, inputs: BlockInputs, dense: FeedForwardWeights, x: Tens
         inputs: what reaches its block.
         dense: its weights before pruning.
         x: its calibration inputs, ``(tokens, in)``, host; collected from the block as it now is by default.
+
+    On a GPU they stay there, with the outputs, where there is room for both.
     """
     if x is None:
         x = collect(inputs, lambda: Record(inputs.hidden.dtype), [mlp.up])[mlp.up.name].release()
-    chunk = 1024 if inputs.calibration.device.type == "cpu" else 8192
-    products = products_for(inputs.hidden.dtype, inputs.calibration.device)
+    device = inputs.calibration.device
+    if has_room_for(device, 2 * x.nbytes):
+        x = x.to(device)
+    chunk = 1024 if device.type == "cpu" else 8192
+    products = products_for(inputs.hidden.dtype, device)
     return FeedForward(dense, bias_of(mlp.up), bias_of(mlp.gate), activation_of(mlp), x, x[:, :0], chunk, products)
 
 

@@ -1,6 +1,7 @@
 """A feed-forward network as tensors: its weights, its dense inputs and outputs, and what is accumulated over them.
 
-Inputs and outputs are on the host; one chunk of tokens at a time is on the device. Weights are float32, on the device.
+Inputs and outputs are on the host, and one chunk of tokens at a time on the device; or all of them are there. Weights
+are float32, on the device.
 """
 
 from collections.abc import Iterator
@@ -46,8 +47,9 @@ class FeedForward:
         up_bias: ``(hidden,)`` or ``None``.
         gate_bias: ``(hidden,)`` or ``None``.
         activation: elementwise.
-        inputs: ``(tokens, in)``, host, any float type.
-        outputs: ``(tokens, out)`` of the dense network without the last bias, host; made by `with_outputs`.
+        inputs: ``(tokens, in)``, on the host or the device, any float type.
+        outputs: ``(tokens, out)`` of the dense network without the last bias, where the inputs are; made by
+            `with_outputs`.
         chunk: tokens on the device at once.
         products: what inputs and weights are multiplied in, float32 or bfloat16; everything else is float32.
     """
@@ -63,7 +65,7 @@ class FeedForward:
 
     def with_outputs(self) -> "FeedForward":
         """Itself, with the outputs of the dense weights in the type of the inputs."""
-        outputs = torch.empty(len(self.inputs), len(self.dense.down), dtype=self.inputs.dtype)
+        outputs = self.inputs.new_empty(len(self.inputs), len(self.dense.down))
         for rows in self.chunks():
             outputs[rows] = self.output(self.x(rows), self.dense).to(outputs.dtype)
         return replace(self, outputs=outputs)
@@ -78,7 +80,7 @@ class FeedForward:
 
     def only(self, rows: Tensor) -> "FeedForward":
         """Itself on some of its tokens: their numbers, or which they are, ``(tokens,)`` bool."""
-        return replace(self, inputs=self.inputs[rows], outputs=self.outputs[rows])
+        return replace(self, inputs=_at(self.inputs, rows), outputs=_at(self.outputs, rows))
 
     def gram(self) -> Tensor:
         """``sum x x^T``, ``(in, in)`` float32."""
@@ -95,11 +97,11 @@ class FeedForward:
 
     def x(self, rows: slice | Tensor) -> Tensor:
         """Inputs on the device, ``(rows, in)`` float32."""
-        return self.inputs[rows].to(self.dense.up.device, torch.float32)
+        return _at(self.inputs, rows).to(self.dense.up.device, torch.float32)
 
     def y(self, rows: slice | Tensor) -> Tensor:
         """Outputs on the device, ``(rows, out)`` float32."""
-        return self.outputs[rows].to(self.dense.up.device, torch.float32)
+        return _at(self.outputs, rows).to(self.dense.up.device, torch.float32)
 
     def before_activation(self, x: Tensor, weights: FeedForwardWeights) -> tuple[Tensor, Tensor | None]:
         """``z`` and, with a gate, ``s``: ``(rows, hidden)`` each."""
@@ -144,3 +146,8 @@ class FeedForward:
             error += float((y - self.output(self.x(rows), weights)).square().sum(dtype=torch.float64))
             outputs += float(y.square().sum(dtype=torch.float64))
         return error / (outputs or 1.0)
+
+
+def _at(tensor: Tensor, rows: slice | Tensor) -> Tensor:
+    """Some rows; indices on the host would be waited for at each use of a tensor on a GPU."""
+    return tensor[rows if isinstance(rows, slice) else rows.to(tensor.device)]

@@ -3,6 +3,7 @@
 Source: Bai et al., 2024, arXiv:2402.17946.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from torch.nn import functional
 from prune_lab.pruning.solvers.auxiliary import PStep, solve_through, solve_z_gated, solve_z_relu
 from prune_lab.pruning.solvers.feed_forward import FeedForward, FeedForwardWeights, HiddenMoments
 from prune_lab.pruning.solvers.obs import Factor, factorize
+from prune_lab.utils.device import has_room_for
 
 Prune = Callable[[str, Tensor, Factor], Tensor]
 """Prunes the weight ``up``, ``gate`` or ``down``, ``(out, in)``, from the factor of its inputs' Hessian."""
@@ -88,8 +90,8 @@ def prune_feed_forward(
         judge: the network, with its outputs, on the tokens whose output error decides; by default as ``network``.
 
     Memory on the device, in floats: ``2 hidden^2 + 4 in^2 + (out + 4 hidden) * chunk`` and the weights four times. On
-    the host: ``tokens * (in + out)`` in the type of the model, and for z, and for s, ``hidden`` floats for each token
-    that has them.
+    the host, or on the device where there is room: ``tokens * (in + out)`` in the type of the model, and for z, and for
+    s, ``hidden`` floats for each token that has them.
 
     Differs from the authors' code: see `SparseLLM`.
     """
@@ -180,9 +182,10 @@ def regress(cross: Tensor, gram: Tensor, factor: Factor, prior: Tensor) -> Tenso
 
 @dataclass(frozen=True)
 class _States:
-    """The auxiliary variables that live from round to round, ``(tokens, hidden)`` float32 on the host.
+    """The auxiliary variables that live from round to round, ``(tokens, hidden)`` float32.
 
-    With what the regressions on them share: ``sum x x^T`` of their tokens, ``(in, in)``, and its factor.
+    They are on the host, or on the device where there is room: copying them takes as long as a round. Beside them is
+    what the regressions on them share: ``sum x x^T`` of their tokens, ``(in, in)``, and its factor.
     """
 
     z: Tensor
@@ -193,11 +196,14 @@ class _States:
     @classmethod
     def of(cls, network: FeedForward, damping: float) -> "_States":
         """Those of the dense network."""
-        shape, gram = (len(network.inputs), len(network.dense.up)), network.gram()
-        s = None if network.dense.gate is None else torch.empty(shape)
-        states = cls(torch.empty(shape), s, gram, factorize(gram, damping))
+        dense, gram = network.dense, network.gram()
+        shape, gated = (len(network.inputs), len(dense.up)), dense.gate is not None
+        there = has_room_for(dense.up.device, (4 + 4 * gated) * math.prod(shape))
+        place = dense.up.device if there else torch.device("cpu")
+        s = torch.empty(shape, device=place) if gated else None
+        states = cls(torch.empty(shape, device=place), s, gram, factorize(gram, damping))
         for rows in network.chunks():
-            states.put(rows, *network.before_activation(network.x(rows), network.dense))
+            states.put(rows, *network.before_activation(network.x(rows), dense))
         return states
 
     def put(self, rows: slice, z: Tensor, s: Tensor | None) -> None:
