@@ -52,6 +52,25 @@ def test_a_file_says_what_is_needed_and_rare_tokens_go(command, tmp_path):
     assert 256 < kept[1] < kept[0] < 400
 
 
+def test_tokens_are_counted_in_the_samples_of_a_longer_text(command, tmp_path):
+    """The samples are drawn anew after the cut, from a text of which other parts have more tokens then."""
+    record, _ = run(command, tmp_path, "stages=[vocabulary,evaluate]", "stages.vocabulary.text=calibration")
+    told, metrics = record["protocol"]["vocabulary"], record["metrics"]
+    assert (told["counted"], told["counted_tokens"], told["occurring_but_dropped"]) == ("calibration", 8 * 64, 0)
+    assert 256 < metrics["vocabulary/tokens"] < 256 + 2 * told["counted_tokens"]
+
+
+def test_a_cut_that_changes_the_tokens_of_a_text_ends_the_run(command, tmp_path, monkeypatch):
+    from prune_lab.models.tokenizer_cut import TokenizerFile
+
+    (tmp_path / "a.txt").write_text("import sys\n", encoding="utf-8")
+    monkeypatch.setattr(TokenizerFile, "close", lambda self, ids: set(ids))  # tokens without what they are merged of
+    settings = ("stages=[vocabulary,evaluate]", f"stages.vocabulary.file={tmp_path}/a.txt")
+    outcome = command(*SMALL, *settings, f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.status == 1
+    assert "encodes a text that was counted otherwise than the whole one" in outcome.err
+
+
 def test_a_vocabulary_that_is_needed_stays(command, tmp_path):
     (tmp_path / "a.txt").write_text("import sys\nyield from range\n", encoding="utf-8")
     counted = f"stages.vocabulary.file={tmp_path}/a.txt"

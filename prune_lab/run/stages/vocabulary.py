@@ -84,7 +84,8 @@ class Vocabulary(Stage):
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Cuts the model's vocabulary in place, and tokenises the run's data anew."""
-        model, file = run.model, tokenizer_file(run.model.tokenizer)
+        model, whole = run.model, run.model.tokenizer
+        file = tokenizer_file(whole)
         rows, before = model.vocab_size, _parameters(run)
         samples = None if self.file is not None else self._samples(run)
         counts = self._counts(run, samples)
@@ -100,10 +101,10 @@ class Vocabulary(Stage):
             )
             return {}
         order = cut_vocabulary(model, file, closed)
-        self._retokenise(run)
         dropped = set(counts.nonzero().flatten().tolist()) - closed
-        if samples is not None and not dropped:
-            self._check_same(run, samples, order, rows)
+        texts = self._texts() if samples is None else whole.batch_decode(samples, skip_special_tokens=True)
+        _check_same(whole, model.tokenizer, order, texts)
+        self._retokenise(run)
         logger.info("vocabulary: %d of %d tokens stay; %s", len(order), rows, NOTE)
         run.protocol["vocabulary"] = {
             "min_count": self.min_count,
@@ -161,13 +162,19 @@ class Vocabulary(Stage):
             model.tokenizer, vocab_size=model.vocab_size, seqlen_limit=model.seqlen_limit, default_bos=bos
         )
 
-    def _check_same(self, run: RunState, samples: Tensor, order: Sequence[int], rows: int) -> None:
-        """Checks that what was counted is encoded as before, up to the numbers."""
-        new = torch.full((rows,), -1)
-        new[torch.tensor(order)] = torch.arange(len(order))
-        if not torch.equal(new[samples], self._samples(run)):
+
+def _check_same(whole: Any, cut: Any, order: Sequence[int], texts: Sequence[str]) -> None:
+    """Checks that texts whose tokens all stay are encoded as before, up to the numbers.
+
+    It is texts that are compared, and not the run's samples: these are drawn at places in the tokens of the whole data
+    set, which are others when some of its words come in more pieces.
+    """
+    new = {old: at for at, old in enumerate(order)}
+    for text in texts:
+        before, after = (each(text, add_special_tokens=False, verbose=False)["input_ids"] for each in (whole, cut))
+        if all(token in new for token in before) and [new[token] for token in before] != after:
             raise RunFailed(
-                "the cut tokenizer encodes the text that was counted otherwise than the whole one; that is a fault of "
+                "the cut tokenizer encodes a text that was counted otherwise than the whole one; that is a fault of "
                 "prune_lab or of an unusual tokenizer, not of the settings"
             )
 
