@@ -136,8 +136,8 @@ class ClassificationData(DataSpec):
 
         Raises:
             BadInput: there is no tokenizer or it has no token for padding, a file cannot be read, a row has no text or
-                no label or one that no class has, ``seqlen`` is more than the model's positions, or the tokenizer gives
-                an id that the model does not have.
+                no label or one that no class has, all texts are empty, ``seqlen`` is more than the model's positions or
+                too few for a text, or the tokenizer gives an id that the model does not have.
         """
         with owning(self):
             if tokenizer is None:
@@ -149,9 +149,23 @@ class ClassificationData(DataSpec):
             seqlen = window_length(self.seqlen, seqlen_limit, GLUE_SEQLEN)
             train = list(self._rows(training=True))
             dev = list(self._rows(training=False))
+            for name, rows in (("train", train), ("dev", dev)):
+                self._check_read(tokenizer, name, rows, seqlen)
             labels = self._labels(train)
             samples = [encode(tokenizer, rows, labels, seqlen, vocab_size) for rows in (train, dev)]
             return self._data(tokenizer, labels, *samples)
+
+    def _check_read(self, tokenizer: PreTrainedTokenizerBase, name: str, rows: Sequence[Text], seqlen: int) -> None:
+        """Whether a model sees anything of the texts: all are empty, or special tokens leave no room, else."""
+        if not any(row.first.strip() or (row.second or "").strip() for row in rows):
+            raise BadInput(f"{{at}}.{name}: all texts in it are empty; {{at}}.text names another column")
+        pair = any(row.second is not None for row in rows)
+        special = tokenizer.num_special_tokens_to_add(pair=pair)
+        if seqlen < (least := special + 1 + pair):
+            kind = "pair of texts" if pair else "text"
+            raise BadSetting(
+                self, "seqlen", f"leaves no room for a {kind} beside {special} special tokens; use {least} or more"
+            )
 
     def _data(self, tokenizer: PreTrainedTokenizerBase, labels: Labels, train: Samples, dev: Samples) -> Data:
         check_room(self.samples or 1, train.tokens.shape[1])

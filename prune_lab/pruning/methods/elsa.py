@@ -89,7 +89,7 @@ class Elsa(Method):
         if isinstance(update, Lora) or training.patience:
             raise BadInput(
                 "method Elsa trains all weights for all of its steps; finetune=lora and {at}.patience are for training "
-                "after pruning",
+                "after pruning: use finetune=none, full or distill, and {at}.patience=null",
                 training,
             )
         if not training.master_weights:

@@ -79,18 +79,27 @@ class TextPruner(GradientUnits):
                 self, "rounds", "sets weights to zero between cuts, which model.stream=true leaves in their files; use "
                 "{at}.rounds=1, or model.stream=false",
             )  # fmt: skip
+        most = max((each.count for each in target.units(model) if each.kind == "neurons"), default=None)
+        if most is not None and self.multiple_of >= most:
+            raise BadSetting(
+                self, "multiple_of", f"leaves no neurons to remove of the {most} that a block has at most; use a "
+                "smaller {at}.multiple_of, such as 1",
+            )  # fmt: skip
 
     def prune(self, context: PruningContext) -> PruningResult:
         """Scores and cuts in turns, then removes what has gone in the end."""
         start, target = time.perf_counter(), context.target
         units = target.units(context.model)
         tokens, masks = context.calibration.tokens[: self.samples, : self.seqlen], Masks()
+        scores: dict[str, Tensor] = {}
         with _unchanged(units):
             for number in range(1, self.rounds + 1):
-                scores = self._scores(context.model, units, tokens, context.calibration.device)
-                masks = self._cut(units, scores, target, number / self.rounds)
-                for each in units:
-                    each.apply(masks[each.name])
+                scores = scores or self._scores(context.model, units, tokens, context.calibration.device)
+                before, masks = masks, self._cut(units, scores, target, number / self.rounds)
+                if not all(each.name in before and torch.equal(masks[each.name], before[each.name]) for each in units):
+                    scores = {}  # of a model that is about to change; with more rounds than units it often is not
+                    for each in units:
+                        each.apply(masks[each.name])
         return remove_units(context, units, masks, time.perf_counter() - start)
 
     def _scores(

@@ -133,6 +133,28 @@ def test_labels_that_are_no_classes_are_refused(tokenizer, tmp_path):
         ClassificationData(**files(tmp_path, [], SINGLE)).load(tokenizer, **FACTS)
 
 
+@pytest.mark.parametrize("which", ["train", "dev"])
+def test_texts_that_are_all_empty_are_refused(which, tokenizer, tmp_path):
+    empty = [{**row, "sentence": " "} for row in SINGLE]
+    given = files(tmp_path, *((empty, SINGLE) if which == "train" else (SINGLE, empty)))
+    with pytest.raises(BadInput, match=rf"\.{which}: all texts in it are empty; .*text names another column"):
+        ClassificationData(**given).load(tokenizer, **FACTS)
+    some = files(tmp_path, [*SINGLE, empty[0]])
+    assert ClassificationData(**some).load(tokenizer, **FACTS).training()[0].lengths.tolist() == [5, 3, 2]
+
+
+def test_special_tokens_leave_room_for_a_text(tokenizer, tmp_path):
+    given = files(tmp_path, SINGLE)
+    with pytest.raises(BadInput, match=r"seqlen=2 leaves no room for a text beside 2 special tokens; use 3 or more"):
+        ClassificationData(**given, seqlen=2).load(tokenizer, **FACTS)
+    assert ClassificationData(**given, seqlen=3).load(tokenizer, **FACTS).calibration.shape == (2, 3)
+    pairs = files(tmp_path, [{"sentence1": "w5", "sentence2": "w6", "label": row["label"]} for row in SINGLE])
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    with pytest.raises(BadInput, match=rf"no room for a pair of texts beside {special} .*; use {special + 2} or more"):
+        ClassificationData(**pairs, seqlen=special + 1).load(tokenizer, **FACTS)
+    ClassificationData(**pairs, seqlen=special + 2).load(tokenizer, **FACTS)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
