@@ -80,7 +80,7 @@ def check_reached(
                 method,
             )
     if target.removes_units and not target.removes_depth:
-        _warn_of_coarse(counts, target)
+        _warn_of_coarse(counts, target, min(_entries(each, target) for each in target.units(model)), method)
 
 
 def _check_time(model: PrunableModel, target: Target, time: TimeBudget, method: Method, result: PruningResult) -> None:
@@ -118,16 +118,19 @@ def _beside(result: PruningResult, name: str) -> int:
     return result.pairs[name].parameters if name in result.pairs else 0
 
 
-def _warn_of_coarse(counts: Sequence[_Count], target: Target) -> None:
+def _warn_of_coarse(counts: Sequence[_Count], target: Target, few: int, method: Method) -> None:
     """Says so where layers have so few units that whole ones are far from the level: 25 % of 3 heads is none."""
     gone, entries = sum(count.gone for count in counts), sum(count.entries for count in counts)
     if target.sparsity - gone / entries > _COARSE * target.sparsity:
-        few = min(count.entries for count in counts)
+        why = (
+            "with its settings the method may leave more than asked for, as its description says"
+            if method.reaches == "at most"
+            else f"a layer has as few as {few} units, of which whole ones go, rounded down; raise sparsity.level, or "
+            "choose among those of all layers, by a method with method.scope=model or global"
+        )
         logger.warning(
-            "%.1f %% of the %s went, where %.1f %% were asked for: a layer has as few as %d, of which whole ones go, "
-            "rounded down; raise sparsity.level, or choose among those of all layers, by a method with method.scope="
-            "model or global",
-            100 * gone / entries, _kind(target), 100 * target.sparsity, few,
+            "%.1f %% of the %s went, where %.1f %% were asked for: %s",
+            100 * gone / entries, _kind(target), 100 * target.sparsity, why,
         )  # fmt: skip
 
 
@@ -146,13 +149,17 @@ def _units(
     units = target.units(model)
     asked = {} if target.removes_depth else uniform_counts(units, target)
     for each in units:
-        span = target.span(each)
-        entries, mask = span.stop - span.start, result.masks[each.name]
+        span, mask = target.span(each), result.masks[each.name]
+        entries = _entries(each, target)
         gone = len(mask) - int(mask.count_nonzero())
         least = asked.get(each.name, count_dropped(target.sparsity, entries))
         zero = int((each.norm(1, kept)[span] == 0).count_nonzero())  # all of the unit's weights were, before
         count = _Count(each.name, entries, gone, least, max(least, zero))
         yield _parameters(each, count) if target.counts_parameters else count
+
+
+def _entries(units: Units, target: Target) -> int:
+    return len(range(units.count)[target.span(units)])
 
 
 def _parameters(units: Units, count: _Count) -> _Count:

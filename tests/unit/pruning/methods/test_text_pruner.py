@@ -151,3 +151,42 @@ def test_what_cannot_be_is_refused(tiny_model):
         TextPruner().check_model(model, Target("width", 0.5))
     TextPruner(rounds=1).check_model(model, Target("width", 0.5))
     model.mapped = None
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_scores_are_computed_anew_only_for_a_model_that_has_changed(scope, tiny_model, random_tokens, monkeypatch):
+    model, tokens, passes = tiny_model("opt"), random_tokens(2, 16), []
+    scored = TextPruner._scores
+    monkeypatch.setattr(TextPruner, "_scores", lambda *args: passes.append(1) or scored(*args))
+    target = Target("neurons", 0.25)
+    going = sum(int(each.count * 0.25) for each in target.units(model))
+    result = prune(model, TextPruner(rounds=200, samples=2, seqlen=None, scope=scope), target, tokens)
+    assert sum(len(gone(mask)) for mask in result.masks.values()) == going
+    assert 1 < len(passes) <= going + 1 < 200
+
+
+def test_a_multiple_that_leaves_no_neuron_to_remove_is_refused(tiny_model):
+    model = tiny_model("opt")
+    size = model.blocks[0].mlp.down.shape[1]
+    with pytest.raises(BadInput, match=rf"multiple_of={size} leaves no neurons to remove of the {size} .*such as 1"):
+        TextPruner(multiple_of=size).check_model(model, Target("width", 0.25))
+    TextPruner(multiple_of=size // 2).check_model(model, Target("width", 0.25))
+    TextPruner(multiple_of=size).check_model(model, Target("heads", 0.25))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "multiple", "cause"),
+    [
+        ("heads", 1, "as few as {least} units, of which whole ones go"),
+        ("width", 1, "as few as {least} units, of which whole ones go"),
+        ("width", 16, "with its settings the method may leave more than asked for"),
+    ],
+)
+def test_a_level_that_is_missed_is_told_with_its_cause(pattern, multiple, cause, tiny_model, random_tokens, caplog):
+    """Counts are of units, also where levels are of parameters."""
+    model, tokens = tiny_model("opt"), random_tokens(2, 16)
+    target = Target(pattern, 0.02 if pattern == "width" else 0.3)
+    least = min(each.count for each in target.units(model))
+    method = TextPruner(rounds=1, multiple_of=multiple)
+    check_reached(model, target, method, prune(model, method, target, tokens), {})
+    assert cause.format(least=least) in caplog.text
