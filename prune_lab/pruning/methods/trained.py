@@ -98,8 +98,9 @@ class TrainedMethod(MaskPolicy, Method):
         trained = "its scores alone," if self.freezes else "all weights"
         if isinstance(update, Lora) or training.patience:
             raise BadInput(
-                f"method {type(self).__name__} trains {trained} for all of its steps; finetune=lora and {{at}}.patience "
-                "are for training after pruning: use finetune=none, full or distill, and {at}.patience=null",
+                f"method {type(self).__name__} trains {trained} for all of its steps; finetune=lora and "
+                "{at}.patience are for training after pruning: use finetune=none, full or distill, and "
+                "{at}.patience=null",
                 training,
             )
 

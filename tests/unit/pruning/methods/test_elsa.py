@@ -286,7 +286,11 @@ def test_the_second_beta_is_the_authors_unless_another_is_given(
     ("settings", "update", "words"),
     [
         ({"fsdp": True}, None, r"fsdp=true.* is not allowed with the method Elsa"),
-        ({"patience": 2, "eval_samples": 2}, None, r"patience are for training after pruning"),
+        (
+            {"patience": 2, "eval_samples": 2},
+            None,
+            r"patience are for training after pruning: use finetune=none, full or distill, and .*patience=null",
+        ),
         ({}, Lora(), r"finetune=lora"),
         ({"master_weights": False}, None, r"master_weights=false.* lost in bfloat16"),
     ],

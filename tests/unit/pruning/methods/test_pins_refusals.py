@@ -37,7 +37,7 @@ def test_a_model_that_teaches_itself_needs_held_out_samples_and_no_other_teacher
         method.check_training(Training(eval_samples=4, distill=Distillation()), None)
     method.check_training(Training(eval_samples=4), None)
     PINS().check_training(Training(distill=Distillation()), None)
-    with pytest.raises(BadInput, match="patience"):
+    with pytest.raises(BadInput, match=r"patience are for .*: use finetune=none, full or distill, and .*patience=null"):
         PINS().check_training(Training(patience=2, eval_samples=2), None)
     settled = PINS(self_regularization=True, temperature=3.0, normalization="batch").settled(Training())
     assert (settled.distill.temperature, settled.distill.normalization, settled.eps) == (3.0, "batch", 1e-8)
