@@ -84,7 +84,8 @@ class Vocabulary(Stage):
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Cuts the model's vocabulary in place, and tokenises the run's data anew."""
-        model, whole = run.model, run.model.tokenizer
+        model = run.model
+        whole: Any = model.tokenizer
         file = tokenizer_file(whole)
         rows, before = model.vocab_size, _parameters(run)
         samples = None if self.file is not None else self._samples(run)
