@@ -12,6 +12,4 @@ export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" OMP_NUM_THREADS="${OMP_NUM_THREADS:
 ruff check .
 ruff format --check .
 mypy
-# A worker more than processors: those that wait for a process of their own, or for a Slurm, leave theirs to the others.
-workers=$(python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
-exec python -m pytest -n "$workers" --dist worksteal "$@"
+exec python -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"
