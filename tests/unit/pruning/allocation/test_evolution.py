@@ -87,23 +87,27 @@ def test_the_seed_decides(found):
 TRAINED = {"train_tokens": [2, 24], "train_lr": 1e-2}
 
 
+def interrupt(found, place, monkeypatch, generation):
+    """Runs a search that is stopped in the middle of a generation."""
+    note = Course.note
+
+    def stopping(self, state):
+        if state.generation == generation:
+            raise KeyboardInterrupt
+        note(self, state)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Course, "note", stopping)
+        found(place=place)
+
+
 @pytest.mark.parametrize("settings", [{}, TRAINED, {"rounds": 2}], ids=["plain", "trained", "rounds"])
 def test_an_interrupted_search_ends_with_the_same_bits(found, tmp_path, monkeypatch, settings):
     """The first is stopped in the middle of its fourth generation, and its levels are solved once."""
     found = partial(found, settings)
     whole = found()
     place = Workplace(tmp_path / "progress", tmp_path / "a.csv", None, Store(tmp_path / "store", 10**9))
-    note = Course.note
-
-    def stopping(self, state):
-        if state.generation == 4:
-            raise KeyboardInterrupt
-        note(self, state)
-
-    monkeypatch.setattr(Course, "note", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        found(place=place)
-    monkeypatch.setattr(Course, "note", note)
+    interrupt(found, place, monkeypatch, 4)
     assert len(json.loads((tmp_path / "progress" / "search.json").read_text())["history"]) == 3
     again = found(place=place)
     assert again == whole
@@ -174,17 +178,8 @@ def test_a_search_that_is_interrupted_in_its_second_round_ends_with_the_same_bit
     """It is stopped in the middle of its ninth generation; the levels of the first round are not solved again."""
     found = partial(found, {"rounds": 2})
     whole = found()
-    place, note = Workplace(tmp_path / "progress", tmp_path / "a.csv"), Course.note
-
-    def stopping(self, state):
-        if state.generation == 9:
-            raise KeyboardInterrupt
-        note(self, state)
-
-    monkeypatch.setattr(Course, "note", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        found(place=place)
-    monkeypatch.setattr(Course, "note", note)
+    place = Workplace(tmp_path / "progress", tmp_path / "a.csv")
+    interrupt(found, place, monkeypatch, 9)
     solved = []
     monkeypatch.setattr(
         "prune_lab.pruning.allocation.evolution.make_levels",
