@@ -76,4 +76,6 @@ class ALPS(LayerwiseMethod):
         return values / scaled.norms
 
 
-_TOLERANCE = 5e-4  # of the residual: the output error is then within 2e-5 of its least
+# Of the residual. On SmolLM2 the output error is then within 3e-6 of its least, but for projections of attention's
+# outputs, which take all 50 steps and end within 4e-4.
+_TOLERANCE = 5e-4
