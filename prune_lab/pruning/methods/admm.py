@@ -56,9 +56,7 @@ class ADMM(LayerwiseMethod):
     def prepare(self, statistic: Hessian) -> tuple[admm.Scaled, Tensor]:
         """Scales the Hessian and inverts it once, for all weights that read the same inputs."""
         scaled = admm.Scaled.of(statistic.value, self.damping)
-        shifted = scaled.matrix.clone()
-        shifted.diagonal().add_(self.rho)
-        return scaled, admm.inverse(shifted)
+        return scaled, admm.inverse(admm.shifted(scaled.matrix, self.rho))
 
     def solve(self, linear: PrunableLinear, prepared: tuple[admm.Scaled, Tensor], target: Target) -> Tensor:
         """Iterates."""

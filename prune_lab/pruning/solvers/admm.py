@@ -117,10 +117,10 @@ def penalised_solver(matrix: Tensor, rho: float, rows: int) -> Callable[[Tensor]
     Raises:
         NotPositiveDefinite: the sum is not, in float64 either.
     """
-    factor, info = torch.linalg.cholesky_ex(_shifted(matrix, rho))
+    factor, info = torch.linalg.cholesky_ex(shifted(matrix, rho))
     easy = not int(info)
     if not easy:
-        factor, info = torch.linalg.cholesky_ex(_shifted(matrix.double(), rho))
+        factor, info = torch.linalg.cholesky_ex(shifted(matrix.double(), rho))
         factor = factor.to(matrix.dtype)
     if int(info) or not bool(torch.isfinite(factor.diagonal()).all()):
         raise NotPositiveDefinite(f"the Hessian is not positive definite with a penalty of {rho:g}")
@@ -131,10 +131,11 @@ def penalised_solver(matrix: Tensor, rho: float, rows: int) -> Callable[[Tensor]
     return lambda right: solve(factor, solve(factor.T, right, upper=True), upper=False)
 
 
-def _shifted(matrix: Tensor, rho: float) -> Tensor:
-    shifted = matrix.clone()
-    shifted.diagonal().add_(rho)
-    return shifted
+def shifted(matrix: Tensor, rho: float) -> Tensor:
+    """``matrix + rho I``, a new tensor."""
+    result = matrix.clone()
+    result.diagonal().add_(rho)
+    return result
 
 
 @dataclass(frozen=True)
