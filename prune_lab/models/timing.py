@@ -3,7 +3,7 @@
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,6 @@ class Pass:
     joules: dict[str, float] = field(default_factory=dict)
 
 
-@torch.no_grad()
 def time_passes(
     hf: "PreTrainedModel", prompts: Tensor, workload: Workload, meter: Callable[[], float] | None = None
 ) -> list[Pass]:
@@ -91,7 +90,25 @@ def time_passes(
         workload: what follows the prompts, and how often.
         meter: gives the joules used so far.
     """
-    return [_pass(hf, prompts, workload.new_tokens, meter) for _ in range(workload.repeats + 1)][1:]
+    return time_in_turns([hf], prompts, workload, meter)[0]
+
+
+@torch.no_grad()
+def time_in_turns(
+    models: Sequence["PreTrainedModel"],
+    prompts: Tensor,
+    workload: Workload,
+    meter: Callable[[], float] | None = None,
+) -> list[list[Pass]]:
+    """Times passes of several models as `time_passes` does, of all of them in turn.
+
+    A machine that becomes slower meanwhile does so for all of them then.
+
+    Returns:
+        The passes of each model.
+    """
+    turns = [[_pass(hf, prompts, workload.new_tokens, meter) for hf in models] for _ in range(workload.repeats + 1)]
+    return [list(passes) for passes in zip(*turns[1:], strict=True)]
 
 
 def _pass(hf: "PreTrainedModel", prompts: Tensor, new_tokens: int, meter: Callable[[], float] | None) -> Pass:

@@ -5,7 +5,6 @@ a teacher's weights. A block is whole on the device only while it is computed. T
 modules are divided; the model itself stays on the host as it was, and gets the trained weights in the end.
 """
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from prune_lab.models.families import family_of
+from prune_lab.models.twin import twin_of
 from prune_lab.training.masters import in_float32
 from prune_lab.training.settings import Training
 
@@ -39,10 +39,9 @@ class Shards:
         self.mesh = mesh
         self._whole = dict(whole.named_parameters())
         widened = set(in_float32(whole)) if training.master_weights else set()
-        # Parameters of its own that share the memory of the model's: dividing moves and replaces them.
-        own = {id(each): nn.Parameter(each.detach(), each.requires_grad) for each in self._whole.values()}
-        self.model = copy.deepcopy(whole, cast(dict[int, Any], dict(own)))
-        _divide(self.model, training, mesh, {own[id(each)] for each in widened})
+        self.model = twin_of(whole)  # whose parameters dividing moves and replaces
+        names = (name for name, each in self._whole.items() if each in widened)
+        _divide(self.model, training, mesh, {self.model.get_parameter(name) for name in names})
         shards = dict(self.model.named_parameters())
         self._shards = {id(parameter): cast(DTensor, shards[name]) for name, parameter in self._whole.items()}
 

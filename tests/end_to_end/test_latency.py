@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from prune_lab.api import latency
+from prune_lab.run.stages import shrink
 
 SMALL = ("sparsity.latency.seqlen=8", "sparsity.latency.repeats=1", "sparsity.latency.steps=3")
 
@@ -75,7 +76,24 @@ def test_a_run_reaches_the_predicted_speed_and_measures_it(command, local_overri
     assert metrics["prune/speedup_predicted"] == metrics["shrink/speedup_predicted"] == speed["predicted"] >= 1.5
     assert metrics["shrink/speedup"] > 0 and metrics["shrink/parameters"] < metrics["shrink/parameters_before"]
     assert record["protocol"]["shrink"]["speedup"]["seqlen"] == 8
+    assert record["protocol"]["shrink"]["order"] == "one pass of each in turn"
+    assert metrics["shrink/speedup_spread"] >= 0
     assert record["config"]["sparsity"]["level"] is None
+
+
+def test_without_room_for_both_models_one_is_timed_after_the_other(
+    command, local_overrides, table, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shrink, "available_memory", lambda: 1000)
+    outcome = command(
+        *local_overrides, *SMALL, "stages=[prune,shrink]", "stages.shrink.repeats=1", f"sparsity.latency.path={table}",
+        "method=wanda_units", "sparsity.speedup=1.5", f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["protocol"]["shrink"]["order"] == "all passes before shrinking, then all after"
+    metrics = record["metrics"]
+    assert metrics["shrink/speedup"] > 0 and metrics["shrink/parameters"] < metrics["shrink/parameters_before"]
 
 
 def test_a_file_that_is_there_is_not_written_over(local_overrides, capfd, table):

@@ -4,26 +4,25 @@ A part is timed in place, from the moment that its block calls it to the moment 
 events, which do not hold up the work between parts.
 """
 
-import copy
 import logging
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prune_lab.errors import BadInput
 from prune_lab.models.decoding import pass_with_cache
 from prune_lab.models.depth import remove_blocks
 from prune_lab.models.experts import moe_of
-from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.model_units import heads_of, neurons_of
 from prune_lab.models.timing import PARTS, Workload, mark, seconds_between
+from prune_lab.models.twin import twin_of
 from prune_lab.models.view import Block
 from prune_lab.pruning.latency.curve import Curve, grid
 from prune_lab.pruning.latency.table import Conditions, LatencyTable, Phase
@@ -114,21 +113,26 @@ def measure(
         steps: at how many widths beside 0 each part is timed at most.
         clock: by default the real one.
     """
-    clock, blocks = clock or Clock(), shapes_of(model)
+    clock, blocks, once = clock or Clock(), shapes_of(model), replace(workload, repeats=1)
     prompts = workload.prompts(model).to(device)
-    with model.placed(device, whole=True) as hf:
-        passes = _passes(hf, model.blocks, prompts, workload, clock)
-    curves: dict[str, dict[str, Curve]] = {part: {} for part in PARTS}
+    widths: dict[Shapes, _Widths] = {}
     for shapes in dict.fromkeys(blocks.values()):
-        alike = [block for block in model.blocks if blocks[block.name] == shapes]
         logger.info("latency: %s; %s", *shapes)
-        for part, of_part in _curves(model, alike, prompts, workload, steps, clock).items():
-            curves[part] |= dict(zip(shapes, of_part, strict=True))
+        widths[shapes] = _Widths.of(model, [block for block in model.blocks if blocks[block.name] == shapes], steps)
+    passes: list[list[_Step]] = []
+    for _ in range(workload.repeats):  # all in turn, so that none looks slow if the machine becomes slower meanwhile
+        with model.placed(device, whole=True) as hf:
+            passes += _passes(hf, model.blocks, prompts, once, clock)
+        for each in widths.values():
+            each.time(model, prompts, once, clock)
     phases = {}
     for part in PARTS:
         whole, rest = (_medians(passes, part, value) for value in (lambda step: step.whole, lambda step: step.rest))
-        found = Phase(statistics.median(whole), max(whole) - min(whole), statistics.median(rest), curves[part])
-        summed = found.rest + sum(curves[part][shape].seconds[-1] for shapes in blocks.values() for shape in shapes)
+        curves: dict[str, Curve] = {}
+        for shapes, each in widths.items():
+            curves |= dict(zip(shapes, each.curves(part), strict=True))
+        found = Phase(statistics.median(whole), max(whole) - min(whole), statistics.median(rest), curves)
+        summed = found.rest + sum(curves[shape].seconds[-1] for shapes in blocks.values() for shape in shapes)
         if max(found.spread, abs(summed - found.seconds)) > _UNSTEADY * found.seconds:
             logger.warning(
                 "latency, %s: %d passes of the whole model took %.4g to %.4g s, and its parts by themselves %.4g s "
@@ -139,29 +143,47 @@ def measure(
     return LatencyTable(conditions, blocks, phases)
 
 
-def _curves(
-    model: PrunableModel, alike: Sequence[Block], prompts: Tensor, workload: Workload, steps: int, clock: Clock
-) -> dict[str, tuple[Curve, Curve]]:
-    """By phase, seconds of the attention and of the feed-forward network of blocks of one shape."""
-    block = alike[0]
-    bytes_each = sum(linear.weight.nbytes for linear in block.linears)
-    copies = min(len(alike), max(1, round(_BYTES / bytes_each)))
-    heads, neurons = heads_of(block).count, neurons_of(block).count
-    counts = (grid(heads, steps)[1:], grid(neurons, steps)[1:])
-    found: list[dict[int, Times]] = [{number: {part: [] for part in PARTS} for number in each} for each in counts]
-    # all widths in turn, so that a machine that becomes slower meanwhile makes none of them look slow
-    for index in [*range(max(map(len, counts)))] * workload.repeats:
-        kept = [each[min(index, len(each) - 1)] for each in counts]
-        small = _small_model(model, [each.index for each in alike[:copies]], *kept)
-        timed = _times(small, prompts, replace(workload, repeats=1), clock)
-        for of_part, number, times in zip(found, kept, timed, strict=True):
-            for part in PARTS:
-                of_part[number][part] += times[part]
-        del small
-    return {part: (_curve(found[0], part), _curve(found[1], part)) for part in PARTS}
+@dataclass(frozen=True)
+class _Widths:
+    """Blocks of one shape, at several widths.
+
+    Attributes:
+        indices: of the blocks that copies are made of.
+        attention: by key-value heads of an attention, by phase, the seconds of each time.
+        mlp: by neurons of a feed-forward network, the same.
+    """
+
+    indices: Sequence[int]
+    attention: Mapping[int, Times]
+    mlp: Mapping[int, Times]
+
+    @classmethod
+    def of(cls, model: PrunableModel, alike: Sequence[Block], steps: int) -> "_Widths":
+        block = alike[0]
+        bytes_each = sum(linear.weight.nbytes for linear in block.linears)
+        copies = min(len(alike), max(1, round(_BYTES / bytes_each)))
+        every = (heads_of(block).count, neurons_of(block).count)
+        found: list[dict[int, Times]] = [
+            {number: {part: [] for part in PARTS} for number in grid(count, steps)[1:]} for count in every
+        ]
+        return cls([each.index for each in alike[:copies]], *found)
+
+    def time(self, model: PrunableModel, prompts: Tensor, workload: Workload, clock: Clock) -> None:
+        """Times every width; where one part has fewer of them than the other, its last one again and again."""
+        found = (self.attention, self.mlp)
+        for index in range(max(map(len, found))):
+            kept = [list(each)[min(index, len(each) - 1)] for each in found]
+            timed = _times(_small_model(model, self.indices, *kept), prompts, workload, clock)
+            for of_part, number, times in zip(found, kept, timed, strict=True):
+                for part in PARTS:
+                    of_part[number][part] += times[part]
+
+    def curves(self, part: str) -> tuple[Curve, Curve]:
+        """Seconds of attention and feed-forward network, in a phase."""
+        return _curve(self.attention, part), _curve(self.mlp, part)
 
 
-def _curve(found: dict[int, Times], part: str) -> Curve:
+def _curve(found: Mapping[int, Times], part: str) -> Curve:
     counts = sorted(found)
     seconds = [found[count][part] for count in counts]
     spread = (0.0, *(max(each) - min(each) for each in seconds))
@@ -169,37 +191,13 @@ def _curve(found: dict[int, Times], part: str) -> Curve:
 
 
 def _small_model(model: PrunableModel, indices: Sequence[int], heads: int, neurons: int) -> PrunableModel:
-    """A model of copies of some blocks with fewer heads and neurons; shares all else, and changes nothing of it."""
-    hf = _shallow(model.hf)
-    hf.config = copy.deepcopy(model.hf.config)
-    names = family_of(hf.config.model_type).blocks.split(".")
-    module: nn.Module = hf
-    for name in names[:-1]:
-        child = _shallow(module.get_submodule(name))
-        if hasattr(child, "config"):
-            child.config = hf.config
-        setattr(module, name, child)
-        module = child
-    modules = cast(nn.ModuleList, module.get_submodule(names[-1]))
-    chosen = set(indices)
-    setattr(
-        module,
-        names[-1],
-        nn.ModuleList([copy.deepcopy(each) if index in chosen else each for index, each in enumerate(modules)]),
-    )
-    small = PrunableModel(hf)
+    """A model of copies of some blocks with fewer heads and neurons; changes nothing of the given one."""
+    small = PrunableModel(twin_of(model.hf))
     remove_blocks(small, indices)
     for block in small.blocks:
         for units, count in ((heads_of(block), heads), (neurons_of(block), neurons)):
             units.select(torch.arange(units.count, device="cpu") < count)
     return small
-
-
-def _shallow(module: Any) -> Any:
-    """A module with the same parameters and parts, in which parts can be replaced."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin
 
 
 def _times(small: PrunableModel, prompts: Tensor, workload: Workload, clock: Clock) -> tuple[Times, Times]:

@@ -3,6 +3,7 @@
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -16,12 +17,15 @@ from prune_lab.evaluation.size import Size
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.model_units import all_neurons, removable
 from prune_lab.models.shrink import PADDING, WIDTHS, shrink
-from prune_lab.models.timing import PARTS, Workload, time_passes
+from prune_lab.models.spread import size_of
+from prune_lab.models.timing import PARTS, Pass, Workload, time_in_turns
+from prune_lab.models.twin import twin_of
 from prune_lab.models.units import SubBlocks, Units
 from prune_lab.pruning.masks import Masks
 from prune_lab.run.state import RunState, Stage
 from prune_lab.utils.checks import check_text, check_whole
-from prune_lab.utils.device import device_name, resolve_device
+from prune_lab.utils.device import device_name, has_room_for, resolve_device
+from prune_lab.utils.memory import available_memory
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +45,9 @@ class Shrink(Stage):
     It computes the same, to rounding.
 
     Measures parameters, bytes, multiply-adds of a token, and the time of a forward pass (prefill) and of a token after
-    it (decode), before and after; where the model was pruned for a speed (``sparsity.speedup``), how many times as fast
-    it has become in just that. Run it after ``prune``; masks of single weights stay as zeros, and so does half a
-    block whose other half is kept.
+    it (decode), before and after, one pass of each in turn where memory holds both models; where the model was pruned
+    for a speed (``sparsity.speedup``), how many times as fast it has become in just that. Run it after ``prune``; masks
+    of single weights stay as zeros, and so does half a block whose other half is kept.
 
     Args:
         batch_size: samples of the timed passes.
@@ -66,6 +70,7 @@ class Shrink(Stage):
         "prefill_ratio": MetricInfo("seconds of a forward pass, ratio to before", better="lower"),
         "decode_ratio": MetricInfo("seconds of a token after it, ratio to before", better="lower"),
         "speedup": MetricInfo("times as fast, measured", format=".3f", better="higher", in_summary=True),
+        "speedup_spread": MetricInfo("spread of the times as fast, measured", format=".3f", better="lower"),
         "speedup_predicted": MetricInfo("times as fast, predicted", format=".3f", better="higher"),
     }
     batch_size: int = 4
@@ -95,39 +100,61 @@ class Shrink(Stage):
         workload = self._workload.fit(run.model)
         device = run.device if self.device is None else resolve_device(self.device)
         asked = _speed_asked(run)
-        before = self._measure(run, workload, device)
-        slow = asked and asked.seconds(run, device)
+        timing = _Timing(device, workload, asked)
+        sizes = [_sizes(run)]
+        wide = _wide_twin(run.model, device)
+        times = [] if wide is not None else timing(run.model)
         masked = _left_masked(run, units)
         left: dict[str, Any] = dict(shrink(run.model, run.masks, self.multiple))
         if self.multiple is not None and WIDTHS in left:
             left |= _tell_padding(run.model, left, self.multiple)
             masked |= _padded(run.model, left[PADDING])
-        after = self._measure(run, workload, device)
+        sizes.append(_sizes(run))
+        times += timing(run.model) if wide is None else timing(wide, run.model)
+        before, after = ({**size, **latency(each.passes, workload)} for size, each in zip(sizes, times, strict=True))
         metrics = {f"{name}_before": value for name, value in before.items()} | after
         metrics |= {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
-        if asked is not None and slow:
-            metrics |= {"speedup": slow / asked.seconds(run, device), "speedup_predicted": asked.predicted}
+        if asked is not None:
+            slow, fast = (each.asked for each in times)
+            ratios = [one / other for one, other in zip(slow, fast, strict=True)]
+            metrics |= {
+                "speedup": statistics.median(slow) / statistics.median(fast),
+                "speedup_spread": max(ratios) - min(ratios),
+                "speedup_predicted": asked.predicted,
+            }
         # blocks behind one that went have other names now
         run.masks = Masks({each.name: each.weight != 0 for each in run.model.linears if each.module in masked})
         run.protocol["shrink"] = {
             **left,
             **workload.protocol(),
+            "order": "all passes before shrinking, then all after" if wide is None else "one pass of each in turn",
             "device": device_name(device),
             "macs_per_token": "multiply-adds of the blocks' weight matrices; of experts, those that a token goes to",
             **({"speedup": asked.protocol()} if asked is not None else {}),
         }
         return metrics
 
-    def _measure(self, run: RunState, workload: Workload, device: torch.device) -> dict[str, float]:
-        size = Size()(run.subject).metrics
-        with run.model.placed(device, whole=True) as hf:
-            passes = time_passes(hf, workload.prompts(run.model).to(device), workload)
-        return {
-            "parameters": size["parameters"],
-            "bytes": size["dense_bytes"],
-            "macs_per_token": float(sum(block.weights_per_token for block in run.model.blocks)),
-            **latency(passes, workload),
-        }
+
+def _sizes(run: RunState) -> dict[str, float]:
+    size = Size()(run.subject).metrics
+    return {
+        "parameters": size["parameters"],
+        "bytes": size["dense_bytes"],
+        "macs_per_token": float(sum(block.weights_per_token for block in run.model.blocks)),
+    }
+
+
+def _wide_twin(model: PrunableModel, device: torch.device) -> PrunableModel | None:
+    """The model as it is before it is shrunk, to be timed beside what becomes of it; ``None`` without room for both."""
+    size = size_of(model.hf)
+    if model.mapped is not None:
+        return None
+    if device.type == "cuda":
+        room = has_room_for(device, 2 * size)
+    else:
+        available = available_memory()
+        room = available is None or 2 * size <= available
+    return PrunableModel(twin_of(model.hf)) if room else None
 
 
 @dataclass(frozen=True)
@@ -138,15 +165,39 @@ class _Asked:
     workload: Workload
     predicted: float
 
-    def seconds(self, run: RunState, device: torch.device) -> float:
-        """What the run's model takes now, a median."""
-        with run.model.placed(device, whole=True) as hf:
-            passes = time_passes(hf, self.workload.prompts(run.model).to(device), self.workload)
-        return statistics.median(each.seconds[self.phase] for each in passes)
-
     def protocol(self) -> dict[str, object]:
         """How the measured ratio comes about."""
         return {"phase": self.phase, **{field.name: getattr(self.workload, field.name) for field in fields(Workload)}}
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Of a model: passes of the stage's workload, and seconds of the phase that a speed was asked for."""
+
+    passes: Sequence[Pass]
+    asked: Sequence[float]
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """Times models in turn, all that is timed of them."""
+
+    device: torch.device
+    workload: Workload
+    asked: _Asked | None
+
+    def __call__(self, *models: PrunableModel) -> list[_Times]:
+        passes, asked = self._passes(models, self.workload), [list[float]()] * len(models)
+        if self.asked is not None:
+            found = self._passes(models, self.asked.workload)
+            asked = [[each.seconds[self.asked.phase] for each in of_model] for of_model in found]
+        return [_Times(*each) for each in zip(passes, asked, strict=True)]
+
+    def _passes(self, models: Sequence[PrunableModel], workload: Workload) -> list[list[Pass]]:
+        prompts = workload.prompts(models[0]).to(self.device)
+        with ExitStack() as stack:
+            placed = [stack.enter_context(model.placed(self.device, whole=True)) for model in models]
+            return time_in_turns(placed, prompts, workload)
 
 
 def _speed_asked(run: RunState) -> _Asked | None:

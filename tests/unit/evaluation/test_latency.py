@@ -9,7 +9,7 @@ from prune_lab.errors import BadInput
 from prune_lab.evaluation.efficiency import Efficiency
 from prune_lab.evaluation.latency import latency
 from prune_lab.models import timing as module
-from prune_lab.models.timing import Pass, Workload, time_passes
+from prune_lab.models.timing import Pass, Workload, time_in_turns, time_passes
 
 
 def test_median_spread_and_tokens_a_second_by_hand():
@@ -31,6 +31,16 @@ def test_the_first_pass_is_a_warm_up_and_decode_uses_the_cache(tiny_model, rando
     hook.remove()
     assert len(passes) == 2
     assert seen == 3 * [(2, 10), (2, 1), (2, 1), (2, 1)]
+
+
+def test_several_models_take_turns(tiny_model, random_tokens, monkeypatch):
+    models, seen, clock = [tiny_model("opt").hf, tiny_model("llama").hf], [], itertools.count()
+    monkeypatch.setattr(module, "now", lambda device: float(next(clock)))
+    for number, hf in enumerate(models):
+        hf.register_forward_hook(lambda _hf, inputs, _output, number=number: seen.append((number, inputs[0].shape[1])))
+    first, second = time_in_turns(models, random_tokens(1, 4), Workload(1, 4, 1, 2))
+    assert seen == 3 * [(0, 4), (0, 1), (1, 4), (1, 1)]
+    assert len(first) == len(second) == 2 and first[0].seconds == {"prefill": 1.0, "decode": 1.0}
 
 
 def test_times_and_joules_go_to_their_part(tiny_model, random_tokens, monkeypatch):
