@@ -7,7 +7,6 @@ from torch import Tensor
 
 from prune_lab.errors import BadSetting, owned_by
 from prune_lab.pruning.allocation.allocation import Allocation
-from prune_lab.pruning.allocation.uniform import Uniform
 from prune_lab.pruning.latency.settings import told
 from prune_lab.pruning.latency.table import LatencyTable
 from prune_lab.pruning.methods.method import Method
@@ -44,12 +43,12 @@ class Speed:
                 f"is not for {name}, which goes by {{at}}.level; use method=ziplm, flap, wanda_units, minitron, "
                 "taylor_units or text_pruner",
             )
-        if not isinstance(allocation, Uniform):
+        if not allocation.divides_time:
             raise BadSetting(
                 self.target,
                 "speedup",
-                "leaves no level that an allocation could divide; use allocation=uniform, and method.scope=model to "
-                "prune blocks unequally",
+                f"leaves no level that {type(allocation).__name__} could divide; use allocation=evolution_units, or "
+                "allocation=uniform with method.scope=model, to prune blocks unequally",
             )
 
     def timed(self, run: RunState, target: Target | None = None) -> Target:

@@ -18,6 +18,7 @@ SMALL = ("sparsity.latency.seqlen=8", "sparsity.latency.repeats=1", "sparsity.la
         (("method=ziplm", "sparsity.speedup=2", "sparsity.level=0.5"), "sparsity.level=0.5 both say how much goes"),
         (("method=gum", "sparsity.speedup=2"), "sparsity.speedup=2 is not for GUM, which goes by sparsity.level"),
         (("method=ziplm", "sparsity.speedup=2", "allocation=owl"), "allocation"),
+        (("method=flap", "sparsity.speedup=2", "allocation=evolution_units"), "makes one cut for the whole model"),
         (("method=sparsegpt", "+sparsity.speedup=2"), "is not allowed with sparsity.pattern=unstructured"),
         (("method=flap", "sparsity.speedup=2", "sparsity.latency.path=no.json"), "sparsity.latency.path='no.json' is"),
         (("method=flap", "sparsity.speedup=2", "sparsity.latency.phase=all"), "allowed: prefill, decode"),
@@ -79,6 +80,21 @@ def test_a_run_reaches_the_predicted_speed_and_measures_it(command, local_overri
     assert record["protocol"]["shrink"]["order"] == "one pass of each in turn"
     assert metrics["shrink/speedup_spread"] >= 0
     assert record["config"]["sparsity"]["level"] is None
+
+
+def test_a_search_divides_the_seconds(command, local_overrides, table, tmp_path):
+    settings = ("allocation=evolution_units", "allocation.generations=3", "allocation.offspring=4")
+    outcome = command(
+        *local_overrides, *SMALL, *settings, "allocation.tokens=[8,16]", "stages=[prune,shrink]",
+        "stages.shrink.repeats=1", f"sparsity.latency.path={table}", "method=ziplm", "sparsity.speedup=1.5",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    speed, pruned = record["protocol"]["prune"]["speed"], record["protocol"]["prune"]
+    assert speed["pruned_seconds"] <= speed["allowed_seconds"] * (1 + 1e-9)
+    assert pruned["allocation"]["name"] == "Evolution" and record["metrics"]["prune/allocation_seconds"] > 0
+    assert (tmp_path / "run" / "allocation.csv").is_file()
 
 
 def test_without_room_for_both_models_one_is_timed_after_the_other(

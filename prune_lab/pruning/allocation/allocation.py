@@ -39,6 +39,8 @@ class Allocation(ABC):
 
     for_encoders: ClassVar[bool] = False
     """Whether it does so in encoders, too, whose texts are padded and have labels; each class says so for itself."""
+    divides_time: ClassVar[bool] = False
+    """Whether it can also share out the seconds of a target that asks for a speed (``Target.time``)."""
 
     @abstractmethod
     def budget(

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,11 +26,12 @@ from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.unitwise import UnitMethod
 from prune_lab.pruning.search.course import Course
 from prune_lab.pruning.search.fitness import KINDS, ModelFitness
-from prune_lab.pruning.search.layers import Inner, Layer, check_method, check_solves, layers_of
+from prune_lab.pruning.search.layers import Inner, Layer, check_method, check_solves, layers_of, time_limit
 from prune_lab.pruning.search.levels import LevelDatabase, level_keys, make_levels
 from prune_lab.pruning.search.short_training import ShortTraining, check_train_tokens, check_train_windows
 from prune_lab.pruning.search.stitching import Weight, stitching
 from prune_lab.pruning.solvers.evolution import Evolving, Site, Stage, State, check_stages
+from prune_lab.pruning.solvers.limit import Limit
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import uniform_counts
 from prune_lab.utils.checks import check_choice, check_number, check_seed, check_whole
@@ -48,7 +50,8 @@ class Evolution(LayerAllocation):
     Layers are linear layers of which single weights go, or the neurons or the heads of a block. ``inner`` solves every
     layer of the dense model at ``max_levels`` levels above and below where the search begins, ``step`` apart. A
     generation makes ``offspring`` copies of the best candidate so far. In each, a few steps are moved from one layer to
-    another whose steps have as many parameters, so that the total stays exact. Stage by stage they are scored on more
+    another whose steps have as many parameters, so that the total stays exact; of a target of time, steps are exchanged
+    between all layers so that the predicted seconds are kept. Stage by stage they are scored on more
     tokens of a fresh sample of the calibration windows and fewer are left; at the last stage the parent joins, and the
     best is the next parent.
 
@@ -75,6 +78,7 @@ class Evolution(LayerAllocation):
     Source: Sieberling et al., 2024, EvoPress, arXiv:2410.14649. Differences: docs/methods/evolution.md.
     """
 
+    divides_time: ClassVar[bool] = True
     inner: Inner = field(default_factory=SparseGPT)
     initial: Allocation = field(default_factory=Uniform)
     step: float = 0.05
@@ -243,14 +247,15 @@ class Evolution(LayerAllocation):
         ]
         keys = level_keys(model, calibration, target, describe(self.inner), layers, counts)
         settings = describe(self) | {"generations": None, "rounds": None}
-        digest = json_digest([keys, counts, settings, list(begin.parent), begin.generation])
+        limit = time_limit(target, layers, counts)
+        digest = json_digest([keys, counts, settings, list(begin.parent), begin.generation, limit and asdict(limit)])
         state: State = gather(course.begin(begin, digest, number))[0]  # of several processes the first one has kept it
         if state.generation < begin.generation + self.generations:
             database = make_levels(
                 model, calibration, target, self.inner, layers, counts, keys, store=place.store, folder=place.progress
             )
             solved = {layer: partial(_solved, database, layer, counts[layer.name]) for layer in layers}
-            state = self._evolve(model, calibration, solved, sites, begin, state, course)
+            state = self._evolve(model, calibration, solved, sites, limit, begin, state, course)
         return state
 
     @torch.no_grad()
@@ -260,6 +265,7 @@ class Evolution(LayerAllocation):
         calibration: Calibration,
         solved: Mapping[Layer, Callable[[int], Tensor | None]],
         sites: Sequence[Site],
+        limit: Limit | None,
         begin: State,
         state: State,
         course: Course,
@@ -275,7 +281,7 @@ class Evolution(LayerAllocation):
                     )
                 fitness = ModelFitness(forward, calibration, stitched, self.fitness, self.seed, training)
                 stages = [Stage(*each) for each in zip(self.tokens, self.survivors, strict=True)]
-                search = Evolving(sites, fitness, stages, self.offspring, self.seed, self.flips)
+                search = Evolving(sites, fitness, stages, self.offspring, self.seed, self.flips, limit)
                 course.start_clock()
                 state = search.run(state, begin.generation + self.generations, course.note)
                 before, after = fitness.on_all(begin.parent), fitness.on_all(state.parent)

@@ -14,6 +14,7 @@ class Uniform(Allocation):
     """Removes the same fraction of every layer, ``sparsity.level``; the default, and the only one for N:M."""
 
     for_encoders: ClassVar[bool] = True
+    divides_time: ClassVar[bool] = True
 
     def budget(
         self, model: PrunableModel, calibration: Calibration, target: Target, place: Workplace | None = None

@@ -13,6 +13,7 @@ from prune_lab.pruning.methods.blockwise import naming
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.unitwise import UnitMethod
 from prune_lab.pruning.search.solving import Solved, check_inner, solve_levels
+from prune_lab.pruning.solvers.limit import Limit
 from prune_lab.pruning.target import Target
 
 Inner = LayerwiseMethod | UnitMethod
@@ -57,6 +58,18 @@ def layers_of(model: PrunableModel, target: Target) -> list[Layer]:
                 zeros = 0 if zero is None else int(zero.count_nonzero())
                 layers.append(Layer(linear.name, linear, block.index, linear.weight.numel(), zeros))
     return layers
+
+
+def time_limit(target: Target, layers: Sequence[Layer], counts: Mapping[str, Sequence[int]]) -> Limit | None:
+    """The predicted seconds of each layer at its levels, and those that all may take, of a target that asks for it."""
+    time = target.time
+    if time is None:
+        return None
+    spent = []
+    for layer in layers:
+        curve = time.curves[layer.name]
+        spent.append([curve.at(curve.count - count) for count in counts[layer.name]])
+    return Limit(spent, time.seconds - time.fixed)
 
 
 def check_solves(owner: object, field: str = "inner") -> None:

@@ -1,4 +1,4 @@
-"""An evolutionary search over levels whose total cost stays what it is. Whole numbers only: nothing here knows models.
+"""An evolutionary search over levels whose total cost stays what it is, or within a limit. Nothing here knows models.
 
 A candidate gives each site one of its levels. A generation makes changed copies of one parent, and scores them in
 stages, on more and more tokens, until one is left; that one is the next parent unless the parent is as good.
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from prune_lab.errors import BadSetting
+from prune_lab.pruning.solvers.limit import Limit
 
 Candidate = tuple[int, ...]
 """The level of each site, an index into its costs."""
@@ -107,6 +108,7 @@ class Evolving:
         offspring: changed copies of the parent in each generation.
         seed: of every random choice.
         flips: at most so many steps are moved in one copy: the smaller of two numbers drawn from 1 to ``flips``.
+        limit: that candidates stay within, in the place of the cost that sites have; ``None``: their cost is kept.
 
     Source: Sieberling et al., 2024, EvoPress, arXiv:2410.14649, algorithm 1 and section 3.
     """
@@ -117,6 +119,7 @@ class Evolving:
     offspring: int
     seed: int = 0
     flips: int = 3
+    limit: Limit | None = None
 
     def run(self, state: State, generations: int, after: Callable[[State], None] = lambda _: None) -> State:
         """Goes on until so many generations are done, or no other candidate can be found.
@@ -140,7 +143,7 @@ class Evolving:
         """Changed copies of a candidate, all different from it and from each other; fewer where there are not enough.
 
         Returns:
-            At most ``offspring``; the total cost of each is that of the parent.
+            At most ``offspring``; the total cost of each is that of the parent, or within the limit.
         """
         seen, found = {parent}, []
         for _ in range(_REDRAWS * self.offspring):
@@ -153,9 +156,12 @@ class Evolving:
         return found
 
     def mutate(self, parent: Candidate, random: np.random.Generator) -> Candidate:
-        """Moves a few steps of equal cost from one site of a group to another of it."""
+        """Moves a few steps of equal cost from one site of a group to another of it; with a limit, see there."""
         child = list(parent)
-        for _ in range(min(random.integers(1, self.flips + 1), random.integers(1, self.flips + 1))):
+        flips = min(random.integers(1, self.flips + 1), random.integers(1, self.flips + 1))
+        if self.limit is not None:
+            return self.limit.mutate(parent, int(flips), random)
+        for _ in range(flips):
             flip = self._flip(child, random)
             if flip is not None:
                 lowered, raised = flip

@@ -241,7 +241,8 @@ class Prune(Stage):
             self.target, keep_zeros=self.target.keep_zeros or bool(run.masks)
         )  # what this run pruned stays
         if self._speed is not None:
-            return self._speed.timed(run, target), {}
+            target = self._speed.timed(run, target)
+            start = time.perf_counter()
         found = self.allocation.budget(run.model, _calibration(run), target, _workplace(run))
         budget = gather(found)[0]  # the same in all processes
         if not budget:

@@ -1,5 +1,7 @@
 """The search for how many neurons and heads of each block go."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from prune_lab.pruning.allocation.evolution import Evolution
 from prune_lab.pruning.allocation.measured import Measured
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.latency.curve import Curve, TimeBudget
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.flap import Flap
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
@@ -81,6 +84,34 @@ def test_rounds_and_trained_candidates_keep_the_parameters_exact_and_the_model_a
     assert gone == sum(uniform[each.name] * each.parameters_each for each in layers)
     assert {name: count_dropped(level, 1000) for name, level in budget.items()} != dict.fromkeys(budget, 500)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.hf.state_dict().items())
+
+
+def timed(model, kind: str) -> Target:
+    """Half the seconds of all units, of which a head takes as long as 25 neurons."""
+    target = Target(kind, speedup=2)
+    curves = {}
+    for units in target.units(model):
+        seconds = (25.0 if units.kind == "heads" else 1.0) * units.count
+        curves[units.name] = Curve((0, units.count), (0.0, seconds))
+    time = TimeBudget(10.0, curves, 0.0)
+    return replace(target, time=replace(time, seconds=10 + (time.dense - 10) / 2))
+
+
+@pytest.mark.parametrize("kind", ["width", "neurons"])
+def test_of_a_target_of_time_the_predicted_seconds_are_kept(tiny_model, random_tokens, kind):
+    model = tiny_model("llama")
+    model.blocks[1].mlp.down.weight.mul_(1e-3)  # of little worth: it pays for the others
+    target, search = timed(model, kind), Evolution(inner=ZipLM(), seed=1, **SHORT | {"generations": 12})
+    search.check(target)
+    search.check_model(model, target)
+    budget = search.budget(model, Calibration(random_tokens(6, 24)), target)
+    counts = {each.name: count_dropped(budget[each.name], each.entries) for each in layers_of(model, target)}
+    assert 0.9 * target.time.seconds <= target.time.of(counts) <= target.time.seconds
+    start = uniform_counts(target.units(model), target)
+    assert counts["model.layers.1.neurons"] > start["model.layers.1.neurons"]
+    # the method goes by these numbers
+    pruned = ZipLM().prune(PruningContext(model, replace(target, budget=budget), Calibration(random_tokens(4, 16))))
+    assert {name: int((~pruned.masks[name]).count_nonzero()) for name in counts} == counts
 
 
 def test_bad_combinations_are_named():
