@@ -119,14 +119,17 @@ def _beside(result: PruningResult, name: str) -> int:
 
 
 def _warn_of_coarse(counts: Sequence[_Count], target: Target, few: int, method: Method) -> None:
-    """Says so where layers have so few units that whole ones are far from the level: 25 % of 3 heads is none."""
+    """Says so where layers have so few units that whole ones are far from the level: 25 % of 3 heads is none.
+
+    Far from it is a tenth of the level less, or more than twice as much that stays as was asked for.
+    """
     gone, entries = sum(count.gone for count in counts), sum(count.entries for count in counts)
-    if target.sparsity - gone / entries > _COARSE * target.sparsity:
+    if target.sparsity - gone / entries > min(_COARSE * target.sparsity, 1 - target.sparsity):
         why = (
             "with its settings the method may leave more than asked for, as its description says"
             if method.reaches == "at most"
-            else f"a layer has as few as {few} units, of which whole ones go, rounded down; raise sparsity.level, or "
-            "choose among those of all layers, by a method with method.scope=model or global"
+            else f"a layer has as few as {few} units, of which whole ones go, rounded down, and one stays; give "
+            "another sparsity.level, or choose among those of all layers, by a method with method.scope=model or global"
         )
         logger.warning(
             "%.1f %% of the %s went, where %.1f %% were asked for: %s",

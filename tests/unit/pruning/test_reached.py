@@ -113,7 +113,9 @@ def test_a_zero_that_came_back_and_a_weight_that_is_no_number_are_named(tiny_mod
         check_finite(model, "tuning")
 
 
-@pytest.mark.parametrize(("level", "gone", "warns"), [(0.2, 0, True), (0.5, 2, False), (0.74, 2, True)])
+@pytest.mark.parametrize(
+    ("level", "gone", "warns"), [(0.2, 0, True), (0.5, 2, False), (0.74, 2, True), (0.8, 3, False), (0.9, 3, True)]
+)
 def test_layers_of_few_heads_that_miss_the_level_are_told(tiny_model, caplog, level, gone, warns):
     model, target = tiny_model("opt"), Target("heads", level=level)
     masks = Masks({units.name: torch.arange(units.count) >= gone for units in target.units(model)})  # of 4
