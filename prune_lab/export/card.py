@@ -120,6 +120,7 @@ def _settings(record: Mapping[str, Any], asked: Any) -> Iterator[tuple[str, str]
         level, reached = sparsity.get("level"), record["metrics"].get("prune/sparsity")
         yield "pattern", f"`{sparsity.get('pattern')}`"
         yield "level", "" if level is None else f"{level:.0%}" if isinstance(level, int | float) else str(level)
+        yield "speed", _speed(sparsity.get("speedup"), record["metrics"], section_of(record, "protocol", "shrink"))
         yield "reached in the layers that were pruned", "" if reached is None else f"{reached:.2%}"
         layers = sparsity.get("layers")
         yield "blocks", "" if layers is None else f"{layers}, the others are dense"
@@ -130,6 +131,15 @@ def _settings(record: Mapping[str, Any], asked: Any) -> Iterator[tuple[str, str]
         yield "trained afterwards", f"`{choice}`" if choice not in (None, "none") else ""
     yield "seed", str(record["protocol"].get("seed", config.get("seed", "")))
     yield "type of the weights in the run", str(section_of(record, "protocol", "model").get("dtype") or "")
+
+
+def _speed(asked: Any, metrics: Mapping[str, Any], shrink: Mapping[str, Any]) -> str:
+    """The speed that was asked for in the place of a level, and what was measured where."""
+    measured, of = metrics.get("shrink/speedup"), section_of(shrink, "speedup")
+    if asked is None or measured is None:
+        return "" if asked is None else f"{asked:g} times as fast by a latency table"
+    workload = f"{of.get('phase')} of {of.get('batch_size')} x {of.get('seqlen')} tokens, {shrink.get('device')}"
+    return public_text(f"{asked:g} times as fast by a latency table, {measured:.2f} measured ({workload})")
 
 
 def _weights_of(told: Mapping[str, Any]) -> str:

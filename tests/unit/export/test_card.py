@@ -46,6 +46,23 @@ def test_the_card_has_what_the_record_has(saved_run):
     assert data.base_model is None and data.license is None and "The license of the base model holds" in text
 
 
+def test_a_speed_stands_beside_what_was_measured(saved_run):
+    run = saved_run()
+
+    def for_speed(record):
+        record["config"]["sparsity"].update(level=None, speedup=1.5)
+        record["metrics"]["shrink/speedup"] = 1.4567
+        told = {"phase": "decode", "batch_size": 2, "seqlen": 64}
+        record["protocol"]["shrink"] = {"device": "a card", "speedup": told}
+
+    change_record(run, for_speed)
+    text, _ = card_of(run)
+    assert "- speed: 1.5 times as fast by a latency table, 1.46 measured (decode of 2 x 64 tokens, a card)" in text
+    assert "- level:" not in text
+    change_record(run, lambda record: record["metrics"].pop("shrink/speedup"))
+    assert "- speed: 1.5 times as fast by a latency table\n" in card_of(run)[0]
+
+
 def test_nothing_private_is_on_it(saved_run, tmp_path, token_files):
     run = saved_run()
     typed = [
