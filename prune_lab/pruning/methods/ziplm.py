@@ -16,10 +16,11 @@ from prune_lab.pruning.latency.curve import TimeBudget, options
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.flap import give_biases
 from prune_lab.pruning.methods.unitwise import Solution, UnitMethod
+from prune_lab.pruning.solvers.exchange import exchange
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.solvers.structured_obs import Elimination, damped, eliminate, refit_columns
 from prune_lab.pruning.unit_counts import parameters_of
-from prune_lab.utils.checks import check_choice, check_flag, check_number
+from prune_lab.utils.checks import check_choice, check_flag, check_number, check_whole
 
 WEIGHTINGS = ("relative", "absolute")
 
@@ -39,10 +40,14 @@ class ZipLM(UnitMethod):
         bias: whether a bias is free too, as if inputs had mean zero; the model gets one where the configuration of its
             family can say so. The output error is lower then, never higher.
         weighting: of the errors of layers in their sum: ``relative`` to the layer's output, or ``absolute``.
+        per_round: so many neurons go before the losses of the others are found anew; heads go one by one.
+        swaps: at most so many times, units that went are exchanged for units that stayed, and the error that is left
+            compared; 0: the order in which units went decides alone. The curves of ``scope=model`` are without.
 
     Source: ZipLM (Kurtic, Frantar and Alistarh, 2023, arXiv:2302.04089), of which no code for this step was published;
     that of DarwinLM (arXiv:2502.07780) is by the same group. Differences: inputs are those of the pruned model
-    (theirs: of the dense one), the weights are refitted in the end as in OSSCAR (arXiv:2403.12983), heads go with those
+    (theirs: of the dense one), the weights are refitted in the end as in OSSCAR (arXiv:2403.12983), from which
+    ``per_round`` and ``swaps`` are, too, heads go with those
     that share their keys and values, and of the search over a latency table there is the dynamic programming and not
     the local search for weights of the layers' errors.
     """
@@ -50,6 +55,8 @@ class ZipLM(UnitMethod):
     damping: float = 0.01
     bias: bool = False
     weighting: str = "relative"
+    per_round: int = 1
+    swaps: int = 0
     statistic: ClassVar = Covariance
 
     def __post_init__(self) -> None:
@@ -57,6 +64,8 @@ class ZipLM(UnitMethod):
         check_number(self, "damping", least=0)
         check_flag(self, "bias")
         check_choice(self, "weighting", WEIGHTINGS)
+        check_whole(self, "per_round")
+        check_whole(self, "swaps", least=0)
 
     @property
     def dense_targets_conflict(self) -> str | None:
@@ -102,7 +111,7 @@ class ZipLM(UnitMethod):
     def solve(self, units: Units, statistic: Covariance, dropped: int, zero: Tensor | None) -> Solution:
         """Eliminates units, then finds the weights that are left anew, from the dense ones."""
         linear, hessian = units.reader.linear, self._hessian(units, statistic)
-        keep = self._keep(units, self._eliminate(units, hessian, dropped).order)
+        keep = self._keep(units, hessian, self._eliminate(units, hessian, dropped).order)
         solution = self._refit(units, hessian, keep, zero)
         if not self._has_bias(units):
             return Solution(keep, solution)
@@ -116,12 +125,13 @@ class ZipLM(UnitMethod):
         hessian = self._hessian(units, statistic)
         order = self._eliminate(units, hessian, max(counts, default=0)).order
         for count in counts:
-            yield self._refit(units, hessian, self._keep(units, order[:count]), zero)
+            yield self._refit(units, hessian, self._keep(units, hessian, order[:count]), zero)
 
-    def _keep(self, units: Units, gone: Tensor) -> Tensor:
+    def _keep(self, units: Units, hessian: Tensor, gone: Tensor) -> Tensor:
+        weight = units.reader.linear.weight
         keep = torch.ones(units.count, dtype=torch.bool, device=gone.device)
         keep[gone] = False
-        return keep
+        return exchange(weight, hessian, weight.shape[1] // units.count, keep, self.swaps)
 
     def _refit(self, units: Units, hessian: Tensor, keep: Tensor, zero: Tensor | None) -> Tensor:
         weight, columns = units.reader.linear.weight, units.reader.spread(keep)
@@ -137,7 +147,7 @@ class ZipLM(UnitMethod):
 
     def _eliminate(self, units: Units, hessian: Tensor, removed: int) -> Elimination:
         weight = units.reader.linear.weight
-        return eliminate(weight, hessian, weight.shape[1] // units.count, removed)
+        return eliminate(weight, hessian, weight.shape[1] // units.count, removed, self.per_round)
 
     def _curve(self, units: Units, statistic: Covariance) -> list[float]:
         """The output error when so many units are gone, from none to all but ``min_units``."""

@@ -42,7 +42,7 @@ def damped(hessian: Tensor, damping: float) -> Tensor:
     return matrix
 
 
-def eliminate(weight: Tensor, hessian: Tensor, group: int, removed: int) -> Elimination:
+def eliminate(weight: Tensor, hessian: Tensor, group: int, removed: int, together: int = 1) -> Elimination:
     """Removes groups of columns one after the other, each time the one whose loss makes the least error.
 
     With ``C`` the inverse Hessian of the columns that are left, removing the group S and moving the other weights to
@@ -55,6 +55,8 @@ def eliminate(weight: Tensor, hessian: Tensor, group: int, removed: int) -> Elim
         hessian: ``(in, in)`` float64, positive definite; from `damped`.
         group: consecutive columns that go together: 1 for neurons, those that read a head for heads.
         removed: how many groups go, fewer than there are.
+        together: with a group of 1, so many columns go before the losses of the others are found anew: those with the
+            lowest, as in OSSCAR.
 
     Returns:
         The order; a shorter removal is the beginning of a longer one.
@@ -64,13 +66,14 @@ def eliminate(weight: Tensor, hessian: Tensor, group: int, removed: int) -> Elim
 
     Source: ZipLM (Kurtic, Frantar and Alistarh, 2023, arXiv:2302.04089), as in the code of DarwinLM (Tang et al., 2025,
     arXiv:2502.07780), which updates the weights and the whole inverse for each column; here single columns are
-    eliminated in panels, as a pivoted Cholesky factorisation would, which gives the same order.
+    eliminated in panels, as a pivoted Cholesky factorisation would, which gives the same order. Several together:
+    OSSCAR (Meng, Ibrahim, Behdin, Hazimeh, Ponomareva and Mazumder, 2024, arXiv:2403.12983).
     """
     columns = weight.double()
     gram = columns.T @ columns  # (in, in)
     inverse = _inverse(hessian)
     if group == 1:
-        return _eliminate_columns(gram, inverse, removed)
+        return _eliminate_columns(gram, inverse, removed, together)
     return _eliminate_groups(gram, inverse, group, removed)
 
 
@@ -99,12 +102,17 @@ def refit_columns(weight: Tensor, hessian: Tensor, keep: Tensor) -> Tensor:
     solution[:, kept] = columns[:, kept]
     if len(gone):
         coupling = columns[:, gone] @ hessian[gone[:, None], kept]  # (out, kept)
-        factor = _cholesky(hessian[kept[:, None], kept])
+        factor = cholesky(hessian[kept[:, None], kept])
         solution[:, kept] += torch.cholesky_solve(coupling.T, factor).T
     return solution
 
 
-def _cholesky(matrix: Tensor) -> Tensor:
+def cholesky(matrix: Tensor) -> Tensor:
+    """The lower factor of a positive definite matrix.
+
+    Raises:
+        NotPositiveDefinite: it is not.
+    """
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
     if int(info) or not bool(torch.isfinite(factor.diagonal()).all()):
@@ -113,40 +121,61 @@ def _cholesky(matrix: Tensor) -> Tensor:
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    return torch.cholesky_inverse(_cholesky(matrix))
+    return torch.cholesky_inverse(cholesky(matrix))
 
 
-def _eliminate_columns(gram: Tensor, inverse: Tensor, removed: int) -> Elimination:
+def _eliminate_columns(gram: Tensor, inverse: Tensor, removed: int, together: int) -> Elimination:
     """Eliminates single columns; updates of the matrices wait until a panel of them is full, those of diagonals do not.
 
     After the eliminations k of a panel the inverse is ``C - sum a_k a_k^T`` with ``a = c_j / sqrt(c_jj)``, and
     ``W^T W`` is ``M - sum (p_k u_k^T + u_k p_k^T)`` with ``u = c_j / c_jj`` and ``p = m_j - m_jj u / 2``, where
-    ``c_j`` and ``m_j`` are rows as they are when column j goes.
+    ``c_j`` and ``m_j`` are rows as they are when column j goes. Of several columns together, ``c_jj`` and ``m_jj`` are
+    square blocks, and the root is a Cholesky factor.
     """
-    width = len(gram)
+    width, panel = len(gram), max(_PANEL, together)
     of_inverse, of_gram = inverse.diagonal().clone(), gram.diagonal().clone()
     gone = torch.zeros(width, dtype=torch.bool, device=gram.device)
     order = torch.empty(removed, dtype=torch.int64, device=gram.device)
     losses = gram.new_empty(removed)
-    scaled = gram.new_zeros(_PANEL, width)  # a
-    halves, units = gram.new_zeros(2, _PANEL, width)  # p, u
-    for step in range(removed):
-        filled = step % _PANEL
-        if step and not filled:
-            inverse.addmm_(scaled.T, scaled, alpha=-1)
-            gram.addmm_(halves.T, units, alpha=-1).addmm_(units.T, halves, alpha=-1)
-        loss, index = (of_gram / of_inverse).masked_fill_(gone, torch.inf).min(0)
-        order[step], losses[step] = index, loss
+    scaled = gram.new_zeros(panel, width)  # a
+    halves, units = gram.new_zeros(2, panel, width)  # p, u
+    filled = 0
+    for done in range(0, removed, together):
+        number = min(together, removed - done)
+        if filled + number > panel:
+            a, p, u = scaled[:filled], halves[:filled], units[:filled]
+            inverse.addmm_(a.T, a, alpha=-1)
+            gram.addmm_(p.T, u, alpha=-1).addmm_(u.T, p, alpha=-1)
+            filled = 0
+        scores = (of_gram / of_inverse).masked_fill_(gone, torch.inf)
+        index = scores.argmin()[None] if number == 1 else scores.argsort(stable=True)[:number]
         gone[index] = True
         a, p, u = scaled[:filled], halves[:filled], units[:filled]
-        row = torch.addmv(inverse[index], a.T, a[:, index], alpha=-1)  # c_j
-        torch.div(row, row[index], out=units[filled])
-        torch.div(row, row[index].sqrt(), out=scaled[filled])
-        products = torch.addmv(gram[index], p.T, u[:, index], alpha=-1).addmv_(u.T, p[:, index], alpha=-1)  # m_j
-        torch.sub(products, units[filled] * (products[index] / 2), out=halves[filled])
-        of_inverse.addcmul_(scaled[filled], scaled[filled], value=-1)
-        of_gram.addcmul_(halves[filled], units[filled], value=-2)
+        rows = torch.addmm(inverse[index], a[:, index].T, a, alpha=-1)  # c_j
+        products = torch.addmm(gram[index], u[:, index].T, p, alpha=-1).addmm_(p[:, index].T, u, alpha=-1)  # m_j
+        block, own = rows[:, index], products[:, index]
+        now, batch = slice(filled, filled + number), slice(done, done + number)
+        if number == 1:
+            losses[batch] = scores[index]
+            torch.div(rows, block.sqrt(), out=scaled[now])
+            torch.div(rows, block, out=units[now])
+        else:
+            factor = cholesky(block)
+            losses[batch] = _both_sides(factor, own).diagonal()
+            scaled[now] = torch.linalg.solve_triangular(factor, rows, upper=False)
+            units[now] = torch.cholesky_solve(rows, factor)
+        torch.addmm(products, own, units[now], alpha=-0.5, out=halves[now])
+        of_inverse -= scaled[now].square().sum(0)
+        of_gram -= 2 * (halves[now] * units[now]).sum(0)
+        order[batch], filled = index, filled + number
     return Elimination(order, losses.clamp_min_(0))
+
+
+def _both_sides(factor: Tensor, matrix: Tensor) -> Tensor:
+    """``L^-1 M L^-T`` of a symmetric matrix: what is lost by one column after the other of a block is its diagonal."""
+    half = torch.linalg.solve_triangular(factor, matrix, upper=False)
+    whole: Tensor = torch.linalg.solve_triangular(factor, half.T, upper=False)
+    return whole
 
 
 def _eliminate_groups(gram: Tensor, inverse: Tensor, group: int, removed: int) -> Elimination:

@@ -98,6 +98,27 @@ def test_more_columns_than_a_panel_go_in_the_order_of_single_updates():
     torch.testing.assert_close(current * ~gone, refit_columns(weight, hessian, ~gone), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("together", [2, 7, 100])
+def test_several_together_are_those_with_the_lowest_losses_and_lose_what_least_squares_says(together):
+    """The plain form: a block update of the weights and of the whole inverse after each round; panels are of 64."""
+    weight, hessian = problem(rows=10, columns=150, tokens=400)
+    found = eliminate(weight, hessian, 1, 140, together)
+    current, inverse = weight.clone(), torch.linalg.inv(hessian)
+    gone = torch.zeros(150, dtype=torch.bool)
+    for order in found.order.split(together):
+        scores = (current.square().sum(0) / inverse.diagonal()).masked_fill(gone, torch.inf)
+        assert set(order.tolist()) == set(scores.argsort()[: len(order)].tolist())
+        update = torch.linalg.solve(inverse[order[:, None], order], inverse[order])
+        current -= current[:, order] @ update
+        inverse -= inverse[:, order] @ update
+        gone[order] = True
+        inverse.diagonal()[gone] = 1
+    assert float(found.losses.sum()) == pytest.approx(error_without(weight, hessian, ~gone), rel=1e-6)
+    few = eliminate(weight, hessian, 1, 60, together)
+    assert torch.equal(few.order, found.order[:60])
+    torch.testing.assert_close(few.losses, found.losses[:60])
+
+
 def test_groups_of_one_column_are_single_columns():
     from prune_lab.pruning.solvers import structured_obs
 
