@@ -1,6 +1,7 @@
 """Neurons and heads are pruned at once, the model is tuned, they are taken out, and the folder is opened again."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,19 @@ def test_a_search_divides_neurons_and_heads_for_the_method_that_prunes(command, 
     assert (tmp_path / "1" / "allocation.csv").is_file()
     neurons = [block.mlp.down.shape[1] for block in Checkpoint(str(tmp_path / "1" / "model")).load(None).blocks]
     assert sum(neurons) == 3 * 24
+
+
+@pytest.mark.parametrize(("stages", "told"), [("prune,save", True), ("prune,shrink,save", False)])
+def test_who_saves_zeros_where_units_were_is_told(command, llama, tmp_path, stages, told):
+    settings = ("method=wanda_units", "sparsity.level=0.5", f"stages=[{stages}]", "stages.shrink.repeats=1")
+    outcome = command(*llama, *settings[: 4 if "shrink" in stages else 3], f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.status == 0, outcome.err
+    found = re.search(r"neurons and heads that were pruned \(([\d,]+) parameters\) are zeros", outcome.err)
+    assert bool(found) == told
+    if found:
+        blocks = Checkpoint(str(tmp_path / "run" / "model")).load(None).blocks
+        zeros = sum(int((linear.weight == 0).sum()) for block in blocks for linear in block.linears)
+        assert int(found[1].replace(",", "")) == zeros
 
 
 @pytest.mark.parametrize(

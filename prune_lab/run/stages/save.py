@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from prune_lab.evaluation.metric import MetricInfo
 from prune_lab.models.mapped import MappedWeights
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.model_units import removable
 from prune_lab.models.origin import Origin, write_origin
 from prune_lab.models.shrink import mark_passed_over
 from prune_lab.run import artifacts
@@ -60,11 +61,28 @@ class Save(Stage):
             if adapter is not None:
                 logger.info("save: save_model=false keeps neither the model nor its adapter")
             return {}
+        _tell_of_units(run)
         save_model(run.model, run.origin, model)
         if adapter is not None:
             with appearing(run.folder / artifacts.ADAPTER) as folder:
                 adapter.save(folder, base=model)
         return {"bytes": float(sum(file.stat().st_size for file in model.glob("*.safetensors")))}
+
+
+def _tell_of_units(run: RunState) -> None:
+    """Says so where whole units are zero in what is saved, which users expect to be smaller."""
+    if not set(run.masks) - {linear.name for linear in run.model.linears}:
+        return
+    gone = {
+        each: int((~run.masks[each.name]).count_nonzero()) for each in removable(run.model) if each.name in run.masks
+    }
+    kinds = dict.fromkeys(each.kind.replace("_", "-") for each, count in gone.items() if count)
+    if kinds:
+        logger.info(
+            "save: the %s that were pruned (%s parameters) are zeros in the saved model, which is as large as before; "
+            "the stage shrink takes them out: 'stages=[dense,prune,shrink,evaluate,save]'",
+            " and ".join(kinds), f"{sum(each.parameters_each * count for each, count in gone.items()):,}",
+        )  # fmt: skip
 
 
 def save_model(model: PrunableModel, origin: Origin, target: Path) -> None:
