@@ -157,10 +157,10 @@ class Evolving:
 
     def mutate(self, parent: Candidate, random: np.random.Generator) -> Candidate:
         """Moves a few steps of equal cost from one site of a group to another of it; with a limit, see there."""
-        child = list(parent)
         flips = min(random.integers(1, self.flips + 1), random.integers(1, self.flips + 1))
         if self.limit is not None:
             return self.limit.mutate(parent, int(flips), random)
+        child = list(parent)
         for _ in range(flips):
             flip = self._flip(child, random)
             if flip is not None:

@@ -132,7 +132,8 @@ def _eliminate_columns(gram: Tensor, inverse: Tensor, removed: int, together: in
     ``c_j`` and ``m_j`` are rows as they are when column j goes. Of several columns together, ``c_jj`` and ``m_jj`` are
     square blocks, and the root is a Cholesky factor.
     """
-    width, panel = len(gram), max(_PANEL, together)
+    width, together = len(gram), max(1, min(together, removed))  # no room for more than can go
+    panel = max(_PANEL, together)
     of_inverse, of_gram = inverse.diagonal().clone(), gram.diagonal().clone()
     gone = torch.zeros(width, dtype=torch.bool, device=gram.device)
     order = torch.empty(removed, dtype=torch.int64, device=gram.device)
