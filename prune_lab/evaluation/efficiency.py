@@ -102,7 +102,7 @@ class Efficiency(Evaluation):
         """Measures."""
         model, device = subject.model, subject.device
         workload, size = self._workload.fit(model), Size()(subject)
-        with model.placed(device, whole=True) as hf:
+        with model.placed(device, timed=True) as hf:
             prompts = workload.prompts(model).to(device)
             macs = _macs(model, prompts)
             meter, counter = find_meter(device)

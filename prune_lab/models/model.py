@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from prune_lab.models.families import family_of, read_blocks
 from prune_lab.models.mapped import MappedWeights
 from prune_lab.models.spread import fits, spread
 from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.utils.products import fast_products
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -146,22 +147,24 @@ class PrunableModel:
                 self.mapped.settle(block.module)
 
     @contextmanager
-    def placed(self, device: torch.device, *, whole: bool = False) -> "Iterator[PreTrainedModel]":
+    def placed(self, device: torch.device, *, whole: bool = False, timed: bool = False) -> "Iterator[PreTrainedModel]":
         """The model on ``device``, to compute with and not to change, and back on the host afterwards.
 
         Args:
             device: where its inputs lie.
-            whole: all of it is there, as gradients and measurements of time need it; otherwise a model that is larger
-                than a GPU is spread over the others, and the host (`prune_lab.models.spread`).
+            whole: all of it is there, as gradients need it; otherwise a model that is larger than a GPU is spread over
+                the others, and the host (`prune_lab.models.spread`).
+            timed: all of it is there, and it computes as it does everywhere; otherwise products of half-precision
+                matrices are made in float32 where the processor is slow at them (`prune_lab.utils.products`).
         """
         head = self.hf.get_output_embeddings()  # none of an encoder
         hook = None if head is None else head.register_forward_pre_hook(_contiguous)
         try:
-            if whole or fits(self.hf, device):
+            if whole or timed or fits(self.hf, device):
                 context = self._on(device)
             else:
                 context = spread(self.hf, [block.module for block in self.blocks], device)
-            with context:
+            with context, nullcontext() if timed else fast_products(self.dtype, device):
                 yield self.hf
         finally:
             if hook is not None:

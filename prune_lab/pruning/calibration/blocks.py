@@ -22,6 +22,7 @@ from prune_lab.pruning.calibration.precision import widen
 from prune_lab.utils.device import has_room_for, release_free_memory
 from prune_lab.utils.finite import all_finite
 from prune_lab.utils.memory import available_memory, gigabytes
+from prune_lab.utils.products import fast_products
 from prune_lab.utils.progress import track
 
 
@@ -57,7 +58,9 @@ class BlockInputs:
 
     def run(self, batch: slice, call: Call) -> Any:
         """Makes one forward pass of the block, and returns what the block returns."""
-        return self.block.module(self.hidden[batch].to(self.calibration.device), *call.args, **call.kwargs)
+        hidden = self.hidden[batch].to(self.calibration.device)
+        with fast_products(hidden.dtype, hidden.device):
+            return self.block.module(hidden, *call.args, **call.kwargs)
 
     def run_wide(self, batch: slice, call: Call) -> Any:
         """Makes one forward pass of the block in float32; to be called inside `widened`."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import Block
 from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.utils.products import fast_products
 
 
 @dataclass
@@ -42,7 +43,8 @@ def capture_block_inputs(
         states = None
         for batch in calibration.batches():
             hidden.clear()
-            model.hf.base_model(**calibration.inputs(batch), use_cache=False)
+            with fast_products(model.dtype, device):
+                model.hf.base_model(**calibration.inputs(batch), use_cache=False)
             if states is None:
                 states = _room((len(calibration.tokens), *hidden[0].shape[1:]), hidden[0].dtype, place, device)
             states[batch].copy_(hidden[0])

@@ -15,12 +15,13 @@ from prune_lab.models.view import Block, PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.capture import Call
 from prune_lab.pruning.calibration.dense import DenseValues, InputShift
-from prune_lab.pruning.calibration.precision import is_slow_at, widened
+from prune_lab.pruning.calibration.precision import widened
 from prune_lab.pruning.calibration.routed import ReachedAllError, RoutedInputs
 from prune_lab.pruning.calibration.shared import add_up_statistics
 from prune_lab.pruning.calibration.statistics import Statistic, update_at
 from prune_lab.utils.device import release_free_memory
 from prune_lab.utils.finite import all_finite
+from prune_lab.utils.products import is_slow_at
 
 S = TypeVar("S", bound=Statistic)
 

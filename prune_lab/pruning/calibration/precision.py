@@ -12,19 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune_lab.utils.device import has_amx, has_avx512_bfloat16
+from prune_lab.utils.products import is_slow_at
 
 _HALF = (torch.bfloat16, torch.float16)
-
-
-def is_slow_at(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether products in ``dtype`` are slower than in float32; depends on the kind of processor only.
-
-    Float16 needs AMX: every processor that has it multiplies float16 by AVX-512 too, which PyTorch does not tell of.
-    """
-    if device.type != "cpu" or dtype not in _HALF:
-        return False
-    return not (has_amx() or (dtype == torch.bfloat16 and has_avx512_bfloat16()))
 
 
 def products_for(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -121,7 +121,7 @@ def measure(
         widths[shapes] = _Widths.of(model, [block for block in model.blocks if blocks[block.name] == shapes], steps)
     passes: list[list[_Step]] = []
     for _ in range(workload.repeats):  # all in turn, so that none looks slow if the machine becomes slower meanwhile
-        with model.placed(device, whole=True) as hf:
+        with model.placed(device, timed=True) as hf:
             passes += _passes(hf, model.blocks, prompts, once, clock)
         for each in widths.values():
             each.time(model, prompts, once, clock)
@@ -202,7 +202,7 @@ def _small_model(model: PrunableModel, indices: Sequence[int], heads: int, neuro
 
 def _times(small: PrunableModel, prompts: Tensor, workload: Workload, clock: Clock) -> tuple[Times, Times]:
     """By phase, seconds of attention and feed-forward network: of each repeat, the median over blocks and tokens."""
-    with small.placed(prompts.device, whole=True) as hf:  # without the output layer, which would take most of the time
+    with small.placed(prompts.device, timed=True) as hf:  # without the output layer, which would take most of the time
         passes = _passes(cast("PreTrainedModel", hf.base_model), small.blocks, prompts, workload, clock)
     attention = {part: _medians(passes, part, lambda step: statistics.median(step.parts[0])) for part in PARTS}
     mlp = {part: _medians(passes, part, lambda step: statistics.median(step.parts[1])) for part in PARTS}

@@ -196,7 +196,7 @@ class _Timing:
     def _passes(self, models: Sequence[PrunableModel], workload: Workload) -> list[list[Pass]]:
         prompts = workload.prompts(models[0]).to(self.device)
         with ExitStack() as stack:
-            placed = [stack.enter_context(model.placed(self.device, whole=True)) for model in models]
+            placed = [stack.enter_context(model.placed(self.device, timed=True)) for model in models]
             return time_in_turns(placed, prompts, workload)
 
 

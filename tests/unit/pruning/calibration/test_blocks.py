@@ -13,8 +13,8 @@ from prune_lab.pruning.calibration.statistics import Hessian
 
 def own_forward(model, calibration, **kwargs):
     """The model's own forward passes, with the batches of the walk."""
-    with torch.no_grad():
-        return [model.hf(calibration.tokens[batch], use_cache=False, **kwargs) for batch in calibration.batches()]
+    with model.placed(calibration.device) as hf, torch.no_grad():
+        return [hf(calibration.tokens[batch], use_cache=False, **kwargs) for batch in calibration.batches()]
 
 
 def test_the_walk_equals_the_models_own_hidden_states_exactly(tiny_model, family, random_tokens):

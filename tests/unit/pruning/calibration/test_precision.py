@@ -1,4 +1,3 @@
-import pytest
 import torch
 from torch import nn
 
@@ -7,24 +6,6 @@ from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.collect import collect
 from prune_lab.pruning.calibration.statistics import Hessian
-
-
-@pytest.mark.parametrize(
-    ("amx", "avx512_bf16", "dtype", "slow"),
-    [
-        (True, True, torch.bfloat16, False),
-        (True, True, torch.float16, False),
-        (False, True, torch.bfloat16, False),  # an EPYC of the fourth generation: 390 GFLOP/s, and 184 in float32
-        (False, True, torch.float16, True),  # 37 GFLOP/s there
-        (False, False, torch.bfloat16, True),
-        (False, False, torch.float32, False),
-    ],
-)
-def test_which_types_a_processor_is_slow_at(amx, avx512_bf16, dtype, slow, monkeypatch):
-    monkeypatch.setattr(precision, "has_amx", lambda: amx)
-    monkeypatch.setattr(precision, "has_avx512_bfloat16", lambda: avx512_bf16)
-    assert precision.is_slow_at(dtype, torch.device("cpu")) is slow
-    assert not precision.is_slow_at(dtype, torch.device("cuda"))
 
 
 def test_widened_weights_come_back_as_the_same_tensors():

@@ -1,0 +1,93 @@
+"""Products of half-precision matrices on processors that have no instructions for them.
+
+PyTorch multiplies such matrices at half of its rate for float32 with AVX-512, and at an eighth with AVX2. What it
+computes are sums in float32 of the products of entries, rounded to the type at the end. The float32 product of the same
+matrices, rounded to the type, is the same but for the order in which the sums are made.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from prune_lab.utils.device import has_amx, has_avx512_bfloat16
+
+_HALF = (torch.bfloat16, torch.float16)
+_FEW_ROWS = 16
+"""With fewer of them it takes longer to widen a matrix than to multiply by it."""
+_CHUNK = 2**24
+"""Entries of a weight that are widened at once: 64 MB."""
+_PRODUCTS = frozenset(
+    {
+        torch.mm, Tensor.mm, torch.bmm, Tensor.bmm, torch.matmul, Tensor.matmul, Tensor.__matmul__,
+        torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm,
+    }
+)  # fmt: skip
+
+
+def is_slow_at(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products in ``dtype`` are slower than in float32; depends on the kind of processor only.
+
+    Float16 needs AMX: every processor that has it multiplies float16 by AVX-512 too, which PyTorch does not tell of.
+    """
+    if device.type != "cpu" or dtype not in _HALF:
+        return False
+    return not (has_amx() or (dtype == torch.bfloat16 and has_avx512_bfloat16()))
+
+
+def fast_products(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Where the processor is slow at ``dtype``, products in it are made in float32 inside, and rounded to it.
+
+    Weights, activations and gradients keep their types. Elsewhere nothing changes.
+
+    Args:
+        dtype: of the model.
+        device: that it is on.
+    """
+    return _Float32Products(dtype) if is_slow_at(dtype, device) else nullcontext()
+
+
+class _Float32Products(TorchFunctionMode):
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if func is F.linear:
+            return self._linear(*args, **given)
+        if func in _PRODUCTS and not given and self._worth(*args):
+            return func(*(each.float() if isinstance(each, Tensor) else each for each in args)).to(self.dtype)
+        return func(*args, **given)
+
+    def _worth(self, *args: Any) -> bool:
+        """Whether all are matrices of the type, on the CPU, with rows enough."""
+        tensors = [each for each in args if isinstance(each, Tensor)]
+        return all(each.dtype == self.dtype and each.device.type == "cpu" for each in tensors) and all(
+            each.ndim > 1 and min(each.shape[-2:]) >= _FEW_ROWS for each in tensors[-2:]
+        )
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        rows = input.numel() // max(input.shape[-1], 1)
+        half = input.dtype == weight.dtype == self.dtype and input.device.type == "cpu"
+        if not half or weight.ndim != 2 or rows < _FEW_ROWS:
+            return F.linear(input, weight, bias)
+        wide, shift = input.float(), None if bias is None else bias.float()
+        if weight.numel() <= _CHUNK or (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)):
+            return F.linear(wide, weight.float(), shift).to(self.dtype)
+        out = input.new_empty((*input.shape[:-1], len(weight)))
+        step = max(1, _CHUNK // weight.shape[1])
+        for first in range(0, len(weight), step):
+            part = slice(first, first + step)
+            out[..., part] = F.linear(wide, weight[part].float(), None if shift is None else shift[part])
+        return out

@@ -1,0 +1,146 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prune_lab.pruning.calibration.blocks import iterate_blocks
+from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.utils import products
+from prune_lab.utils.products import fast_products
+
+CPU = torch.device("cpu")
+HALF = (torch.bfloat16, torch.float16)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """The processor has no instructions for half precision, whatever it is."""
+    monkeypatch.setattr(products, "has_amx", lambda: False)
+    monkeypatch.setattr(products, "has_avx512_bfloat16", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512_bf16", "dtype", "slow"),
+    [
+        (True, True, torch.bfloat16, False),
+        (True, True, torch.float16, False),
+        (False, True, torch.bfloat16, False),  # an EPYC of the fourth generation: 390 GFLOP/s, and 184 in float32
+        (False, True, torch.float16, True),  # 37 GFLOP/s there
+        (False, False, torch.bfloat16, True),
+        (False, False, torch.float32, False),
+    ],
+)
+def test_which_types_a_processor_is_slow_at(amx, avx512_bf16, dtype, slow, monkeypatch):
+    monkeypatch.setattr(products, "has_amx", lambda: amx)
+    monkeypatch.setattr(products, "has_avx512_bfloat16", lambda: avx512_bf16)
+    assert products.is_slow_at(dtype, CPU) is slow
+    assert not products.is_slow_at(dtype, torch.device("cuda"))
+
+
+def numbers(*shape, dtype, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def exactly(found, exact):
+    """Whether numbers are the exact ones, rounded once to their type: at most one step of it away."""
+    steps = torch.finfo(found.dtype).eps * exact.abs().clamp(min=1e-2)
+    return bool(((found.double() - exact).abs() <= steps).all())
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("shape", [(40, 24), (2, 20, 24), (3, 24)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_layer_rounds_its_exact_products_once(slow, dtype, shape, with_bias):
+    inputs, weight = numbers(*shape, dtype=dtype), numbers(50, 24, dtype=dtype, seed=1)
+    bias = numbers(50, dtype=dtype, seed=2) if with_bias else None
+    with fast_products(dtype, CPU):
+        found = F.linear(inputs, weight, bias=bias)
+    exact = F.linear(inputs.double(), weight.double(), None if bias is None else bias.double())
+    assert found.dtype == dtype and exactly(found, exact)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_other_products_round_once_too(slow, dtype):
+    left, right = numbers(3, 20, 24, dtype=dtype), numbers(3, 24, 30, dtype=dtype, seed=1)
+    shift = numbers(30, dtype=dtype, seed=2)
+    with fast_products(dtype, CPU):
+        found = [left @ right, torch.matmul(left, right), torch.bmm(left, right), left.bmm(right)]
+        moved = torch.addmm(shift, left[0], right[0])
+    for each in found:
+        assert each.dtype == dtype and exactly(each, left.double() @ right.double())
+    assert moved.dtype == dtype and exactly(moved, shift.double() + left[0].double() @ right[0].double())
+
+
+def test_a_large_weight_is_widened_in_parts(slow, monkeypatch):
+    inputs, weight, bias = (numbers(*shape, dtype=torch.bfloat16) for shape in ((2, 20, 24), (50, 24), (50,)))
+    with fast_products(torch.bfloat16, CPU):
+        whole = F.linear(inputs, weight, bias)
+        monkeypatch.setattr(products, "_CHUNK", 7 * 24)
+        assert torch.equal(F.linear(inputs, weight, bias), whole)
+
+
+@pytest.mark.parametrize("chunk", [2**24, 100])
+def test_gradients_flow_and_keep_their_type(slow, monkeypatch, chunk):
+    monkeypatch.setattr(products, "_CHUNK", chunk)
+    layer, inputs = nn.Linear(24, 30).to(torch.bfloat16), numbers(40, 24, dtype=torch.bfloat16)
+    with fast_products(torch.bfloat16, CPU):
+        layer(inputs).float().square().sum().backward()
+    grad = layer.weight.grad
+    wide = nn.Linear(24, 30)
+    wide.load_state_dict({name: each.float() for name, each in layer.state_dict().items()})
+    wide(inputs.float()).square().sum().backward()
+    assert grad.dtype == torch.bfloat16
+    assert (grad.float() - wide.weight.grad).norm() < 0.01 * wide.weight.grad.norm()
+
+
+class Types(TorchDispatchMode):
+    """Notes in which types products are made, as PyTorch's dispatch sees them."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "mm" in func.__name__ or "linear" in func.__name__:
+            self.seen |= {each.dtype for each in args if isinstance(each, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+def types_of(dtype, *shape):
+    with torch.no_grad(), Types() as types, fast_products(torch.bfloat16, CPU):
+        F.linear(numbers(*shape, dtype=dtype), numbers(30, 24, dtype=dtype))
+    return types.seen
+
+
+def test_few_rows_and_other_types_are_left_alone(slow):
+    assert types_of(torch.bfloat16, 40, 24) == {torch.float32}
+    assert types_of(torch.bfloat16, 1, 1, 24) == {torch.bfloat16}
+    assert types_of(torch.float64, 40, 24) == {torch.float64}
+
+
+def test_where_the_processor_is_fast_nothing_changes(monkeypatch):
+    monkeypatch.setattr(products, "has_amx", lambda: True)
+    assert types_of(torch.bfloat16, 40, 24) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("family", ["opt", "llama", "gpt2", "gemma3_text"])
+def test_a_model_computes_so_unless_it_is_timed(slow, tiny_model, random_tokens, family):
+    model, tokens = tiny_model(family, torch.bfloat16), random_tokens(2, 16)
+    with model.placed(CPU) as hf, torch.no_grad(), Types() as types:
+        hf(tokens, use_cache=False)
+    assert torch.float32 in types.seen
+    with model.placed(CPU, timed=True) as hf, torch.no_grad(), Types() as types:
+        hf(tokens, use_cache=False)
+    assert torch.bfloat16 in types.seen
+
+
+@pytest.mark.parametrize("family", ["opt", "llama", "gpt2", "gemma3_text"])
+def test_the_walk_computes_what_the_model_does(slow, tiny_model, random_tokens, family):
+    model, tokens = tiny_model(family, torch.bfloat16), random_tokens(2, 16)
+    with model.placed(CPU) as hf, torch.no_grad():
+        states = hf(tokens, use_cache=False, output_hidden_states=True).hidden_states
+    walked = [inputs.hidden.clone() for _, inputs in iterate_blocks(model, Calibration(tokens, batch_size=2))]
+    assert len(walked) == len(model.blocks)
+    for walk, own in zip(walked, states[:-1], strict=True):
+        assert torch.equal(walk, own)
