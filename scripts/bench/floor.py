@@ -25,7 +25,7 @@ def floor_seconds(
     operations = floor_operations(tokens, groups, method)
     rates = {dtype: matmul_rate(dtype, device) for dtype in {model.dtype, torch.float32}}
     return {
-        step: counted / rates[model.dtype if step == "passes" else torch.float32]
+        step: counted / (max(rates.values()) if step == "passes" else rates[torch.float32])
         for step, counted in operations.items()
     }
 
