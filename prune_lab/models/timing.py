@@ -99,15 +99,28 @@ def time_in_turns(
     prompts: Tensor,
     workload: Workload,
     meter: Callable[[], float] | None = None,
+    seconds: float | None = None,
 ) -> list[list[Pass]]:
     """Times passes of several models as `time_passes` does, of all of them in turn.
 
     A machine that becomes slower meanwhile does so for all of them then.
 
+    Args:
+        models: on the device of ``prompts``.
+        prompts: ``(batch_size, seqlen)`` int64.
+        workload: what follows the prompts, and how often.
+        meter: gives the joules used so far.
+        seconds: after which no other turn begins; there is one beside the warm-up in any case.
+
     Returns:
         The passes of each model.
     """
-    turns = [[_pass(hf, prompts, workload.new_tokens, meter) for hf in models] for _ in range(workload.repeats + 1)]
+    begin = time.perf_counter()
+    turns: list[list[Pass]] = []
+    while len(turns) < 2 or (
+        len(turns) <= workload.repeats and (seconds is None or time.perf_counter() - begin < seconds)
+    ):
+        turns.append([_pass(hf, prompts, workload.new_tokens, meter) for hf in models])
     return [list(passes) for passes in zip(*turns[1:], strict=True)]
 
 

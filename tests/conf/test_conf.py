@@ -173,3 +173,17 @@ def test_help_names_every_choice(capsys, monkeypatch):
         assert path.stem in groups[path.parts[0]], path
     assert "Exit status: 0 done, 1 a run failed, 2 bad input" in text
     assert "prune-lab -m method=" in text
+
+
+@pytest.mark.parametrize("choice", sorted(path.stem for path in (CONF / "sparsity").glob("*.yaml")))
+def test_what_is_removed_whole_is_taken_out_by_default(composed, choice):
+    config = composed(f"sparsity={choice}")
+    weights = re.fullmatch(r"unstructured|\d+:\d+", config.sparsity.pattern)
+    shrink = [] if weights else ["shrink"]
+    assert list(config.stages) == ["dense", "prune", *shrink, "finetune", "evaluate", "save"]
+    assert list(composed(f"sparsity={choice}", "stages=[prune,save]").stages) == ["prune", "save"]
+
+
+def test_a_method_of_units_brings_its_stages(composed):
+    assert "shrink" in composed("method=flap").stages and "shrink" not in composed("method=wanda").stages
+    assert list(composed("method=reap", "stages=[prune,evaluate]").stages) == ["prune", "evaluate"]

@@ -40,6 +40,14 @@ def test_neurons_and_heads_of_encoders_go(method, pattern, encoder_overrides, co
     assert record["metrics"]["prune/sparsity"] == pytest.approx(0.5, abs=0.01)
 
 
+def test_by_default_units_of_encoders_stay_as_zeros(encoder_overrides, configured, tmp_path, caplog):
+    settings = ["sparsity=neurons", "sparsity.level=0.5", "method=magnitude", "save_model=true"]
+    record = execute(configured(*encoder_overrides, *SHORT, *settings), tmp_path / "run")
+    assert "shrink: nothing can be taken out of an encoder" in caplog.text and "the stage shrink" not in caplog.text
+    assert record["status"] == "finished" and (tmp_path / "run" / "model").is_dir()
+    assert not any(name.startswith("shrink/") for name in record["metrics"])
+
+
 def test_a_task_is_learned_and_the_saved_model_tells_the_same(encoder_overrides, configured, tmp_path):
     settings = ["finetune=full", "training.steps=150", "training.lr=3e-3", "stages=[dense,finetune,evaluate,save]"]
     record = execute(configured(*encoder_overrides, *settings), tmp_path / "run")
@@ -101,7 +109,6 @@ def test_distillation_and_held_out_texts_of_the_training_set(encoder_overrides, 
         (["method=gum"], "method: GUM needs a causal language model"),
         (["allocation=owl", "method=wanda"], "allocation: OWL needs a causal language model, .*uniform"),
         (["finetune=lora"], "finetune=lora and sparse_lora put updates on causal language models"),
-        (["method=magnitude_neurons", "stages=[prune,shrink]"], "the stage Shrink is for causal language models"),
         (["data=stdlib"], "is an encoder, which is trained and measured on texts with labels.*data=classification"),
     ],
 )

@@ -112,6 +112,20 @@ def test_without_room_for_both_models_one_is_timed_after_the_other(
     assert metrics["shrink/speedup"] > 0 and metrics["shrink/parameters"] < metrics["shrink/parameters_before"]
 
 
+def test_a_model_that_the_memory_cannot_hold_is_not_timed(command, local_overrides, tmp_path, monkeypatch):
+    monkeypatch.setattr(shrink, "available_memory", lambda: 1000)
+    outcome = command(
+        *local_overrides, *SMALL, "model.stream=true", "method=wanda_units", f"hydra.run.dir={tmp_path / 'run'}"
+    )
+    assert outcome.status == 0, outcome.err
+    assert "shrink: passes are not timed, as the weights do not fit into memory" in outcome.err
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert "the weights do not fit into memory" in record["protocol"]["shrink"]["not_timed"]
+    metrics = record["metrics"]
+    assert metrics["shrink/parameters"] < metrics["shrink/parameters_before"]
+    assert not any("seconds_" in name or "_ratio" in name for name in metrics if name.startswith("shrink/"))
+
+
 def test_a_file_that_is_there_is_not_written_over(local_overrides, capfd, table):
     before, model = table.read_bytes(), [each for each in local_overrides if each.startswith(("model", "device"))]
     assert "is there already" in main(capfd, *model, "--output", str(table), status=2)

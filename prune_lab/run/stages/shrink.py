@@ -17,13 +17,13 @@ from prune_lab.evaluation.size import Size
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.model_units import all_neurons, removable
 from prune_lab.models.shrink import PADDING, WIDTHS, shrink
-from prune_lab.models.spread import size_of
+from prune_lab.models.spread import fits, size_of
 from prune_lab.models.timing import PARTS, Pass, Workload, time_in_turns
 from prune_lab.models.twin import twin_of
 from prune_lab.models.units import SubBlocks, Units
 from prune_lab.pruning.masks import Masks
 from prune_lab.run.state import RunState, Stage
-from prune_lab.utils.checks import check_text, check_whole
+from prune_lab.utils.checks import check_number, check_text, check_whole
 from prune_lab.utils.device import device_name, has_room_for, resolve_device
 from prune_lab.utils.memory import available_memory
 
@@ -46,14 +46,16 @@ class Shrink(Stage):
 
     Measures parameters, bytes, multiply-adds of a token, and the time of a forward pass (prefill) and of a token after
     it (decode), before and after, one pass of each in turn where memory holds both models; where the model was pruned
-    for a speed (``sparsity.speedup``), how many times as fast it has become in just that. Run it after ``prune``; masks
-    of single weights stay as zeros, and so does half a block whose other half is kept.
+    for a speed (``sparsity.speedup``), how many times as fast it has become in just that. A model that the device
+    cannot hold is not timed. Run it after ``prune``; masks of single weights stay as zeros, and so does half a block
+    whose other half is kept.
 
     Args:
         batch_size: samples of the timed passes.
         seqlen: tokens a sample, at most the model's positions.
         new_tokens: that follow one by one, with the cache of keys and values; as far as the positions reach.
         repeats: timed passes after one that is not counted.
+        seconds: after which no other pass begins; one is timed in any case. ``None``: as many as ``repeats`` says.
         device: that the passes are timed on, as ``device`` of a run; by default the run's own. A small model takes a
             GPU as long as its operations take to start, whatever their size, but not a CPU.
         multiple: of which the neurons of each block that loses some are to be one, as kernels and quantised formats
@@ -73,25 +75,33 @@ class Shrink(Stage):
         "speedup_spread": MetricInfo("spread of the times as fast, measured", format=".3f", better="lower"),
         "speedup_predicted": MetricInfo("times as fast, predicted", format=".3f", better="higher"),
     }
-    batch_size: int = 4
+    batch_size: int = 1
     seqlen: int = 512
     new_tokens: int = 16
     repeats: int = 5
+    seconds: float | None = 120
     device: str | None = None
     multiple: int | None = None
 
     def __post_init__(self) -> None:
         self._workload = Workload(self.batch_size, self.seqlen, self.new_tokens, self.repeats)
         self._workload.check(self)
+        check_number(self, "seconds", optional=True, least=0, hint="null: all passes are timed")
         check_text(self, "device", optional=True)
         check_whole(self, "multiple", optional=True, hint="null: no neuron stays that was pruned")
         if self.device is not None:
             with owned_by(self):
                 resolve_device(self.device, "{at}.device")
 
+    def check_encoder(self) -> None:
+        """Leaves an encoder as it is, and says so once it is asked."""
+
     def __call__(self, run: RunState) -> dict[str, float]:
         """Shrinks the run's model in place; does nothing where no neuron, head, value, expert or block was pruned."""
         units = removable(run.model)
+        if run.model.is_encoder:
+            logger.warning("shrink: nothing can be taken out of an encoder, so what was pruned of it stays as zeros")
+            return {}
         if not any(each.name in run.masks for each in units):
             logger.info(
                 "shrink: no neuron, no head, no value, no expert and no block was pruned, so nothing can be taken out"
@@ -100,39 +110,52 @@ class Shrink(Stage):
         workload = self._workload.fit(run.model)
         device = run.device if self.device is None else resolve_device(self.device)
         asked = _speed_asked(run)
-        timing = _Timing(device, workload, asked)
+        timing = _Timing(device, workload, self.seconds, asked)
         sizes = [_sizes(run)]
-        wide = _wide_twin(run.model, device)
-        times = [] if wide is not None else timing(run.model)
+        obstacle = _obstacle(run.model, device)
+        if obstacle is not None:
+            logger.info("shrink: passes are not timed, as %s", obstacle)
+        wide = None if obstacle is not None else _wide_twin(run.model, device)
+        times = timing(run.model) if obstacle is None and wide is None else []
         masked = _left_masked(run, units)
         left: dict[str, Any] = dict(shrink(run.model, run.masks, self.multiple))
         if self.multiple is not None and WIDTHS in left:
             left |= _tell_padding(run.model, left, self.multiple)
             masked |= _padded(run.model, left[PADDING])
         sizes.append(_sizes(run))
-        times += timing(run.model) if wide is None else timing(wide, run.model)
-        before, after = ({**size, **latency(each.passes, workload)} for size, each in zip(sizes, times, strict=True))
-        metrics = {f"{name}_before": value for name, value in before.items()} | after
-        metrics |= {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
-        if asked is not None:
-            slow, fast = (each.asked for each in times)
-            ratios = [one / other for one, other in zip(slow, fast, strict=True)]
-            metrics |= {
-                "speedup": statistics.median(slow) / statistics.median(fast),
-                "speedup_spread": max(ratios) - min(ratios),
-                "speedup_predicted": asked.predicted,
-            }
+        if obstacle is None:
+            times += timing(run.model) if wide is None else timing(wide, run.model)
         # blocks behind one that went have other names now
         run.masks = Masks({each.name: each.weight != 0 for each in run.model.linears if each.module in masked})
+        order = "all passes before shrinking, then all after" if wide is None else "one pass of each in turn"
         run.protocol["shrink"] = {
             **left,
-            **workload.protocol(),
-            "order": "all passes before shrinking, then all after" if wide is None else "one pass of each in turn",
+            **({"not_timed": obstacle} if obstacle is not None else {**timing.protocol(times), "order": order}),
             "device": device_name(device),
             "macs_per_token": "multiply-adds of the blocks' weight matrices; of experts, those that a token goes to",
             **({"speedup": asked.protocol()} if asked is not None else {}),
         }
-        return metrics
+        return _metrics(sizes, times, workload, asked)
+
+
+def _metrics(
+    sizes: Sequence[Mapping[str, float]], times: Sequence["_Times"], workload: Workload, asked: "_Asked | None"
+) -> dict[str, float]:
+    """What was measured before and after shrinking; ``times`` is empty where nothing was timed."""
+    timed = [latency(each.passes, workload) for each in times] or [{}, {}]
+    before, after = ({**size, **seconds} for size, seconds in zip(sizes, timed, strict=True))
+    metrics = {f"{name}_before": value for name, value in before.items()} | after
+    if times:
+        metrics |= {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
+    if times and asked is not None:
+        slow, fast = (each.asked for each in times)
+        ratios = [one / other for one, other in zip(slow, fast, strict=False)]  # fewer of one, if time ran out
+        metrics |= {
+            "speedup": statistics.median(slow) / statistics.median(fast),
+            "speedup_spread": max(ratios) - min(ratios),
+            "speedup_predicted": asked.predicted,
+        }
+    return metrics
 
 
 def _sizes(run: RunState) -> dict[str, float]:
@@ -142,6 +165,16 @@ def _sizes(run: RunState) -> dict[str, float]:
         "bytes": size["dense_bytes"],
         "macs_per_token": float(sum(block.weights_per_token for block in run.model.blocks)),
     }
+
+
+def _obstacle(model: PrunableModel, device: torch.device) -> str | None:
+    """Why passes of the model cannot be timed on a device; ``None`` if they can."""
+    if not fits(model.hf, device):
+        return f"the model does not fit onto {device_name(device)}; stages.shrink.device=cpu times it on the CPU"
+    available = available_memory()
+    if device.type != "cuda" and model.mapped is not None and available is not None and size_of(model.hf) > available:
+        return "the weights do not fit into memory, so that each pass would read them from their files"
+    return None
 
 
 def _wide_twin(model: PrunableModel, device: torch.device) -> PrunableModel | None:
@@ -184,6 +217,7 @@ class _Timing:
 
     device: torch.device
     workload: Workload
+    seconds: float | None
     asked: _Asked | None
 
     def __call__(self, *models: PrunableModel) -> list[_Times]:
@@ -197,7 +231,11 @@ class _Timing:
         prompts = workload.prompts(models[0]).to(self.device)
         with ExitStack() as stack:
             placed = [stack.enter_context(model.placed(self.device, timed=True)) for model in models]
-            return time_in_turns(placed, prompts, workload)
+            return time_in_turns(placed, prompts, workload, seconds=self.seconds)
+
+    def protocol(self, times: Sequence[_Times]) -> dict[str, object]:
+        """How they came about: of models that were timed one after the other, with the fewer passes of both."""
+        return replace(self.workload, repeats=min(len(each.passes) for each in times)).protocol()
 
 
 def _speed_asked(run: RunState) -> _Asked | None:

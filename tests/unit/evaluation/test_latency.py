@@ -43,6 +43,15 @@ def test_several_models_take_turns(tiny_model, random_tokens, monkeypatch):
     assert len(first) == len(second) == 2 and first[0].seconds == {"prefill": 1.0, "decode": 1.0}
 
 
+@pytest.mark.parametrize(("seconds", "passes"), [(None, 5), (1000, 5), (2.5, 3), (0, 1)])
+def test_no_pass_begins_when_time_is_up(tiny_model, random_tokens, monkeypatch, seconds, passes):
+    clock = itertools.count()
+    monkeypatch.setattr(module, "now", lambda device: 0.0)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))  # asked from the third turn on
+    [found] = time_in_turns([tiny_model("opt").hf], random_tokens(1, 4), Workload(1, 4, 1, 5), seconds=seconds)
+    assert len(found) == passes
+
+
 def test_times_and_joules_go_to_their_part(tiny_model, random_tokens, monkeypatch):
     clock, joules = itertools.count(), itertools.count(step=100)
     monkeypatch.setattr(module, "now", lambda device: float(next(clock)))

@@ -37,8 +37,9 @@ def test_a_run_is_called_by_what_its_stages_do(configured, overrides, title):
 
 def test_what_had_nothing_to_do_is_not_claimed(configured):
     plain = configured("method=gum", "finetune=full").plain
-    assert title_of(plain, "small", idle={"finetune"}) == "small, GUM, 50% neurons"
-    assert title_of(plain, "small", idle={"finetune", "prune"}) == "small, evaluated only"
+    assert title_of(plain, "small", idle={"finetune"}) == "small, GUM, 50% neurons, shrunk"
+    assert title_of(plain, "small", idle={"finetune", "shrink"}) == "small, GUM, 50% neurons"
+    assert title_of(plain, "small", idle={"finetune", "prune", "shrink"}) == "small, evaluated only"
 
 
 def test_a_stage_that_nobody_knows_is_called_by_its_name(configured):
