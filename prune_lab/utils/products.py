@@ -7,7 +7,7 @@ matrices, rounded to the type, is the same but for the order in which the sums a
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ _PRODUCTS = frozenset(
         torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm,
     }
 )  # fmt: skip
+
+_GROUPED = getattr(F, "grouped_mm", None)
+"""Which experts are multiplied with; PyTorch has it since 2.10."""
 
 
 def is_slow_at(dtype: torch.dtype, device: torch.device) -> bool:
@@ -66,6 +69,8 @@ class _Float32Products(TorchFunctionMode):
         given = kwargs or {}
         if func is F.linear:
             return self._linear(*args, **given)
+        if func is _GROUPED:
+            return self._grouped(*args, **given)
         if func in _PRODUCTS and not given and self._worth(*args):
             return func(*(each.float() if isinstance(each, Tensor) else each for each in args)).to(self.dtype)
         return func(*args, **given)
@@ -91,3 +96,18 @@ class _Float32Products(TorchFunctionMode):
             part = slice(first, first + step)
             out[..., part] = F.linear(wide, weight[part].float(), None if shift is None else shift[part])
         return out
+
+    def _grouped(
+        self, mat_a: Tensor, mat_b: Tensor, *, offs: Tensor | None = None, bias: Tensor | None = None, **others: Any
+    ) -> Tensor:
+        """Rows ``(tokens, in)``, of which ``offs`` says where those of each expert end, by ``(experts, in, out)``."""
+        half = mat_a.dtype == mat_b.dtype == self.dtype and mat_a.device.type == "cpu"
+        if not half or (mat_a.ndim, mat_b.ndim) != (2, 3) or offs is None or bias is not None or others:
+            assert _GROUPED is not None
+            return cast(Tensor, _GROUPED(mat_a, mat_b, offs=offs, bias=bias, **others))
+        ends = offs.tolist()
+        parts = [
+            self._linear(mat_a[first:end], weight.mT)
+            for first, end, weight in zip([0, *ends], ends, mat_b, strict=False)
+        ]
+        return torch.cat([*parts, mat_a.new_zeros(len(mat_a) - ends[-1], mat_b.shape[2])])

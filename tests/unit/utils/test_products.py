@@ -72,6 +72,20 @@ def test_other_products_round_once_too(slow, dtype):
     assert moved.dtype == dtype and exactly(moved, shift.double() + left[0].double() @ right[0].double())
 
 
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="PyTorch before 2.10 has no such product")
+@pytest.mark.parametrize("dtype", HALF)
+def test_experts_multiply_their_own_rows(slow, dtype):
+    rows, weights = numbers(60, 24, dtype=dtype), numbers(4, 30, 24, dtype=dtype, seed=1).mT
+    ends = torch.tensor([20, 20, 22, 57], dtype=torch.int32)  # none, few and many rows, and some of no expert
+    with fast_products(dtype, CPU):
+        found = F.grouped_mm(rows, weights, offs=ends)
+    assert found.dtype == dtype and found.shape == (60, 30)
+    exact = [
+        rows[a:b].double() @ weights[i].double() for i, (a, b) in enumerate([(0, 20), (20, 20), (20, 22), (22, 57)])
+    ]
+    assert exactly(found[:57], torch.cat(exact))
+
+
 def test_a_large_weight_is_widened_in_parts(slow, monkeypatch):
     inputs, weight, bias = (numbers(*shape, dtype=torch.bfloat16) for shape in ((2, 20, 24), (50, 24), (50,)))
     with fast_products(torch.bfloat16, CPU):
