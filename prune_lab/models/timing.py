@@ -1,10 +1,12 @@
 """How long passes of a model take: what is timed, and the clock."""
 
 import itertools
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +16,12 @@ from prune_lab.errors import owned_by
 from prune_lab.models.decoding import pass_with_cache
 from prune_lab.models.model import PrunableModel
 from prune_lab.utils.checks import check_whole
+from prune_lab.utils.products import is_slow_at
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("prefill", "decode")
 
@@ -115,6 +120,8 @@ def time_in_turns(
     Returns:
         The passes of each model.
     """
+    if is_slow_at(models[0].dtype, prompts.device):
+        _tell_that_it_is_slow(str(models[0].dtype).removeprefix("torch."))
     begin = time.perf_counter()
     turns: list[list[Pass]] = []
     while len(turns) < 2 or (
@@ -139,6 +146,16 @@ def _pass(hf: "PreTrainedModel", prompts: Tensor, new_tokens: int, meter: Callab
     done.seconds["decode"] = statistics.median(end - start for start, end in itertools.pairwise(steps))
     done.joules = {part: end - start for part, (start, end) in zip(PARTS, itertools.pairwise(joules), strict=True)}
     return done
+
+
+@cache
+def _tell_that_it_is_slow(dtype: str) -> None:
+    """Says so once: the seconds say little about other processors."""
+    logger.info(
+        "seconds are those of %s, which this processor has no instructions for: PyTorch multiplies float32 several "
+        "times as fast here (model.dtype=float32)",
+        dtype,
+    )
 
 
 def now(device: torch.device) -> float:

@@ -52,6 +52,18 @@ def test_no_pass_begins_when_time_is_up(tiny_model, random_tokens, monkeypatch, 
     assert len(found) == passes
 
 
+@pytest.mark.parametrize(("slow", "times"), [(True, 1), (False, 0)])
+def test_a_processor_that_is_slow_at_the_type_is_told_of_once(
+    tiny_model, random_tokens, monkeypatch, caplog, slow, times
+):
+    module._tell_that_it_is_slow.cache_clear()
+    monkeypatch.setattr(module, "is_slow_at", lambda dtype, device: slow and dtype == torch.bfloat16)
+    with caplog.at_level("INFO"):
+        for dtype in (torch.bfloat16, torch.bfloat16, torch.float32):
+            time_passes(tiny_model("opt", dtype).hf, random_tokens(1, 4), Workload(1, 4, 1, 1))
+    assert caplog.text.count("seconds are those of bfloat16") == times and "of float32," not in caplog.text
+
+
 def test_times_and_joules_go_to_their_part(tiny_model, random_tokens, monkeypatch):
     clock, joules = itertools.count(), itertools.count(step=100)
     monkeypatch.setattr(module, "now", lambda device: float(next(clock)))
