@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -134,7 +134,7 @@ def _fit(
     hooks.before_training(optimizer)
     series = Series(training, first, log)
     start = time.perf_counter() - progress.seconds
-    with _training_mode(model, training, accelerator):
+    with _training_mode(model, training, accelerator, make_step.products):
         for step in track(range(first, training.steps), training.steps - first, "training", series.status):
             if held_out.measure(model, step, device):
                 logger.info("training ends at step %d: the loss of held-out samples no longer falls", step)
@@ -221,25 +221,44 @@ def _held_out(
 
 
 @contextmanager
-def _training_mode(model: nn.Module, training: Training, accelerator: Accelerator) -> Iterator[None]:
-    """Trains inside, with activations recomputed if that is asked for; evaluates afterwards."""
-    _checkpoint_activations(model, training.gradient_checkpointing)
+def _training_mode(
+    model: nn.Module, training: Training, accelerator: Accelerator, inside: Callable[[], AbstractContextManager[object]]
+) -> Iterator[None]:
+    """Trains inside, with activations recomputed if that is asked for; evaluates afterwards.
+
+    Args:
+        model: that is trained.
+        training: how.
+        accelerator: lets go of what it holds at the end.
+        inside: gives what forward passes are made inside, and activations recomputed.
+    """
+    if training.gradient_checkpointing:
+        _recompute_activations(model, inside)
     model.train()
     try:
         yield
     finally:
-        _checkpoint_activations(model, False)
+        _keep_activations(model)
         model.eval()
         accelerator.free_memory()
 
 
-def _checkpoint_activations(model: nn.Module, on: bool) -> None:
-    """Switches recomputation on or off; transformers renames the method."""
-    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    if on:
-        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
-    elif any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        getattr(model, f"{kind}_checkpointing_disable")()
+def _recompute_activations(model: nn.Module, inside: Callable[[], AbstractContextManager[object]]) -> None:
+    """Lets blocks keep no activations, and compute them again in the backward pass."""
+    # contexts of the forward pass, which has its own already, and of the second one
+    settings = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), inside())}
+    getattr(model, f"{_kind(model)}_checkpointing_enable")(settings)
+
+
+def _keep_activations(model: nn.Module) -> None:
+    """Lets blocks keep their activations again, if they did not."""
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        getattr(model, f"{_kind(model)}_checkpointing_disable")()
+
+
+def _kind(model: nn.Module) -> str:
+    """What the methods are called that switch this; transformers renames them."""
+    return "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
 
 
 def _bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -18,6 +18,7 @@ from prune_lab.training.apart import Apart
 from prune_lab.training.hooks import Hooks
 from prune_lab.training.losses import Projections, loss_of, outputs
 from prune_lab.training.settings import Training
+from prune_lab.utils.products import fast_products
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Stepper:
             part = part[accelerator.process_index :: accelerator.num_processes]
             batch = self.samples.batch(part, accelerator.device)
             self.hooks.before_forward(batch)
-            with accelerator.autocast():
+            with accelerator.autocast(), self.products():
                 losses = self._losses(batch)
             # the mean over the targets of the whole step, however they fall to micro-batches and processes
             share = accelerator.num_processes * self.samples.count_targets(part) / targets
@@ -102,6 +103,17 @@ class Stepper:
             raise RunFailed(f"the loss of training step {step} is not finite; {self._remedy()}", training)
         norm = self._update(step, measured=training.logs(step))
         return Stepped(total, self.samples.count_tokens(rows), norm, self.hooks.course())
+
+    def products(self) -> AbstractContextManager[object]:
+        """Makes products in bfloat16, of mixed precision or of weights that are not trained, fast where they are not.
+
+        Forward passes are made inside.
+        """
+        models = [self.model] if self.teacher is None else [self.model, self.teacher]
+        types = {parameter.dtype for model in models for parameter in model.parameters()}
+        if self.training.precision == "bf16" or torch.bfloat16 in types:
+            return fast_products(torch.bfloat16, self.accelerator.device)
+        return nullcontext()
 
     def _backward(self, losses: Sequence[Tensor], apart: Apart | None, *, last: bool) -> None:
         """The backward passes of one micro-batch; where losses are separated, the hooks see the first one's gradients.

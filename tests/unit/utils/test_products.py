@@ -1,8 +1,12 @@
+from contextlib import nullcontext
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
@@ -106,6 +110,42 @@ def test_gradients_flow_and_keep_their_type(slow, monkeypatch, chunk):
     wide(inputs.float()).square().sum().backward()
     assert grad.dtype == torch.bfloat16
     assert (grad.float() - wide.weight.grad).norm() < 0.01 * wide.weight.grad.norm()
+
+
+def test_activations_that_are_computed_again_are_so_inside(slow):
+    grads, inside = [], partial(fast_products, torch.bfloat16, CPU)
+    for again in (False, True):
+        layer, inputs = nn.Linear(24, 24), numbers(40, 24, dtype=torch.bfloat16, seed=1).requires_grad_()
+        layer.load_state_dict({"weight": numbers(24, 24, dtype=torch.float32), "bias": torch.zeros(24)})
+        block = nn.Sequential(layer.to(torch.bfloat16), nn.Tanh(), layer)
+        with inside():
+            if again:
+                out = checkpoint(block, inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), inside()))
+            else:
+                out = block(inputs)
+        with Types() as types:
+            out.float().square().sum().backward()
+        assert types.seen == {torch.float32}
+        grads.append((layer.weight.grad, inputs.grad))
+    assert all(torch.equal(*each) for each in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("slow_at", [True, False])
+def test_mixed_precision_rounds_as_it_does_elsewhere(monkeypatch, slow_at):
+    """Float32 weights and inputs are rounded to bfloat16, and so are products and gradients on their way."""
+    monkeypatch.setattr(products, "has_amx", lambda: not slow_at)
+    layer, inputs = nn.Linear(24, 30), numbers(40, 24, dtype=torch.float32)
+    layer.load_state_dict({"weight": numbers(30, 24, dtype=torch.float32, seed=1), "bias": torch.zeros(30)})
+    with fast_products(torch.bfloat16, CPU), Types() as types:
+        with torch.autocast("cpu", torch.bfloat16):
+            out, product = layer(inputs), inputs @ layer.weight.T
+        out.sum().backward()
+    exact = inputs.bfloat16().double() @ layer.weight.bfloat16().double().T
+    assert out.dtype == product.dtype == torch.bfloat16 and exactly(out, exact) and exactly(product, exact)
+    assert layer.weight.grad.dtype == torch.float32
+    goal = torch.ones(40, 30).double().T @ inputs.bfloat16().double()
+    assert (layer.weight.grad - goal).norm() < 0.01 * goal.norm()
+    assert types.seen == {torch.float32 if slow_at else torch.bfloat16}
 
 
 class Types(TorchDispatchMode):
