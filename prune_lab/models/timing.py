@@ -152,8 +152,8 @@ def _pass(hf: "PreTrainedModel", prompts: Tensor, new_tokens: int, meter: Callab
 def _tell_that_it_is_slow(dtype: str) -> None:
     """Says so once: the seconds say little about other processors."""
     logger.info(
-        "seconds are those of %s, which this processor has no instructions for: PyTorch multiplies float32 several "
-        "times as fast here (model.dtype=float32)",
+        "seconds are those of %s, which this processor has no instructions for: PyTorch multiplies float32 faster here "
+        "(model.dtype=float32)",
         dtype,
     )
 

@@ -69,6 +69,8 @@ class Stepper:
         own = {id(parameter) for parameter in weights}
         others = [each for group in self.optimizer.param_groups for each in group["params"] if id(each) not in own]
         self._trained = [*weights, *others]  # of the model, and scores beside it
+        taught = [] if self.teacher is None else list(self.teacher.parameters())
+        self._half = self.training.precision == "bf16" or torch.bfloat16 in {p.dtype for p in (*weights, *taught)}
 
     def __call__(self, step: int) -> Stepped:
         """Makes a step, from 0.
@@ -109,11 +111,7 @@ class Stepper:
 
         Forward passes are made inside.
         """
-        models = [self.model] if self.teacher is None else [self.model, self.teacher]
-        types = {parameter.dtype for model in models for parameter in model.parameters()}
-        if self.training.precision == "bf16" or torch.bfloat16 in types:
-            return fast_products(torch.bfloat16, self.accelerator.device)
-        return nullcontext()
+        return fast_products(torch.bfloat16, self.accelerator.device) if self._half else nullcontext()
 
     def _backward(self, losses: Sequence[Tensor], apart: Apart | None, *, last: bool) -> None:
         """The backward passes of one micro-batch; where losses are separated, the hooks see the first one's gradients.

@@ -1,8 +1,7 @@
 """Lets a half-precision block compute in float32 for a while, where the processor is slow at half precision.
 
-A CPU without instructions for a type multiplies its matrices at a half to a fifth of its rate for float32; one that has
-them is at least twice as fast. Statistics are accumulated in float32 anyway, so passes that only collect them run
-faster there, and no less exactly, on widened weights.
+Statistics are accumulated in float32 anyway, so passes that only collect them run on widened weights there. All other
+passes round each product to the type of the model (`prune_lab.utils.products`).
 """
 
 from collections.abc import Iterator
