@@ -91,9 +91,9 @@ class PartialForward:
         seen, self._seen = self._seen, None
         return seen
 
-    def traced(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def traced(self, tokens: Tensor, off: Collection[Part] = ()) -> tuple[Tensor, list[Tensor]]:
         """The logits and the hidden states of one whole pass; see `logits` and `hidden`."""
-        self._off, self._start, self._given, self._seen = (), 0, None, []
+        self._off, self._start, self._given, self._seen = off, 0, None, []
         logits: Tensor = self._hf(tokens, use_cache=False).logits
         seen, self._seen = self._seen, None
         return logits, seen

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from prune_lab.pruning.calibration.calibration import Calibration
-from prune_lab.pruning.calibration.partial import Part, PartialForward
+from prune_lab.pruning.calibration.partial import Part
 from prune_lab.pruning.methods.depth import Candidates, Choice, DepthMethod
-from prune_lab.pruning.solvers.evolution import Candidate, Draw, Evolving, Site, Stage, State, check_stages, minibatch
-from prune_lab.training.losses import Distillation
+from prune_lab.pruning.search.fitness import ModelFitness
+from prune_lab.pruning.solvers.evolution import Candidate, Draw, Evolving, Site, Stage, State, check_stages
 from prune_lab.utils.checks import check_whole
 
 logger = logging.getLogger(__name__)
@@ -62,7 +60,7 @@ class EvolutionBlocks(DepthMethod):
         seed = candidates.context.seed
         stages = self._stages(candidates.context.calibration)
         with candidates.forward() as forward:
-            fitness = _Divergence(candidates, forward, seed)
+            fitness = ModelFitness(forward, candidates.context.calibration, _LeftOut(candidates), seed=seed)
             starts = random_choices(sites, candidates.wanted, self.starts, seed)
             losses = fitness(starts, starts[0], stages[0].tokens, Draw(0, len(stages)))
             state = State(starts[min(range(len(starts)), key=losses.__getitem__)])
@@ -118,37 +116,18 @@ def random_choices(sites: Sequence[Site], wanted: int, number: int, seed: int) -
     return list(found)
 
 
-class _Divergence:
-    """The mean over tokens of the divergence from the model before pruning, in nats."""
+@dataclass(frozen=True)
+class _LeftOut:
+    """The model without the blocks that a candidate removes; see `prune_lab.pruning.search.fitness.Candidates`."""
 
-    def __init__(self, units: Candidates, forward: PartialForward, seed: int):
-        self._units, self._forward, self._seed = units, forward, seed
-        self._calibration: Calibration = units.context.calibration
-        self._depth = len(units.context.model.blocks)
-        last = [forward.hidden(batch)[-1].cpu() for batch in units.batches()]
-        self._dense = torch.cat(last)  # (samples, seqlen, hidden)
+    units: Candidates
 
-    def __call__(self, candidates: Sequence[Candidate], parent: Candidate, tokens: int, draw: Draw) -> list[float]:
-        windows, length = minibatch(self._calibration.tokens.shape, tokens, [self._seed, *draw])
-        seqlen = self._calibration.whole_shape[1]
-        at_once = max(1, len(self._calibration.tokens[self._calibration.batches()[0]]) * seqlen // length)
-        sums, device = [0.0] * len(candidates), self._calibration.device
-        for chunk in np.array_split(windows, -(-len(windows) // at_once)):
-            batch = self._calibration.tokens[chunk, :length].to(device)
-            goal = self._forward.logits(batch, (), self._depth, self._dense[chunk, :length].to(device))
-            before = self._forward.hidden(batch, self._off(parent))  # what enters each block of the parent
-            for index, choice in enumerate(candidates):
-                sums[index] += batch.numel() * self._divergence(batch, choice, parent, before, goal)
-        return [total / (len(windows) * length) for total in sums]
+    def install(self, candidate: Candidate) -> None:
+        """No weight changes."""
 
-    def _divergence(
-        self, batch: Tensor, choice: Candidate, parent: Candidate, before: list[Tensor], goal: Tensor
-    ) -> float:
-        off = self._off(choice)
-        first = min((block for block, _ in off ^ self._off(parent)), default=self._depth)
-        logits = self._forward.logits(batch, off, first, before[first])
-        return float(Distillation(weight=1.0, temperature=1.0).divergence(logits, goal))
+    def off(self, candidate: Candidate) -> set[Part]:
+        gone = (unit for unit, level in zip(self.units.free, candidate, strict=True) if level)
+        return self.units.off.union(*map(self.units.parts, gone))
 
-    def _off(self, choice: Candidate) -> set[Part]:
-        units = (unit for unit, level in zip(self._units.free, choice, strict=True) if level)
-        return self._units.off.union(*map(self._units.parts, units))
+    def first_difference(self, one: Candidate, other: Candidate, blocks: int) -> int:
+        return min((block for block, _ in self.off(one) ^ self.off(other)), default=blocks)

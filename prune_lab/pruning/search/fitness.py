@@ -1,8 +1,8 @@
 """How far a candidate's predictions are from those of the dense model, or from the text."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -10,14 +10,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from prune_lab.pruning.calibration.calibration import Calibration
-from prune_lab.pruning.calibration.partial import PartialForward
+from prune_lab.pruning.calibration.partial import Part, PartialForward
 from prune_lab.pruning.search.short_training import ShortTraining
-from prune_lab.pruning.search.stitching import Stitched
 from prune_lab.pruning.solvers.evolution import Candidate, Draw, minibatch
 
 KINDS: Final = ("kl", "loss")
 _ON_CPU, _ON_GPU = 2**19, 2**26  # logits in float32 at a time: few enough for a CPU's cache, and to fill a GPU
 _WORTH_A_PASS = 6  # candidates from which a pass of their parent pays, for the blocks that they share with it
+
+
+class Candidates(Protocol):
+    """Makes the model that of one candidate after another: by other weights, or without some of its parts."""
+
+    def install(self, candidate: Candidate) -> None:
+        """Puts the weights of a candidate into the model."""
+        ...
+
+    def off(self, candidate: Candidate) -> Collection[Part]:
+        """The parts of blocks that a candidate does without."""
+        ...
+
+    def first_difference(self, one: Candidate, other: Candidate, blocks: int) -> int:
+        """The index of the first block in which two candidates differ; the number of blocks where they do not."""
+        ...
 
 
 @dataclass
@@ -34,9 +49,9 @@ class ModelFitness:
     by the model's own norm and head. A candidate's pass begins at the first block in which it differs from the parent.
 
     Args:
-        forward: runs the model, which is dense, from any block on.
+        forward: runs the model, which is dense, from any block on, and without some of its parts.
         calibration: its windows, and how many of them a pass takes.
-        stitched: puts the model at the levels of a candidate.
+        candidates: makes the model that of each.
         kind: ``kl`` or ``loss``.
         seed: of the minibatches.
         training: what is done to a candidate at a stage that trains, before it is scored; ``None``: nothing.
@@ -44,7 +59,7 @@ class ModelFitness:
 
     forward: PartialForward
     calibration: Calibration
-    stitched: Stitched
+    candidates: Candidates
     kind: str = "kl"
     seed: int = 0
     training: ShortTraining | None = None
@@ -74,7 +89,7 @@ class ModelFitness:
         self, training: ShortTraining, candidate: Candidate, windows: np.ndarray, length: int, draw: Draw
     ) -> float:
         """The loss of a candidate that is trained first; no block of it is that of its parent then."""
-        self.stitched.install(candidate)
+        self.candidates.install(candidate)
         with training.trained(windows, draw):
             return self._score([candidate], candidate, windows, length)[0]
 
@@ -109,18 +124,20 @@ class ModelFitness:
         """The losses of some windows, summed over tokens, a number for each candidate."""
         sums, before = np.zeros(len(candidates)), list[Tensor]()  # what enters each block of the parent
         if parent in candidates:
-            self.stitched.install(parent)
-            logits, before = self.forward.traced(tokens)
+            self.candidates.install(parent)
+            logits, before = self.forward.traced(tokens, self.candidates.off(parent))
             sums[list(candidates).index(parent)] = self._loss(logits, tokens, goal)
         elif len(candidates) >= _WORTH_A_PASS:
-            self.stitched.install(parent)
-            before = self.forward.hidden(tokens)
+            self.candidates.install(parent)
+            before = self.forward.hidden(tokens, self.candidates.off(parent))
         for index, candidate in enumerate(candidates):
             if candidate == parent:
                 continue
-            first = self.stitched.first_difference(candidate, parent, self.forward.depth) if before else 0
-            self.stitched.install(candidate)
-            logits = self.forward.logits(tokens, (), first, before[first] if first else None)
+            first = self.candidates.first_difference(candidate, parent, self.forward.depth) if before else 0
+            self.candidates.install(candidate)
+            logits = self.forward.logits(
+                tokens, self.candidates.off(candidate), first, before[first] if first else None
+            )
             sums[index] = self._loss(logits, tokens, goal)
         return sums
 

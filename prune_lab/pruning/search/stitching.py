@@ -1,6 +1,6 @@
 """A model whose parts are given the levels of one candidate after another, in place."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.models.view import PrunableLinear
+from prune_lab.pruning.calibration.partial import Part as Omitted
 from prune_lab.pruning.solvers.evolution import Candidate
 
 
@@ -79,6 +80,10 @@ class Stitched:
                 self._levels[index] = None  # an interrupted copy is neither
                 self.parts[index].install(level)
                 self._levels[index] = level
+
+    def off(self, candidate: Candidate) -> Collection[Omitted]:
+        """The parts of blocks that a candidate does without: none."""
+        return ()
 
     def restore(self) -> None:
         """Puts all parts back as they were at first."""

@@ -20,14 +20,14 @@ def prune(model, method, target, tokens, seed=0):
 
 
 def divergence_without(model, tokens, blocks):
-    """KL of the model without some blocks from the whole one, a mean over the tokens that predict another."""
-    whole = model.hf(tokens).logits[:, :-1].log_softmax(-1)
+    """KL of the model without some blocks from the whole one, a mean over tokens."""
+    whole = model.hf(tokens).logits.log_softmax(-1)
     saved = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
     units = Target("blocks", 0.5).units(model)[0]
     keep = torch.ones(units.count, dtype=torch.bool)
     keep[list(blocks)] = False
     units.apply(keep)
-    part = model.hf(tokens).logits[:, :-1].log_softmax(-1)
+    part = model.hf(tokens).logits.log_softmax(-1)
     model.hf.load_state_dict(saved)
     return float((whole.exp() * (whole - part)).sum(-1).mean())
 
