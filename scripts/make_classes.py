@@ -77,6 +77,15 @@ $neurons""",
                 attention = block.$attention
 $heads""",
     ),
+    "query_heads_per_block": (
+        "list[int] | None",
+        "of the attentions' queries, equally many for each key; None: as in other keys.",
+        """\
+        if config.query_heads_per_block is not None:
+            for block, heads in zip(blocks, config.query_heads_per_block, strict=True):
+                attention = block.$attention
+$query_heads""",
+    ),
     "values_per_block": (
         "list[list[int]] | None",
         "of the attentions' values, those of each head of keys and values; None: as many as keys.",
@@ -135,7 +144,7 @@ def source_of(family: str) -> str:
     config_class, model_class = type(model.config).__name__, type(model).__name__
     keys = [key for key in _KEYS if _has(row, model.config, key)]
     readers = [f"block.{name}" for name in (row.gate, row.up) if name]
-    units = [key.partition("_")[0] for key in keys if key.endswith("_per_block")]
+    units = [key.partition("_")[0] for key in keys if key.endswith("_per_block") and key != "query_heads_per_block"]
     mixture, _, fused = (row.experts or "").rpartition(".")
     values = {
         "family": family,
@@ -158,6 +167,7 @@ def source_of(family: str) -> str:
         "whole": "config." + next(name for name in _COUNTERS if hasattr(model.config, name)),
         "attention": row.attention_out.rpartition(".")[0],
         "heads": _lines(*_of_heads(row, rows, columns)),
+        "query_heads": _lines(*_of_query_heads(row, model)),
         "values": _lines(*_of_values(row, model)),
         "mixture": mixture,
         "fused": fused,
@@ -182,6 +192,8 @@ def _has(row: Family, config: PretrainedConfig, key: str) -> bool:
         return row.experts is None or hasattr(config, "mlp_only_layers")
     if key == "values_per_block":
         return True
+    if key == "query_heads_per_block":
+        return not row.joint_norm and hasattr(config, "num_key_value_heads")
     return not row.joint_norm if key == "heads_per_block" else row.experts is not None
 
 
@@ -212,11 +224,26 @@ def _of_heads(row: Family, rows: str, columns: str) -> list[str]:
     return lines
 
 
+def _of_query_heads(row: Family, model: nn.Module) -> list[str]:
+    """What becomes of the attention ``attention`` with ``heads`` of queries."""
+    query, out = (f"attention.{path.rpartition('.')[2]}" for path in (row.attention[0], row.attention_out))
+    return [
+        f"whole = {query}.out_features // {_size_of_head(row, model)}",
+        f"_resize({query}, rows={query}.out_features * heads // whole)",
+        f"_resize({out}, columns={out}.in_features * heads // whole)",
+        "attention.num_key_value_groups = attention.num_key_value_groups * heads // whole",
+    ]
+
+
+def _size_of_head(row: Family, model: nn.Module) -> str:
+    module = model.get_submodule(f"{row.blocks}.0.{row.attention_out.rpartition('.')[0]}")
+    return next(f"attention.{name}" for name in _HEAD_SIZES if hasattr(module, name))
+
+
 def _of_values(row: Family, model: nn.Module) -> list[str]:
     """What becomes of the attention ``attention`` with ``values`` of each head."""
     values, out = (f"attention.{path.rpartition('.')[2]}" for path in (row.attention[-1], row.attention_out))
-    module = model.get_submodule(f"{row.blocks}.0.{row.attention_out.rpartition('.')[0]}")
-    size = next(f"attention.{name}" for name in _HEAD_SIZES if hasattr(module, name))
+    size = _size_of_head(row, model)
     queries = "1"
     if row.layout == "separate":
         query, key = (f"attention.{path.rpartition('.')[2]}.out_features" for path in row.attention[:2])

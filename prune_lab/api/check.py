@@ -36,12 +36,17 @@ _PATTERNS: Mapping[str, Sequence[tuple[str, dict[str, Any]]]] = {
     "neurons": (("half of the neurons", {"sparsity": "neurons", "sparsity.level": 0.5}),),
     "heads": (("half of the heads", {"sparsity": "heads", "sparsity.level": 0.5}),),
     "width": (("half of the neurons and heads", {"sparsity": "width", "sparsity.level": 0.5}),),
+    "query_heads": (("half of the query heads", {"sparsity": "query_heads", "sparsity.level": 0.5}),),
+    "neurons_query_heads": (
+        ("half of the neurons and query heads", {"sparsity": "neurons_query_heads", "sparsity.level": 0.5}),
+    ),
     "values": (("half of the values", {"sparsity": "values", "sparsity.level": 0.5}),),
     "neurons_values": (("half of the neurons and values", {"sparsity": "neurons_values", "sparsity.level": 0.5}),),
     "experts": (("half of the experts", {"sparsity": "experts", "sparsity.level": 0.5}),),
     "blocks": (("one of three blocks", {"sparsity": "blocks", "sparsity.level": 0.5}),),
     "sub_blocks": (("half of the sub-blocks", {"sparsity": "sub_blocks", "sparsity.level": 0.5}),),
 }
+_ALONE = {"experts": ("mixtral",), "query_heads": ("llama",), "neurons_query_heads": ("llama",)}
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def check_method(
     Args:
         name: of the choice.
         settings: of the command, for all cases.
-        families: of the models; experts are those of ``mixtral``.
+        families: of the models; experts are those of ``mixtral``, and queries share keys in ``llama``.
 
     Raises:
         BadInput: there is no such method, or the settings cannot be used.
@@ -88,7 +93,7 @@ def check_method(
         for case, asked in _PATTERNS[pattern]:
             if whole and ("sparsity.layers" in asked or pattern == "N:M"):
                 continue
-            for family in ("mixtral",) if pattern == "experts" else families:
+            for family in _ALONE.get(pattern, families):
                 broken = _broken(name, _MODELS[family], {**asked, **settings}, free=free, pattern=pattern)
                 yield Finding(family, case, broken)
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_UNITS = ("neurons", "heads", "width", "values", "neurons_values", "experts")
+_UNITS = (
+    "neurons", "heads", "width", "query_heads", "neurons_query_heads", "values", "neurons_values", "experts",
+)  # fmt: skip
 _TAGS = {"unstructured": "sparse"} | dict.fromkeys(_UNITS, "structured-pruning")
 _MOST_BYTES = 2**22  # of a card
 

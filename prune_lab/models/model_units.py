@@ -10,7 +10,17 @@ from prune_lab.models.experts import moe_of
 from prune_lab.models.families import why_blocks_stay
 from prune_lab.models.member import Member
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.units import Blocks, Experts, Heads, Neurons, SingleWeights, SubBlocks, Units, Values
+from prune_lab.models.units import (
+    Blocks,
+    Experts,
+    Heads,
+    Neurons,
+    QueryHeads,
+    SingleWeights,
+    SubBlocks,
+    Units,
+    Values,
+)
 from prune_lab.models.view import Attention, Block, PrunableLinear
 
 
@@ -44,15 +54,41 @@ def heads_of(block: Block) -> Heads:
         BadInput: none can be cut out.
     """
     attention = block.attention
-    if attention.joint_norm:
-        raise BadInput(
-            f"{block.name} normalises queries and keys of all its heads together, so that no head can go without the "
-            "others changing; use sparsity=experts, blocks or unstructured"
-        )
+    _check_heads_can_go(block)
     owners = attention.owners()
     members = [Member(linear, 0, owner) for linear, owner in zip(attention.projections, owners, strict=True)]
     members.append(Member(attention.out, 1, attention.owner_of_outputs()))
     return Heads(f"{block.name}.heads", tuple(members), attention.kv_heads, attention)
+
+
+def query_heads_of(block: Block) -> QueryHeads:
+    """The heads of queries of a block.
+
+    Raises:
+        BadInput: none can be cut out, or each has a key of its own.
+    """
+    attention, size = block.attention, block.attention.head_dim
+    _check_heads_can_go(block)
+    if not attention.shares_keys:
+        raise BadInput(
+            f"{block.name} has a key for each query, so that no query can go without its key; use sparsity=heads, or "
+            "width in the place of neurons_query_heads"
+        )
+    head, per_key = torch.arange(attention.heads, device="cpu"), attention.heads // attention.kv_heads
+    columns = torch.tensor(attention.values, device="cpu").repeat_interleave(per_key)
+    members = (
+        Member(attention.projections[0], 0, head.repeat_interleave(size)),
+        Member(attention.out, 1, head.repeat_interleave(columns)),
+    )
+    return QueryHeads(f"{block.name}.query_heads", members, attention.heads, attention)
+
+
+def _check_heads_can_go(block: Block) -> None:
+    if block.attention.joint_norm:
+        raise BadInput(
+            f"{block.name} normalises queries and keys of all its heads together, so that no head can go without the "
+            "others changing; use sparsity=experts, blocks or unstructured"
+        )
 
 
 def values_of(block: Block) -> Values:
@@ -126,6 +162,12 @@ def all_heads(model: PrunableModel) -> list[Heads]:
     return [heads_of(block) for block in model.blocks if not block.attention.joint_norm]
 
 
+def all_query_heads(model: PrunableModel) -> list[QueryHeads]:
+    """Those of every block in which queries share keys and can go, in order."""
+    attentions = ((block, block.attention) for block in model.blocks)
+    return [query_heads_of(block) for block, each in attentions if each.shares_keys and not each.joint_norm]
+
+
 def all_values(model: PrunableModel) -> list[Values]:
     """Those of every block, in order."""
     return [values_of(block) for block in model.blocks]
@@ -134,4 +176,5 @@ def all_values(model: PrunableModel) -> list[Values]:
 def removable(model: PrunableModel) -> Sequence[Units]:
     """What can be taken out of a model so that it becomes smaller."""
     depth = [] if why_blocks_stay(model.hf.config) else [blocks_of(model), sub_blocks_of(model)]
-    return [*all_neurons(model), *all_heads(model), *all_values(model), *depth, *all_experts(model)]
+    of_heads = [*all_heads(model), *all_query_heads(model), *all_values(model)]
+    return [*all_neurons(model), *of_heads, *depth, *all_experts(model)]

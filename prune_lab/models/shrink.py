@@ -4,10 +4,10 @@ A model with fewer blocks, or blocks of equal widths, is an ordinary one of its 
 whose blocks differ in neurons, heads or experts, whose heads have fewer values than keys, whose family ties the size of
 a head to the number of heads, or whose width is no multiple of the heads that are left where the family wants that, has
 no configuration in its family: it gets the classes of `prune_lab.models.classes`, whose configuration says
-``model_type: prune_lab_<family>``, and ``neurons_per_block``, ``heads_per_block``, ``values_per_block`` or
-``experts_per_block``. So does a model whose routers pass over experts that were removed and not yet taken out
-(``experts_passed_over``). transformers saves such a model with the file of its classes, and opens it where prune_lab
-was imported, or where the code of that file may run.
+``model_type: prune_lab_<family>``, and ``neurons_per_block``, ``heads_per_block``, ``query_heads_per_block``,
+``values_per_block`` or ``experts_per_block``. So does a model whose routers pass over experts that were removed and not
+yet taken out (``experts_passed_over``). transformers saves such a model with the file of its classes, and opens it
+where prune_lab was imported, or where the code of that file may run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,15 +21,23 @@ from prune_lab.models.depth import remove_blocks
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.model_units import all_experts, all_heads, all_neurons, all_values, removable
+from prune_lab.models.model_units import (
+    all_experts,
+    all_heads,
+    all_neurons,
+    all_query_heads,
+    all_values,
+    removable,
+)
 from prune_lab.models.registered import PREFIX, own_classes
-from prune_lab.models.units import Blocks, Neurons, SubBlocks, Units, Values, block_of
+from prune_lab.models.units import Blocks, Neurons, QueryHeads, SubBlocks, Units, Values, block_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 WIDTHS = "neurons_per_block"
 HEADS = "heads_per_block"
+QUERY_HEADS = "query_heads_per_block"
 VALUES = "values_per_block"
 EXPERTS = "experts_per_block"
 PASSED_OVER = "experts_passed_over"
@@ -51,24 +59,20 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
 
     Returns:
         ``neurons_per_block``, ``heads_per_block`` and ``experts_per_block``, of the blocks that have such: what is
-        left. Heads are those of keys and values. Where heads have fewer values than keys, ``values_per_block`` has how
-        many each has, block by block. Where blocks went, ``kept_blocks`` has the indices that the others
-        had. With ``multiple``, ``padding_per_block`` says how many of the neurons are zeros that stayed for its sake.
+        left. Heads are those of keys and values. Where heads of queries went alone, ``query_heads_per_block`` has how
+        many are left. Where heads have fewer values than keys, ``values_per_block`` has how many each has, block by
+        block. Where blocks went, ``kept_blocks`` has the indices that the others had. With ``multiple``,
+        ``padding_per_block`` says how many of the neurons are zeros that stayed for its sake.
 
     Raises:
-        BadInput: a mask keeps nothing, or has another length than the units.
+        BadInput: a mask keeps nothing, or more queries of one key than of another, or has not the length of the units.
     """
     units = removable(model)
-    for each in units:
-        keep = masks.get(each.name)
-        if keep is not None and (len(keep) != each.count or int(keep.count_nonzero()) < each.least):
-            raise BadInput(
-                f"{each.name}: the mask keeps {int(keep.count_nonzero())} of {len(keep)} {each.kind} and the layer has "
-                f"{each.count}; at least {each.least if each.least > 1 else 'one'} must stay"
-            )
-    if any(each.name in masks for each in all_values(model)):
+    _check(masks, units)
+    if any(each.name in masks for each in units if isinstance(each, (Values, QueryHeads))):
+        _remove_query_heads(model, masks)
         masks = _without_values(model, masks)
-        units = [each for each in removable(model) if not isinstance(each, Values)]
+        units = [each for each in removable(model) if not isinstance(each, (Values, QueryHeads))]
     kept = torch.ones(len(model.blocks), dtype=torch.bool)
     networks = [block.index for block in model.blocks if moe_of(block) is None]  # others have experts, and no neurons
     padding: list[int] = []
@@ -90,11 +94,45 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
     left: dict[str, list[Any]] = {name: [each.count for each in units_of(model)] for name, units_of in _COUNTED.items()}
     attentions = [block.attention for block in model.blocks]
     left[VALUES] = [each.values for each in attentions] if any(each.is_narrow for each in attentions) else []
+    left[QUERY_HEADS] = [] if _shares(model) == {_told_share(model)} else [each.heads for each in attentions]
     _tell_config(model, left)
     mark_passed_over(model)
     zeros = [each for index, each in zip(networks, padding, strict=True) if kept[index]]
     counts = {name: each for name, each in left.items() if each}
     return counts | gone | ({} if multiple is None else {PADDING: zeros})
+
+
+def _check(masks: Mapping[str, Tensor], units: Sequence[Units]) -> None:
+    for each in units:
+        keep = masks.get(each.name)
+        if keep is not None and (len(keep) != each.count or int(keep.count_nonzero()) < each.least):
+            raise BadInput(
+                f"{each.name}: the mask keeps {int(keep.count_nonzero())} of {len(keep)} {each.kind} and the layer has "
+                f"{each.count}; at least {each.least if each.least > 1 else 'one'} must stay"
+            )
+        if keep is not None and isinstance(each, QueryHeads) and not each.is_even(keep):
+            raise BadInput(
+                f"{each.name}: the mask keeps more queries of one key than of another; equally many must stay"
+            )
+
+
+def _shares(model: PrunableModel) -> set[int]:
+    """How many queries share a key, in some block."""
+    return {block.attention.heads // block.attention.kv_heads for block in model.blocks}
+
+
+def _told_share(model: PrunableModel) -> int:
+    """Likewise, as the keys of the configuration say that are not block by block."""
+    heads = int(model.hf.config.num_attention_heads)
+    return heads // int(getattr(model.hf.config, "num_key_value_heads", None) or heads)
+
+
+def _remove_query_heads(model: PrunableModel, masks: Mapping[str, Tensor]) -> None:
+    for each in all_query_heads(model):
+        keep = masks.get(each.name)
+        if keep is not None and not bool(keep.all()):
+            each.select(keep)
+    model.forget_blocks()
 
 
 def _without_values(model: PrunableModel, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -167,6 +205,8 @@ def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[Any]]) -> Non
     config = model.hf.config
     family, heads = family_of(config.model_type), left[HEADS]
     attention = model.blocks[0].attention
+    shares = _shares(model)
+    share = min(shares) if len(shares) == 1 else _told_share(model)
     equal = {name: len(set(counts)) <= 1 for name, counts in left.items() if name != VALUES}
     own_way = {**equal, VALUES: not left[VALUES], HEADS: attention.heads == config.num_attention_heads}
     for name, key in ((WIDTHS, family.width), (EXPERTS, "num_experts")):
@@ -177,11 +217,12 @@ def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[Any]]) -> Non
     if len(set(heads)) > 1:
         own_way[HEADS] = False
     elif family.head_dim is not None:
-        fewer = {"num_attention_heads": attention.heads, "num_key_value_heads": attention.kv_heads}
+        fewer = {"num_attention_heads": share * attention.kv_heads, "num_key_value_heads": attention.kv_heads}
         sizes = {**fewer, family.head_dim: attention.head_dim}
         own_way[HEADS] = _takes(config, sizes)
         for name, size in sizes.items() if own_way[HEADS] else ():
             setattr(config, name, size)
+    own_way[QUERY_HEADS] = shares == {_told_share(model)}
     for name, counts in left.items():
         vars(config).pop(name, None)
         if not own_way[name]:
@@ -222,4 +263,4 @@ _COUNTED: dict[str, Callable[[PrunableModel], Sequence[Units]]] = {
     HEADS: all_heads,
     EXPERTS: all_experts,
 }
-_MARKS = (*_COUNTED, VALUES, PASSED_OVER)
+_MARKS = (*_COUNTED, QUERY_HEADS, VALUES, PASSED_OVER)

@@ -12,7 +12,7 @@ from prune_lab.models.experts import Moe
 from prune_lab.models.member import Member
 from prune_lab.models.view import Attention, Mlp, PrunableLinear
 
-UnitKind = Literal["neurons", "heads", "values", "weights", "blocks", "sub_blocks", "experts"]
+UnitKind = Literal["neurons", "heads", "query_heads", "values", "weights", "blocks", "sub_blocks", "experts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,11 @@ class Units:
     @property
     def least(self) -> int:
         """How many of them stay in any case."""
+        return 1
+
+    @property
+    def at_once(self) -> int:
+        """How many of them have to go together, one of each of as many equal parts of all of them."""
         return 1
 
     @property
@@ -126,6 +131,47 @@ class Heads(Units):
         self.attention.tell(int(keep.count_nonzero()))
         if self.attention.is_narrow:
             self.attention.narrow([count for count, kept in zip(values, keep.tolist(), strict=True) if kept])
+
+
+@dataclass(frozen=True, eq=False)
+class QueryHeads(Units):
+    """The heads of queries of a block, where several share a key and a value, which stay.
+
+    Head i is rows of the query projection with their biases, and columns of the output. Those that share a key lie side
+    by side. Every key has equally many queries, so that one of each goes at a time.
+    """
+
+    attention: Attention
+    kind: ClassVar[UnitKind] = "query_heads"
+
+    @property
+    def least(self) -> int:
+        """One for each key."""
+        return self.at_once
+
+    @property
+    def at_once(self) -> int:
+        """As many as there are keys."""
+        return self.attention.kv_heads
+
+    @property
+    def zero(self) -> Tensor:
+        """Which are nothing but zeros already, equally many of each key: the first ones, of `shape`, bool."""
+        zero = super().zero.unflatten(0, (self.at_once, -1))
+        fewest = zero.count_nonzero(1).min()
+        even: Tensor = zero & (zero.cumsum(1) <= fewest)
+        return even.flatten()
+
+    def is_even(self, keep: Tensor) -> bool:
+        """Whether a mask ``(count,)`` keeps equally many for every key."""
+        return len(set(keep.unflatten(0, (self.at_once, -1)).count_nonzero(1).tolist())) == 1
+
+    def select(self, keep: Tensor) -> None:
+        """Removes the other heads, and tells the module how many share a key now."""
+        super().select(keep)
+        self.attention.tell_queries(int(keep.count_nonzero()) // self.at_once)
+        if self.attention.is_narrow:
+            self.attention.narrow(self.attention.values)
 
 
 @dataclass(frozen=True, eq=False)

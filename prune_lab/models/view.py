@@ -200,6 +200,11 @@ class Attention:
         return len(self.values) if self.is_narrow else self.out.shape[1] // self.head_dim
 
     @property
+    def shares_keys(self) -> bool:
+        """Whether several queries share a key and a value."""
+        return self.heads > self.kv_heads
+
+    @property
     def is_narrow(self) -> bool:
         """Whether values were taken out, see `prune_lab.models.values`."""
         return hasattr(self.module, "values_per_head")
@@ -230,6 +235,10 @@ class Attention:
         """Which key-value head each column of the output projection belongs to: ``(columns,)`` int64."""
         columns = self.heads // self.kv_heads * torch.tensor(self.values, device="cpu")
         return torch.arange(self.kv_heads, device="cpu").repeat_interleave(columns)
+
+    def tell_queries(self, per_key: int) -> None:
+        """Says how many queries share a key and a value."""
+        self.module.num_key_value_groups = per_key  # type: ignore[assignment, unused-ignore]
 
     def tell(self, kv_heads: int) -> None:
         """Says how many are left."""

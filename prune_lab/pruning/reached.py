@@ -80,7 +80,9 @@ def check_reached(
                 method,
             )
     if target.removes_units and not target.removes_depth:
-        _warn_of_coarse(counts, target, min(_entries(each, target) for each in target.units(model)), method)
+        _warn_of_coarse(
+            counts, target, min(_entries(each, target) // each.at_once for each in target.units(model)), method
+        )
 
 
 def _check_time(model: PrunableModel, target: Target, time: TimeBudget, method: Method, result: PruningResult) -> None:

@@ -17,6 +17,7 @@ from prune_lab.models.model_units import (
     experts_of,
     heads_of,
     neurons_of,
+    query_heads_of,
     single_weights_of,
     sub_blocks_of,
     values_of,
@@ -29,7 +30,8 @@ from prune_lab.pruning.masks import count_dropped, zeros_in
 from prune_lab.utils.checks import check_flag, check_number, is_number
 
 Pattern = Literal[  # or N:M
-    "unstructured", "neurons", "heads", "width", "values", "neurons_values", "experts", "blocks", "sub_blocks"
+    "unstructured", "neurons", "heads", "width", "query_heads", "neurons_query_heads", "values", "neurons_values",
+    "experts", "blocks", "sub_blocks",
 ]  # fmt: skip
 PatternKind = Pattern | Literal["N:M"]
 
@@ -38,11 +40,13 @@ _UNITS_OF: Mapping[str, Sequence[Callable[[Block], Units]]] = {
     "neurons": (neurons_of,),
     "heads": (heads_of,),
     "width": (heads_of, neurons_of),
+    "query_heads": (query_heads_of,),
+    "neurons_query_heads": (query_heads_of, neurons_of),
     "values": (values_of,),
     "neurons_values": (values_of, neurons_of),
     "experts": (experts_of,),
 }
-_IN_PARAMETERS = ("width", "neurons_values")  # units of several sizes
+_IN_PARAMETERS = ("width", "neurons_query_heads", "neurons_values")  # units of several sizes
 _TIMED = ("neurons", "heads", "width")  # what latency tables know
 _N_OF_M = r"[1-9]\d{0,6}:[1-9]\d{0,6}"  # no layer has more inputs than that
 _FRACTION = "the fraction removed: 0.7 removes 70 %"
@@ -54,12 +58,14 @@ class Target:
 
     Args:
         pattern: ``unstructured``; ``N:M``: N weights kept of every M consecutive inputs of a row; ``neurons``:
-            hidden neurons of feed-forward networks are removed whole; ``heads``: attention heads are; ``width``: both;
-            ``values``: rows of the value projection, with the columns that read them; ``neurons_values``: neurons and
-            values; ``experts``: experts of a mixture, of blocks that have some;
-            ``blocks``: whole blocks; or ``sub_blocks``: attentions and feed-forward networks, each by itself.
-        level: fraction removed, in [0, 1), of weights, neurons, heads, values, experts or blocks, or for ``width`` and
-            ``neurons_values`` of the parameters that both kinds have; null for N:M, which sets it.
+            hidden neurons of feed-forward networks are removed whole; ``heads``: attention heads are, queries with the
+            key and value that they share; ``width``: neurons and heads; ``query_heads``: heads of queries, equally many
+            of each key; ``neurons_query_heads``: neurons and these; ``values``: rows of the value projection, with the
+            columns that read them; ``neurons_values``: neurons and values; ``experts``: experts of a mixture, of blocks
+            that have some; ``blocks``: whole blocks; or ``sub_blocks``: attentions and feed-forward networks, each by
+            itself.
+        level: fraction removed, in [0, 1), of weights, neurons, heads, values, experts or blocks, or where two kinds go
+            of the parameters that both have; null for N:M, which sets it.
         layers: half-open range of blocks ``[first, end)``; null for all.
         budget: sparsities by the name of a layer, or of its units, that replace ``level``.
         keep_zeros: whether prunable weights that are zero in the loaded model count as pruned: they are part of the
@@ -197,11 +203,12 @@ class Target:
         """How many of a linear layer's weights go: ``floor(sparsity * entries)``."""
         return count_dropped(self.of(name), entries)
 
-    def zeros_to_keep(self, weight: Tensor) -> Tensor | None:
-        """Where a weight that is still to be pruned is zero and must stay so; ``None`` if nowhere.
+    def dropped_units(self, units: Units) -> int:
+        """How many of a layer's units go: of as many as go together, ``floor(sparsity * count)``."""
+        return units.at_once * count_dropped(self.of(units.name), units.count // units.at_once)
 
-        Args:
-            weight: ``(out, in)``, as it was before anything was done to it.
+    def zeros_to_keep(self, weight: Tensor) -> Tensor | None:
+        """Where a weight ``(out, in)``, before anything is done to it, is zero and must stay so; ``None`` if nowhere.
 
         Returns:
             Bool of its shape.

@@ -30,6 +30,11 @@ def removed_share(units: Sequence[Units], masks: Mapping[str, Tensor]) -> float:
     return 1 - kept / parameters_of(units)
 
 
+def most_to_go(units: Units, min_units: int) -> int:
+    """How many of a layer's units may go, where it keeps ``min_units`` at least."""
+    return max(0, units.count - max(min_units, units.least)) // units.at_once * units.at_once
+
+
 def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -> dict[str, int]:
     """The same share of every block.
 
@@ -50,9 +55,7 @@ def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -
     """
     if target.time is not None and not target.budget:
         return _counts_in_time(units, target, target.time, min_units)
-    counts = {
-        each.name: min(target.dropped(each.name, each.count), each.count - max(min_units, each.least)) for each in units
-    }
+    counts = {each.name: min(target.dropped_units(each), most_to_go(each, min_units)) for each in units}
     if not target.counts_parameters or target.budget:
         return counts
     for _, group in groupby(units, key=block_of):
@@ -89,7 +92,8 @@ def counts_by_score(
     if target.time is not None:
         return _dropped_in_time(units, order, target, target.time)
     counts, left = _taken(units, order, count_dropped(target.sparsity, parameters_of(units)))
-    if len(order) == sum(counts.values()) and left >= min(each.parameters_each for each in units):
+    everything = len(order) == sum(counts[each.name] // each.at_once for each in units)
+    if everything and left >= min(each.at_once * each.parameters_each for each in units):
         least = min(units, key=lambda each: each.count)
         raise RunFailed(
             f"{least.name}: one cut of {target.sparsity:.3g} over all layers leaves none of its {least.count} "
@@ -108,23 +112,22 @@ def counts_within(
 
 def _order(units: Sequence[Units], scores: Mapping[str, Tensor], min_units: int) -> list[int]:
     """The numbers of the layers whose units go next, one after the other: those that may go, by their scores."""
-    flat = [scores[each.name].double().cpu() for each in units]
-    open_ = [torch.ones_like(score, dtype=torch.bool) for score in flat]
-    for each, score, may_go in zip(units, flat, open_, strict=True):
-        may_go[score.topk(min(max(min_units, each.least), len(score))).indices] = False
-    owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(flat)])
-    order = torch.cat(flat).masked_fill(~torch.cat(open_), torch.inf).argsort(stable=True)
-    found: list[int] = owner[order[: int(torch.cat(open_).count_nonzero())]].tolist()
+    lowest = []
+    for each in units:  # of those that go together the mean decides
+        at_once = scores[each.name].double().cpu().unflatten(0, (each.at_once, -1)).sort().values.mean(0)
+        lowest.append(at_once[: most_to_go(each, min_units) // each.at_once])
+    owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(lowest)])
+    found: list[int] = owner[torch.cat(lowest).argsort(stable=True)].tolist()
     return found
 
 
 def _taken(units: Sequence[Units], order: Sequence[int], budget: int) -> tuple[dict[str, int], int]:
     """Takes units of the layers in ``order`` that fit into a number of parameters: how many of each, what is left."""
-    sizes, counts = [each.parameters_each for each in units], [0] * len(units)
+    sizes, counts = [each.at_once * each.parameters_each for each in units], [0] * len(units)
     for index in order:
         if sizes[index] <= budget:
             budget -= sizes[index]
-            counts[index] += 1
+            counts[index] += units[index].at_once
     return {each.name: count for each, count in zip(units, counts, strict=True)}, budget
 
 

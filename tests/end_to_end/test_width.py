@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import prune_lab
 from prune_lab.models.load import Checkpoint
@@ -69,6 +70,27 @@ def test_a_search_divides_neurons_and_heads_for_the_method_that_prunes(command, 
     assert sum(neurons) == 3 * 24
 
 
+@pytest.mark.parametrize("method", ["flap", "ziplm", "text_pruner", "random"])
+def test_queries_go_and_their_keys_stay(command, llama, tmp_path, random_tokens, method):
+    settings = (f"method={method}", "sparsity=neurons_query_heads", "sparsity.level=0.5", "method.scope=model")
+    record = run(command, llama, tmp_path / "1", *settings, "stages.shrink.repeats=1", "save_model=true")
+    assert 0.4 < record["metrics"]["prune/sparsity"] <= 0.5
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "1" / "model")
+    blocks = prune_lab.load(tmp_path / "1" / "model").blocks
+    queries = [block.attention.heads for block in blocks]
+    assert {block.attention.kv_heads for block in blocks} == {2}
+    assert set(queries) <= {2, 4}
+    assert record["protocol"]["shrink"].get("query_heads_per_block", [4] * 3) == queries
+    assert torch.isfinite(loaded(random_tokens(1, 8)).logits).all()
+
+
+def test_a_family_with_a_key_for_each_query_is_told_so(command, local_overrides, tmp_path):
+    settings = ("method=flap", "sparsity=query_heads", f"hydra.run.dir={tmp_path}/1")
+    outcome = command(*local_overrides, *settings)
+    assert outcome.status == 2
+    assert "has a key for each query, so that no query can go without its key; use sparsity=heads" in outcome.err
+
+
 @pytest.mark.parametrize(("stages", "told"), [("prune,save", True), ("prune,shrink,save", False)])
 def test_who_saves_zeros_where_units_were_is_told(command, llama, tmp_path, stages, told):
     settings = ("method=wanda_units", "sparsity.level=0.5", f"stages=[{stages}]", "stages.shrink.repeats=1")
@@ -91,6 +113,7 @@ def test_who_saves_zeros_where_units_were_is_told(command, llama, tmp_path, stag
         (("method=flap", "allocation=evolution_units"), "makes one cut for the whole model; use allocation=uniform"),
         (("method=ziplm", "allocation=evolution"), "method@allocation.inner=ziplm"),
         (("method=ziplm", "method.damping=-1"), "method.damping=-1"),
+        (("method=gum", "sparsity=query_heads"), "cannot make sparsity.pattern=query_heads; use sparsity=neurons"),
         (("method=taylor_units", "method.order=third"), "method.order='third'"),
     ],
 )

@@ -19,12 +19,14 @@ class PruneLabLlamaConfig(LlamaConfig):
     Attributes:
         neurons_per_block: of the feed-forward networks; None: as many as in the other keys.
         heads_per_block: of the attentions' keys and values; likewise.
+        query_heads_per_block: of the attentions' queries, equally many for each key; None: as in other keys.
         values_per_block: of the attentions' values, those of each head of keys and values; None: as many as keys.
     """
 
     model_type = "prune_lab_llama"
     neurons_per_block: list[int] | None = None
     heads_per_block: list[int] | None = None
+    query_heads_per_block: list[int] | None = None
     values_per_block: list[list[int]] | None = None
 
 
@@ -49,6 +51,13 @@ class PruneLabLlamaForCausalLM(LlamaForCausalLM):
                 _resize(attention.k_proj, rows=attention.k_proj.out_features * heads // whole)
                 _resize(attention.v_proj, rows=attention.v_proj.out_features * heads // whole)
                 _resize(attention.o_proj, columns=attention.o_proj.in_features * heads // whole)
+        if config.query_heads_per_block is not None:
+            for block, heads in zip(blocks, config.query_heads_per_block, strict=True):
+                attention = block.self_attn
+                whole = attention.q_proj.out_features // attention.head_dim
+                _resize(attention.q_proj, rows=attention.q_proj.out_features * heads // whole)
+                _resize(attention.o_proj, columns=attention.o_proj.in_features * heads // whole)
+                attention.num_key_value_groups = attention.num_key_value_groups * heads // whole
         if config.values_per_block is not None:
             for block, values in zip(blocks, config.values_per_block, strict=True):
                 attention = block.self_attn

@@ -20,6 +20,7 @@ class PruneLabMixtralConfig(MixtralConfig):
 
     Attributes:
         heads_per_block: of the attentions' keys and values; likewise.
+        query_heads_per_block: of the attentions' queries, equally many for each key; None: as in other keys.
         values_per_block: of the attentions' values, those of each head of keys and values; None: as many as keys.
         experts_per_block: of the mixtures, in blocks that have one; None: as many as in the other keys.
         experts_passed_over: whether routers pass over experts whose weights are zeros, as their rows of the router are.
@@ -27,6 +28,7 @@ class PruneLabMixtralConfig(MixtralConfig):
 
     model_type = "prune_lab_mixtral"
     heads_per_block: list[int] | None = None
+    query_heads_per_block: list[int] | None = None
     values_per_block: list[list[int]] | None = None
     experts_per_block: list[int] | None = None
     experts_passed_over: bool | None = None
@@ -48,6 +50,13 @@ class PruneLabMixtralForCausalLM(MixtralForCausalLM):
                 _resize(attention.k_proj, rows=attention.k_proj.out_features * heads // whole)
                 _resize(attention.v_proj, rows=attention.v_proj.out_features * heads // whole)
                 _resize(attention.o_proj, columns=attention.o_proj.in_features * heads // whole)
+        if config.query_heads_per_block is not None:
+            for block, heads in zip(blocks, config.query_heads_per_block, strict=True):
+                attention = block.self_attn
+                whole = attention.q_proj.out_features // attention.head_dim
+                _resize(attention.q_proj, rows=attention.q_proj.out_features * heads // whole)
+                _resize(attention.o_proj, columns=attention.o_proj.in_features * heads // whole)
+                attention.num_key_value_groups = attention.num_key_value_groups * heads // whole
         if config.values_per_block is not None:
             for block, values in zip(blocks, config.values_per_block, strict=True):
                 attention = block.self_attn

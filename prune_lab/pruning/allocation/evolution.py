@@ -186,7 +186,7 @@ class Evolution(LayerAllocation):
         self, model: PrunableModel, target: Target, layers: Sequence[Layer], start: Mapping[str, int], number: int
     ) -> dict[str, list[int]]:
         """How many entries of each layer go at its levels, which lie around where a round begins."""
-        units = {layer.name: layer.entries - 1 for layer in layers}
+        units = {layer.name: layer.entries - layer.at_once for layer in layers}
         caps, counts = units if target.removes_units else self.caps(model, target), {}
         for layer in layers:
             step, begin = self._step(layer, number), start[layer.name]
@@ -199,7 +199,7 @@ class Evolution(LayerAllocation):
         """How many of a layer's entries lie between two levels of a round, from 1: half as many as the round before."""
         halved = self.step / 2 ** (number - 1)
         step = round(halved * layer.entries) if self.step < 1 else int(halved)
-        return max(step, 1) if layer.units is not None else step
+        return max(step // layer.at_once, 1) * layer.at_once if layer.units is not None else step
 
     def _search(
         self,

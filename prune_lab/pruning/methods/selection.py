@@ -44,7 +44,22 @@ def keep_units(
     if target.removes_depth:
         return Masks({name: keep_blocks(score, target) for name, score in scores.items()})
     counted = uniform_counts(units, target) if scope == "layer" else counts_by_score(units, scores, target, method)
-    return Masks({name: keep_all_but(scores[name], count) for name, count in counted.items()})
+    return Masks({each.name: drop_lowest(each, scores[each.name], counted[each.name]) for each in units})
+
+
+def drop_lowest(units: Units, scores: Tensor, dropped: int) -> Tensor:
+    """Drops the units of a layer with the lowest scores ``(count,)``, equally many of each part that loses some.
+
+    Args:
+        units: of the layer.
+        scores: of them, any float type.
+        dropped: a multiple of ``units.at_once``.
+
+    Returns:
+        The keep-mask, of the shape of the scores and on their device.
+    """
+    parts = scores.unflatten(0, (units.at_once, -1))
+    return keep_all_but(parts, dropped // units.at_once).flatten()
 
 
 def keep_blocks(scores: Tensor, target: Target) -> Tensor:

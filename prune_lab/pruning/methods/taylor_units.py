@@ -30,7 +30,9 @@ class GradientUnits(Method):
     """
 
     scope: str
-    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "width", "values", "neurons_values"})
+    patterns: ClassVar[frozenset[str]] = frozenset(
+        {"neurons", "heads", "width", "query_heads", "neurons_query_heads", "values", "neurons_values"}
+    )
 
     @property
     def allocation_conflict(self) -> str | None:

@@ -13,9 +13,10 @@ from prune_lab.models.member import Member
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.masks import Masks, keep_all_but
+from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.methods.data_free import remove_units
 from prune_lab.pruning.methods.method import Reaches
+from prune_lab.pruning.methods.selection import drop_lowest
 from prune_lab.pruning.methods.taylor_units import GradientUnits
 from prune_lab.pruning.methods.unitwise import SCOPES
 from prune_lab.pruning.result import PruningResult
@@ -129,7 +130,8 @@ class TextPruner(GradientUnits):
     def _cut(self, units: Sequence[Units], scores: Mapping[str, Tensor], target: Target, share: float) -> Masks:
         """Drops a share of what goes in the end."""
         if self.scope == "layer":
-            counts = {name: int(count * share) for name, count in uniform_counts(units, target).items()}
+            asked = uniform_counts(units, target)
+            counts = {each.name: int(asked[each.name] * share) // each.at_once * each.at_once for each in units}
         else:
             part = target if share == 1 else replace(target, level=target.sparsity * share)
             counts = counts_by_score(units, scores, part, self)
@@ -137,7 +139,7 @@ class TextPruner(GradientUnits):
             if each.kind == "neurons":
                 kept = -(-(each.count - counts[each.name]) // self.multiple_of) * self.multiple_of
                 counts[each.name] = max(0, each.count - kept)
-        return Masks({each.name: keep_all_but(scores[each.name], counts[each.name]) for each in units})
+        return Masks({each.name: drop_lowest(each, scores[each.name], counts[each.name]) for each in units})
 
 
 def _change(member: Member, count: int) -> Tensor:

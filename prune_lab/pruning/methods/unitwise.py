@@ -18,8 +18,9 @@ from prune_lab.pruning.calibration.collect import collect
 from prune_lab.pruning.calibration.shared import is_sum
 from prune_lab.pruning.calibration.statistics import Statistic
 from prune_lab.pruning.context import PruningContext
-from prune_lab.pruning.masks import Masks, keep_all_but
+from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming, share_of
+from prune_lab.pruning.methods.selection import drop_lowest
 from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.unit_counts import counts_by_score, uniform_counts
 from prune_lab.utils.checks import check_choice, check_whole
@@ -58,7 +59,7 @@ class UnitMethod(BlockMethod):
 
     scope: str = "layer"
     min_units: int = 1
-    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "width"})
+    patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads", "width", "query_heads", "neurons_query_heads"})
     statistic: ClassVar[type[Statistic]]
     prunes_experts: ClassVar[bool] = True  # it removes heads beside them
 
@@ -113,7 +114,7 @@ class UnitMethod(BlockMethod):
             )
             for each in ready:
                 start, linear = time.perf_counter(), each.reader.linear
-                dropped = max(target.dropped(each.name, each.count), int(each.zero.count_nonzero()))
+                dropped = max(target.dropped_units(each), int(each.zero.count_nonzero()))
                 with naming(linear, self):
                     zero, statistic = target.zeros_to_keep(linear.weight), statistics.pop(linear.name)
                     aim = pruning.aim([linear], statistic)
@@ -193,7 +194,7 @@ class ScoredUnits(UnitMethod):
     def choose(self, units: Units, statistic: Any, dropped: int) -> Tensor:
         """Returns the keep-mask ``(count,)`` that drops the lowest scores."""
         score = self.score(units, statistic)
-        return keep_all_but(score.masked_fill(units.zero.to(score.device), -torch.inf), dropped)
+        return drop_lowest(units, score.masked_fill(units.zero.to(score.device), -torch.inf), dropped)
 
     def score(self, units: Units, statistic: Any) -> Tensor:
         """Returns how much each unit matters in its layer, ``(count,)``: the sum over the inputs that it is."""

@@ -19,7 +19,7 @@ from prune_lab.pruning.methods.unitwise import Solution, UnitMethod
 from prune_lab.pruning.solvers.exchange import exchange
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.solvers.structured_obs import Elimination, damped, eliminate, refit_columns
-from prune_lab.pruning.unit_counts import parameters_of
+from prune_lab.pruning.unit_counts import most_to_go, parameters_of
 from prune_lab.utils.checks import check_choice, check_flag, check_number, check_whole
 
 WEIGHTINGS = ("relative", "absolute")
@@ -87,11 +87,15 @@ class ZipLM(UnitMethod):
         if context.target.time is not None:
             return self._counts_in_time(units, curves, context.target.time)
         points: dict[str, list[Point]] = {
-            each.name: [(number * each.parameters_each, error) for number, error in enumerate(curves[each.name])]
+            each.name: [
+                (number * each.parameters_each, curves[each.name][number])
+                for number in range(0, len(curves[each.name]), each.at_once)
+            ]
             for each in units
         }
         parameters = divide(points, count_dropped(context.target.sparsity, parameters_of(units)))
-        return {each.name: parameters[each.name] // each.parameters_each for each in units}
+        sizes = {each.name: each.at_once * each.parameters_each for each in units}
+        return {each.name: parameters[each.name] // sizes[each.name] * each.at_once for each in units}
 
     def _counts_in_time(
         self, units: list[Units], curves: Mapping[str, list[float]], time: TimeBudget
@@ -131,7 +135,7 @@ class ZipLM(UnitMethod):
         weight = units.reader.linear.weight
         keep = torch.ones(units.count, dtype=torch.bool, device=gone.device)
         keep[gone] = False
-        return exchange(weight, hessian, weight.shape[1] // units.count, keep, self.swaps)
+        return exchange(weight, hessian, weight.shape[1] // units.count, keep, self.swaps, units.at_once)
 
     def _refit(self, units: Units, hessian: Tensor, keep: Tensor, zero: Tensor | None) -> Tensor:
         weight, columns = units.reader.linear.weight, units.reader.spread(keep)
@@ -147,11 +151,12 @@ class ZipLM(UnitMethod):
 
     def _eliminate(self, units: Units, hessian: Tensor, removed: int) -> Elimination:
         weight = units.reader.linear.weight
-        return eliminate(weight, hessian, weight.shape[1] // units.count, removed, self.per_round)
+        group = weight.shape[1] // units.count
+        return eliminate(weight, hessian, group, removed, self.per_round, units.at_once)
 
     def _curve(self, units: Units, statistic: Covariance) -> list[float]:
         """The output error when so many units are gone, from none to all but ``min_units``."""
         hessian, weight = self._hessian(units, statistic), units.reader.linear.weight.double()
-        losses = self._eliminate(units, hessian, units.count - self.min_units).losses
+        losses = self._eliminate(units, hessian, most_to_go(units, self.min_units)).losses
         scale = float(((weight @ hessian) * weight).sum()) if self.weighting == "relative" else 1.0
         return [0.0, *(losses.cumsum(0) / scale).tolist()]

@@ -42,6 +42,11 @@ class Layer:
     parameters_each: int = 1
     units: Units | None = None
 
+    @property
+    def at_once(self) -> int:
+        """How many of its entries go together."""
+        return 1 if self.units is None else self.units.at_once
+
 
 def layers_of(model: PrunableModel, target: Target) -> list[Layer]:
     """Everything in the target's range that has levels, in order."""

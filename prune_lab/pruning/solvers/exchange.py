@@ -11,7 +11,7 @@ _AT_ONCE = 10  # as in OSSCAR's commands, of neurons
 _LESS = 1 - 1e-9
 
 
-def exchange(weight: Tensor, hessian: Tensor, group: int, keep: Tensor, trials: int) -> Tensor:
+def exchange(weight: Tensor, hessian: Tensor, group: int, keep: Tensor, trials: int, parts: int = 1) -> Tensor:
     """Looks for a set of groups as large as the given one with a smaller error of the least-squares refit.
 
     For each group that went and each that stayed it is known what the error would be if the one stood in for the
@@ -24,6 +24,7 @@ def exchange(weight: Tensor, hessian: Tensor, group: int, keep: Tensor, trials: 
         group: consecutive columns that go together.
         keep: ``(in / group,)`` bool, where to begin.
         trials: at most; each factorises the Hessian of what is kept.
+        parts: of equally many groups, side by side, each of which keeps as many as it has.
 
     Returns:
         Bool of the shape of ``keep``, with as many groups kept.
@@ -39,7 +40,7 @@ def exchange(weight: Tensor, hessian: Tensor, group: int, keep: Tensor, trials: 
         return keep
     weight, number = weight.double(), _AT_ONCE
     best = _Support.of(weight, hessian, group, keep)
-    pairs = best.pairs(number)
+    pairs = best.pairs(number, parts)
     for _ in range(trials):
         if not len(pairs):
             break
@@ -48,7 +49,7 @@ def exchange(weight: Tensor, hessian: Tensor, group: int, keep: Tensor, trials: 
         tried = _Support.of(weight, hessian, group, other)
         if tried.error < best.error * _LESS:
             best = tried
-            pairs = best.pairs(number)
+            pairs = best.pairs(number, parts)
         else:
             number = len(pairs) // 2
             pairs = pairs[:number]
@@ -91,13 +92,15 @@ class _Support:
         error = float((missing * weight[:, gone]).sum())
         return cls(keep, error, best, torch.cholesky_inverse(factor), makes_up, left, missing, group)
 
-    def pairs(self, number: int) -> Tensor:
+    def pairs(self, number: int, parts: int) -> Tensor:
         """Pairs of groups, one to come back and one to go for it: ``(pairs, 2)`` int64, those that gain most first.
 
         No group is in two of them; at most ``number``, all of which lower the error if exchanged alone.
         """
-        changes, to_go = self.changes().min(0)
         kept, gone = (mask.nonzero().flatten() for mask in (self.keep, ~self.keep))
+        of_part = torch.arange(len(self.keep), device=kept.device) * parts // len(self.keep)
+        elsewhere = of_part[kept][:, None] != of_part[gone]
+        changes, to_go = self.changes().masked_fill_(elsewhere, torch.inf).min(0)
         found: dict[int, int] = {}
         for index in changes.argsort(stable=True).tolist():
             if len(found) == number or float(changes[index]) >= -(1 - _LESS) * self.error:

@@ -42,7 +42,9 @@ def damped(hessian: Tensor, damping: float) -> Tensor:
     return matrix
 
 
-def eliminate(weight: Tensor, hessian: Tensor, group: int, removed: int, together: int = 1) -> Elimination:
+def eliminate(
+    weight: Tensor, hessian: Tensor, group: int, removed: int, together: int = 1, parts: int = 1
+) -> Elimination:
     """Removes groups of columns one after the other, each time the one whose loss makes the least error.
 
     With ``C`` the inverse Hessian of the columns that are left, removing the group S and moving the other weights to
@@ -57,6 +59,8 @@ def eliminate(weight: Tensor, hessian: Tensor, group: int, removed: int, togethe
         removed: how many groups go, fewer than there are.
         together: with a group of 1, so many columns go before the losses of the others are found anew: those with the
             lowest, as in OSSCAR.
+        parts: of equally many groups, side by side, each of which loses one before another loses its next; with more
+            than one ``together`` is without effect.
 
     Returns:
         The order; a shorter removal is the beginning of a longer one.
@@ -72,9 +76,9 @@ def eliminate(weight: Tensor, hessian: Tensor, group: int, removed: int, togethe
     columns = weight.double()
     gram = columns.T @ columns  # (in, in)
     inverse = _inverse(hessian)
-    if group == 1:
+    if group == 1 and parts == 1:
         return _eliminate_columns(gram, inverse, removed, together)
-    return _eliminate_groups(gram, inverse, group, removed)
+    return _eliminate_groups(gram, inverse, group, removed, parts)
 
 
 def refit_columns(weight: Tensor, hessian: Tensor, keep: Tensor) -> Tensor:
@@ -179,14 +183,16 @@ def _both_sides(factor: Tensor, matrix: Tensor) -> Tensor:
     return whole
 
 
-def _eliminate_groups(gram: Tensor, inverse: Tensor, group: int, removed: int) -> Elimination:
+def _eliminate_groups(gram: Tensor, inverse: Tensor, group: int, removed: int, parts: int) -> Elimination:
     """Eliminates groups of consecutive columns; there are few of them."""
     count = len(gram) // group
+    of_part = torch.arange(parts, device=gram.device).repeat_interleave(count // parts)
+    gone = torch.zeros(parts, dtype=torch.int64, device=gram.device)  # of each
     alive = torch.ones(count, dtype=torch.bool, device=gram.device)
     order = torch.empty(removed, dtype=torch.int64, device=gram.device)
     losses = gram.new_empty(removed)
     for step in range(removed):
-        left = alive.nonzero().flatten()
+        left = (alive & (gone == step // parts)[of_part]).nonzero().flatten()
         blocks = inverse.view(count, group, count, group)[left, :, left]  # (left, group, group)
         products = gram.view(count, group, count, group)[left, :, left]
         scores = torch.linalg.solve(blocks, products).diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -199,6 +205,7 @@ def _eliminate_groups(gram: Tensor, inverse: Tensor, group: int, removed: int) -
         gram.sub_(mixed).sub_(mixed.T).addmm_(own, update)
         inverse.addmm_(inverse[:, part].clone(), update, alpha=-1)
         alive[index] = False
+        gone[of_part[index]] += 1
         # what is left of the rows and columns that went is rounding
         for matrix in (gram, inverse):
             matrix[part] = 0

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import prune_lab
 from prune_lab.models.families import FAMILIES
-from prune_lab.models.model_units import all_experts, all_heads, all_neurons, all_values
+from prune_lab.models.model_units import all_experts, all_heads, all_neurons, all_query_heads, all_values
 from prune_lab.models.origin import Origin
 from prune_lab.models.shrink import shrink
 from prune_lab.run.stages.save import save_model
@@ -72,13 +72,14 @@ assert AutoConfig.for_model("prune_lab_gpt2", neurons_per_block=[3]).neurons_per
 @pytest.fixture
 def unequal(tiny_model):
     def make(family):
-        """A model with other neurons, heads, values and experts in each block."""
+        """A model with other neurons, heads, queries, values and experts in each block."""
         model = tiny_model(family)
         keep = {}
         for units_of, counts in ((all_neurons, WIDTHS), (all_heads, HEADS), (all_experts, EXPERTS)):
             units = units_of(model)
             keep |= {each.name: torch.arange(each.count) < n for each, n in zip(units, counts, strict=False)}
         shrink(model, keep)
+        shrink(model, {each.name: torch.arange(each.count) % 2 > 0 for each in all_query_heads(model)[2:]})
         shrink(model, {each.name: torch.arange(each.count) % 3 > 0 for each in all_values(model)[1:]})
         return model
 

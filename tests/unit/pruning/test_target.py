@@ -22,8 +22,8 @@ def test_an_unstructured_target_needs_a_level():
 def test_an_unknown_pattern_is_refused(pattern):
     with pytest.raises(
         BadInput,
-        match=r"Target\.pattern=.*unstructured, neurons, heads, width, values, neurons_values, experts, blocks, "
-        r"sub_blocks, or N:M",
+        match=r"Target\.pattern=.*unstructured, neurons, heads, width, query_heads, neurons_query_heads, values, "
+        r"neurons_values, experts, blocks, sub_blocks, or N:M",
     ):
         Target(pattern, level=0.5)
 

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prune_lab.errors import RunFailed
+from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import counts_by_score, parameters_of, removed_share, uniform_counts
@@ -56,20 +57,23 @@ def test_a_budget_by_the_names_of_units_is_obeyed(units_of):
 
 
 @QUICK
-@given(st.data(), st.sampled_from(["neurons", "heads", "width"]), st.floats(0, 0.6))
+@given(
+    st.data(), st.sampled_from(["neurons", "heads", "width", "query_heads", "neurons_query_heads"]), st.floats(0, 0.6)
+)
 def test_the_lowest_scores_go_as_far_as_the_parameters_reach(units_of, data, pattern, level):
     target = Target(pattern, level)
     units = units_of(target)
     seed = data.draw(st.integers(0, 1000))
     generator = torch.Generator().manual_seed(seed)
     scores = {each.name: torch.rand(each.count, generator=generator) for each in units}
-    if pattern == "heads":
+    if pattern in ("heads", "query_heads"):
         level = min(level, 0.5)  # each of three blocks keeps one of two
         target = Target(pattern, level)
     counts = counts_by_score(units, scores, target, Magnitude())
-    budget = level * parameters_of(units)
-    assert gone(units, counts) <= budget + 1e-6
-    assert budget - gone(units, counts) < max(each.parameters_each for each in units)
+    budget = count_dropped(level, parameters_of(units))
+    assert gone(units, counts) <= budget
+    assert budget - gone(units, counts) < max(each.at_once * each.parameters_each for each in units)
+    assert all(counts[each.name] % each.at_once == 0 for each in units)
     assert all(counts[each.name] < each.count for each in units)
     kept = {each.name: scores[each.name].sort().values[counts[each.name] :] for each in units}
     if pattern == "neurons":  # all alike: one cut

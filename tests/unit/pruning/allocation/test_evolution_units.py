@@ -67,6 +67,20 @@ def test_the_same_seed_finds_the_same(tiny_model, random_tokens):
     assert found[0] == found[1]
 
 
+def test_queries_go_one_of_each_key(tiny_model, random_tokens):
+    """The levels of a search, and what the method then prunes."""
+    model, target = tiny_model("llama"), Target("neurons_query_heads", 0.5)
+    model.blocks[2].attention.out.weight.mul_(1e-3)
+    search = Evolution(inner=ZipLM(), seed=1, **SHORT | {"generations": 8})
+    budget = search.budget(model, Calibration(random_tokens(6, 24)), target)
+    units, start = target.units(model), uniform_counts(target.units(model), target)
+    counts = {each.name: count_dropped(budget[each.name], each.count) for each in units}
+    assert {counts[each.name] % each.at_once for each in units} == {0}
+    assert sum(counts.values()) == sum(start.values())
+    pruned = ZipLM().prune(PruningContext(model, replace(target, budget=budget), Calibration(random_tokens(4, 16))))
+    assert {name: int((~pruned.masks[name]).count_nonzero()) for name in counts} == counts
+
+
 def test_rounds_and_trained_candidates_keep_the_parameters_exact_and_the_model_as_it_was(tiny_model, random_tokens):
     """A step of units ends at one unit, however often it is halved."""
     model, target = tiny_model("llama"), Target("width", 0.5)

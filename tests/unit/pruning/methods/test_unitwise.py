@@ -177,7 +177,7 @@ def test_a_family_without_biases_is_told_and_pruned_without(tiny_model, random_t
     assert set(model.hf.state_dict()) == names
     caplog.clear()
     prune(tiny_model("mistral"), Flap(bias=False), Target("width", 0.3), random_tokens(6, 16))
-    assert caplog.text == ""
+    assert "cannot give" not in caplog.text
 
 
 def error_of(result: PruningResult, model: PrunableModel, dense: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict:

@@ -93,3 +93,22 @@ def test_it_comes_nearer_to_the_best_subset_than_going_one_by_one():
 @pytest.mark.parametrize("keep", [torch.ones(10, dtype=torch.bool), torch.zeros(10, dtype=torch.bool)])
 def test_where_nothing_can_be_exchanged_nothing_is(keep):
     assert torch.equal(exchange(*problem(0), 1, keep, 5), keep)
+
+
+@given(st.integers(0, 1000), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_parts_keep_as_many_as_they_have(seed, removed):
+    weight, hessian = problem(seed)
+    generator = torch.Generator().manual_seed(seed)
+    before = torch.cat([kept(5, torch.randperm(5, generator=generator)[:removed]) for _ in range(2)])
+    after = exchange(weight, hessian, 1, before, 6, parts=2)
+    assert after.view(2, 5).count_nonzero(1).tolist() == [5 - removed] * 2
+    if torch.equal(after, before):  # no exchange within a part lowers the error
+        for start in (0, 5):
+            for back, go in [(b, g) for b in range(start, start + 5) for g in range(start, start + 5)]:
+                if before[go] and not before[back]:
+                    other = before.clone()
+                    other[back], other[go] = True, False
+                    assert error_of(weight, hessian, other) >= error_of(weight, hessian, before) * (1 - 1e-6)
+    else:
+        assert error_of(weight, hessian, after) < error_of(weight, hessian, before)

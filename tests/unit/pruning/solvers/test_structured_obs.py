@@ -125,7 +125,7 @@ def test_groups_of_one_column_are_single_columns():
     weight, hessian = problem(columns=30, tokens=100)
     single = eliminate(weight, hessian, 1, 29)
     inverse = torch.linalg.inv(hessian)
-    grouped = structured_obs._eliminate_groups(weight.T @ weight, inverse, 1, 29)
+    grouped = structured_obs._eliminate_groups(weight.T @ weight, inverse, 1, 29, 1)
     assert torch.equal(single.order, grouped.order)
     torch.testing.assert_close(single.losses, grouped.losses)
 
@@ -172,3 +172,23 @@ def test_damping_leaves_what_it_was_given():
     before = hessian.clone()
     damped(hessian, 0.5)
     assert torch.equal(hessian, before)
+
+
+@given(st.integers(0, 50), st.sampled_from([(1, 2), (1, 4), (2, 2)]))
+@settings(max_examples=20, deadline=None)
+def test_parts_lose_one_each_before_one_loses_its_next(seed, sizes):
+    """By brute force over the groups that may go: the one whose loss is least."""
+    group, parts = sizes
+    weight, hessian = problem(seed=seed)
+    each = 8 // group // parts
+    found = eliminate(weight, hessian, group, parts * (each - 1), parts=parts)
+    gone: list[int] = []
+    for index, loss in zip(found.order.tolist(), found.losses.tolist(), strict=True):
+        lost = [sum(other // each == part for other in gone) for part in range(parts)]
+        open_ = [other for other in range(8 // group) if other not in gone and lost[other // each] == min(lost)]
+        before = error_without(weight, hessian, without(8, gone, group))
+        rises = {other: error_without(weight, hessian, without(8, (*gone, other), group)) - before for other in open_}
+        assert rises[index] == pytest.approx(min(rises.values()), rel=1e-6)
+        assert loss == pytest.approx(rises[index], rel=1e-6, abs=1e-9)
+        gone.append(index)
+    assert [sum(other // each == part for other in gone) for part in range(parts)] == [each - 1] * parts
