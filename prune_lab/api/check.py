@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from prune_lab.api.result import Result
+    from prune_lab.pruning.methods.method import Method
 
 _EXAMPLES = """\
 examples:
@@ -87,24 +88,26 @@ def check_method(
     method = stage.method
     if method.trains:
         settings = {"training.steps": 6, "training.batch_size": 4, **settings}
-    free = method.trains or method.rewrites  # other weights may change, and zeros need not stay
-    whole = method.trains or method.allocation_conflict is not None  # one cut for the model, blocks have no groups
+    one_cut = (
+        method.allocation_conflict is not None and not method.trains
+    )  # over the model, so that groups have no level
     for pattern in (pattern for pattern in _PATTERNS if pattern in method.patterns):
         for case, asked in _PATTERNS[pattern]:
-            if whole and ("sparsity.layers" in asked or pattern == "N:M"):
+            if (one_cut and pattern == "N:M") or ((one_cut or method.trains) and "sparsity.layers" in asked):
                 continue
             for family in _ALONE.get(pattern, families):
-                broken = _broken(name, _MODELS[family], {**asked, **settings}, free=free, pattern=pattern)
+                broken = _broken(name, _MODELS[family], {**asked, **settings}, method, pattern)
                 yield Finding(family, case, broken)
 
 
 def _broken(
-    name: str, make: Callable[[], "PreTrainedModel"], settings: Mapping[str, Any], *, free: bool, pattern: str
+    name: str, make: Callable[[], "PreTrainedModel"], settings: Mapping[str, Any], method: "Method", pattern: str
 ) -> tuple[str, ...]:
     import torch
 
     from prune_lab.api.calls import prune
 
+    free = method.trains or method.rewrites  # other weights may change, and zeros need not stay
     tokens = torch.randint(_VOCABULARY, (6, 24), generator=torch.Generator().manual_seed(0))
 
     def pruned(hf: Any) -> "Result":
@@ -114,7 +117,7 @@ def _broken(
         hf = make()
         before = {key: value.clone() for key, value in hf.state_dict().items()}
         result = pruned(hf)
-        broken = list(_of_masks(result, pattern))
+        broken = list(_of_masks(result, pattern, groups=pattern == "N:M" and method.reaches != "at most"))
         if not bool(torch.isfinite(hf(tokens).logits).all()):
             broken.append("the pruned model's outputs are not finite")
         after = {key: value.clone() for key, value in hf.state_dict().items()}
@@ -137,7 +140,7 @@ def _broken(
     return tuple(broken)
 
 
-def _of_masks(result: "Result", pattern: str) -> Iterator[str]:
+def _of_masks(result: "Result", pattern: str, *, groups: bool) -> Iterator[str]:
     if not result.masks:
         yield "nothing was pruned, and no mask was recorded"
     for name, keep in result.masks.items():
@@ -146,7 +149,7 @@ def _of_masks(result: "Result", pattern: str) -> Iterator[str]:
         weights = {key: linear.weight for key, linear in ((each.name, each) for each in result.prunable.linears)}
         if not bool(((weights[name] != 0) == keep).all()):
             yield f"{name}: the mask is not where the weight is not zero"
-        if pattern == "N:M" and not bool((keep.unflatten(1, (-1, 4)).sum(-1) <= 2).all()):
+        if groups and not bool((keep.unflatten(1, (-1, 4)).sum(-1) <= 2).all()):
             yield f"{name}: more than 2 of 4 inputs in a row stay"
 
 

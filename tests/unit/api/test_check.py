@@ -81,6 +81,13 @@ def test_the_methods_of_the_lab_keep_their_promises():
     assert not [each for each in found if each.broken]
 
 
+@pytest.mark.parametrize("method", ["gradual_magnitude", "soft_movement"])
+def test_what_trains_is_asked_for_groups(method):
+    """Of a penalty's method, which may leave more, not that they are full."""
+    found = next(each for each in check.check_method(method, {}, ["llama"]) if each.case == "2:4")
+    assert not found.broken
+
+
 def test_a_cut_over_the_model_is_asked_for_no_single_blocks_and_no_groups():
     cases = {each.case for each in check.check_method("magnitude", {"method.scope": "model"}, ["opt"])}
     assert cases >= {
