@@ -17,7 +17,10 @@ from prune_lab.pruning.masks import Masks
 from prune_lab.run.entry import quiet_libraries
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+    from prune_lab.models.units import Units
 
 
 _OF_PRUNING = ("stages", "method", "sparsity", "allocation", "schedule", "finetune", "training")
@@ -155,10 +158,15 @@ def _shrunk(given: InMemory | None, overrides: list[str], multiple: int | None) 
 
 
 def _take_out_zeros(model: PrunableModel, multiple: int | None) -> None:
-    shrink_in_place(model, {units.name: _kept(~units.zero) for units in removable(model)}, multiple)
+    shrink_in_place(model, {units.name: _kept(units) for units in removable(model)}, multiple)
 
 
-def _kept(keep: Any) -> Any:
-    """A layer without any unit, or a model without any block, cannot be computed, so that the first one stays."""
-    keep[0] |= not bool(keep.any())
+def _kept(units: "Units") -> "Tensor":
+    """A layer without any unit, or a model without any block, cannot be computed, so that the first one stays.
+
+    Of queries it is the first of each key.
+    """
+    keep = ~units.zero
+    if not bool(keep.any()):
+        keep.unflatten(0, (units.at_once, -1))[:, 0] = True
     return keep

@@ -62,7 +62,9 @@ def check_reached(
     if method.reaches == "nothing":
         return
     counts = list(
-        _units(model, target, result, before) if target.removes_units else _weights(model, target, result, before)
+        _units(model, target, method, result, before)
+        if target.removes_units
+        else _weights(model, target, result, before)
     )
     if method.allocation_conflict is not None:
         counts = [_total(counts, target, method.least_kept)]
@@ -80,9 +82,7 @@ def check_reached(
                 method,
             )
     if target.removes_units and not target.removes_depth:
-        _warn_of_coarse(
-            counts, target, min(_entries(each, target) // each.at_once for each in target.units(model)), method
-        )
+        _warn_of_coarse(counts, target, min(target.units(model), key=lambda each: each.count), method)
 
 
 def _check_time(model: PrunableModel, target: Target, time: TimeBudget, method: Method, result: PruningResult) -> None:
@@ -120,18 +120,24 @@ def _beside(result: PruningResult, name: str) -> int:
     return result.pairs[name].parameters if name in result.pairs else 0
 
 
-def _warn_of_coarse(counts: Sequence[_Count], target: Target, few: int, method: Method) -> None:
+def _warn_of_coarse(counts: Sequence[_Count], target: Target, few: Units, method: Method) -> None:
     """Says so where layers have so few units that whole ones are far from the level: 25 % of 3 heads is none.
 
     Far from it is a tenth of the level less, or more than twice as much that stays as was asked for.
     """
     gone, entries = sum(count.gone for count in counts), sum(count.entries for count in counts)
     if target.sparsity - gone / entries > min(_COARSE * target.sparsity, 1 - target.sparsity):
+        whole = "whole ones go" if few.at_once == 1 else f"{few.at_once} go at a time, one of each key"
+        remedy = (
+            ", or choose among those of all layers, by a method with method.scope=model or global"
+            if method.allocation_conflict is None  # it does not yet
+            else ""
+        )
         why = (
             "with its settings the method may leave more than asked for, as its description says"
             if method.reaches == "at most"
-            else f"a layer has as few as {few} units, of which whole ones go, rounded down, and one stays; give "
-            "another sparsity.level, or choose among those of all layers, by a method with method.scope=model or global"
+            else f"a layer has as few as {few.count} units, of which {whole}, rounded down, and some stay; give "
+            f"another sparsity.level{remedy}"
         )
         logger.warning(
             "%.1f %% of the %s went, where %.1f %% were asked for: %s",
@@ -146,13 +152,13 @@ def _kind(target: Target) -> str:
 
 
 def _units(
-    model: PrunableModel, target: Target, result: PruningResult, before: Mapping[str, Tensor]
+    model: PrunableModel, target: Target, method: Method, result: PruningResult, before: Mapping[str, Tensor]
 ) -> Iterator[_Count]:
     def kept(linear: PrunableLinear) -> Tensor:
         return before[linear.name] if linear.name in before else torch.ones(linear.shape)
 
     units = target.units(model)
-    asked = {} if target.removes_depth else uniform_counts(units, target)
+    asked = {} if target.removes_depth else uniform_counts(units, target, method.least_kept)
     for each in units:
         span, mask = target.span(each), result.masks[each.name]
         entries = _entries(each, target)

@@ -176,11 +176,14 @@ class Target:
         """The neurons, heads, values or experts of a block that may go, in the order of a forward pass.
 
         Raises:
-            BadInput: it has none; of experts it may have none.
+            BadInput: it has none; of experts and query heads it may have none.
         """
         if self.kind == "experts" and moe_of(block) is None:
             return []
-        return [of_block(block) for of_block in _UNITS_OF[self.kind]]
+        found = _UNITS_OF[self.kind]
+        if not block.attention.shares_keys and not block.attention.joint_norm:
+            found = [of_block for of_block in found if of_block is not query_heads_of]
+        return [of_block(block) for of_block in found]
 
     def span(self, units: Units) -> slice:
         """Which of the units lie in the range of layers."""
@@ -208,11 +211,7 @@ class Target:
         return units.at_once * count_dropped(self.of(units.name), units.count // units.at_once)
 
     def zeros_to_keep(self, weight: Tensor) -> Tensor | None:
-        """Where a weight ``(out, in)``, before anything is done to it, is zero and must stay so; ``None`` if nowhere.
-
-        Returns:
-            Bool of its shape.
-        """
+        """Where a weight ``(out, in)``, not yet changed, is zero and must stay so: bool; ``None`` if nowhere."""
         return zeros_in(weight) if self.keep_zeros else None
 
     def end(self, model: PrunableModel) -> int:
@@ -241,7 +240,9 @@ class Target:
         elif self.kind == "experts":
             self._check_experts(model)
         elif self.removes_units:
-            self.units(model)  # there are some
+            units = self.units(model)
+            if query_heads_of in _UNITS_OF[self.kind] and not any(each.kind == "query_heads" for each in units):
+                query_heads_of(next(filter(self.includes, model.blocks)))  # says why
         if self.n_of_m:
             for linear in self.linears(model):
                 if linear.shape[1] % self.n_of_m[1]:

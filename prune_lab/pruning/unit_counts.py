@@ -5,6 +5,7 @@ level is a share of their parameters, which whole units meet only nearly: they a
 in, so that never more goes than was asked for.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -35,6 +36,32 @@ def most_to_go(units: Units, min_units: int) -> int:
     return max(0, units.count - max(min_units, units.least)) // units.at_once * units.at_once
 
 
+def parameters_to_go(units: Sequence[Units], target: Target, method: object, min_units: int) -> int:
+    """The target's share of the parameters of units of all layers, less what of the last whole units cannot go.
+
+    Args:
+        units: of all layers.
+        target: how much.
+        method: whose ``scope`` an error names.
+        min_units: that a layer keeps.
+
+    Raises:
+        RunFailed: so much cannot go where every layer keeps some.
+    """
+    everything = parameters_of(units)
+    asked = count_dropped(target.sparsity, everything)
+    most = sum(most_to_go(each, min_units) * each.parameters_each for each in units)
+    if asked - most >= min(each.at_once * each.parameters_each for each in units):
+        few = min(units, key=lambda each: each.count)
+        raise RunFailed(
+            f"one cut of {target.sparsity:.3g} over all layers is out of reach, as each of them keeps some units "
+            f"({few.name}: {few.count - most_to_go(few, min_units)} of {few.count}); use {{at}}.scope=layer, or a "
+            f"sparsity.level of at most {math.floor(1e3 * most / everything) / 1e3:g}",
+            method,
+        )
+    return min(asked, most)
+
+
 def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -> dict[str, int]:
     """The same share of every block.
 
@@ -59,10 +86,10 @@ def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -
     if not target.counts_parameters or target.budget:
         return counts
     for _, group in groupby(units, key=block_of):
-        others, neurons = sorted(group, key=lambda each: each.kind == "neurons")
-        left = count_dropped(target.sparsity, parameters_of([others, neurons]))
-        left -= counts[others.name] * others.parameters_each
-        counts[neurons.name] = min(left // neurons.parameters_each, neurons.count - min_units)
+        *others, neurons = of_block = sorted(group, key=lambda each: each.kind == "neurons")
+        left = count_dropped(target.sparsity, parameters_of(of_block))
+        left -= sum(counts[each.name] * each.parameters_each for each in others)
+        counts[neurons.name] = min(left // neurons.parameters_each, most_to_go(neurons, min_units))
     return counts
 
 
@@ -91,23 +118,14 @@ def counts_by_score(
     order = _order(units, scores, min_units)
     if target.time is not None:
         return _dropped_in_time(units, order, target, target.time)
-    counts, left = _taken(units, order, count_dropped(target.sparsity, parameters_of(units)))
-    everything = len(order) == sum(counts[each.name] // each.at_once for each in units)
-    if everything and left >= min(each.at_once * each.parameters_each for each in units):
-        least = min(units, key=lambda each: each.count)
-        raise RunFailed(
-            f"{least.name}: one cut of {target.sparsity:.3g} over all layers leaves none of its {least.count} "
-            f"units; use {{at}}.scope=layer, or a lower sparsity.level",
-            method,
-        )
-    return counts
+    return _taken(units, order, parameters_to_go(units, target, method, min_units))
 
 
 def counts_within(
     units: Sequence[Units], scores: Mapping[str, Tensor], sparsity: float, min_units: int
 ) -> dict[str, int]:
     """The same for a share of the parameters, of which less goes where every layer has to keep ``min_units``."""
-    return _taken(units, _order(units, scores, min_units), count_dropped(sparsity, parameters_of(units)))[0]
+    return _taken(units, _order(units, scores, min_units), count_dropped(sparsity, parameters_of(units)))
 
 
 def _order(units: Sequence[Units], scores: Mapping[str, Tensor], min_units: int) -> list[int]:
@@ -121,14 +139,14 @@ def _order(units: Sequence[Units], scores: Mapping[str, Tensor], min_units: int)
     return found
 
 
-def _taken(units: Sequence[Units], order: Sequence[int], budget: int) -> tuple[dict[str, int], int]:
-    """Takes units of the layers in ``order`` that fit into a number of parameters: how many of each, what is left."""
+def _taken(units: Sequence[Units], order: Sequence[int], budget: int) -> dict[str, int]:
+    """Takes units of the layers in ``order`` that fit into a number of parameters: how many of each."""
     sizes, counts = [each.at_once * each.parameters_each for each in units], [0] * len(units)
     for index in order:
         if sizes[index] <= budget:
             budget -= sizes[index]
             counts[index] += units[index].at_once
-    return {each.name: count for each, count in zip(units, counts, strict=True)}, budget
+    return {each.name: count for each, count in zip(units, counts, strict=True)}
 
 
 def _counts_in_time(units: Sequence[Units], target: Target, time: TimeBudget, min_units: int) -> dict[str, int]:

@@ -62,10 +62,13 @@ class Random(DataFreeMethod):
 
     def select_units(self, units: list[Units], target: Target, seed: int) -> Masks:
         """Likewise, per block or for all of them."""
-        scores = {
-            each.name: _scores((each.count,), each.name, seed).masked_fill(each.zero, -torch.inf) for each in units
-        }
-        return keep_units(units, scores, target, self.scope, self)
+        return keep_units(units, {each.name: _of_units(each, seed) for each in units}, target, self.scope, self)
+
+
+def _of_units(units: Units, seed: int) -> Tensor:
+    """Those that are zero are the first to go, also queries that do not count as there are more of one key."""
+    scores = _scores((units.count,), units.name, seed)
+    return scores.masked_fill((units.norm(1) == 0).cpu(), -1).masked_fill(units.zero, -torch.inf)
 
 
 def _scores(shape: tuple[int, ...], name: str, seed: int) -> Tensor:

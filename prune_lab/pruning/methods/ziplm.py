@@ -7,19 +7,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.pruning.allocation.division import Point, divide, divide_budget
 from prune_lab.pruning.calibration.statistics import Covariance
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.latency.curve import TimeBudget, options
-from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.flap import give_biases
 from prune_lab.pruning.methods.unitwise import Solution, UnitMethod
 from prune_lab.pruning.solvers.exchange import exchange
 from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.solvers.structured_obs import Elimination, damped, eliminate, refit_columns
-from prune_lab.pruning.unit_counts import most_to_go, parameters_of
+from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import most_to_go, parameters_to_go
 from prune_lab.utils.checks import check_choice, check_flag, check_number, check_whole
 
 WEIGHTINGS = ("relative", "absolute")
@@ -72,6 +73,17 @@ class ZipLM(UnitMethod):
         """With a free bias the targets would need the means of both inputs."""
         return "cannot do so with a free bias; use {at}.bias=false, or dense_targets=0" if self.bias else None
 
+    def check_model(self, model: PrunableModel, target: Target) -> None:
+        """Refuses heads that have unequal numbers of values: columns are eliminated in groups of one size."""
+        super().check_model(model, target)
+        for each in target.units(model):
+            owner = each.reader.owner
+            if owner is not None and len(set(owner.bincount().tolist())) > 1:
+                raise BadInput(
+                    f"{each.name}: heads have unequal numbers of values, and {type(self).__name__} removes columns in "
+                    "groups of one size; use method=flap or wanda_units, or sparsity=neurons"
+                )
+
     def prepare_model(self, model: PrunableModel, units: list[Units]) -> None:
         """Gives the layers that read units a bias of zero, where they have none and can have one."""
         if self.bias:
@@ -93,7 +105,7 @@ class ZipLM(UnitMethod):
             ]
             for each in units
         }
-        parameters = divide(points, count_dropped(context.target.sparsity, parameters_of(units)))
+        parameters = divide(points, parameters_to_go(units, context.target, self, self.min_units))
         sizes = {each.name: each.at_once * each.parameters_each for each in units}
         return {each.name: parameters[each.name] // sizes[each.name] * each.at_once for each in units}
 

@@ -14,6 +14,8 @@ from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.model_units import all_query_heads, all_values, heads_of, query_heads_of
 from prune_lab.models.shrink import shrink
+from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import uniform_counts
 
 SHARING = ["gemma3_text", "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"]
 
@@ -121,6 +123,31 @@ def test_zeros_count_as_many_for_every_key(zero: list[bool]):
     assert units.is_even(~found)
     assert not bool((found & ~torch.tensor(zero)).any())
     assert int(found.count_nonzero()) == 2 * min(sum(zero[:3]), sum(zero[3:]))
+
+
+def test_blocks_that_have_none_to_lose_are_passed_over(tiny_model: Callable[..., PrunableModel]):
+    model = tiny_model("llama")
+    shrink(model, masks_of(model, [[1] * 4, [0, 1, 1, 0], [1] * 4]))
+    for kind, number in (("query_heads", 2), ("neurons_query_heads", 5)):
+        target = Target(kind, 0.5)
+        target.check(model)
+        assert len(target.units(model)) == number
+        assert sum(uniform_counts(target.units(model), target).values()) == 4 + (number - 2) * 24
+    with pytest.raises(BadInput, match=r"model\.layers\.1 has a key for each query"):
+        Target("query_heads", 0.5, layers=[1, 2]).check(model)
+
+
+@pytest.mark.parametrize("gone", ["blocks", "query_heads"])
+def test_zeros_of_whole_layers_are_taken_out(tiny_model: Callable[..., PrunableModel], gone: str):
+    """Of an attention without any query that is not zero, one of each key stays."""
+    model = tiny_model("llama")
+    units = Target(gone, 0.5).units(model)
+    if gone == "blocks":
+        units[0].apply(torch.tensor([True, False, True]))
+    else:
+        units[1].apply(torch.zeros(4, dtype=torch.bool))
+    result = prune_lab.shrink(model.hf)
+    assert [block.attention.heads for block in result.prunable.blocks] == ([4, 4] if gone == "blocks" else [4, 2, 4])
 
 
 def test_uneven_masks_and_keys_of_one_query_are_refused(tiny_model: Callable[..., PrunableModel]):

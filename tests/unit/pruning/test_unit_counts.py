@@ -84,7 +84,7 @@ def test_the_lowest_scores_go_as_far_as_the_parameters_reach(units_of, data, pat
 def test_a_level_that_would_leave_a_layer_nothing_ends_the_run(units_of):
     target = Target("heads", 0.8)
     units = units_of(target)
-    with pytest.raises(RunFailed, match=r"layers\.0\.heads: one cut of 0\.8 .*Magnitude\.scope=layer"):
+    with pytest.raises(RunFailed, match=r"one cut of 0\.8 .*layers\.0\.heads: 1 of 2.*Magnitude\.scope=layer"):
         counts_by_score(units, {each.name: torch.rand(each.count) for each in units}, target, Magnitude("model"))
 
 

@@ -69,7 +69,9 @@ def test_one_draw_for_the_model_removes_a_quarter_of_heads_that_come_in_twos(tin
 
 def test_a_draw_that_leaves_a_block_without_heads_fails(tiny_model, random_tokens):
     context = PruningContext(tiny_model("llama"), Target("heads", 0.8), Calibration(random_tokens(2, 8)))
-    with pytest.raises(RunFailed, match=r"leaves none of its 2 units; use Random\.scope=layer"):
+    with pytest.raises(
+        RunFailed, match=r"keeps some units \(model\.layers\.0\.heads: 1 of 2\); use Random\.scope=layer"
+    ):
         Random(scope="model").prune(context)
 
 

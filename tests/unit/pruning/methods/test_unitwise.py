@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput
+from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.model_units import all_query_heads, all_values
 from prune_lab.models.shrink import shrink
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
@@ -18,6 +19,7 @@ from prune_lab.pruning.methods.random import Random
 from prune_lab.pruning.methods.taylor_units import TaylorUnits
 from prune_lab.pruning.methods.wanda_units import WandaUnits
 from prune_lab.pruning.methods.ziplm import ZipLM
+from prune_lab.pruning.reached import check_reached
 from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
 
@@ -318,3 +320,39 @@ def test_random_neurons_and_heads_meet_the_share_of_parameters(tiny_model, rando
     model, target = tiny_model("llama"), Target("width", 0.4)
     masks = prune(model, Random("model"), target, random_tokens(4, 8)).masks
     assert {name.rpartition(".")[2] for name in masks} == {"heads", "neurons"}
+
+
+@pytest.mark.parametrize(
+    ("method", "pattern", "level"), [(ZipLM(scope="model"), "query_heads", 0.8), (Flap(), "width", 0.99)]
+)
+def test_one_cut_that_is_out_of_reach_names_the_most(tiny_model, random_tokens, method, pattern, level):
+    with pytest.raises(RunFailed, match=r"is out of reach.*model\.layers\.0\.\w+: \d of \d\).*at most 0\.\d+"):
+        prune(tiny_model("llama"), method, Target(pattern, level), random_tokens(6, 16))
+
+
+def test_many_that_stay_are_no_failure_of_the_method(tiny_model, random_tokens, caplog):
+    """Neither where each layer loses less for it, nor where neurons and heads have fewer than that."""
+    for pattern, level, most in (("query_heads", 0.5, 4), ("neurons_query_heads", 0.9, 100)):
+        model, target, method = tiny_model("llama"), Target(pattern, level), ZipLM(min_units=most)
+        result = prune(model, method, target, random_tokens(6, 16))
+        check_reached(model, target, method, result, {})
+        assert all(bool(each.all()) for each in result.masks.values())
+    assert "as few as 4 units, of which 2 go at a time, one of each key" in caplog.text
+
+
+def test_structured_obs_refuses_heads_of_unequal_values(tiny_model, random_tokens):
+    model = tiny_model("llama")
+    values = all_values(model)[0]
+    shrink(model, {values.name: torch.arange(values.count) > 2})
+    for pattern in ("heads", "query_heads"):
+        with pytest.raises(BadInput, match=r"heads have unequal numbers of values.*use method=flap"):
+            ZipLM().check_model(model, Target(pattern, 0.5))
+        prune(model, Flap(), Target(pattern, 0.5), random_tokens(6, 16))
+
+
+def test_zeros_go_first_of_a_random_choice_also_where_one_key_has_more(tiny_model, random_tokens):
+    model = tiny_model("llama")
+    for units in all_query_heads(model):
+        units.apply(torch.tensor([False, True, True, True]))
+    result = prune(model, Random(), Target("query_heads", 0.5), random_tokens(6, 16))
+    assert all(not keep[0] and int(keep.count_nonzero()) == 2 for keep in result.masks.values())
