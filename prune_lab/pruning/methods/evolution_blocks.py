@@ -118,7 +118,7 @@ def random_choices(sites: Sequence[Site], wanted: int, number: int, seed: int) -
 
 @dataclass(frozen=True)
 class _LeftOut:
-    """The model without the blocks that a candidate removes; see `prune_lab.pruning.search.fitness.Candidates`."""
+    """The model without the blocks that a candidate removes; see `prune_lab.pruning.search.fitness`."""
 
     units: Candidates
 

@@ -19,7 +19,7 @@ _ON_CPU, _ON_GPU = 2**19, 2**26  # logits in float32 at a time: few enough for a
 _WORTH_A_PASS = 6  # candidates from which a pass of their parent pays, for the blocks that they share with it
 
 
-class Candidates(Protocol):
+class CandidateModels(Protocol):
     """Makes the model that of one candidate after another: by other weights, or without some of its parts."""
 
     def install(self, candidate: Candidate) -> None:
@@ -51,7 +51,7 @@ class ModelFitness:
     Args:
         forward: runs the model, which is dense, from any block on, and without some of its parts.
         calibration: its windows, and how many of them a pass takes.
-        candidates: makes the model that of each.
+        models: makes the model that of a candidate.
         kind: ``kl`` or ``loss``.
         seed: of the minibatches.
         training: what is done to a candidate at a stage that trains, before it is scored; ``None``: nothing.
@@ -59,7 +59,7 @@ class ModelFitness:
 
     forward: PartialForward
     calibration: Calibration
-    candidates: Candidates
+    models: CandidateModels
     kind: str = "kl"
     seed: int = 0
     training: ShortTraining | None = None
@@ -89,7 +89,7 @@ class ModelFitness:
         self, training: ShortTraining, candidate: Candidate, windows: np.ndarray, length: int, draw: Draw
     ) -> float:
         """The loss of a candidate that is trained first; no block of it is that of its parent then."""
-        self.candidates.install(candidate)
+        self.models.install(candidate)
         with training.trained(windows, draw):
             return self._score([candidate], candidate, windows, length)[0]
 
@@ -124,20 +124,18 @@ class ModelFitness:
         """The losses of some windows, summed over tokens, a number for each candidate."""
         sums, before = np.zeros(len(candidates)), list[Tensor]()  # what enters each block of the parent
         if parent in candidates:
-            self.candidates.install(parent)
-            logits, before = self.forward.traced(tokens, self.candidates.off(parent))
+            self.models.install(parent)
+            logits, before = self.forward.traced(tokens, self.models.off(parent))
             sums[list(candidates).index(parent)] = self._loss(logits, tokens, goal)
         elif len(candidates) >= _WORTH_A_PASS:
-            self.candidates.install(parent)
-            before = self.forward.hidden(tokens, self.candidates.off(parent))
+            self.models.install(parent)
+            before = self.forward.hidden(tokens, self.models.off(parent))
         for index, candidate in enumerate(candidates):
             if candidate == parent:
                 continue
-            first = self.candidates.first_difference(candidate, parent, self.forward.depth) if before else 0
-            self.candidates.install(candidate)
-            logits = self.forward.logits(
-                tokens, self.candidates.off(candidate), first, before[first] if first else None
-            )
+            first = self.models.first_difference(candidate, parent, self.forward.depth) if before else 0
+            self.models.install(candidate)
+            logits = self.forward.logits(tokens, self.models.off(candidate), first, before[first] if first else None)
             sums[index] = self._loss(logits, tokens, goal)
         return sums
 
