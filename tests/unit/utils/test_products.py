@@ -5,13 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.utils import products
 from prune_lab.utils.products import fast_products
+from tests.product_types import ProductTypes
 
 CPU = torch.device("cpu")
 HALF = (torch.bfloat16, torch.float16)
@@ -123,7 +123,7 @@ def test_activations_that_are_computed_again_are_so_inside(slow):
                 out = checkpoint(block, inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), inside()))
             else:
                 out = block(inputs)
-        with Types() as types:
+        with ProductTypes() as types:
             out.float().square().sum().backward()
         assert types.seen == {torch.float32}
         grads.append((layer.weight.grad, inputs.grad))
@@ -136,7 +136,7 @@ def test_mixed_precision_rounds_as_it_does_elsewhere(monkeypatch, slow_at):
     monkeypatch.setattr(products, "has_amx", lambda: not slow_at)
     layer, inputs = nn.Linear(24, 30), numbers(40, 24, dtype=torch.float32)
     layer.load_state_dict({"weight": numbers(30, 24, dtype=torch.float32, seed=1), "bias": torch.zeros(30)})
-    with fast_products(torch.bfloat16, CPU), Types() as types:
+    with fast_products(torch.bfloat16, CPU), ProductTypes() as types:
         with torch.autocast("cpu", torch.bfloat16):
             out, product = layer(inputs), inputs @ layer.weight.T
         out.sum().backward()
@@ -148,21 +148,8 @@ def test_mixed_precision_rounds_as_it_does_elsewhere(monkeypatch, slow_at):
     assert types.seen == {torch.float32 if slow_at else torch.bfloat16}
 
 
-class Types(TorchDispatchMode):
-    """Notes in which types products are made, as PyTorch's dispatch sees them."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if "mm" in func.__name__ or "linear" in func.__name__:
-            self.seen |= {each.dtype for each in args if isinstance(each, torch.Tensor)}
-        return func(*args, **(kwargs or {}))
-
-
 def types_of(dtype, *shape):
-    with torch.no_grad(), Types() as types, fast_products(torch.bfloat16, CPU):
+    with torch.no_grad(), ProductTypes() as types, fast_products(torch.bfloat16, CPU):
         F.linear(numbers(*shape, dtype=dtype), numbers(30, 24, dtype=dtype))
     return types.seen
 
@@ -181,10 +168,10 @@ def test_where_the_processor_is_fast_nothing_changes(monkeypatch):
 @pytest.mark.parametrize("family", ["opt", "llama", "gpt2", "gemma3_text"])
 def test_a_model_computes_so_unless_it_is_timed(slow, tiny_model, random_tokens, family):
     model, tokens = tiny_model(family, torch.bfloat16), random_tokens(2, 16)
-    with model.placed(CPU) as hf, torch.no_grad(), Types() as types:
+    with model.placed(CPU) as hf, torch.no_grad(), ProductTypes() as types:
         hf(tokens, use_cache=False)
     assert torch.float32 in types.seen
-    with model.placed(CPU, timed=True) as hf, torch.no_grad(), Types() as types:
+    with model.placed(CPU, timed=True) as hf, torch.no_grad(), ProductTypes() as types:
         hf(tokens, use_cache=False)
     assert torch.bfloat16 in types.seen
 
