@@ -88,9 +88,7 @@ def check_method(
     method = stage.method
     if method.trains:
         settings = {"training.steps": 6, "training.batch_size": 4, **settings}
-    one_cut = (
-        method.allocation_conflict is not None and not method.trains
-    )  # over the model, so that groups have no level
+    one_cut = method.allocation_conflict is not None and not method.trains  # of the model: no groups, no single blocks
     for pattern in (pattern for pattern in _PATTERNS if pattern in method.patterns):
         for case, asked in _PATTERNS[pattern]:
             if (one_cut and pattern == "N:M") or ((one_cut or method.trains) and "sparsity.layers" in asked):

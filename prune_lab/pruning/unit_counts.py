@@ -1,7 +1,7 @@
 """How many neurons, heads and values go of each layer.
 
-Where a target removes units of several sizes (neurons with heads, ``width``, or with values, ``neurons_values``), its
-level is a share of their parameters, which whole units meet only nearly: they are taken as long as the next one fits
+Where a target removes units of several sizes (neurons with heads, with query heads, or with values), its level is a
+share of their parameters, which whole units meet only nearly: they are taken as long as the next one fits
 in, so that never more goes than was asked for.
 """
 

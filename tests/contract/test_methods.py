@@ -5,7 +5,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,7 @@ from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.target import Target
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.training.settings import Training
+from tests.conftest import FAMILY_NAMES
 
 ALL = sorted((conf_folder() / "method").glob("*.yaml"))
 CLASSES = {path: get_class(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]) for path in ALL}
@@ -273,19 +273,21 @@ def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
         assert (once.progress is not None) is (path in TRAINED)
 
 
-def of_units(*patterns: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        ("path", "pattern"),
-        [
-            pytest.param(path, pattern, id=f"{path.stem}-{pattern}")
-            for path in OF_UNITS
-            for pattern in patterns
-            if pattern in CLASSES[path].patterns
-        ],
-    )
+def families_of(pattern: str) -> list[str]:
+    """Of query heads some of those whose queries share keys."""
+    return ["gemma3_text", "llama", "qwen2"] if "query_heads" in pattern else FAMILY_NAMES
 
 
-@of_units("neurons", "heads", "width", "values", "neurons_values")
+@pytest.mark.parametrize(
+    ("family", "path", "pattern"),
+    [
+        pytest.param(family, path, pattern, id=f"{family}-{path.stem}-{pattern}")
+        for path in OF_UNITS
+        for pattern in ("neurons", "heads", "width", "query_heads", "neurons_query_heads", "values", "neurons_values")
+        if pattern in CLASSES[path].patterns
+        for family in families_of(pattern)
+    ],
+)
 def test_a_method_removes_neurons_and_heads_whole(
     tiny_model: Callable[..., PrunableModel],
     family: str,
@@ -294,26 +296,9 @@ def test_a_method_removes_neurons_and_heads_whole(
     composed: Callable[..., DictConfig],
     random_tokens: Callable[..., Tensor],
 ):
-    assert_removed_whole(partial(tiny_model, family), composed(f"method={path.stem}"), pattern, random_tokens(6, 16))
-
-
-@pytest.mark.parametrize("family", ["gemma3_text", "llama", "qwen2"])  # where queries share keys
-@of_units("query_heads", "neurons_query_heads")
-def test_a_method_removes_queries_whole(
-    tiny_model: Callable[..., PrunableModel],
-    family: str,
-    path: Path,
-    pattern: str,
-    composed: Callable[..., DictConfig],
-    random_tokens: Callable[..., Tensor],
-):
-    """Equally many of each key, which ``assert_removed_whole`` finds, as ``Units.zero`` counts no others."""
-    assert_removed_whole(partial(tiny_model, family), composed(f"method={path.stem}"), pattern, random_tokens(6, 16))
-
-
-def assert_removed_whole(make: Callable[[], PrunableModel], config: DictConfig, pattern: str, tokens: Tensor) -> None:
     """All that belongs to a unit that went is zero, and as much went as was asked for."""
-    method, target, model = instantiate(config.method), Target(pattern, 0.5), make()
+    method, target = instantiate(composed(f"method={path.stem}").method), Target(pattern, 0.5)
+    model, tokens = tiny_model(family), random_tokens(6, 16)
     result = prune(model, method, target, tokens)
     units = {each.name: each for each in target.units(model)}
     assert list(result.masks) == list(units)
@@ -328,7 +313,7 @@ def assert_removed_whole(make: Callable[[], PrunableModel], config: DictConfig, 
     assert set(result.layers) == {member.linear.name for each in units.values() for member in each.members}
     assert all(0 < row.error < 2 for row in result.layers.values() if row.sparsity > 0)
     assert torch.isfinite(model.hf(tokens).logits).all()
-    assert_same_again(model, make(), method, target, tokens)
+    assert_same_again(model, tiny_model(family), method, target, tokens)
 
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
