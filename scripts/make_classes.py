@@ -18,13 +18,14 @@ from transformers.pytorch_utils import Conv1D
 import prune_lab.models.classes
 from prune_lab.models.experts import pass_over, removed_experts
 from prune_lab.models.families import FAMILIES, Family
+from prune_lab.models.rotations import add_rotations, rotate_input
 from prune_lab.models.values import narrow_values, spread_outputs, take_inputs
 
 FOLDER = Path(prune_lab.models.classes.__file__).parent
 _COUNTERS = ("num_key_value_heads", "num_attention_heads")
 _HEAD_SIZES = ("head_dim", "head_size")
 _MODULE = Template('''\
-"""A model of the family $family whose blocks differ in $what: prune_lab took $units out.
+"""A model of the family $family whose blocks differ in $what: prune_lab took $units out.$rotated
 
 This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
 """
@@ -46,7 +47,7 @@ $keys
 
 
 class PruneLab$model_class($model_class):
-    """The family's own model, with smaller matrices in its blocks."""
+    """The family's own model, with blocks as its configuration describes them."""
 
     config_class = PruneLab$config_class
 
@@ -114,6 +115,13 @@ $values""",
             for mixture in mixtures:
                 mixture.$router.register_forward_hook(partial(pass_over, mixture.$fused))""",
     ),
+    "rotations_before": (
+        "list[int] | None",
+        "blocks before which a matrix multiplies the residual stream; the last norm has the next index.",
+        """\
+        if config.rotations_before is not None:
+            add_rotations([*blocks, self.$final_norm], config.rotations_before, config.hidden_size)""",
+    ),
 }
 _RESIZE = '''\
 def _resize(linear: $linear, rows: int | None = None, columns: int | None = None) -> None:
@@ -152,6 +160,9 @@ def source_of(family: str) -> str:
         "model_class": model_class,
         "what": "size" if row.experts else "width",
         "units": " or ".join((", ".join(units[:-1]), units[-1])) if len(units) > 1 else units[0],
+        "rotated": "\n\nIt serves those, too, in which matrices rotate the residual stream between blocks."
+        if "rotations_before" in keys
+        else "",
         "imports": _imports(row, (config_class, model_class), conv1d=isinstance(down, Conv1D)),
         "exported": ", ".join(sorted(f'"PruneLab{name}"' for name in (config_class, model_class))),
         "keys": "\n".join(f"    {key}: {_KEYS[key][0]} = None" for key in keys),
@@ -166,6 +177,7 @@ def source_of(family: str) -> str:
         ),
         "whole": "config." + next(name for name in _COUNTERS if hasattr(model.config, name)),
         "attention": row.attention_out.rpartition(".")[0],
+        "final_norm": row.final_norm,
         "heads": _lines(*_of_heads(row, rows, columns)),
         "query_heads": _lines(*_of_query_heads(row, model)),
         "values": _lines(*_of_values(row, model)),
@@ -177,6 +189,7 @@ def source_of(family: str) -> str:
         "sizes": f"linear.{columns}, linear.{rows}" if isinstance(down, Conv1D) else f"linear.{rows}, linear.{columns}",
     }
     functions = [_RESIZE, _copied(narrow_values), _copied(spread_outputs), _copied(take_inputs)]
+    functions += [_copied(add_rotations), _copied(rotate_input)] if "rotations_before" in keys else []
     functions += [_KEEP_FIRST, _copied(pass_over), _copied(removed_experts)] if row.experts else []
     parts = {
         "described": "\n".join(f"        {key}: {_KEYS[key][1]}" for key in keys),
@@ -192,6 +205,8 @@ def _has(row: Family, config: PretrainedConfig, key: str) -> bool:
         return row.experts is None or hasattr(config, "mlp_only_layers")
     if key == "values_per_block":
         return True
+    if key == "rotations_before":
+        return row.norms is not None and row.experts is None
     if key == "query_heads_per_block":
         return not row.joint_norm and hasattr(config, "num_key_value_heads")
     return not row.joint_norm if key == "heads_per_block" else row.experts is not None

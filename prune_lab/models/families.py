@@ -8,6 +8,7 @@ from torch import nn
 from prune_lab.errors import BadInput
 from prune_lab.models.experts import Moe, read_moe
 from prune_lab.models.registered import PREFIX
+from prune_lab.models.rotations import ROTATIONS
 from prune_lab.models.view import Attention, Block, Layout, Mlp, PrunableLinear
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -183,6 +184,8 @@ def why_blocks_stay(config: "PretrainedConfig") -> str | None:
         return "normalises the residual stream in every block (do_layer_norm_before=false), also in an empty one"
     if getattr(config, "scale_attn_by_inverse_layer_idx", False):
         return "divides attention scores by the number of the block (scale_attn_by_inverse_layer_idx=true)"
+    if getattr(config, ROTATIONS, None):
+        return "rotates the residual stream before some blocks (rotations_before)"
     return None
 
 
@@ -207,6 +210,7 @@ def _read_block(index: int, name: str, module: nn.Module, family: Family, config
     groups = family.of_attention if moe else family.shared_inputs
     paths = [path for shared_inputs in groups for path in shared_inputs]
     covered = {f"{family.router}.weight", f"{family.experts}.gate_up_proj", f"{family.experts}.down_proj"}
+    covered.add("rotation.weight")  # of the residual stream, no weight of the block's own
     layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
     uncovered = [
         path

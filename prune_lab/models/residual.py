@@ -3,11 +3,13 @@
 What a model computes does not change by it. A norm commutes with a rotation once its scale is folded into the weights
 that read it: RMSNorm with every one; LayerNorm, which subtracts the mean, with those that leave the direction of equal
 entries as it is. Between values and the attention's output lies nothing but a weighted sum over positions, so that each
-key-value head can be rotated by itself.
+key-value head can be rotated by itself. Where blocks are turned in different ways, or embeddings and head stay as they
+are, matrices beside the weights turn the stream itself (`prune_lab.models.rotations`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from prune_lab.errors import BadInput
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.rotations import ROTATIONS, add_rotations
+from prune_lab.models.shrink import tell_class
 from prune_lab.models.tying import is_tied, untie
 from prune_lab.models.view import Attention, Block, PrunableLinear
 
@@ -56,6 +60,8 @@ def why_stream_stays(model: PrunableModel) -> str | None:
         return "projects its embeddings to the width of the residual stream (word_embed_proj_dim)"
     if any(block.attention.is_narrow for block in model.blocks):
         return "has heads with fewer values than keys"
+    if getattr(config, ROTATIONS, None):
+        return "has matrices that rotate it between the blocks already (rotations_before)"
     try:
         stream = stream_of(model)
     except (AttributeError, BadInput):
@@ -86,21 +92,23 @@ def stream_of(model: PrunableModel) -> Stream:
     return Stream(tuple(norms), tuple(embeddings), head, is_tied(model), mean_free)
 
 
-def fold_norms(model: PrunableModel) -> int:
-    """Folds the scales of all norms into the weights that read them, in float64; a tied head is untied if it must be.
+def fold_norms(model: PrunableModel, *, head: bool = True) -> int:
+    """Folds the scales of norms into the weights that read them, in float64.
 
     A LayerNorm's bias goes into the biases of the layers that read it, where all of them have one, and is divided by
     the scale otherwise.
 
     Args:
         model: changed in place; what it computes stays the same.
+        head: whether the last norm is folded, too. A tied head is untied then if it must be.
 
     Returns:
         How many parameters it has more.
     """
     stream = stream_of(model)
-    added = untie(model) if stream.unties else 0
-    for norm, readers in stream.norms if added or not stream.tied else stream.norms[:-1]:
+    added = untie(model) if head and stream.unties else 0
+    last_too = head and (bool(added) or not stream.tied)
+    for norm, readers in stream.norms if last_too else stream.norms[:-1]:
         _fold(norm, readers)
     return added
 
@@ -161,26 +169,35 @@ def rotate_values(block: Block, rotation: Tensor) -> None:
 
 
 @torch.no_grad()
-def rotate_stream(model: PrunableModel, rotation: Tensor) -> None:
+def rotate_stream(model: PrunableModel, rotations: Sequence[Tensor], *, ends: bool = True) -> int:
     """Rotates the residual stream of a model whose norms are folded, in float64.
+
+    Where a block's rotation is another than that of the block before, a matrix multiplies the stream between the two.
 
     Args:
         model: changed in place; what it computes stays the same.
-        rotation: ``(width, width)``, orthogonal: the stream becomes ``R^T x``. For norms that subtract the mean it must
-            leave the direction of equal entries as it is.
+        rotations: ``(width, width)`` for each block, orthogonal: the stream becomes ``R^T x``. For norms that subtract
+            the mean they must leave the direction of equal entries as it is. One object for several blocks is one.
+        ends: whether embeddings and head take in the first and the last rotation, for which the last norm must be
+            folded, too. Otherwise the stream is rotated before the first block, and back behind the last.
+
+    Returns:
+        How many parameters the model has more: ``width^2`` for each matrix between.
     """
     stream = stream_of(model)
-    rotation = rotation.to("cpu", torch.float64)
-    for embedding in stream.embeddings:
-        weight = cast(Tensor, embedding.weight)
-        weight.copy_(weight.double() @ rotation)
-    for norm, _ in stream.norms:
-        shift = getattr(norm, "bias", None)
-        if shift is not None:
-            shift.copy_(rotation.T @ shift.double())
-    if not stream.tied:
-        stream.head.write(stream.head.weight.double() @ rotation)
-    for block in model.blocks:
+    rotations = [each.to("cpu", torch.float64) for each in rotations]
+    between = {
+        index: after.T @ before
+        for index, (before, after) in enumerate(pairwise(rotations), start=1)
+        if after is not before
+    }
+    if ends:
+        _rotate_ends(stream, rotations[0], rotations[-1])
+    else:
+        between |= {0: rotations[0].T, len(rotations): rotations[-1]}
+    for norm, rotation in zip(stream.norms[:-1], (each for each in rotations for _ in range(2)), strict=True):
+        _rotate_shift(norm[0], rotation)
+    for block, rotation in zip(model.blocks, rotations, strict=True):
         reading = (*block.shared_inputs[0], *block.shared_inputs[2])
         for linear in block.linears:
             if linear in reading:
@@ -189,3 +206,56 @@ def rotate_stream(model: PrunableModel, rotation: Tensor) -> None:
             linear.write(rotation.T @ linear.weight.double())
             if linear.bias is not None:
                 linear.write_bias(rotation.T @ linear.bias.double())
+    _put_between(model, between)
+    return sum(each.numel() for each in between.values())
+
+
+def _rotate_ends(stream: Stream, first: Tensor, last: Tensor) -> None:
+    for embedding in stream.embeddings:
+        weight = cast(Tensor, embedding.weight)
+        weight.copy_(weight.double() @ first)
+    _rotate_shift(stream.norms[-1][0], last)
+    if not stream.tied:
+        stream.head.write(stream.head.weight.double() @ last)
+
+
+def _rotate_shift(norm: nn.Module, rotation: Tensor) -> None:
+    shift = getattr(norm, "bias", None)
+    if shift is not None:
+        shift.copy_(rotation.T @ shift.double())
+
+
+def _put_between(model: PrunableModel, matrices: Mapping[int, Tensor]) -> None:
+    """Has matrices multiply the residual stream before blocks, by their indices; the last is before the last norm."""
+    if not matrices:
+        return
+    places, modules = sorted(matrices), _modules(model)
+    like = model.blocks[0].attention.out.module.weight
+    add_rotations(modules, places, int(model.hf.config.hidden_size))
+    for place in places:
+        weight = matrices[place].to(like.device, like.dtype, copy=True)  # several may be one tensor
+        rotation = cast(nn.Linear, modules[place].rotation)
+        rotation.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    setattr(model.hf.config, ROTATIONS, places)
+    tell_class(model.hf)
+
+
+def match_rotations(model: PrunableModel, names: Collection[str]) -> None:
+    """Puts matrices between the blocks of a model, where weights saved from one like it have some.
+
+    Args:
+        model: changed in place; the matrices are identities.
+        names: of the saved tensors.
+    """
+    if not any(name.endswith(".rotation.weight") for name in names) or getattr(model.hf.config, ROTATIONS, None):
+        return
+    paths = {module: path for path, module in model.hf.named_modules()}
+    places = [place for place, each in enumerate(_modules(model)) if f"{paths[each]}.rotation.weight" in names]
+    identity = torch.eye(int(model.hf.config.hidden_size), device="cpu")
+    _put_between(model, dict.fromkeys(places, identity))
+
+
+def _modules(model: PrunableModel) -> list[nn.Module]:
+    """What may have a rotation before it: the blocks, and the last norm."""
+    final_norm = model.hf.get_submodule(family_of(model.hf.config.model_type).final_norm)
+    return [*(block.module for block in model.blocks), final_norm]

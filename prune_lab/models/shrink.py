@@ -6,8 +6,9 @@ a head to the number of heads, or whose width is no multiple of the heads that a
 no configuration in its family: it gets the classes of `prune_lab.models.classes`, whose configuration says
 ``model_type: prune_lab_<family>``, and ``neurons_per_block``, ``heads_per_block``, ``query_heads_per_block``,
 ``values_per_block`` or ``experts_per_block``. So does a model whose routers pass over experts that were removed and not
-yet taken out (``experts_passed_over``). transformers saves such a model with the file of its classes, and opens it
-where prune_lab was imported, or where the code of that file may run.
+yet taken out (``experts_passed_over``), or whose residual stream is rotated between blocks (``rotations_before``).
+transformers saves such a model with the file of its classes, and opens it where prune_lab was imported, or where the
+code of that file may run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from prune_lab.models.model_units import (
     removable,
 )
 from prune_lab.models.registered import PREFIX, own_classes
+from prune_lab.models.rotations import ROTATIONS
 from prune_lab.models.units import Blocks, Neurons, QueryHeads, SubBlocks, Units, Values, block_of
 
 if TYPE_CHECKING:
@@ -159,7 +161,7 @@ def mark_passed_over(model: PrunableModel) -> None:
     some = any(bool(each.moe.removed.any()) for each in all_experts(model))
     if some != bool(getattr(model.hf.config, PASSED_OVER, None)):
         setattr(model.hf.config, PASSED_OVER, some or None)
-        _tell_class(model.hf)
+        tell_class(model.hf)
 
 
 def _padding(keep: Tensor | None, multiple: int | None) -> int:
@@ -227,11 +229,11 @@ def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[Any]]) -> Non
         vars(config).pop(name, None)
         if not own_way[name]:
             setattr(config, name, list(counts))
-    _tell_class(model.hf)
+    tell_class(model.hf)
 
 
-def _tell_class(hf: "PreTrainedModel") -> None:
-    """Gives a model the classes whose configuration can say its sizes: its family's, or those of `own_classes`."""
+def tell_class(hf: "PreTrainedModel") -> None:
+    """Gives a model the classes whose configuration can say what it is: its family's, or those of `own_classes`."""
     unequal = is_unequal(hf.config)
     given: tuple[Any, Any] = (hf.config, hf)
     for each, own in zip(given, own_classes(hf.config.model_type), strict=True):
@@ -263,4 +265,4 @@ _COUNTED: dict[str, Callable[[PrunableModel], Sequence[Units]]] = {
     HEADS: all_heads,
     EXPERTS: all_experts,
 }
-_MARKS = (*_COUNTED, QUERY_HEADS, VALUES, PASSED_OVER)
+_MARKS = (*_COUNTED, QUERY_HEADS, VALUES, PASSED_OVER, ROTATIONS)

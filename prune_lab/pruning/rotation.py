@@ -2,12 +2,14 @@
 
 From one pass over the calibration set are kept, on the host, in float32: for each block two matrices
 ``(width, width)``, one ``(head_dim, head_dim)`` a query head, and a number a neuron; without the residual stream, a
-number an input in the place of the two matrices, and nothing of the neurons.
+number an input in the place of the two matrices, and nothing of the neurons. Where each block has a rotation of its
+own, that of a block is found after that of the one before, and all are kept in float64.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -47,12 +49,13 @@ class Found:
     """Rotations, float64 on the host, and what the protocol says of them.
 
     Attributes:
-        stream: ``(width, width)``; None: the residual stream stays.
+        streams: ``(width, width)``: of each block in ``values``, in its order; one for the whole model; or none, where
+            the residual stream stays.
         values: ``(kv_heads, head_dim, head_dim)`` by the index of the block.
         notes: as plain values.
     """
 
-    stream: Tensor | None
+    streams: list[Tensor]
     values: dict[int, Tensor]
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -60,21 +63,35 @@ class Found:
     def tensors(self) -> dict[str, Tensor]:
         """All of them by name, in the same order everywhere."""
         values = {f"values.{index}": rotation for index, rotation in sorted(self.values.items())}
-        return values if self.stream is None else {"stream": self.stream, **values}
+        return {f"streams.{number}": rotation for number, rotation in enumerate(self.streams)} | values
 
     @classmethod
     def read(cls, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> "Found":
         """From what `tensors` gave."""
-        values = {int(name.removeprefix("values.")): each for name, each in tensors.items() if name != "stream"}
-        return cls(tensors.get("stream"), values, dict(notes))
+        values = {int(name.removeprefix("values.")): each for name, each in tensors.items() if "values" in name}
+        streams = [tensors[f"streams.{number}"] for number in range(len(tensors) - len(values))]
+        return cls(streams, values, dict(notes))
 
     @classmethod
-    def identity(cls, context: PruningContext, *, residual: bool) -> "Found":
+    def identity(cls, context: PruningContext, *, residual: bool, per_block: bool) -> "Found":
         """Rotations that change nothing."""
         width = int(context.model.hf.config.hidden_size)
         blocks = [block for block in context.model.blocks if context.target.includes(block)]
-        stream = torch.eye(width, dtype=torch.float64, device="cpu") if residual else None
-        return cls(stream, {block.index: _identities(block).double() for block in blocks})
+        streams = [torch.eye(width, dtype=torch.float64, device="cpu") for _ in (blocks if per_block else blocks[:1])]
+        return cls(streams if residual else [], {block.index: _identities(block).double() for block in blocks})
+
+    def by_block(self, count: int) -> list[Tensor]:
+        """The rotation of the residual stream in each of ``count`` blocks.
+
+        Those that are not pruned have that of the block before, so that nothing is between the two; the first ones that
+        of the block behind.
+        """
+        of_index = dict(zip(sorted(self.values), self.streams, strict=len(self.streams) > 1))
+        rotations, current = [], self.streams[0]
+        for index in range(count):
+            current = of_index.get(index, current)
+            rotations.append(current)
+        return rotations
 
 
 def measure_of(method: Method) -> Measure:
@@ -95,10 +112,12 @@ class Search:
         context: of the pruning; the scales of the norms are folded already, where the residual stream is rotated.
         measure: of the importance.
         residual: whether the residual stream is rotated.
+        per_block: whether each block has a rotation of its own for it.
     """
 
-    def __init__(self, context: PruningContext, measure: Measure, *, residual: bool):
+    def __init__(self, context: PruningContext, measure: Measure, *, residual: bool, per_block: bool):
         self._measure, self._residual, self._context = measure, residual, context
+        self._per_block = per_block
         self._device = context.calibration.device
         self._mean_free = residual and stream_of(context.model).mean_free
         self._blocks: list[Block] = []
@@ -112,60 +131,78 @@ class Search:
     def random(self) -> Found:
         """Rotations drawn by the seed: orthogonal factors of matrices of normal numbers."""
         generator = torch.Generator().manual_seed(self._context.seed)
-        free, of_values = self._free(torch.float64)
-        for matrix in [*([] if free is None else [free]), *of_values]:
+        streams, of_values = self._free(torch.float64)
+        for matrix in [*streams, *of_values]:
             matrix.copy_(torch.randn(matrix.shape, dtype=matrix.dtype, generator=generator))
-        return self._found(free, of_values, generator, None)
+        return self._found(streams, of_values, None)
 
     def concentrated(self, steps: int, lr: float, per_step: int | None) -> Found:
         """Rotations that make the entropy small, from the identity on, by steps of Adam.
 
         Args:
-            steps: how many.
+            steps: how many; for each block, where each has a rotation of its own.
             lr: the learning rate.
             per_step: blocks that a step looks at; None: all.
         """
         generator = torch.Generator().manual_seed(self._context.seed)
-        free, of_values = self._free(torch.float32)
-        search = self._concentration(generator, per_step)
-        matrices = [*([] if free is None else [free]), *of_values]
-        optimizer = torch.optim.Adam([matrix.requires_grad_() for matrix in matrices], lr=lr)
-        for _ in track(range(steps), steps, "rotations"):
-            optimizer.zero_grad()
-            search.step(free, of_values)
-            optimizer.step()
-        return self._found(free, of_values, generator, steps)
+        streams, of_values = self._free(torch.float32)
+        every = range(len(self._blocks))
+        together = [[number] for number in every] if self._per_block else [list(every)]
 
-    def _found(
-        self, free: Tensor | None, of_values: Sequence[Tensor], generator: torch.Generator, steps: int | None
-    ) -> Found:
+        def descend(numbers: Sequence[int]) -> Iterator[int]:
+            stream = streams[numbers[0]] if streams else None  # the only one, or that of the only block
+            values = [of_values[number] for number in numbers]
+            search = self._concentration(numbers, generator, per_step)
+            matrices = [*([] if stream is None else [stream]), *values]
+            optimizer = torch.optim.Adam([matrix.requires_grad_() for matrix in matrices], lr=lr)
+            for step in range(steps):
+                optimizer.zero_grad()
+                search.step(stream, values)
+                optimizer.step()
+                yield step
+
+        for _ in track(chain.from_iterable(map(descend, together)), steps * len(together), "rotations"):
+            pass
+        return self._found(streams, of_values, steps)
+
+    def _found(self, free: Sequence[Tensor], of_values: Sequence[Tensor], steps: int | None) -> Found:
         """The rotations that free matrices stand for, and the entropy without and with them."""
-        search = self._concentration(generator, None)
-        stream = None if free is None else self._stream(free.detach().double())
+        streams = [self._stream(each.detach().double()) for each in free]
         values = [orthogonal(each.detach().double()) for each in of_values]
-        start = Found.identity(self._context, residual=self._residual)
-        before = search.entropy(self._single(start.stream), [self._single(each) for each in start.values.values()])
-        after = search.entropy(self._single(stream), [self._single(each) for each in values])
+        start = Found.identity(self._context, residual=self._residual, per_block=self._per_block)
+        before, after = self._entropy(start.streams, list(start.values.values())), self._entropy(streams, values)
         notes: dict[str, Any] = {"entropy_before": round(before, 6), "entropy_after": round(after, 6)}
         by_block = {block.index: each.cpu().contiguous() for block, each in zip(self._blocks, values, strict=True)}
-        return Found(
-            None if stream is None else stream.cpu().contiguous(), by_block, notes | ({"steps": steps} if steps else {})
-        )
+        found = [each.cpu().contiguous() for each in streams]
+        return Found(found, by_block, notes | ({"steps": steps} if steps else {}))
+
+    def _entropy(self, streams: Sequence[Tensor], values: Sequence[Tensor]) -> float:
+        """The mean over all groups of all blocks, in nats."""
+        count = len(self._blocks)
+        each = [self._single(stream) for stream in streams] or [None]
+        search = self._concentration(range(count), torch.Generator(), None)
+        return search.entropy(each * (count if len(each) == 1 else 1), [self._single(value) for value in values])
 
     def _single(self, matrix: Tensor | None) -> Any:
         return None if matrix is None else matrix.to(self._device, torch.float32)
 
-    def _free(self, dtype: torch.dtype) -> tuple[Tensor | None, list[Tensor]]:
+    def _free(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
         """Identities to start from: for the residual stream, without its mean where norms take it off; and values."""
         width = int(self._context.model.hf.config.hidden_size) - int(self._mean_free)
-        free = torch.eye(width, dtype=dtype, device=self._device) if self._residual else None
-        return free, [_identities(block).to(self._device, dtype) for block in self._blocks]
+        count = (len(self._blocks) if self._per_block else 1) if self._residual else 0
+        streams = [torch.eye(width, dtype=dtype, device=self._device) for _ in range(count)]
+        return streams, [_identities(block).to(self._device, dtype) for block in self._blocks]
 
     def _stream(self, free: Tensor) -> Tensor:
         return keeping_mean(orthogonal(free)) if self._mean_free else orthogonal(free)
 
-    def _concentration(self, generator: torch.Generator, per_step: int | None) -> Concentration:
-        return Concentration(self._parts, len(self._blocks), self._measure.name, self._stream, per_step, generator)
+    def _concentration(self, numbers: Sequence[int], generator: torch.Generator, per_step: int | None) -> Concentration:
+        """The search of some blocks together; one alone stays on the device."""
+        held = self._parts(numbers[0]) if len(numbers) == 1 else None
+        return Concentration(
+            lambda place: held or self._parts(numbers[place]),
+            len(numbers), self._measure.name, self._stream, per_step, generator,
+        )  # fmt: skip
 
     def _read(self, inputs: BlockInputs) -> dict[str, Tensor | None]:
         """What the metric takes of the inputs of a block's weights, on the host."""

@@ -22,6 +22,7 @@ from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
 from prune_lab.models.adapter import load_pairs, put_pairs, save_pairs
 from prune_lab.models.biases import match_biases
+from prune_lab.models.residual import match_rotations
 from prune_lab.models.tying import match_head
 from prune_lab.pruning.masks import Masks
 from prune_lab.run import artifacts
@@ -149,6 +150,7 @@ class SharedStages:
         with safe_open(folder / _MODEL, "pt") as saved:
             match_biases(self.run.model, set(saved.keys()))
             match_head(self.run.model, set(saved.keys()))
+            match_rotations(self.run.model, set(saved.keys()))
         load_model(self.run.model.hf, folder / _MODEL)
         if (folder / _ADAPTER).is_file():
             model = self.run.model

@@ -31,7 +31,7 @@ class PruneLabGemma3TextConfig(Gemma3TextConfig):
 
 
 class PruneLabGemma3ForCausalLM(Gemma3ForCausalLM):
-    """The family's own model, with smaller matrices in its blocks."""
+    """The family's own model, with blocks as its configuration describes them."""
 
     config_class = PruneLabGemma3TextConfig
 

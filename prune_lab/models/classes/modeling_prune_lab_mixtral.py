@@ -35,7 +35,7 @@ class PruneLabMixtralConfig(MixtralConfig):
 
 
 class PruneLabMixtralForCausalLM(MixtralForCausalLM):
-    """The family's own model, with smaller matrices in its blocks."""
+    """The family's own model, with blocks as its configuration describes them."""
 
     config_class = PruneLabMixtralConfig
 

@@ -31,7 +31,7 @@ class PruneLabOlmoeConfig(OlmoeConfig):
 
 
 class PruneLabOlmoeForCausalLM(OlmoeForCausalLM):
-    """The family's own model, with smaller matrices in its blocks."""
+    """The family's own model, with blocks as its configuration describes them."""
 
     config_class = PruneLabOlmoeConfig
 

@@ -1,5 +1,7 @@
 """A model of the family qwen3 whose blocks differ in width: prune_lab took neurons, heads or values out.
 
+It serves those, too, in which matrices rotate the residual stream between blocks.
+
 This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
 """
 
@@ -21,6 +23,7 @@ class PruneLabQwen3Config(Qwen3Config):
         heads_per_block: of the attentions' keys and values; likewise.
         query_heads_per_block: of the attentions' queries, equally many for each key; None: as in other keys.
         values_per_block: of the attentions' values, those of each head of keys and values; None: as many as keys.
+        rotations_before: blocks before which a matrix multiplies the residual stream; the last norm has the next index.
     """
 
     model_type = "prune_lab_qwen3"
@@ -28,10 +31,11 @@ class PruneLabQwen3Config(Qwen3Config):
     heads_per_block: list[int] | None = None
     query_heads_per_block: list[int] | None = None
     values_per_block: list[list[int]] | None = None
+    rotations_before: list[int] | None = None
 
 
 class PruneLabQwen3ForCausalLM(Qwen3ForCausalLM):
-    """The family's own model, with smaller matrices in its blocks."""
+    """The family's own model, with blocks as its configuration describes them."""
 
     config_class = PruneLabQwen3Config
 
@@ -66,6 +70,8 @@ class PruneLabQwen3ForCausalLM(Qwen3ForCausalLM):
                 narrow_values(attention, projection, out, values, attention.head_dim, "separate", queries)
                 _resize(projection, rows=len(projection.kept_outputs))
                 _resize(out, columns=len(out.kept_inputs))
+        if config.rotations_before is not None:
+            add_rotations([*blocks, self.model.norm], config.rotations_before, config.hidden_size)
 
 
 def _resize(linear: nn.Linear, rows: int | None = None, columns: int | None = None) -> None:
@@ -126,3 +132,26 @@ def take_inputs(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Takes those inputs of a projection that it has columns for; to be a hook before it."""
     places = torch.tensor(module.kept_inputs, device=inputs[0].device)
     return (inputs[0].index_select(-1, places), *inputs[1:])
+
+
+def add_rotations(modules: Sequence[Any], places: Sequence[int], width: int) -> None:
+    """Lets some modules multiply the residual stream by a matrix before they read it.
+
+    Args:
+        modules: all blocks, and the last norm.
+        places: the indices of those that get a matrix, ascending; it is drawn, and to be loaded or written.
+        width: of the stream.
+
+    Raises:
+        ValueError: an index is none, or stands twice, or is out of order.
+    """
+    if not set(places) <= set(range(len(modules))) or list(places) != sorted(set(places)):
+        raise ValueError(f"rotations_before has {list(places)} for {len(modules) - 1} blocks")
+    for place in places:
+        modules[place].rotation = nn.Linear(width, width, bias=False)
+        modules[place].register_forward_pre_hook(rotate_input)
+
+
+def rotate_input(module: Any, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Multiplies the residual stream by the module's matrix; to be a hook before it."""
+    return (module.rotation(inputs[0]), *inputs[1:])

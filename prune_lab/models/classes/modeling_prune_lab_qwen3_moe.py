@@ -37,7 +37,7 @@ class PruneLabQwen3MoeConfig(Qwen3MoeConfig):
 
 
 class PruneLabQwen3MoeForCausalLM(Qwen3MoeForCausalLM):
-    """The family's own model, with smaller matrices in its blocks."""
+    """The family's own model, with blocks as its configuration describes them."""
 
     config_class = PruneLabQwen3MoeConfig
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.rotations import without_rotations
 from prune_lab.models.view import Block
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.utils.products import fast_products
@@ -43,7 +44,7 @@ def capture_block_inputs(
         states = None
         for batch in calibration.batches():
             hidden.clear()
-            with fast_products(model.dtype, device):
+            with fast_products(model.dtype, device), without_rotations(model.hf):
                 model.hf.base_model(**calibration.inputs(batch), use_cache=False)
             if states is None:
                 states = _room((len(calibration.tokens), *hidden[0].shape[1:]), hidden[0].dtype, place, device)

@@ -1,7 +1,7 @@
 """Orthogonal matrices that concentrate the importance of weights. Tensors in, tensors out; no model.
 
-After Gui et al., 2025, arXiv:2505.23049 (DenoiseRotator), written from the paper; here one matrix turns the residual
-stream of the whole model, so that it can be folded into the weights.
+After Gui et al., 2025, arXiv:2505.23049 (DenoiseRotator), written from the paper. Blocks that are searched together
+have one matrix for the residual stream, which can be folded into the weights; the paper searches in each block alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -146,12 +146,17 @@ class Concentration:
     per_step: int | None
     generator: torch.Generator
 
-    def entropy(self, stream: Tensor | None, values: Sequence[Tensor]) -> float:
-        """The mean over all groups of all blocks, in nats."""
+    def entropy(self, streams: Sequence[Tensor | None], values: Sequence[Tensor]) -> float:
+        """The mean over all groups of all blocks, in nats.
+
+        Args:
+            streams: ``(width, width)`` orthogonal by block; None: the residual stream stays as it is.
+            values: ``(kv_heads, head_dim, head_dim)`` orthogonal by block.
+        """
         found: list[Tensor] = []
         with torch.no_grad():
             for number in range(self.count):
-                found += block_entropies(self.blocks(number), stream, values[number], self.metric)
+                found += block_entropies(self.blocks(number), streams[number], values[number], self.metric)
         return float(torch.cat(found).double().mean())
 
     @torch.enable_grad()

@@ -51,6 +51,7 @@ CASES: dict[str, tuple[Method, Target, dict[str, Any]]] = {
     "least squares, dense targets": (LeastSquares(Magnitude()), HALF, {"sequential": "layer", "dense_targets": 1.0}),
     "sparsellm": (SparseLLM(), HALF, {}),
     "rotated": (Rotated(SparseGPT(), steps=3), TWO_OF_FOUR, {}),
+    "rotated, by block": (Rotated(SparseGPT(), matrices="per_block", steps=3), TWO_OF_FOUR, {}),
     "low rank": (LowRank(SparseGPT(), rank=2, share=None), HALF, {}),
     "low rank by layer": (LowRank(SparseGPT(), rank=2, share=None, rounds=2), HALF, {"sequential": "layer"}),
 }

@@ -102,13 +102,13 @@ def test_a_search_finds_the_axes_in_which_the_weights_are_sparse():
     )  # fmt: skip
     search = Concentration(lambda _: flat, 1, "wanda", orthogonal, None, torch.Generator())
     free, of_values = torch.eye(width, requires_grad=True), [torch.eye(2)[None].requires_grad_()]
-    before = search.entropy(torch.eye(width), [of_values[0].detach()])
+    before = search.entropy([torch.eye(width)], [of_values[0].detach()])
     optimizer = torch.optim.Adam([free, *of_values], lr=0.01)
     for _ in range(300):
         optimizer.zero_grad()
         search.step(free, of_values)
         optimizer.step()
-    after = search.entropy(orthogonal(free.detach()), [of_values[0].detach()])
+    after = search.entropy([orthogonal(free.detach())], [of_values[0].detach()])
     found = block_entropies(flat, orthogonal(free.detach()), torch.eye(2)[None], "wanda")[0]
     assert after < before
     assert float(found.max()) < 0.2
