@@ -11,7 +11,7 @@ def engine_notes(done: str, *, unequal: bool = False, code: bool = True) -> Iter
 
     Args:
         done: the steps that a model went through, as runs are titled: ``Wanda, 50% unstructured; tuned``.
-        unequal: whether its blocks have sizes that its family has no configuration for.
+        unequal: whether its blocks have sizes, or rotations between them, that no configuration of its family can say.
         code: whether its classes lie beside the weights; models that prune_lab 0.1 saved have none.
     """
     pattern = _PATTERN.search(done)
@@ -35,8 +35,8 @@ def engine_notes(done: str, *, unequal: bool = False, code: bool = True) -> Iter
         )
     if unequal:
         yield (
-            "Its blocks have sizes that the configuration of its family cannot say, so that engines with models of "
-            "their own, such as llama.cpp, do not open it. transformers does after `import prune_lab`"
+            "Its family's configuration cannot say how large its blocks are, or that they are rotated. So engines "
+            "with models of their own, such as llama.cpp, do not open it. transformers does after `import prune_lab`"
         ) + (
             ", and without prune_lab by the classes in the file `modeling_prune_lab_*.py` beside the weights, which is "
             "short enough to be read first: `AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)`."

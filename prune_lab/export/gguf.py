@@ -18,6 +18,7 @@ from prune_lab.models.config_file import read_config
 from prune_lab.models.gguf import GgufFile
 from prune_lab.models.gguf_header import ARCHITECTURES
 from prune_lab.models.registered import PREFIX
+from prune_lab.models.rotations import ROTATIONS
 from prune_lab.models.weight_files import find_weights
 from prune_lab.utils.paths import local_path
 
@@ -53,7 +54,13 @@ def find_converter(given: str | None) -> list[str]:
 
 def check_convertible(folder: Path) -> None:
     """Raises `BadInput` for a model that no converter knows."""
-    if str(read_config(folder).get("model_type")).startswith(PREFIX):
+    raw = read_config(folder)
+    if raw.get(ROTATIONS):
+        raise BadInput(
+            "--gguf: matrices rotate the residual stream between the blocks of this model (rotations_before), which a "
+            "GGUF file cannot say; leave --gguf out, or rotate with method.matrices=folded"
+        )
+    if str(raw.get("model_type")).startswith(PREFIX):
         raise BadInput(
             "--gguf: the blocks of this model have sizes that its family's configuration, and so a GGUF file, cannot "
             "say; leave --gguf out, or prune every block alike before shrinking (method.scope=layer)"

@@ -94,8 +94,8 @@ def test_matrices_between_blocks_go_through_a_run_the_store_streaming_and_traini
     for finetune in ("full", "lora"):
         folder = tmp_path / finetune
         said = command(
-            *job, "stages=[dense,prune,finetune,evaluate,save]", f"finetune={finetune}", "training.steps=2", "evaluate=size",
-            f"hydra.run.dir={folder}",
+            *job, "stages=[dense,prune,finetune,evaluate,save]", f"finetune={finetune}", "training.steps=2",
+            "evaluate=size", f"hydra.run.dir={folder}",
         )  # fmt: skip
         assert said.status == 0, said.err
         masks = load_file(folder / "masks.safetensors")

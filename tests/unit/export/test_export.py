@@ -193,6 +193,23 @@ def test_a_model_whose_blocks_differ_is_exported_as_it_is(tmp_path, tiny_model, 
     assert not (tmp_path / "other").exists()
 
 
+def test_a_model_rotated_between_its_blocks_is_exported_as_it_is(tmp_path, tiny_model, capsys):
+    from prune_lab.models.origin import Origin
+    from prune_lab.models.residual import rotate_stream
+    from prune_lab.run.stages.save import save_model
+
+    model = tiny_model("llama")
+    rotate_stream(model, [torch.eye(32), torch.eye(32), torch.eye(32)])
+    save_model(model, Origin("tiny", ("Rotated, 2:4",)), tmp_path / "model")
+    assert export(tmp_path / "model", tmp_path / "export") == 0
+    again = prune_lab.load(tmp_path / "export")
+    assert all(torch.equal(one, other) for (_, one), (_, other) in zip(model.tensors, again.tensors, strict=True))
+    assert "or that they are rotated" in (tmp_path / "export/README.md").read_text()
+    assert export(tmp_path / "model", tmp_path / "other", "--gguf", "--converter", __file__) == 2
+    assert "rotations_before" in (told := capsys.readouterr().err) and "method.matrices=folded" in told
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_command_runs_by_itself(model_folder, tmp_path):
     command = [sys.executable, "-m", "prune_lab.export.command", model_folder(), tmp_path / "export"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -16,6 +16,7 @@ import prune_lab
 from prune_lab.models.families import FAMILIES
 from prune_lab.models.model_units import all_experts, all_heads, all_neurons, all_query_heads, all_values
 from prune_lab.models.origin import Origin
+from prune_lab.models.residual import rotate_stream
 from prune_lab.models.shrink import shrink
 from prune_lab.run.stages.save import save_model
 from tests.conftest import MOE_CONFIGS
@@ -131,6 +132,20 @@ def test_without_prune_lab_the_file_beside_the_weights_opens_them(unequal, tmp_p
     assert done.returncode == 0, done.stderr
 
 
+def test_without_prune_lab_matrices_between_blocks_rotate(tiny_model, tmp_path, run_python):
+    families = [name for name in CAUSAL if FAMILIES[name].norms and name not in MOE_CONFIGS]
+    for family in families:
+        folder, model = tmp_path / family, tiny_model(family)
+        rotations = [torch.linalg.qr(torch.randn(32, 32, dtype=torch.float64)).Q for _ in model.blocks]
+        rotate_stream(model, rotations, ends=False)
+        shrink(model, {all_neurons(model)[1].name: torch.arange(all_neurons(model)[1].count) > 3})
+        folder.mkdir()
+        save_model(model, Origin("tiny"), folder / "model")
+        save_file({"tokens": TOKENS, "logits": model.hf(TOKENS).logits.detach()}, folder / "expected")
+    done = run_python(WITHOUT_THE_LAB, *(tmp_path / family for family in families))
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_prune_lab_routers_pass_over_removed_experts(tiny_model, tmp_path, run_python):
     for family in MOE_CONFIGS:
         folder, model = tmp_path / family, tiny_model(family)
@@ -195,7 +210,7 @@ def test_streamed_weights_are_saved_with_the_classes(unequal, tmp_path):
     save_model(Checkpoint(str(tmp_path / "one"), stream=True).load(), Origin("tiny"), tmp_path / "two")
     assert (tmp_path / "two/modeling_prune_lab_llama.py").is_file()
     one, two = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("one", "two"))
-    assert one | {"use_cache": True} == two
+    assert one | {"use_cache": True, "rotations_before": None} == two
     assert set(two["auto_map"]) == {"AutoConfig", "AutoModelForCausalLM"}
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
