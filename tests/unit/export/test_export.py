@@ -186,7 +186,7 @@ def test_a_model_whose_blocks_differ_is_exported_as_it_is(tmp_path, tiny_model, 
     assert (tmp_path / "export/modeling_prune_lab_llama.py").is_file()
     assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "export")) is type(model.hf)
     assert export(tmp_path / "model", tmp_path / "other", "--gguf", "--converter", __file__) == 2
-    assert capsys.readouterr().err == (
+    assert capsys.readouterr().err.endswith(  # progress bars of transformers may be before
         "prune-lab-export: --gguf: the blocks of this model have sizes that its family's configuration, and so a GGUF "
         "file, cannot say; leave --gguf out, or prune every block alike before shrinking (method.scope=layer)\n"
     )
