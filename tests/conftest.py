@@ -38,6 +38,7 @@ from transformers import (
     Qwen3Config,
     Qwen3MoeConfig,
     RobertaConfig,
+    XLMRobertaConfig,
 )
 
 from prune_lab.models import smollm2
@@ -99,6 +100,7 @@ _ENCODER = {**_SIZE, "intermediate_size": 64, "pad_token_id": 1, "hidden_dropout
 ENCODER_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {  # tried by tests of what classifies
     "bert": lambda: BertConfig(**_ENCODER),
     "roberta": lambda: RobertaConfig(**{**_ENCODER, "max_position_embeddings": SEQLEN + 2}),
+    "xlm-roberta": lambda: XLMRobertaConfig(**{**_ENCODER, "max_position_embeddings": SEQLEN + 2}),
 }
 
 

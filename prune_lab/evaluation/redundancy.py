@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.evaluation.evaluation import Evaluation, Scores, Subject
 from prune_lab.evaluation.metric import MetricInfo
@@ -134,7 +135,7 @@ class Redundancy(Evaluation):
             for parameter in (member.linear.module.weight, member.linear.module.bias)
             if parameter is not None
         ]
-        for _ in sample_gradients(subject.model, parameters, windows, subject.device):
+        for _ in sample_gradients(subject.model, parameters, Samples(windows), subject.device):
             with torch.no_grad():
                 for each in units:
                     totals[each.name] += _first_order(each).abs().double().cpu()

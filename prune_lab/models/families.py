@@ -87,6 +87,14 @@ _BERT = Family(
     head=("classifier", "bert.pooler"),
     other_heads=("cls",),
 )
+_ROBERTA = replace(
+    _BERT,
+    blocks="roberta.encoder.layer",
+    positions="roberta.embeddings.position_embeddings",
+    head=("classifier",),
+    other_heads=("lm_head", "roberta.pooler"),
+    positions_after_padding=True,
+)
 _EXPERTS = replace(_ATTENTION_BIAS, experts="mlp.experts", router="mlp.gate")
 
 FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
@@ -151,14 +159,8 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         final_norm="gpt_neox.final_layer_norm",
     ),
     "bert": _BERT,
-    "roberta": replace(
-        _BERT,
-        blocks="roberta.encoder.layer",
-        positions="roberta.embeddings.position_embeddings",
-        head=("classifier",),
-        other_heads=("lm_head", "roberta.pooler"),
-        positions_after_padding=True,
-    ),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
 }
 
 

@@ -1,32 +1,33 @@
-"""Gradients of the language-modelling loss, one sample after the other, without any training."""
+"""Gradients of the loss of a model, one sample after the other, without any training."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from prune_lab.data.samples import Samples
 from prune_lab.models.model import PrunableModel
-from prune_lab.training.losses import language_loss
+from prune_lab.training.losses import loss_of, outputs
 
 
 def sample_gradients(
-    model: PrunableModel, parameters: Sequence[Tensor], samples: Tensor, device: torch.device
+    model: PrunableModel, parameters: Sequence[Tensor], samples: Samples, device: torch.device
 ) -> Iterator[float]:
     """Yields the loss of each sample in nats; until the next is asked for, ``grad`` of the parameters is its gradient.
 
     Args:
         model: on ``device`` meanwhile, all of it.
         parameters: of the model.
-        samples: ``(samples, seqlen)`` int64, on the host.
+        samples: on the host.
         device: where.
     """
     with model.placed(device, whole=True) as hf, torch.enable_grad():
         for parameter in parameters:
             parameter.requires_grad_(True)
         try:
-            for sample in samples:
-                tokens = sample[None].to(device)
-                loss = language_loss(hf(tokens).logits, tokens)
+            for row in torch.arange(len(samples), device="cpu").split(1):
+                batch = samples.batch(row, device)
+                loss = loss_of(outputs(hf, batch).logits, batch)
                 loss.backward()
                 yield loss.item()
                 for parameter in parameters:

@@ -32,6 +32,26 @@ def test_methods_prune_encoders_to_the_level(method, encoder_overrides, configur
     assert all(row["predicted"] == max(row["scores"], key=row["scores"].get) for row in rows)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["method=text_pruner", "method.rounds=2"],
+        ["method=text_pruner", "method.scope=model"],
+        ["method=taylor_units", "sparsity=neurons"],
+        ["method=grain"],
+        ["method=grain", "finetune=distill", "training.distill.hidden=1", "training.distill.project=true"],
+        ["method=pins", "method.interval=2"],
+        ["method=pins", "method.interval=2", "method.self_regularization=true", "training.eval_samples=8"],
+    ],
+    ids=lambda settings: " ".join(each.partition(".")[2] or each for each in settings),
+)
+def test_methods_that_go_by_the_gradients_of_labels(settings, encoder_overrides, configured, tmp_path):
+    settings = [*settings, "schedule.cooldown=0.34", "sparsity.level=0.5", "stages=[prune,evaluate]"]
+    record = execute(configured(*encoder_overrides, *SHORT, *settings), tmp_path / "run")
+    assert record["metrics"]["prune/sparsity"] == pytest.approx(0.5, abs=0.02)
+    assert record["metrics"]["evaluate/label_loss"] > 0
+
+
 @pytest.mark.parametrize("pattern", ["neurons", "heads"])
 @pytest.mark.parametrize("method", ["movement", "gradual_magnitude", "magnitude"])
 def test_neurons_and_heads_of_encoders_go(method, pattern, encoder_overrides, configured, tmp_path):

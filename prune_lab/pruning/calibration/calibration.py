@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from prune_lab.data.samples import Samples
 from prune_lab.errors import BadSetting
 from prune_lab.utils.checks import check_choice, check_number
 from prune_lab.utils.collectives import count, own_share
@@ -29,6 +30,7 @@ class Calibration:
         samples: of the whole set, where these are a share of it.
         real: ``(samples, seqlen)`` bool, false for padding, which no statistic sees; ``None``: nothing is padded.
         types: ``(samples, seqlen)`` int64, which of an encoder's two texts a token is of; ``None``: it has one.
+        labels: ``(samples,)``, what an encoder is to say of each; ``None``: tokens are predicted.
 
     Raises:
         BadInput: an order is unknown.
@@ -45,6 +47,7 @@ class Calibration:
     samples: int | None = None
     real: Tensor | None = None
     types: Tensor | None = None
+    labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_order(self)
@@ -81,6 +84,19 @@ class Calibration:
             for start in range(first, end, size)
         ]
 
+    def first(self, count: int, seqlen: int | None) -> Samples:
+        """Returns the first samples with what a loss takes of them.
+
+        Args:
+            count: how many.
+            seqlen: tokens of each, the first ones; ``None``: all, as of texts that have labels in any case.
+        """
+        if self.labels is None:
+            return Samples(self.tokens[:count, :seqlen])
+        lengths = None if self.real is None else self.real[:count].sum(1)
+        types = None if self.types is None else self.types[:count]
+        return Samples(self.tokens[:count], lengths, labels=self.labels[:count], types=types)
+
     def inputs(self, batch: slice) -> dict[str, Tensor]:
         """Returns the arguments of the model for a batch, on the device."""
         given = {"input_ids": self.tokens, "attention_mask": self.real, "token_type_ids": self.types}
@@ -96,8 +112,9 @@ class Calibration:
         return states.flatten(0, -2) if self.real is None else states[self.real[batch].to(states.device)]
 
     def _of(self, samples: slice) -> "Calibration":
-        real, types = (each if each is None else each[samples] for each in (self.real, self.types))
-        return replace(self, tokens=self.tokens[samples], real=real, types=types)
+        parts = (self.real, self.types, self.labels)
+        real, types, labels = (each if each is None else each[samples] for each in parts)
+        return replace(self, tokens=self.tokens[samples], real=real, types=types, labels=labels)
 
     def _default_batch(self) -> int:
         return max(1, (1024 if self.device.type == "cpu" else 8192) // self.tokens.shape[1])

@@ -89,6 +89,7 @@ class Grain(TrainedMethod):
 
     patterns: ClassVar[frozenset[str]] = frozenset({"neurons_values", "neurons", "values"})
     separates: ClassVar[bool] = True
+    for_encoders: ClassVar[bool] = True
     scopes: ClassVar[tuple[str, ...]] = ("global",)
     scope: str = "global"
     momentum: float = 0.998

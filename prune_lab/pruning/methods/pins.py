@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from prune_lab.errors import BadInput, BadSetting
+from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask, weight_before_mask
 from prune_lab.pruning.methods.trained import TrainedMethod
 from prune_lab.pruning.schedule import Schedule
+from prune_lab.pruning.target import Target
 from prune_lab.training.losses import IGNORED, Distillation, Outputs, next_tokens, rows_at_once, sum_over_rows
 from prune_lab.training.settings import Training
 from prune_lab.training.updates import Update
@@ -99,6 +101,11 @@ class SelfRegularization(Distillation):
         weights = self.confidence(logits, wanted.ne(IGNORED))
         return sum_over_rows(self._mixed, logits, goals, wanted, weights) / wanted.ne(IGNORED).sum()
 
+    def class_prediction(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        """Likewise of classes, each text with its own share; ``|V|`` is the number of classes then."""
+        weights = self.confidence(student.logits, torch.ones_like(labels, dtype=torch.bool))
+        return self._mixed(student.logits, teacher.logits, labels, weights) / len(labels)
+
     @torch.no_grad()
     def confidence(self, logits: Tensor, counted: Tensor) -> Tensor:
         """``alpha`` of each row, ``(rows,)`` float32.
@@ -151,7 +158,7 @@ class PINS(TrainedMethod):
     What differs from the authors' code: biases stay, where theirs prunes those of the pruned layers; exactly as many
     weights go as asked for, where theirs leaves what ties at the cut; before the first window is full, its mean so far
     is the score; the teacher is chosen by the loss of samples held out of the training text, with the masks applied,
-    where theirs takes the split that is reported; the loss is that of language modelling, for each token; the last
+    where theirs takes the split that is reported; of a language model the loss is that of each token; the last
     phase is a share of the steps (``schedule.cooldown``).
     """
 
@@ -165,6 +172,7 @@ class PINS(TrainedMethod):
     normalization: str = "vocabulary"
 
     patterns: ClassVar[frozenset[str]] = frozenset({"unstructured", "N:M"})
+    for_encoders: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -197,6 +205,16 @@ class PINS(TrainedMethod):
                 "eval_samples",
                 "is not allowed with method.self_regularization=true, which takes its teacher by the loss of samples "
                 "that are held out; use {at}.eval_samples=16, or more",
+            )
+
+    def check_model(self, model: PrunableModel, target: Target) -> None:
+        """Checks that the model says classes, where it is to teach itself by how sure it is of them."""
+        super().check_model(model, target)
+        if self.self_regularization and model.is_encoder and model.hf.config.num_labels == 1:
+            raise BadSetting(
+                self,
+                "self_regularization",
+                f"weighs texts by how sure a model is of their class, and {model.name} says values; use false",
             )
 
     def check_schedule(self, schedule: Schedule, training: Training) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prune_lab.data.samples import Samples
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
@@ -55,7 +56,7 @@ class TaylorUnits(GradientUnits):
     Args:
         order: of the expansion, as above.
         samples: how many calibration samples, the first ones.
-        seqlen: tokens of each, the first ones; ``None``: all.
+        seqlen: tokens of each, the first ones; ``None``: all, as of an encoder's texts in any case.
         scope: ``layer``: every block loses the same share; ``model``: units of all blocks compete, by their score for
             each of their parameters.
 
@@ -64,6 +65,7 @@ class TaylorUnits(GradientUnits):
     pairs other ones; all blocks are pruned, where theirs spares the first four and the last two (``sparsity.layers``).
     """
 
+    for_encoders: ClassVar[bool] = True
     order: str = "first"
     samples: int = 10
     seqlen: int | None = 128
@@ -79,9 +81,9 @@ class TaylorUnits(GradientUnits):
         """Scores all units on the model as it is, then removes the lowest."""
         start, target = time.perf_counter(), context.target
         units = target.units(context.model)
-        tokens = context.calibration.tokens[: self.samples, : self.seqlen]
+        samples = context.calibration.first(self.samples, self.seqlen)
         expansion = _Expansion(context.model, units, second=self.order in ("second", "mixed"))
-        expansion.measure(tokens, context.calibration.device)
+        expansion.measure(samples, context.calibration.device)
         scores = {each.name: self._score(each, expansion).masked_fill(each.zero, -torch.inf) for each in units}
         if self.scope == "model":
             scores = {each.name: scores[each.name] / each.parameters_each for each in units}
@@ -106,16 +108,16 @@ class _Expansion:
         self._mean = {name: torch.zeros(linear.shape) for name, linear in self._linears.items()}
         self._squares = {name: torch.zeros(linear.shape) for name, linear in self._linears.items()} if second else {}
 
-    def measure(self, tokens: Tensor, device: torch.device) -> None:
-        """Adds up over samples ``(samples, seqlen)``."""
+    def measure(self, samples: Samples, device: torch.device) -> None:
+        """Adds up over samples."""
         parameters = [linear.module.weight for linear in self._linears.values()]
-        for _ in sample_gradients(self._model, parameters, tokens, device):
+        for _ in sample_gradients(self._model, parameters, samples, device):
             with torch.no_grad():
                 for name, linear in self._linears.items():
                     gradient = linear.seen(gradient_of(linear.module.weight)).float().cpu()
-                    self._mean[name].add_(gradient, alpha=1 / len(tokens))
+                    self._mean[name].add_(gradient, alpha=1 / len(samples))
                     if self._squares:
-                        self._squares[name].addcmul_(gradient, gradient, value=1 / len(tokens))
+                        self._squares[name].addcmul_(gradient, gradient, value=1 / len(samples))
 
     def change(self, linear: PrunableLinear, order: str) -> Tensor:
         """What the loss changes by for each weight that becomes zero, ``(out, in)``; its sign for ``vector`` only."""

@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from prune_lab.data.samples import Samples
 from prune_lab.errors import BadSetting
 from prune_lab.models.member import Member
 from prune_lab.models.model import PrunableModel
@@ -40,16 +42,18 @@ class TextPruner(GradientUnits):
     Args:
         rounds: cuts.
         samples: how many calibration samples, the first ones.
-        seqlen: tokens of each, the first ones; ``None``: all.
+        seqlen: tokens of each, the first ones; ``None``: all, as of an encoder's texts in any case.
         scope: ``layer``: every block loses the same share; ``model``: units of all blocks compete, by their score for
             each of their parameters.
         multiple_of: the neurons that a block keeps are a multiple of this; fewer go then than the level asks for.
 
-    Source: TextPruner (Yang, Cui and Chen, 2022, arXiv:2203.15996). Differences from its code: the loss is that of the
-    next token of a text, one sample at a time, and not that of labels (its ``use_logits`` takes the model's own outputs
-    as targets, whose gradient is rounding noise at the first cut); heads that share keys and values go together.
+    Source: TextPruner (Yang, Cui and Chen, 2022, arXiv:2203.15996). Differences from its code: the loss is taken one
+    sample at a time; of causal language models it is that of the next token of a text, of encoders that of labels (its
+    ``use_logits`` takes the model's own outputs as targets, whose gradient is rounding noise at the first cut); heads
+    that share keys and values go together.
     """
 
+    for_encoders: ClassVar[bool] = True
     rounds: int = 8
     samples: int = 16
     seqlen: int | None = 128
@@ -91,11 +95,11 @@ class TextPruner(GradientUnits):
         """Scores and cuts in turns, then removes what has gone in the end."""
         start, target = time.perf_counter(), context.target
         units = target.units(context.model)
-        tokens, masks = context.calibration.tokens[: self.samples, : self.seqlen], Masks()
+        samples, masks = context.calibration.first(self.samples, self.seqlen), Masks()
         scores: dict[str, Tensor] = {}
         with _unchanged(units):
             for number in range(1, self.rounds + 1):
-                scores = scores or self._scores(context.model, units, tokens, context.calibration.device)
+                scores = scores or self._scores(context.model, units, samples, context.calibration.device)
                 before, masks = masks, self._cut(units, scores, target, number / self.rounds)
                 if not all(each.name in before and torch.equal(masks[each.name], before[each.name]) for each in units):
                     scores = {}  # of a model that is about to change; with more rounds than units it often is not
@@ -104,14 +108,14 @@ class TextPruner(GradientUnits):
         return remove_units(context, units, masks, time.perf_counter() - start)
 
     def _scores(
-        self, model: PrunableModel, units: Sequence[Units], tokens: Tensor, device: torch.device
+        self, model: PrunableModel, units: Sequence[Units], samples: Samples, device: torch.device
     ) -> dict[str, Tensor]:
         """By the names of units, ``(count,)`` float32 on the host; those that are zero have the lowest."""
         members = {each.name: [m for m in each.members if m.dim == 1 or self._counts_rows(each)] for each in units}
         parameters = [member.linear.module.weight for some in members.values() for member in some]
         parameters += [m.linear.module.bias for some in members.values() for m in some if m.bias is not None]
         scores = {each.name: torch.zeros(each.count) for each in units}
-        for _ in sample_gradients(model, parameters, tokens, device):
+        for _ in sample_gradients(model, parameters, samples, device):
             with torch.no_grad():
                 for each in units:
                     for dim in (0, 1):

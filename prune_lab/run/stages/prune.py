@@ -253,7 +253,7 @@ class Prune(Stage):
 def _calibration(run: RunState) -> Calibration:
     texts = run.data.labelled and run.data.labelled.calibration
     found = Calibration(run.data.calibration, run.data.batch_size, run.device)
-    return replace(found, real=texts.real, types=texts.types) if texts else found
+    return replace(found, real=texts.real, types=texts.types, labels=texts.labels) if texts else found
 
 
 def _workplace(run: RunState) -> Workplace:

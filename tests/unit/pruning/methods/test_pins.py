@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from prune_lab.data.samples import Samples
+from prune_lab.errors import BadInput
 from prune_lab.models.model_units import single_weights_of
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.calibration import Calibration
@@ -318,6 +319,15 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tiny_model, random_tok
     assert again.progress.held_out == undisturbed.progress.held_out
     for name, tensor in whole.hf.state_dict().items():
         assert torch.equal(tensor, fresh.hf.state_dict()[name]), name
+
+
+def test_what_says_values_cannot_teach_itself_by_how_sure_it_is(tiny_model):
+    model = tiny_model("bert")
+    PINS(self_regularization=True).check_model(model, Target(level=0.5))
+    model.hf.config.num_labels = 1
+    PINS().check_model(model, Target(level=0.5))
+    with pytest.raises(BadInput, match=r"self_regularization=true weighs texts .* says values; use false"):
+        PINS(self_regularization=True).check_model(model, Target(level=0.5))
 
 
 def test_the_teacher_is_a_part_of_the_saved_state(tiny_model, random_tokens, tmp_path):

@@ -69,3 +69,20 @@ def test_with_a_confidence_of_one_half_everywhere_the_loss_is_that_of_distillati
     found = SelfRegularization(normalization="batch")(Outputs(logits), Outputs(teacher), tokens)
     assert float(found) == pytest.approx(float(Distillation(weight=0.5)(Outputs(logits), Outputs(teacher), tokens)))
     assert float(found) != pytest.approx(float(functional.cross_entropy(logits[0, :-1], tokens[0, 1:])))
+
+
+def test_each_text_has_its_own_share_by_how_sure_the_model_is_of_its_class():
+    """By hand: ``alpha = 1 - H / log C``, and both parts of the loss of each text alone."""
+    logits, teacher = (torch.randn(5, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    labels = torch.tensor([0, 2, 1, 1, 0])
+    expected = []
+    for row, goal, label in zip(logits, teacher, labels, strict=True):
+        said = row.softmax(-1)
+        share = 1 + float((said * said.log()).sum()) / math.log(3)
+        taught = (goal / 2).softmax(-1)
+        divergence = float((taught * (taught.log() - (row / 2).log_softmax(-1))).sum())
+        expected.append(share * 4 * divergence - (1 - share) * float(said[label].log()))
+    found = SelfRegularization(temperature=2.0).class_prediction(Outputs(logits), Outputs(teacher), labels)
+    assert float(found) == pytest.approx(sum(expected) / 5, rel=1e-5)
+    sure = SelfRegularization().confidence(torch.tensor([[50.0, 0, 0], [0.0, 0, 0]]), torch.ones(2, dtype=torch.bool))
+    assert sure.tolist() == pytest.approx([1, 0], abs=1e-6)

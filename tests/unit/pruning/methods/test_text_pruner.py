@@ -42,6 +42,33 @@ def neuron_scores(model, block, tokens, rows=True):
     return score.detach()
 
 
+def test_scores_of_an_encoder_are_of_the_loss_of_its_labels(tiny_model, encoder_family):
+    """By autograd on each text alone, without its padding."""
+    model = tiny_model(encoder_family)
+    tokens = torch.randint(5, 60, (4, 10), generator=torch.Generator().manual_seed(0))
+    lengths, labels = torch.tensor([10, 6, 3, 8]), torch.tensor([0, 1, 1, 0])
+    real = torch.arange(10) < lengths[:, None]
+    calibration = Calibration(tokens.masked_fill(~real, 1), real=real, labels=labels)
+    block = model.blocks[1]
+    read, up = block.mlp.down.module.weight, block.mlp.up.module
+    score = torch.zeros(block.mlp.down.shape[1])
+    for text, length, label in zip(tokens, lengths.tolist(), labels, strict=True):
+        parameters = [read, up.weight, up.bias]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        logits = model.hf(text[None, :length]).logits
+        of_read, of_up, of_bias = torch.autograd.grad(
+            torch.nn.functional.cross_entropy(logits, label[None]), parameters
+        )
+        score += ((read * of_read).sum(0).abs() + ((up.weight * of_up).sum(1) + up.bias * of_bias).abs()).detach()
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+    method, target = TextPruner(rounds=1, samples=4, seqlen=2), Target("neurons", 0.5)  # a text is not cut
+    method.check_model(model, target)
+    masks = method.prune(PruningContext(model, target, calibration)).masks
+    assert gone(masks[target.units(model)[1].name]) == lowest(score, len(score) // 2)
+
+
 def lowest(score, count):
     return set(score.argsort(stable=True)[:count].tolist())
 
