@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 ROTATIONS = "rotations_before"
@@ -38,6 +39,18 @@ def add_rotations(modules: Sequence[Any], places: Sequence[int], width: int) -> 
 def rotate_input(module: Any, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
     """Multiplies the residual stream by the module's matrix; to be a hook before it."""
     return (module.rotation(inputs[0]), *inputs[1:])
+
+
+@torch.no_grad()
+def rotated_input(module: nn.Module, states: Tensor) -> Tensor:
+    """Returns the residual stream as a block or a norm reads it: what the block adds, it adds to that.
+
+    Args:
+        module: with a rotation or without, on the device of ``states``.
+        states: ``(..., width)``, before it.
+    """
+    rotated: Tensor = module.rotation(states) if hasattr(module, "rotation") else states
+    return rotated
 
 
 @contextmanager

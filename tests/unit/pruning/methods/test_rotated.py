@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM
 from prune_lab.errors import BadInput
 from prune_lab.models.residual import fold_norms, stream_of
 from prune_lab.models.tying import is_tied
+from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
+from prune_lab.pruning.calibration.output_error import OutputErrors
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.alps import ALPS
 from prune_lab.pruning.methods.dense import Dense
@@ -130,6 +132,23 @@ def test_the_search_of_a_block_is_that_of_a_model_with_no_other(tiny_model, rand
     assert len(found[0].streams) == 3 and len(found[1].streams) == 1
     assert torch.equal(found[0].streams[0], found[1].streams[0])
     assert torch.equal(found[0].values[0], found[1].values[0])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_errors_of_blocks_are_those_of_the_model_that_is_not_rotated(tiny_model, random_tokens, family):
+    """What a block adds, by which its error is divided, is added to the stream behind the rotation."""
+    calibration, found = Calibration(random_tokens(8, 24), batch_size=4), []
+    for rotated in (False, True):
+        model = lively(tiny_model(family))
+        if rotated:
+            Rotated(Dense(), matrices="per_block", steps=10).prune(PruningContext(model, TWO_OF_FOUR, calibration))
+        for block, inputs in iterate_blocks(model, calibration, len(model.blocks)):
+            errors = OutputErrors(inputs)
+            errors.keep_dense_output()
+            block.mlp.down.write(0.5 * block.mlp.down.weight)
+            found.append(errors.of_block(inputs.first_output()))
+    assert found[:3] == pytest.approx(found[3:], rel=1e-3)
+    assert min(found) > 1e-3
 
 
 def test_blocks_outside_the_range_are_rotated_like_those_beside_them():
