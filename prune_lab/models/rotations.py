@@ -9,7 +9,7 @@ the last norm, that is behind the last block.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,8 @@ def rotated_input(module: nn.Module, states: Tensor) -> Tensor:
         module: with a rotation or without, on the device of ``states``.
         states: ``(..., width)``, before it.
     """
-    rotated: Tensor = module.rotation(states) if hasattr(module, "rotation") else states
-    return rotated
+    rotation = getattr(module, "rotation", None)
+    return states if rotation is None else cast(nn.Linear, rotation)(states)
 
 
 @contextmanager
