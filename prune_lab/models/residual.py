@@ -185,12 +185,9 @@ def rotate_stream(model: PrunableModel, rotations: Sequence[Tensor], *, ends: bo
         How many parameters the model has more: ``width^2`` for each matrix between.
     """
     stream = stream_of(model)
+    changes = [index for index, (before, after) in enumerate(pairwise(rotations), start=1) if after is not before]
     rotations = [each.to("cpu", torch.float64) for each in rotations]
-    between = {
-        index: after.T @ before
-        for index, (before, after) in enumerate(pairwise(rotations), start=1)
-        if after is not before
-    }
+    between = {index: rotations[index].T @ rotations[index - 1] for index in changes}
     if ends:
         _rotate_ends(stream, rotations[0], rotations[-1])
     else:

@@ -125,6 +125,13 @@ def test_nothing_is_put_between_blocks_of_one_rotation(random_tokens):
     assert "rotate it between the blocks already" in why_stream_stays(model)
 
 
+def test_one_rotation_of_another_type_is_one_too():
+    model = lively("llama")
+    fold_norms(model)
+    assert rotate_stream(model, [drawn(32, 32).float()] * 3) == 0
+    assert getattr(model.hf.config, "rotations_before", None) is None
+
+
 def test_a_wrong_matrix_between_blocks_would_be_seen(random_tokens):
     """The check of the check."""
     model, tokens = lively("llama"), random_tokens(3, 20)
