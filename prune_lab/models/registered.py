@@ -1,4 +1,4 @@
-"""Lets transformers open models whose blocks differ in width, once prune_lab is imported.
+"""Lets transformers open models whose blocks differ in width, or have rotations between, once prune_lab is imported.
 
 Such a model has classes of its own, in `prune_lab.models.classes`, and the ``model_type`` ``prune_lab_<family>``.
 Importing them takes seconds, and cannot be done while transformers is being imported. So ``AutoConfig`` gets a stand-in

@@ -198,7 +198,7 @@ def unequal_config(raw: Mapping[str, Any]) -> "PretrainedConfig | None":
 
 
 def is_unequal(config: "PretrainedConfig") -> bool:
-    """Whether its family has no configuration for the sizes of its blocks."""
+    """Whether its family has no configuration for the sizes of its blocks, or for rotations between them."""
     return any(getattr(config, name, None) for name in _MARKS)
 
 

@@ -42,13 +42,13 @@ def capture_block_inputs(
         for module in outside:
             module.to(device)
         states = None
-        for batch in calibration.batches():
-            hidden.clear()
-            with fast_products(model.dtype, device), without_rotations(model.hf):
+        with without_rotations(model.hf), fast_products(model.dtype, device):
+            for batch in calibration.batches():
+                hidden.clear()
                 model.hf.base_model(**calibration.inputs(batch), use_cache=False)
-            if states is None:
-                states = _room((len(calibration.tokens), *hidden[0].shape[1:]), hidden[0].dtype, place, device)
-            states[batch].copy_(hidden[0])
+                if states is None:
+                    states = _room((len(calibration.tokens), *hidden[0].shape[1:]), hidden[0].dtype, place, device)
+                states[batch].copy_(hidden[0])
     finally:
         for block in model.blocks:
             del block.module.forward
