@@ -42,7 +42,7 @@ def rotate_input(module: Any, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def rotated_input(module: nn.Module, states: Tensor) -> Tensor:
+def stream_as_read(module: nn.Module, states: Tensor) -> Tensor:
     """Returns the residual stream as a block or a norm reads it: what the block adds, it adds to that.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prune_lab.models.rotations import rotated_input
+from prune_lab.models.rotations import stream_as_read
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
 
@@ -71,7 +71,7 @@ class OutputErrors:
             first = self._inputs.calibration.batches()[0]
             self._dense_output = self._inputs.first_output()
             residual = self._inputs.hidden[first].to(self._dense_output.device)
-            residual = rotated_input(self._inputs.block.module, residual)
+            residual = stream_as_read(self._inputs.block.module, residual)
             self._added = self._squares(self._dense_output.float() - residual.float())
 
     @property
