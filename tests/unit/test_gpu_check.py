@@ -30,7 +30,7 @@ def die():
 
 
 def hang():
-    os.system("sleep 30")
+    os.system("sleep 100")
     return {}
 
 
@@ -40,7 +40,7 @@ def test_a_step_that_fails_dies_or_hangs_keeps_no_other_from_running(module, tmp
     steps = [running.Step(name, work, 1.0) for name, work in works.items()]
     start = time.monotonic()
     lines = running.run_all([*steps, running.Step("last", dict, 9.0)], tmp_path, 60)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 90  # it did not wait for the one that hangs
     ended = {line["step"]: (line["status"], line.get("error")) for line in lines}
     assert ended == {
         "fails": ("failed", "ValueError: no such layer"),

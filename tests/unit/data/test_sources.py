@@ -4,7 +4,6 @@ import gzip
 import json
 import lzma
 import platform
-import time
 
 import pyarrow as pa
 import pytest
@@ -126,13 +125,12 @@ def test_offline_without_a_copy_names_the_remedy(empty_hub_cache, monkeypatch, v
         HubText(**C4).read()
 
 
-def test_an_unreachable_hub_is_noticed_quickly(empty_hub_cache, monkeypatch):
+def test_an_unreachable_hub_is_noticed_before_its_client_tries_for_half_a_minute(empty_hub_cache, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
     monkeypatch.setenv("no_proxy", "*")
-    begin = time.monotonic()
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: pytest.fail("asked the hub"))
     with pytest.raises(BadInput, match=r"127\.0\.0\.1:9 cannot be reached\. .*set data\.root=DIR"):
         HubText(**C4).read()
-    assert time.monotonic() - begin < 5
 
 
 def test_a_failed_download_is_one_message(empty_hub_cache, monkeypatch):
