@@ -1,5 +1,6 @@
 """Tiny models with random weights, one of every family, and what tests do with them."""
 
+import gc
 import json
 import os
 import sys
@@ -50,6 +51,7 @@ from prune_lab.run.resolvers import register_unless
 from tests.gguf_files import write_tiny_gguf
 
 VOCAB, SEQLEN = 64, 64
+_MODULES = pytest.StashKey[int]()  # how many were there when objects were frozen
 _CACHE = os.environ.get("PRUNE_LAB_CACHE")  # the user's
 _SIZE = {
     "vocab_size": VOCAB,
@@ -102,6 +104,14 @@ ENCODER_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {  # tried by tests
     "roberta": lambda: RobertaConfig(**{**_ENCODER, "max_position_embeddings": SEQLEN + 2}),
     "xlm-roberta": lambda: XLMRobertaConfig(**{**_ENCODER, "max_position_embeddings": SEQLEN + 2}),
 }
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Takes what was imported out of Python's search for cycles, which took a quarter of the time of all tests."""
+    if len(sys.modules) > item.config.stash.get(_MODULES, 0) + 50:
+        gc.collect()
+        gc.freeze()
+        item.config.stash[_MODULES] = len(sys.modules)
 
 
 def build_tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PrunableModel:
