@@ -1,8 +1,7 @@
 """Writes the classes of models whose blocks differ in width: ``python scripts/make_classes.py``, after a new family.
 
-There is one module for each row of ``FAMILIES`` but encoders, in ``prune_lab/models/classes``. They are files, not made
-when they are needed, because transformers copies the file of a class beside the weights, for those who have no
-prune_lab.
+There is one module for each row of ``FAMILIES``, in ``prune_lab/models/classes``. They are files, not made when they
+are needed, because transformers copies the file of a class beside the weights, for those who have no prune_lab.
 """
 
 import inspect
@@ -12,22 +11,24 @@ from string import Template
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 import prune_lab.models.classes
 from prune_lab.models.experts import pass_over, removed_experts
 from prune_lab.models.families import FAMILIES, Family
+from prune_lab.models.registered import module_of
 from prune_lab.models.rotations import add_rotations, rotate_input
 from prune_lab.models.values import narrow_values, spread_outputs, take_inputs
 
 FOLDER = Path(prune_lab.models.classes.__file__).parent
 _COUNTERS = ("num_key_value_heads", "num_attention_heads")
-_HEAD_SIZES = ("head_dim", "head_size")
+_HEAD_SIZES = ("head_dim", "head_size", "attention_head_size")
 _MODULE = Template('''\
 """A model of the family $family whose blocks differ in $what: prune_lab took $units out.$rotated
 
-This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
+This file needs transformers, and not prune_lab:
+``$auto_class.from_pretrained(DIR, trust_remote_code=True)``.
 """
 
 $imports
@@ -139,14 +140,15 @@ def _keep_first(module: Any, name: str, experts: int) -> None:
 
 def path_of(family: str) -> Path:
     """The file of a family."""
-    return FOLDER / f"modeling_prune_lab_{family}.py"
+    return FOLDER / f"{module_of(family)}.py"
 
 
 def source_of(family: str) -> str:
     """The text of a family's module."""
     row = FAMILIES[family]
+    auto_class = AutoModelForSequenceClassification if row.encoder else AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family))
+        model = auto_class.from_config(AutoConfig.for_model(family))
     down = dict(model.named_modules()).get(f"{row.blocks}.0.{row.down}")  # none in a block with experts
     rows, columns = ("nf", "nx") if isinstance(down, Conv1D) else ("out_features", "in_features")
     config_class, model_class = type(model.config).__name__, type(model).__name__
@@ -156,6 +158,7 @@ def source_of(family: str) -> str:
     mixture, _, fused = (row.experts or "").rpartition(".")
     values = {
         "family": family,
+        "auto_class": auto_class.__name__,
         "config_class": config_class,
         "model_class": model_class,
         "what": "size" if row.experts else "width",
@@ -176,7 +179,7 @@ def source_of(family: str) -> str:
             *(f"_resize({name}, rows=neurons)" for name in readers), f"_resize(block.{row.down}, columns=neurons)"
         ),
         "whole": "config." + next(name for name in _COUNTERS if hasattr(model.config, name)),
-        "attention": row.attention_out.rpartition(".")[0],
+        "attention": row.attention_module,
         "final_norm": row.final_norm,
         "heads": _lines(*_of_heads(row, rows, columns)),
         "query_heads": _lines(*_of_query_heads(row, model)),
@@ -231,7 +234,7 @@ def _copied(function: Callable[..., object]) -> str:
 
 def _of_heads(row: Family, rows: str, columns: str) -> list[str]:
     """What becomes of the attention ``attention`` with ``heads`` of ``whole`` heads."""
-    *names, out = [f"attention.{path.rpartition('.')[2]}" for path in (*row.attention, row.attention_out)]
+    *names, out = _from_attention(row, *row.attention, row.attention_out)
     lines = [f"_resize({name}, rows={name}.{rows} * heads // whole)" for name in names]
     lines.append(f"_resize({out}, columns={out}.{columns} * heads // whole)")
     for name in (f"attention.{counter}" for counter in row.counters):
@@ -241,7 +244,7 @@ def _of_heads(row: Family, rows: str, columns: str) -> list[str]:
 
 def _of_query_heads(row: Family, model: nn.Module) -> list[str]:
     """What becomes of the attention ``attention`` with ``heads`` of queries."""
-    query, out = (f"attention.{path.rpartition('.')[2]}" for path in (row.attention[0], row.attention_out))
+    query, out = _from_attention(row, row.attention[0], row.attention_out)
     return [
         f"whole = {query}.out_features // {_size_of_head(row, model)}",
         f"_resize({query}, rows={query}.out_features * heads // whole)",
@@ -251,22 +254,32 @@ def _of_query_heads(row: Family, model: nn.Module) -> list[str]:
 
 
 def _size_of_head(row: Family, model: nn.Module) -> str:
-    module = model.get_submodule(f"{row.blocks}.0.{row.attention_out.rpartition('.')[0]}")
-    return next(f"attention.{name}" for name in _HEAD_SIZES if hasattr(module, name))
+    paths = [f"{holder}.{name}" for holder in (row.attention_module, _parent(row.attention[0])) for name in _HEAD_SIZES]
+    module = model.get_submodule(f"{row.blocks}.0")
+    found = next(path for path in paths if hasattr(module.get_submodule(_parent(path)), path.rpartition(".")[2]))
+    return _from_attention(row, found)[0]
+
+
+def _from_attention(row: Family, *paths: str) -> list[str]:
+    """Code for what has some paths in a block, of which ``attention`` is the attention."""
+    return [f"attention{path.removeprefix(row.attention_module)}" for path in paths]
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def _of_values(row: Family, model: nn.Module) -> list[str]:
     """What becomes of the attention ``attention`` with ``values`` of each head."""
-    values, out = (f"attention.{path.rpartition('.')[2]}" for path in (row.attention[-1], row.attention_out))
-    size = _size_of_head(row, model)
+    values, out = _from_attention(row, row.attention[-1], row.attention_out)
     queries = "1"
     if row.layout == "separate":
-        query, key = (f"attention.{path.rpartition('.')[2]}.out_features" for path in row.attention[:2])
-        queries = f"{query} // {key}"
+        queries = " // ".join(f"{name}.out_features" for name in _from_attention(row, *row.attention[:2]))
     return [
         f"projection, out = {values}, {out}",
+        f"size = {_size_of_head(row, model)}",
         f"queries = {queries}",
-        f'narrow_values(attention, projection, out, values, {size}, "{row.layout}", queries)',
+        f'narrow_values(attention, projection, out, values, size, "{row.layout}", queries)',
         "_resize(projection, rows=len(projection.kept_outputs))",
         "_resize(out, columns=len(out.kept_inputs))",
     ]
@@ -277,5 +290,5 @@ def _lines(*lines: str) -> str:
 
 
 if __name__ == "__main__":
-    for each in (name for name, row in FAMILIES.items() if not row.encoder):
+    for each in FAMILIES:
         path_of(each).write_text(source_of(each), encoding="utf-8")

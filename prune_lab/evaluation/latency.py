@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from prune_lab.evaluation.metric import MetricInfo
-from prune_lab.models.timing import PARTS, Pass, Workload
+from prune_lab.models.timing import Pass, Workload
 
 LATENCY_INFO: Mapping[str, MetricInfo] = {
     "prefill_seconds": MetricInfo("seconds of a prompt", "seconds", better="lower", axis="latency"),
@@ -18,7 +18,7 @@ LATENCY_INFO: Mapping[str, MetricInfo] = {
 
 
 def latency(passes: Sequence[Pass], workload: Workload) -> dict[str, float]:
-    """What passes say: seconds and their spread, and tokens a second, of each part.
+    """What passes say: seconds and their spread, and tokens a second, of each part that the workload has.
 
     Returns:
         ``prefill_seconds`` for all prompts together, ``decode_seconds`` for a token of each sample, both with
@@ -26,7 +26,7 @@ def latency(passes: Sequence[Pass], workload: Workload) -> dict[str, float]:
     """
     metrics: dict[str, float] = {}
     tokens = {"prefill": workload.batch_size * workload.seqlen, "decode": workload.batch_size}
-    for part in PARTS:
+    for part in workload.parts:
         seconds = [each.seconds[part] for each in passes]
         median = statistics.median(seconds)
         metrics[f"{part}_seconds"] = median

@@ -7,7 +7,7 @@ from typing import Any
 
 from prune_lab.errors import BadInput
 from prune_lab.export.engines import engine_notes
-from prune_lab.export.metadata import base_model_of, card_data, repositories_of
+from prune_lab.export.metadata import auto_class_of, base_model_of, card_data, repositories_of
 from prune_lab.export.public import public, public_command, public_text
 from prune_lab.export.source import Saved
 from prune_lab.models.config_file import read_config
@@ -51,7 +51,7 @@ def card_text(saved: Saved, card: Card) -> str:
         BadInput: the metadata that were given are no metadata of a card.
     """
     config = read_config(saved.folder)
-    unequal = str(config.get("model_type")).startswith(PREFIX)
+    auto_class = auto_class_of(saved) if str(config.get("model_type")).startswith(PREFIX) else None
     data = card_data(saved, card.name, base_model=card.base_model, license=card.license)
     try:
         head = data.to_yaml()
@@ -60,7 +60,7 @@ def card_text(saved: Saved, card: Card) -> str:
     done = "; ".join(saved.origin.steps) if saved.origin and not saved.changed else ""
     parts = [f"---\n{head}\n---", f"# {_plain(card.name)}", _first(saved, card, data.license)]
     parts += _of_record(saved, card) if saved.record is not None else []
-    notes = "\n\n".join(engine_notes(done, unequal=unequal, code="auto_map" in config))
+    notes = "\n\n".join(engine_notes(done, auto_class=auto_class, code="auto_map" in config))
     parts += [f"## What engines gain\n\n{notes}", f"## Versions\n\n{_versions(saved)}"]
     return "\n\n".join(parts) + "\n"
 

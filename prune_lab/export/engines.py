@@ -6,12 +6,12 @@ from collections.abc import Iterator
 _PATTERN = re.compile(r"\b(\d+):(\d+)\b")
 
 
-def engine_notes(done: str, *, unequal: bool = False, code: bool = True) -> Iterator[str]:
+def engine_notes(done: str, *, auto_class: str | None = None, code: bool = True) -> Iterator[str]:
     """Yields what to say, a paragraph each.
 
     Args:
         done: the steps that a model went through, as runs are titled: ``Wanda, 50% unstructured; tuned``.
-        unequal: whether its blocks have sizes, or rotations between them, that no configuration of its family can say.
+        auto_class: of transformers, that opens it, if no configuration of its family says how its blocks are.
         code: whether its classes lie beside the weights; models that prune_lab 0.1 saved have none.
     """
     pattern = _PATTERN.search(done)
@@ -33,15 +33,15 @@ def engine_notes(done: str, *, unequal: bool = False, code: bool = True) -> Iter
             "Whole neurons, heads or values are zero and still stored: an engine gains nothing by that until they are "
             "taken out, which is what prune_lab's stage `shrink` does."
         )
-    if unequal:
+    if auto_class is not None:
         yield (
             "Its family's configuration cannot say how large its blocks are, or that they are rotated. So engines "
             "with models of their own, such as llama.cpp, do not open it. transformers does after `import prune_lab`"
         ) + (
             ", and without prune_lab by the classes in the file `modeling_prune_lab_*.py` beside the weights, which is "
-            "short enough to be read first: `AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)`."
+            f"short enough to be read first: `{auto_class}.from_pretrained(DIR, trust_remote_code=True)`."
             if code
-            else ": `AutoModelForCausalLM.from_pretrained(DIR)`."
+            else f": `{auto_class}.from_pretrained(DIR)`."
         )
     if pattern and (pattern[1], pattern[2]) == ("2", "4"):
         yield (

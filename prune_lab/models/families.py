@@ -1,6 +1,7 @@
 """Where each model family keeps its blocks and weights. A new family is one row of ``FAMILIES``."""
 
 from dataclasses import dataclass, replace
+from posixpath import commonpath
 from typing import TYPE_CHECKING, Literal, cast
 
 from torch import nn
@@ -51,6 +52,12 @@ class Family:
     def encoder(self) -> bool:
         """Whether it reads texts both ways, to classify them; all others predict the next token."""
         return bool(self.head)
+
+    @property
+    def attention_module(self) -> str:
+        """The path of what holds all projections of the attention."""
+        parents = (path.rpartition(".")[0].replace(".", "/") for path in (*self.attention, self.attention_out))
+        return commonpath(parents).replace("/", ".")
 
     @property
     def shared_inputs(self) -> tuple[tuple[str, ...], ...]:
@@ -249,7 +256,7 @@ def _read_attention(
 ) -> Attention:
     head_dim = getattr(config, family.head_dim, None) if family.head_dim else None
     return Attention(
-        block.get_submodule(family.attention_out.rpartition(".")[0]),
+        block.get_submodule(family.attention_module),
         tuple(linears[path] for path in family.attention),
         linears[family.attention_out],
         int(head_dim or config.hidden_size // config.num_attention_heads),

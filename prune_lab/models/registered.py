@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 PREFIX = "prune_lab_"
 """What the ``model_type`` of such a model begins with."""
 
-_MODULES = "prune_lab.models.classes.modeling_"
-
 
 def register(auto: ModuleType) -> None:
     """Registers the stand-ins.
@@ -26,9 +24,16 @@ def register(auto: ModuleType) -> None:
     Args:
         auto: the module of ``AutoConfig``, whose import has ended.
     """
-    for path in sorted((Path(__file__).parent / "classes").glob(f"modeling_{PREFIX}*.py")):
-        model_type = path.stem.removeprefix("modeling_")
-        auto.AutoConfig.register(model_type, _stand_in(auto.PreTrainedConfig, model_type))
+    modules = {path.stem for path in (Path(__file__).parent / "classes").glob("modeling_*.py")}
+    for family in sorted(auto.CONFIG_MAPPING_NAMES):
+        if module_of(family) in modules:
+            model_type = PREFIX + family
+            auto.AutoConfig.register(model_type, _stand_in(auto.PreTrainedConfig, model_type))
+
+
+def module_of(family: str) -> str:
+    """The module of a family's classes in `prune_lab.models.classes`, which has no hyphen."""
+    return f"modeling_{PREFIX}{family}".replace("-", "_")
 
 
 @cache
@@ -38,17 +43,19 @@ def own_classes(family: str) -> "tuple[type[PretrainedConfig], type[PreTrainedMo
     Args:
         family: with or without `PREFIX`.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-    module = import_module(_MODULES + PREFIX + family.removeprefix(PREFIX))
+    module = import_module(f"prune_lab.models.classes.{module_of(family.removeprefix(PREFIX))}")
     classes = [getattr(module, name) for name in module.__all__]
     model_class = next(each for each in classes if issubclass(each, PreTrainedModel))
     config_class = model_class.config_class
+    classifies = model_class.__name__.endswith("ForSequenceClassification")
+    auto: Any = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     # their file is copied beside the weights then, and config.json names it in auto_map
     config_class.register_for_auto_class()
-    model_class.register_for_auto_class("AutoModelForCausalLM")
+    model_class.register_for_auto_class(auto.__name__)
     AutoConfig.register(config_class.model_type, config_class)
-    AutoModelForCausalLM.register(config_class, model_class)
+    auto.register(config_class, model_class)
     return config_class, model_class
 
 

@@ -33,7 +33,7 @@ class Workload:
     Attributes:
         batch_size: prompts at once.
         seqlen: tokens a prompt.
-        new_tokens: that follow one by one, with the cache of keys and values.
+        new_tokens: that follow one by one, with the cache of keys and values; 0: none, as of an encoder.
         repeats: timed passes after one that is not counted.
     """
 
@@ -48,9 +48,16 @@ class Workload:
             check_whole(self, *(each.name for each in fields(self)))
 
     def fit(self, model: PrunableModel) -> "Workload":
-        """The same, as far as the model's positions reach."""
+        """The same, as far as the model's positions reach, and without new tokens if it writes none."""
+        if model.is_encoder:
+            return replace(self, seqlen=min(self.seqlen, model.seqlen_limit), new_tokens=0)
         seqlen = max(1, min(self.seqlen, model.seqlen_limit - self.new_tokens))
         return replace(self, seqlen=seqlen, new_tokens=min(self.new_tokens, model.seqlen_limit - seqlen))
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """Those of `PARTS` that there are."""
+        return PARTS if self.new_tokens else PARTS[:1]
 
     def prompts(self, model: PrunableModel) -> Tensor:
         """Random tokens, always the same, ``(batch_size, seqlen)`` int64 on the host."""
@@ -63,9 +70,12 @@ class Workload:
 
     def protocol(self) -> dict[str, object]:
         """How the times come about."""
-        return {
+        described = {
             "prefill": f"{self.batch_size} x {self.seqlen} random tokens, logits of all of them",
             "decode": f"one token a sample after them, with their cache; median of {self.new_tokens} tokens in a pass",
+        }
+        return {
+            **(described if self.new_tokens else {"prefill": f"{self.batch_size} x {self.seqlen} random tokens"}),
             "seconds": f"median of {self.repeats} passes after one warm-up; spread: longest minus shortest",
             "threads": torch.get_num_threads(),
         }
@@ -76,7 +86,7 @@ class Pass:
     """One prompt and the tokens after it.
 
     Attributes:
-        seconds: of the prompt, and of one token after it.
+        seconds: of the prompt, and of one token after it, if any came.
         joules: of the prompt, and of all tokens after it; 0 without a meter.
     """
 
@@ -135,9 +145,12 @@ def _pass(hf: "PreTrainedModel", prompts: Tensor, new_tokens: int, meter: Callab
     done, device = Pass(), prompts.device
     read = meter or (lambda: 0.0)
     joules, start = [read()], now(device)
-    cache = pass_with_cache(hf, prompts)
+    cache = pass_with_cache(hf, prompts) if new_tokens else hf(prompts)
     done.seconds["prefill"] = now(device) - start
     joules.append(read())
+    if not new_tokens:
+        done.joules = {"prefill": joules[1] - joules[0]}
+        return done
     steps = [now(device)]
     for _ in range(new_tokens):
         cache = pass_with_cache(hf, prompts[:, :1], cache)

@@ -60,12 +60,32 @@ def test_neurons_and_heads_of_encoders_go(method, pattern, encoder_overrides, co
     assert record["metrics"]["prune/sparsity"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_by_default_units_of_encoders_stay_as_zeros(encoder_overrides, configured, tmp_path, caplog):
-    settings = ["sparsity=neurons", "sparsity.level=0.5", "method=magnitude", "save_model=true"]
-    record = execute(configured(*encoder_overrides, *SHORT, *settings), tmp_path / "run")
-    assert "shrink: nothing can be taken out of an encoder" in caplog.text and "the stage shrink" not in caplog.text
-    assert record["status"] == "finished" and (tmp_path / "run" / "model").is_dir()
-    assert not any(name.startswith("shrink/") for name in record["metrics"])
+@pytest.mark.parametrize(
+    ("method", "model_type"),
+    [
+        (["method=magnitude", "sparsity=neurons"], "bert"),
+        (["method=text_pruner", "method.rounds=2"], "prune_lab_bert"),
+        (["method=grain", "schedule.cooldown=0.34"], "prune_lab_bert"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_units_of_encoders_are_taken_out_and_the_folder_goes_on(
+    method, model_type, encoder_overrides, configured, tmp_path
+):
+    settings = [*SHORT, *method, "sparsity.level=0.5", "save_model=true", "stages=[prune,evaluate,shrink,save]"]
+    metrics = execute(configured(*encoder_overrides, *settings), tmp_path / "run")["metrics"]
+    assert metrics["shrink/parameters"] < metrics["shrink/parameters_before"]
+    assert metrics["shrink/prefill_seconds"] > 0 and not any("decode" in name for name in metrics)
+    folder = tmp_path / "run" / "model"
+    assert json.loads((folder / "config.json").read_text())["model_type"] == model_type
+    opened = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert sum(each.numel() for each in opened.parameters()) == metrics["shrink/parameters"]
+    given = ["model=local", f"model.path={folder}", *encoder_overrides[2:], *SHORT]
+    again = execute(configured(*given, "stages=[evaluate]"), tmp_path / "again")["metrics"]
+    assert again["evaluate/label_loss"] == pytest.approx(metrics["evaluate/label_loss"], rel=1e-4)
+    settings = ["finetune=distill", "method=movement", "sparsity=unstructured", "stages=[prune,finetune,evaluate]"]
+    trained = execute(configured(*given, *settings, "sparsity.level=0.5"), tmp_path / "trained")["metrics"]
+    assert trained["prune/sparsity"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_task_is_learned_and_the_saved_model_tells_the_same(encoder_overrides, configured, tmp_path):

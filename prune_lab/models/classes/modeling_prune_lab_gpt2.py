@@ -2,7 +2,8 @@
 
 It serves those, too, in which matrices rotate the residual stream between blocks.
 
-This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
+This file needs transformers, and not prune_lab:
+``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
 """
 
 from collections.abc import Sequence
@@ -57,8 +58,9 @@ class PruneLabGPT2LMHeadModel(GPT2LMHeadModel):
             for block, values in zip(blocks, config.values_per_block, strict=True):
                 attention = block.attn
                 projection, out = attention.c_attn, attention.c_proj
+                size = attention.head_dim
                 queries = 1
-                narrow_values(attention, projection, out, values, attention.head_dim, "parts", queries)
+                narrow_values(attention, projection, out, values, size, "parts", queries)
                 _resize(projection, rows=len(projection.kept_outputs))
                 _resize(out, columns=len(out.kept_inputs))
         if config.rotations_before is not None:

@@ -2,7 +2,8 @@
 
 It serves those, too, in which matrices rotate the residual stream between blocks.
 
-This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
+This file needs transformers, and not prune_lab:
+``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
 """
 
 from collections.abc import Sequence
@@ -54,8 +55,9 @@ class PruneLabGPTNeoXForCausalLM(GPTNeoXForCausalLM):
             for block, values in zip(blocks, config.values_per_block, strict=True):
                 attention = block.attention
                 projection, out = attention.query_key_value, attention.dense
+                size = attention.head_size
                 queries = 1
-                narrow_values(attention, projection, out, values, attention.head_size, "heads", queries)
+                narrow_values(attention, projection, out, values, size, "heads", queries)
                 _resize(projection, rows=len(projection.kept_outputs))
                 _resize(out, columns=len(out.kept_inputs))
         if config.rotations_before is not None:

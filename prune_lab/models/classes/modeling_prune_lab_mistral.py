@@ -2,7 +2,8 @@
 
 It serves those, too, in which matrices rotate the residual stream between blocks.
 
-This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
+This file needs transformers, and not prune_lab:
+``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
 """
 
 from collections.abc import Sequence
@@ -66,8 +67,9 @@ class PruneLabMistralForCausalLM(MistralForCausalLM):
             for block, values in zip(blocks, config.values_per_block, strict=True):
                 attention = block.self_attn
                 projection, out = attention.v_proj, attention.o_proj
+                size = attention.head_dim
                 queries = attention.q_proj.out_features // attention.k_proj.out_features
-                narrow_values(attention, projection, out, values, attention.head_dim, "separate", queries)
+                narrow_values(attention, projection, out, values, size, "separate", queries)
                 _resize(projection, rows=len(projection.kept_outputs))
                 _resize(out, columns=len(out.kept_inputs))
         if config.rotations_before is not None:

@@ -1,6 +1,7 @@
 """A model of the family olmoe whose blocks differ in size: prune_lab took values or experts out.
 
-This file needs transformers, and not prune_lab: ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
+This file needs transformers, and not prune_lab:
+``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
 """
 
 from collections.abc import Sequence
@@ -42,8 +43,9 @@ class PruneLabOlmoeForCausalLM(OlmoeForCausalLM):
             for block, values in zip(blocks, config.values_per_block, strict=True):
                 attention = block.self_attn
                 projection, out = attention.v_proj, attention.o_proj
+                size = attention.head_dim
                 queries = attention.q_proj.out_features // attention.k_proj.out_features
-                narrow_values(attention, projection, out, values, attention.head_dim, "separate", queries)
+                narrow_values(attention, projection, out, values, size, "separate", queries)
                 _resize(projection, rows=len(projection.kept_outputs))
                 _resize(out, columns=len(out.kept_inputs))
         mixtures = [block.mlp for block in blocks if hasattr(block.mlp, "experts")]

@@ -71,7 +71,7 @@ class Save(Stage):
 
 def _tell_of_units(run: RunState) -> None:
     """Says so where whole units are zero in what is saved, which users expect to be smaller."""
-    if run.model.is_encoder or not set(run.masks) - {linear.name for linear in run.model.linears}:
+    if not set(run.masks) - {linear.name for linear in run.model.linears}:
         return
     gone = {
         each: int((~run.masks[each.name]).count_nonzero()) for each in removable(run.model) if each.name in run.masks

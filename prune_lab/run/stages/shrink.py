@@ -18,7 +18,7 @@ from prune_lab.models.model import PrunableModel
 from prune_lab.models.model_units import all_neurons, removable
 from prune_lab.models.shrink import PADDING, WIDTHS, shrink
 from prune_lab.models.spread import fits, size_of
-from prune_lab.models.timing import PARTS, Pass, Workload, time_in_turns
+from prune_lab.models.timing import Pass, Workload, time_in_turns
 from prune_lab.models.twin import twin_of
 from prune_lab.models.units import SubBlocks, Units
 from prune_lab.pruning.masks import Masks
@@ -47,8 +47,8 @@ class Shrink(Stage):
     Measures parameters, bytes, multiply-adds of a token, and the time of a forward pass (prefill) and of a token after
     it (decode), before and after, one pass of each in turn where memory holds both models; where the model was pruned
     for a speed (``sparsity.speedup``), how many times as fast it has become in just that. A model that the device
-    cannot hold is not timed. Run it after ``prune``; masks of single weights stay as zeros, and so does half a block
-    whose other half is kept.
+    cannot hold is not timed, and of an encoder there is no token after a pass. Run it after ``prune``; masks of single
+    weights stay as zeros, and so does half a block whose other half is kept.
 
     Args:
         batch_size: samples of the timed passes.
@@ -94,14 +94,11 @@ class Shrink(Stage):
                 resolve_device(self.device, "{at}.device")
 
     def check_encoder(self) -> None:
-        """Leaves an encoder as it is, and says so once it is asked."""
+        """Shrinks any model."""
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Shrinks the run's model in place; does nothing where no neuron, head, value, expert or block was pruned."""
         units = removable(run.model)
-        if run.model.is_encoder:
-            logger.warning("shrink: nothing can be taken out of an encoder, so what was pruned of it stays as zeros")
-            return {}
         if not any(each.name in run.masks for each in units):
             logger.info(
                 "shrink: no neuron, no head, no value, no expert and no block was pruned, so nothing can be taken out"
@@ -146,7 +143,7 @@ def _metrics(
     before, after = ({**size, **seconds} for size, seconds in zip(sizes, timed, strict=True))
     metrics = {f"{name}_before": value for name, value in before.items()} | after
     if times:
-        metrics |= {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in PARTS}
+        metrics |= {f"{part}_ratio": after[f"{part}_seconds"] / before[f"{part}_seconds"] for part in workload.parts}
     if times and asked is not None:
         slow, fast = (each.asked for each in times)
         ratios = [one / other for one, other in zip(slow, fast, strict=False)]  # fewer of one, if time ran out

@@ -156,7 +156,8 @@ def test_what_engines_gain_follows_from_what_was_done(done, told, not_told):
 
 @pytest.mark.parametrize("code", [True, False])
 def test_only_a_folder_with_its_classes_opens_without_prune_lab(code):
-    notes = " ".join(engine_notes("FLAP, 20% width; shrunk", unequal=True, code=code))
+    notes = " ".join(engine_notes("FLAP, 20% width; shrunk", auto_class="AutoModelForCausalLM", code=code))
+    assert "AutoModelForCausalLM.from_pretrained(DIR" in notes
     assert "after `import prune_lab`" in notes and ("trust_remote_code" in notes) == code
 
 
