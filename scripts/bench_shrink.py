@@ -16,10 +16,10 @@ from bench.models import SHAPES, config_of
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from prune_lab.models.block import Block
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.model_units import all_neurons
 from prune_lab.models.shrink import shrink
-from prune_lab.models.view import Block
 
 
 def build(shape: str, blocks: int) -> PrunableModel:

@@ -19,7 +19,7 @@ from prune_lab.models.experts import pass_over, removed_experts
 from prune_lab.models.families import FAMILIES, Family
 from prune_lab.models.registered import module_of
 from prune_lab.models.rotations import add_rotations, rotate_input
-from prune_lab.models.values import narrow_values, spread_outputs, take_inputs
+from prune_lab.models.values import narrow_keys, narrow_values, spread_outputs, take_inputs
 
 FOLDER = Path(prune_lab.models.classes.__file__).parent
 _COUNTERS = ("num_key_value_heads", "num_attention_heads")
@@ -96,6 +96,15 @@ $query_heads""",
             for block, values in zip(blocks, config.values_per_block, strict=True):
                 attention = block.$attention
 $values""",
+    ),
+    "keys_per_block": (
+        "list[list[list[int]]] | None",
+        "of the attentions' queries and keys, the rows that each head of keys has; None: all.",
+        """\
+        if config.keys_per_block is not None:
+            for block, places in zip(blocks, config.keys_per_block, strict=True):
+                attention = block.$attention
+$keys_of""",
     ),
     "experts_per_block": (
         "list[int] | None",
@@ -184,6 +193,7 @@ def source_of(family: str) -> str:
         "heads": _lines(*_of_heads(row, rows, columns)),
         "query_heads": _lines(*_of_query_heads(row, model)),
         "values": _lines(*_of_values(row, model)),
+        "keys_of": _lines(*_of_keys(row, model)) if row.free_keys else "",
         "mixture": mixture,
         "fused": fused,
         "router": (row.router or "").rpartition(".")[2],
@@ -192,6 +202,7 @@ def source_of(family: str) -> str:
         "sizes": f"linear.{columns}, linear.{rows}" if isinstance(down, Conv1D) else f"linear.{rows}, linear.{columns}",
     }
     functions = [_RESIZE, _copied(narrow_values), _copied(spread_outputs), _copied(take_inputs)]
+    functions += [_copied(narrow_keys)] if row.free_keys else []
     functions += [_copied(add_rotations), _copied(rotate_input)] if "rotations_before" in keys else []
     functions += [_KEEP_FIRST, _copied(pass_over), _copied(removed_experts)] if row.experts else []
     parts = {
@@ -208,6 +219,8 @@ def _has(row: Family, config: PretrainedConfig, key: str) -> bool:
         return row.experts is None or hasattr(config, "mlp_only_layers")
     if key == "values_per_block":
         return True
+    if key == "keys_per_block":
+        return row.free_keys is not None
     if key == "rotations_before":
         return row.norms is not None and row.experts is None
     if key == "query_heads_per_block":
@@ -258,6 +271,18 @@ def _size_of_head(row: Family, model: nn.Module) -> str:
     module = model.get_submodule(f"{row.blocks}.0")
     found = next(path for path in paths if hasattr(module.get_submodule(_parent(path)), path.rpartition(".")[2]))
     return _from_attention(row, found)[0]
+
+
+def _of_keys(row: Family, model: nn.Module) -> list[str]:
+    """What becomes of the attention ``attention`` with ``places`` of each head."""
+    query, key = _from_attention(row, *row.attention[:2])
+    return [
+        f"query, key = {query}, {key}",
+        "queries = query.out_features // key.out_features",
+        f"narrow_keys(attention, query, key, places, {_size_of_head(row, model)}, queries)",
+        "_resize(query, rows=len(query.kept_outputs))",
+        "_resize(key, rows=len(key.kept_outputs))",
+    ]
 
 
 def _from_attention(row: Family, *paths: str) -> list[str]:

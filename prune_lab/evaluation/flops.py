@@ -59,7 +59,7 @@ def count_macs(model: PrunableModel, prompt: Tensor) -> dict[str, Macs]:
 def live_heads(attention: Attention) -> int:
     """How many heads of queries have a weight in the output projection that is not zero."""
     columns = (attention.out.weight != 0).any(0)
-    counts = torch.tensor(attention.values).repeat_interleave(attention.heads // attention.kv_heads)
+    counts = torch.tensor(attention.values).repeat_interleave(attention.queries_per_key)
     return sum(bool(head.any()) for head in columns.split(counts.tolist()))
 
 

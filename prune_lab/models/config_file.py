@@ -9,7 +9,7 @@ from typing import Any
 from prune_lab.errors import BadInput, shown
 from prune_lab.models.families import Family, family_of
 from prune_lab.models.folder import quantised, read_json
-from prune_lab.models.shrink import HEADS, VALUES, WIDTHS, family_name
+from prune_lab.models.shrink import HEADS, KEYS, VALUES, WIDTHS, family_name
 
 _SIZES = (
     "hidden_size", "n_embd", "intermediate_size", "ffn_dim", "n_inner", "word_embed_proj_dim", "vocab_size",
@@ -77,7 +77,7 @@ def check_sizes(raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], f
             "blocks; a part of them would be left out, or start at random. Correct the key, or copy the folder again."
         )
     largest = max((max(shape, default=0) for shape in shapes.values()), default=0)
-    for key in () if any(map(raw.get, (WIDTHS, HEADS, VALUES))) else _SIZES:  # those say the sizes of each block
+    for key in () if any(map(raw.get, (WIDTHS, HEADS, VALUES, KEYS))) else _SIZES:  # those say the sizes of each block
         if isinstance(raw.get(key), int) and raw[key] > largest:
             raise BadInput(
                 f"{{at}}.path={folder}: config.json says {key}={raw[key]}, and no weight has a dimension of more than "

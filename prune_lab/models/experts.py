@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from prune_lab.models.view import Block, FeedForward, PrunableLinear
+from prune_lab.models.block import Block
+from prune_lab.models.view import FeedForward, PrunableLinear
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal, cast
 from torch import nn
 
 from prune_lab.errors import BadInput
+from prune_lab.models.block import Block
 from prune_lab.models.experts import Moe, read_moe
 from prune_lab.models.registered import PREFIX
 from prune_lab.models.rotations import ROTATIONS
-from prune_lab.models.view import Attention, Block, Layout, Mlp, PrunableLinear
+from prune_lab.models.view import Attention, FreeKeys, Layout, Mlp, PrunableLinear
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
     from transformers import PretrainedConfig, PreTrainedModel
@@ -39,6 +40,7 @@ class Family:
     experts: str | None = None  # of blocks with experts in the place of that network: the module that holds them
     router: str | None = None  # and the one that gives each token some of them
     joint_norm: bool = False  # queries and keys of all heads are normalised together, so that no head can go
+    free_keys: FreeKeys | None = None  # what of queries and keys can go: see Attention
     norms: tuple[str, str] | None = None  # what the two halves of a block read; None: their outputs are normalised, too
     final_norm: str = ""  # from the model, what the head reads
     positions: str | None = None  # from the model, the embedding of learned positions
@@ -79,6 +81,7 @@ _LLAMA = Family(
     "mlp.up_proj",
     "mlp.down_proj",
     "mlp.gate_proj",
+    free_keys="pairs",
     head_dim="head_dim",
     norms=("input_layernorm", "post_attention_layernorm"),
     final_norm="model.norm",
@@ -90,6 +93,7 @@ _BERT = Family(
     "attention.output.dense",
     "intermediate.dense",
     "output.dense",
+    free_keys="rows",
     positions="bert.embeddings.position_embeddings",
     head=("classifier", "bert.pooler"),
     other_heads=("cls",),
@@ -102,23 +106,24 @@ _ROBERTA = replace(
     other_heads=("lm_head", "roberta.pooler"),
     positions_after_padding=True,
 )
-_EXPERTS = replace(_ATTENTION_BIAS, experts="mlp.experts", router="mlp.gate")
+_EXPERTS = replace(_ATTENTION_BIAS, free_keys=None, experts="mlp.experts", router="mlp.gate")
 
 FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
     "llama": replace(_ATTENTION_BIAS, mlp_bias="mlp_bias"),
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
-    "qwen3": _ATTENTION_BIAS,
-    "mixtral": replace(_EXPERTS, attention_bias=None),
+    "qwen3": replace(_ATTENTION_BIAS, free_keys=None),
+    "mixtral": replace(_EXPERTS, attention_bias=None, free_keys="pairs"),
     "qwen3_moe": _EXPERTS,
     "olmoe": replace(_EXPERTS, head_dim=None, joint_norm=True),
-    "gemma3_text": replace(_ATTENTION_BIAS, activation="hidden_activation", bos="window", norms=None),
+    "gemma3_text": replace(_ATTENTION_BIAS, free_keys=None, activation="hidden_activation", bos="window", norms=None),
     "opt": Family(
         "model.decoder.layers",
         _QKV,
         "self_attn.out_proj",
         "fc1",
         "fc2",
+        free_keys="rows",
         activation="activation_function",
         width="ffn_dim",
         counters=("num_heads",),
@@ -149,6 +154,7 @@ FAMILIES: dict[str, Family] = {  # by the model_type of the configuration
         "mlp.c_proj",
         activation="activation_function",
         depth="num_layers",
+        free_keys="rows",
         tuple_out=True,
         counters=("num_heads",),
         norms=("ln_1", "ln_2"),
@@ -263,4 +269,5 @@ def _read_attention(
         family.layout,
         family.counters,
         family.joint_norm,
+        family.free_keys,
     )

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from prune_lab.models.adapter import Adapter
+from prune_lab.models.block import Block
 from prune_lab.models.families import family_of, read_blocks
 from prune_lab.models.mapped import MappedWeights
 from prune_lab.models.spread import fits, spread
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.view import PrunableLinear
 from prune_lab.utils.products import fast_products
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost

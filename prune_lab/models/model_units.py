@@ -6,22 +6,21 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput
+from prune_lab.models.block import Block
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import why_blocks_stay
+from prune_lab.models.head_units import Heads, Keys, QueryHeads, Values
 from prune_lab.models.member import Member
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import (
     Blocks,
     Experts,
-    Heads,
     Neurons,
-    QueryHeads,
     SingleWeights,
     SubBlocks,
     Units,
-    Values,
 )
-from prune_lab.models.view import Attention, Block, PrunableLinear
+from prune_lab.models.view import Attention, PrunableLinear
 
 
 def neurons_of(block: Block) -> Neurons:
@@ -67,17 +66,18 @@ def query_heads_of(block: Block) -> QueryHeads:
     Raises:
         BadInput: none can be cut out, or each has a key of its own.
     """
-    attention, size = block.attention, block.attention.head_dim
+    attention = block.attention
     _check_heads_can_go(block)
     if not attention.shares_keys:
         raise BadInput(
             f"{block.name} has a key for each query, so that no query can go without its key; use sparsity=heads, or "
             "width in the place of neurons_query_heads"
         )
-    head, per_key = torch.arange(attention.heads, device="cpu"), attention.heads // attention.kv_heads
+    head, per_key = torch.arange(attention.heads, device="cpu"), attention.queries_per_key
     columns = torch.tensor(attention.values, device="cpu").repeat_interleave(per_key)
+    rows = torch.tensor([len(places) for places in attention.key_places], device="cpu").repeat_interleave(per_key)
     members = (
-        Member(attention.projections[0], 0, head.repeat_interleave(size)),
+        Member(attention.projections[0], 0, head.repeat_interleave(rows)),
         Member(attention.out, 1, head.repeat_interleave(columns)),
     )
     return QueryHeads(f"{block.name}.query_heads", members, attention.heads, attention)
@@ -95,12 +95,38 @@ def values_of(block: Block) -> Values:
     """The values of a block's attention."""
     attention = block.attention
     of_heads = torch.arange(sum(attention.values), device="cpu").split(attention.values)
-    columns = torch.cat([each.repeat(attention.heads // attention.kv_heads) for each in of_heads])
+    columns = torch.cat([each.repeat(attention.queries_per_key) for each in of_heads])
     members = Member(attention.projections[-1], 0, _values_in_rows(attention)), Member(attention.out, 1, columns)
     head = torch.arange(attention.kv_heads, device="cpu").repeat_interleave(
         torch.tensor(attention.values, device="cpu")
     )
     return Values(f"{block.name}.values", members, len(head), attention, head)
+
+
+def keys_of(block: Block) -> Keys:
+    """The rows of queries and keys of a block's attention, or pairs of them.
+
+    Raises:
+        BadInput: none can be cut out.
+    """
+    attention = block.attention
+    if attention.free_keys is None:
+        raise BadInput(
+            f"{block.name} normalises queries and keys, or computes them in one matrix, so that no single rows of them "
+            "can go; use sparsity=values or neurons_values"
+        )
+    apart = attention.head_dim // 2 if attention.free_keys == "pairs" else attention.head_dim
+    units = [(head, place) for head, places in enumerate(attention.key_places) for place in places if place < apart]
+    number = {unit: index for index, unit in enumerate(units)}
+    of_rows = [
+        torch.tensor([number[head, place % apart] for place in places], dtype=torch.int64, device="cpu")
+        for head, places in enumerate(attention.key_places)
+    ]
+    query = torch.cat([rows.repeat(attention.queries_per_key) for rows in of_rows])
+    members = Member(attention.projections[0], 0, query), Member(attention.projections[1], 0, torch.cat(of_rows))
+    head = torch.tensor([head for head, _ in units], dtype=torch.int64, device="cpu")
+    every = tuple(tuple(range(place, attention.head_dim, apart)) for _, place in units)
+    return Keys(f"{block.name}.keys", members, len(units), attention, head, every)
 
 
 def _values_in_rows(attention: Attention) -> Tensor:
@@ -173,8 +199,13 @@ def all_values(model: PrunableModel) -> list[Values]:
     return [values_of(block) for block in model.blocks]
 
 
+def all_keys(model: PrunableModel) -> list[Keys]:
+    """Those of every block in which some can go, in order."""
+    return [keys_of(block) for block in model.blocks if block.attention.free_keys is not None]
+
+
 def removable(model: PrunableModel) -> Sequence[Units]:
     """What can be taken out of a model so that it becomes smaller."""
     depth = [] if why_blocks_stay(model.hf.config) else [blocks_of(model), sub_blocks_of(model)]
-    of_heads = [*all_heads(model), *all_query_heads(model), *all_values(model)]
+    of_heads = [*all_heads(model), *all_query_heads(model), *all_values(model), *all_keys(model)]
     return [*all_neurons(model), *of_heads, *depth, *all_experts(model)]

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from prune_lab.errors import BadInput
+from prune_lab.models.block import Block
 from prune_lab.models.families import family_of
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.rotations import ROTATIONS, add_rotations
 from prune_lab.models.shrink import tell_class
 from prune_lab.models.tying import is_tied, untie
-from prune_lab.models.view import Attention, Block, PrunableLinear
+from prune_lab.models.view import Attention, PrunableLinear
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ def why_stream_stays(model: PrunableModel) -> str | None:
     if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
         return "projects its embeddings to the width of the residual stream (word_embed_proj_dim)"
     if any(block.attention.is_narrow for block in model.blocks):
-        return "has heads with fewer values than keys"
+        return "has heads that have lost values, or rows of queries and keys"
     if getattr(config, ROTATIONS, None):
         return "has matrices that rotate it between the blocks already (rotations_before)"
     try:
@@ -163,7 +164,7 @@ def rotate_values(block: Block, rotation: Tensor) -> None:
         bias = values.bias.double()
         bias[rows] = (rotation.mT @ bias[rows][..., None]).squeeze(-1)
         values.write_bias(bias)
-    of_query = rotation.repeat_interleave(attention.heads // attention.kv_heads, 0)
+    of_query = rotation.repeat_interleave(attention.queries_per_key, 0)
     heads = out.weight.double().unflatten(1, (attention.heads, attention.head_dim))
     out.write(torch.einsum("dqi,qij->dqj", heads, of_query).flatten(1))
 

@@ -1,14 +1,14 @@
 """Removes what masks dropped, and keeps models whose blocks differ in width.
 
 A model with fewer blocks, or blocks of equal widths, is an ordinary one of its family with a smaller configuration. One
-whose blocks differ in neurons, heads or experts, whose heads have fewer values than keys, whose family ties the size of
-a head to the number of heads, or whose width is no multiple of the heads that are left where the family wants that, has
-no configuration in its family: it gets the classes of `prune_lab.models.classes`, whose configuration says
-``model_type: prune_lab_<family>``, and ``neurons_per_block``, ``heads_per_block``, ``query_heads_per_block``,
-``values_per_block`` or ``experts_per_block``. So does a model whose routers pass over experts that were removed and not
-yet taken out (``experts_passed_over``), or whose residual stream is rotated between blocks (``rotations_before``).
-transformers saves such a model with the file of its classes, and opens it where prune_lab was imported, or where the
-code of that file may run.
+whose blocks differ in neurons, heads or experts, whose heads have lost values, or rows of queries and keys, whose
+family ties the size of a head to the number of heads, or whose width is no multiple of the heads that are left where
+the family wants that, has no configuration in its family: it gets the classes of `prune_lab.models.classes`, whose
+configuration says ``model_type: prune_lab_<family>``, and ``neurons_per_block``, ``heads_per_block``,
+``query_heads_per_block``, ``values_per_block``, ``keys_per_block`` or ``experts_per_block``. So does a model whose
+routers pass over experts that were removed and not yet taken out (``experts_passed_over``), or whose residual stream is
+rotated between blocks (``rotations_before``). transformers saves such a model with the file of its classes, and opens
+it where prune_lab was imported, or where the code of that file may run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +21,12 @@ from prune_lab.errors import BadInput
 from prune_lab.models.depth import remove_blocks
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import family_of
+from prune_lab.models.head_units import Keys, QueryHeads, Values
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.model_units import (
     all_experts,
     all_heads,
+    all_keys,
     all_neurons,
     all_query_heads,
     all_values,
@@ -32,7 +34,7 @@ from prune_lab.models.model_units import (
 )
 from prune_lab.models.registered import PREFIX, own_classes
 from prune_lab.models.rotations import ROTATIONS
-from prune_lab.models.units import Blocks, Neurons, QueryHeads, SubBlocks, Units, Values, block_of
+from prune_lab.models.units import Blocks, Neurons, SubBlocks, Units, block_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -41,6 +43,7 @@ WIDTHS = "neurons_per_block"
 HEADS = "heads_per_block"
 QUERY_HEADS = "query_heads_per_block"
 VALUES = "values_per_block"
+KEYS = "keys_per_block"
 EXPERTS = "experts_per_block"
 PASSED_OVER = "experts_passed_over"
 KEPT = "kept_blocks"
@@ -62,19 +65,21 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
     Returns:
         ``neurons_per_block``, ``heads_per_block`` and ``experts_per_block``, of the blocks that have such: what is
         left. Heads are those of keys and values. Where heads of queries went alone, ``query_heads_per_block`` has how
-        many are left. Where heads have fewer values than keys, ``values_per_block`` has how many each has, block by
-        block. Where blocks went, ``kept_blocks`` has the indices that the others had. With ``multiple``,
-        ``padding_per_block`` says how many of the neurons are zeros that stayed for its sake.
+        many are left. Where heads have lost values, ``values_per_block`` has how many each has left, and where they
+        have lost rows of queries and keys, ``keys_per_block`` those that are left, block by block. Where blocks went,
+        ``kept_blocks`` has the indices that the others had. With ``multiple``, ``padding_per_block`` says how many of
+        the neurons are zeros that stayed for its sake.
 
     Raises:
         BadInput: a mask keeps nothing, or more queries of one key than of another, or has not the length of the units.
     """
     units = removable(model)
     _check(masks, units)
-    if any(each.name in masks for each in units if isinstance(each, (Values, QueryHeads))):
-        _remove_query_heads(model, masks)
+    if any(each.name in masks for each in units if isinstance(each, _IN_ATTENTION)):
+        _remove(model, all_query_heads(model), masks)
+        _remove(model, all_keys(model), masks)
         masks = _without_values(model, masks)
-        units = [each for each in removable(model) if not isinstance(each, (Values, QueryHeads))]
+        units = [each for each in removable(model) if not isinstance(each, _IN_ATTENTION)]
     kept = torch.ones(len(model.blocks), dtype=torch.bool)
     networks = [block.index for block in model.blocks if moe_of(block) is None]  # others have experts, and no neurons
     padding: list[int] = []
@@ -95,7 +100,8 @@ def shrink(model: PrunableModel, masks: Mapping[str, Tensor], multiple: int | No
         remove_blocks(model, gone[KEPT])
     left: dict[str, list[Any]] = {name: [each.count for each in units_of(model)] for name, units_of in _COUNTED.items()}
     attentions = [block.attention for block in model.blocks]
-    left[VALUES] = [each.values for each in attentions] if any(each.is_narrow for each in attentions) else []
+    left[VALUES] = [each.values for each in attentions] if any(each.has_fewer_values for each in attentions) else []
+    left[KEYS] = [each.key_places for each in attentions] if any(each.has_fewer_keys for each in attentions) else []
     left[QUERY_HEADS] = [] if _shares(model) == {_told_share(model)} else [each.heads for each in attentions]
     _tell_config(model, left)
     mark_passed_over(model)
@@ -120,7 +126,7 @@ def _check(masks: Mapping[str, Tensor], units: Sequence[Units]) -> None:
 
 def _shares(model: PrunableModel) -> set[int]:
     """How many queries share a key, in some block."""
-    return {block.attention.heads // block.attention.kv_heads for block in model.blocks}
+    return {block.attention.queries_per_key for block in model.blocks}
 
 
 def _told_share(model: PrunableModel) -> int:
@@ -129,8 +135,8 @@ def _told_share(model: PrunableModel) -> int:
     return heads // int(getattr(model.hf.config, "num_key_value_heads", None) or heads)
 
 
-def _remove_query_heads(model: PrunableModel, masks: Mapping[str, Tensor]) -> None:
-    for each in all_query_heads(model):
+def _remove(model: PrunableModel, units: Sequence[Units], masks: Mapping[str, Tensor]) -> None:
+    for each in units:
         keep = masks.get(each.name)
         if keep is not None and not bool(keep.all()):
             each.select(keep)
@@ -209,8 +215,9 @@ def _tell_config(model: PrunableModel, left: Mapping[str, Sequence[Any]]) -> Non
     attention = model.blocks[0].attention
     shares = _shares(model)
     share = min(shares) if len(shares) == 1 else _told_share(model)
-    equal = {name: len(set(counts)) <= 1 for name, counts in left.items() if name != VALUES}
-    own_way = {**equal, VALUES: not left[VALUES], HEADS: attention.heads == config.num_attention_heads}
+    equal = {name: len(set(counts)) <= 1 for name, counts in left.items() if name not in (VALUES, KEYS)}
+    lost = {name: not left[name] for name in (VALUES, KEYS)}
+    own_way = {**equal, **lost, HEADS: attention.heads == config.num_attention_heads}
     for name, key in ((WIDTHS, family.width), (EXPERTS, "num_experts")):
         if own_way[name] and left[name]:
             setattr(config, key, left[name][0])
@@ -265,4 +272,5 @@ _COUNTED: dict[str, Callable[[PrunableModel], Sequence[Units]]] = {
     HEADS: all_heads,
     EXPERTS: all_experts,
 }
-_MARKS = (*_COUNTED, QUERY_HEADS, VALUES, PASSED_OVER, ROTATIONS)
+_IN_ATTENTION = (QueryHeads, Values, Keys)  # beside whole heads
+_MARKS = (*_COUNTED, QUERY_HEADS, VALUES, KEYS, PASSED_OVER, ROTATIONS)

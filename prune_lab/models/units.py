@@ -1,4 +1,4 @@
-"""What is removed whole: neurons, attention heads, values, experts, blocks and their halves, or single weights."""
+"""What is removed whole: neurons, experts, blocks and their halves, or single weights; see also `head_units`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from prune_lab.models.experts import Moe
 from prune_lab.models.member import Member
-from prune_lab.models.view import Attention, Mlp, PrunableLinear
+from prune_lab.models.view import Mlp, PrunableLinear
 
-UnitKind = Literal["neurons", "heads", "query_heads", "values", "weights", "blocks", "sub_blocks", "experts"]
+UnitKind = Literal["neurons", "heads", "query_heads", "values", "keys", "weights", "blocks", "sub_blocks", "experts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,93 +112,6 @@ class Neurons(Units):
 
     mlp: Mlp
     kind: ClassVar[UnitKind] = "neurons"
-
-
-@dataclass(frozen=True, eq=False)
-class Heads(Units):
-    """The attention heads of a block: rows of query, key and value with their biases, columns of the output.
-
-    Where several queries share a key and a value, they are one unit with them.
-    """
-
-    attention: Attention
-    kind: ClassVar[UnitKind] = "heads"
-
-    def select(self, keep: Tensor) -> None:
-        """Removes the other heads, and tells the module how many are left."""
-        values = self.attention.values
-        super().select(keep)
-        self.attention.tell(int(keep.count_nonzero()))
-        if self.attention.is_narrow:
-            self.attention.narrow([count for count, kept in zip(values, keep.tolist(), strict=True) if kept])
-
-
-@dataclass(frozen=True, eq=False)
-class QueryHeads(Units):
-    """The heads of queries of a block, where several share a key and a value, which stay.
-
-    Head i is rows of the query projection with their biases, and columns of the output. Those that share a key lie side
-    by side. Every key has equally many queries, so that one of each goes at a time.
-    """
-
-    attention: Attention
-    kind: ClassVar[UnitKind] = "query_heads"
-
-    @property
-    def least(self) -> int:
-        """One for each key."""
-        return self.at_once
-
-    @property
-    def at_once(self) -> int:
-        """As many as there are keys."""
-        return self.attention.kv_heads
-
-    @property
-    def zero(self) -> Tensor:
-        """Which are nothing but zeros already, equally many of each key: the first ones, of `shape`, bool."""
-        zero = super().zero.unflatten(0, (self.at_once, -1))
-        fewest = zero.count_nonzero(1).min()
-        even: Tensor = zero & (zero.cumsum(1) <= fewest)
-        return even.flatten()
-
-    def is_even(self, keep: Tensor) -> bool:
-        """Whether a mask ``(count,)`` keeps equally many for every key."""
-        return len(set(keep.unflatten(0, (self.at_once, -1)).count_nonzero(1).tolist())) == 1
-
-    def select(self, keep: Tensor) -> None:
-        """Removes the other heads, and tells the module how many share a key now."""
-        super().select(keep)
-        self.attention.tell_queries(int(keep.count_nonzero()) // self.at_once)
-        if self.attention.is_narrow:
-            self.attention.narrow(self.attention.values)
-
-
-@dataclass(frozen=True, eq=False)
-class Values(Units):
-    """The values of a block's attention: what the heads of keys and values hand on.
-
-    Value j of a head is row j of its value projection with its bias, and column j of the output projection, of all
-    heads of queries that share it. Queries and keys stay as they are, and so do the weights of attention.
-
-    Attributes:
-        head: which key-value head each belongs to, ``(count,)`` int64 on the host.
-    """
-
-    attention: Attention
-    head: Tensor
-    kind: ClassVar[UnitKind] = "values"
-
-    def per_head(self, keep: Tensor) -> Tensor:
-        """How many each head keeps: ``(kv_heads,)`` int64, on the device of ``keep``."""
-        zeros = torch.zeros(self.attention.kv_heads, dtype=torch.int64, device=keep.device)
-        return zeros.index_add_(0, self.head.to(keep.device), keep.long())
-
-    def select(self, keep: Tensor) -> None:
-        """Removes the other values, and tells the module where the rest belongs."""
-        counts = self.per_head(keep).tolist()
-        super().select(keep)
-        self.attention.narrow(counts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,11 @@
-"""Attention whose heads have fewer values than keys: some rows of the value projection are taken out.
+"""Attention whose heads have fewer values, or fewer rows of queries and keys: some rows of projections are taken out.
 
 The attention itself computes with heads of equal width, whatever the library's code for it is. So the projection's
 outputs are spread over the places that they had, zeros between them, and the output projection takes no others. Values
-are not rotated by positions, so that those of a head can move to its first places.
+are not rotated by positions, so that those of a head can move to its first places. Queries and keys may be, so that
+theirs are known by their places.
 
-`narrow_values` is copied into the files of `prune_lab.models.classes`, with what it needs.
+`narrow_values` and `narrow_keys` are copied into the files of `prune_lab.models.classes`, with what they need.
 """
 
 from collections.abc import Sequence
@@ -52,6 +53,40 @@ def narrow_values(
     attention.values_per_head = list(counts)
     projection.kept_outputs, projection.all_outputs = kept, before + len(counts) * (apart + head_dim)
     out.kept_inputs = taken
+
+
+def narrow_keys(
+    attention: Any, query: Any, key: Any, places: Sequence[Sequence[int]], head_dim: int, queries: int
+) -> None:
+    """Lets an attention compute with fewer rows of queries and keys; its matrices have to get their sizes beside.
+
+    Args:
+        attention: the module, which remembers ``places``.
+        query: the linear layer that computes queries.
+        key: the one that computes keys.
+        places: of each head of keys, those of its rows that there are, in order, from 0 to ``head_dim - 1``.
+        head_dim: rows of a head that attention computes with.
+        queries: heads of queries for each of keys.
+
+    Raises:
+        ValueError: a place is none, or stands twice.
+    """
+    for head in places:
+        if list(head) != sorted({place for place in head if isinstance(place, int) and 0 <= place < head_dim}):
+            raise ValueError(f"keys_per_block has {list(head)} for a head of {head_dim} rows")
+    if not hasattr(attention, "key_places"):
+        query.register_forward_hook(spread_outputs)
+        key.register_forward_hook(spread_outputs)
+    attention.key_places = [list(head) for head in places]
+    key.kept_outputs = [number * head_dim + place for number, head in enumerate(places) for place in head]
+    key.all_outputs = len(places) * head_dim
+    query.kept_outputs = [
+        (number * queries + each) * head_dim + place
+        for number, head in enumerate(places)
+        for each in range(queries)
+        for place in head
+    ]
+    query.all_outputs = queries * key.all_outputs
 
 
 def spread_outputs(module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:

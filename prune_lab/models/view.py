@@ -1,4 +1,4 @@
-"""The parts of a model that pruning works on: blocks, and the weight matrices in them.
+"""The parts of a block that pruning works on: weight matrices, and the two halves that they make.
 
 Every weight is shown as ``(out, in)``, whatever the layer stores (GPT-2's ``Conv1D`` stores ``(in, out)``).
 """
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from prune_lab.errors import BadInput, RunFailed
-from prune_lab.models.values import narrow_values
+from prune_lab.errors import RunFailed
+from prune_lab.models.values import narrow_keys, narrow_values
 from prune_lab.utils.finite import all_finite
 
 if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the settings should not cost
@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # importing model code takes seconds, which a mistake in the 
 
 Layout = Literal["separate", "parts", "heads"]
 """How the projections of an attention lie; see `Attention`."""
+
+FreeKeys = Literal["rows", "pairs"]
+"""What of queries and keys can go; see `Attention`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,12 +169,14 @@ class Attention:
         module: that holds it.
         projections: query, key and value, or one that is all three.
         out: the output projection.
-        head_dim: rows of a head, of queries and keys.
+        head_dim: rows of a head, of queries and keys, that attention computes with.
         layout: ``separate``; or of a fused projection: ``parts`` (all queries, all keys, all values) or ``heads``
             (query, key and value of each head in turn).
         counters: attributes of ``module`` that say how many heads (``num_heads``) or rows of queries (``split_size``)
             there are.
         joint_norm: queries and keys of all heads are normalised together, so that no head can be cut out.
+        free_keys: what of queries and keys can be cut out: single ``rows``, or ``pairs`` of rows that positions rotate
+            together; None: neither.
     """
 
     module: nn.Module
@@ -181,6 +186,7 @@ class Attention:
     layout: Layout
     counters: tuple[str, ...]
     joint_norm: bool = False
+    free_keys: FreeKeys | None = None
 
     @property
     def linears(self) -> tuple[PrunableLinear, ...]:
@@ -190,36 +196,67 @@ class Attention:
     @property
     def heads(self) -> int:
         """Of queries."""
-        return self.projections[0].shape[0] // self.head_dim if self.layout == "separate" else self.kv_heads
+        return self._heads_of(self.projections[0]) if self.layout == "separate" else self.kv_heads
 
     @property
     def kv_heads(self) -> int:
         """Of keys and values; ``heads`` is a multiple of it."""
         if self.layout == "separate":
-            return self.projections[1].shape[0] // self.head_dim
-        return len(self.values) if self.is_narrow else self.out.shape[1] // self.head_dim
+            return self._heads_of(self.projections[1])
+        return len(self.values) if self.has_fewer_values else self.out.shape[1] // self.head_dim
+
+    def _heads_of(self, projection: PrunableLinear) -> int:
+        rows = projection.module.all_outputs if self.has_fewer_keys else projection.shape[0]
+        return int(rows) // self.head_dim  # type: ignore[arg-type, unused-ignore]
+
+    @property
+    def queries_per_key(self) -> int:
+        """How many heads of queries share a key and a value."""
+        return self.heads // self.kv_heads
 
     @property
     def shares_keys(self) -> bool:
         """Whether several queries share a key and a value."""
-        return self.heads > self.kv_heads
+        return self.queries_per_key > 1
 
     @property
     def is_narrow(self) -> bool:
-        """Whether values were taken out, see `prune_lab.models.values`."""
+        """Whether values, or rows of queries and keys, were taken out, see `prune_lab.models.values`."""
+        return self.has_fewer_values or self.has_fewer_keys
+
+    @property
+    def has_fewer_values(self) -> bool:
+        """Whether values were taken out."""
         return hasattr(self.module, "values_per_head")
+
+    @property
+    def has_fewer_keys(self) -> bool:
+        """Whether rows of queries and keys were taken out."""
+        return hasattr(self.module, "key_places")
 
     @property
     def values(self) -> list[int]:
         """How many values each key-value head has: ``head_dim``, unless some were taken out."""
-        return list(self.module.values_per_head) if self.is_narrow else [self.head_dim] * self.kv_heads  # type: ignore[arg-type, union-attr, unused-ignore]
+        if not self.has_fewer_values:
+            return [self.head_dim] * self.kv_heads
+        return list(self.module.values_per_head)  # type: ignore[arg-type, unused-ignore]
 
-    def narrow(self, values: list[int]) -> None:
-        """Says how many values each key-value head has left, once the matrices are smaller."""
-        queries = 1 if self.layout != "separate" else self.heads // len(values)
-        narrow_values(
-            self.module, self.projections[-1].module, self.out.module, values, self.head_dim, self.layout, queries
-        )
+    @property
+    def key_places(self) -> list[list[int]]:
+        """Which rows each head of keys has, and of its queries: all of ``head_dim``, unless some were taken out."""
+        if not self.has_fewer_keys:
+            return [list(range(self.head_dim)) for _ in range(self.kv_heads)]
+        return [list(places) for places in self.module.key_places]  # type: ignore[union-attr, unused-ignore]
+
+    def narrow(self, values: list[int], queries: int) -> None:
+        """Says how many values each key-value head has left, once the matrices are smaller, for so many queries."""
+        value, out = self.projections[-1].module, self.out.module
+        narrow_values(self.module, value, out, values, self.head_dim, self.layout, queries)
+
+    def narrow_keys(self, places: list[list[int]], queries: int) -> None:
+        """Says which rows of its queries and of its key each head has left, likewise."""
+        query, key = (projection.module for projection in self.projections[:2])
+        narrow_keys(self.module, query, key, places, self.head_dim, queries)
 
     def owners(self) -> list[Tensor]:
         """For each projection, which key-value head each row belongs to: ``(rows,)`` int64."""
@@ -227,13 +264,14 @@ class Attention:
         counts = torch.tensor(self.values, device="cpu")
         if self.layout == "heads":
             return [head.repeat_interleave(2 * self.head_dim + counts)]
-        queries = head.repeat_interleave(self.heads // self.kv_heads * self.head_dim)
-        parts = [queries, head.repeat_interleave(self.head_dim), head.repeat_interleave(counts)]
+        keys = torch.tensor([len(places) for places in self.key_places], device="cpu")
+        rows = (self.queries_per_key * keys, keys, counts)
+        parts = [head.repeat_interleave(each) for each in rows]
         return [torch.cat(parts)] if self.layout == "parts" else parts
 
     def owner_of_outputs(self) -> Tensor:
         """Which key-value head each column of the output projection belongs to: ``(columns,)`` int64."""
-        columns = self.heads // self.kv_heads * torch.tensor(self.values, device="cpu")
+        columns = self.queries_per_key * torch.tensor(self.values, device="cpu")
         return torch.arange(self.kv_heads, device="cpu").repeat_interleave(columns)
 
     def tell_queries(self, per_key: int) -> None:
@@ -244,56 +282,3 @@ class Attention:
         """Says how many are left."""
         for name in self.counters:
             setattr(self.module, name, kv_heads * (self.head_dim if name == "split_size" else 1))
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """One transformer block.
-
-    ``shared_inputs`` are its linear layers in the order in which a forward pass reaches them, those together that read
-    the same tensor: query, key and value; the attention's output; gate and up; down. Of experts each has its own.
-    """
-
-    index: int
-    name: str
-    module: nn.Module
-    shared_inputs: tuple[tuple[PrunableLinear, ...], ...]
-    feed_forward: FeedForward
-    attention: Attention
-    tuple_out: bool = False  # the block returns (hidden, ...), not hidden
-
-    @property
-    def mlp(self) -> Mlp:
-        """The feed-forward network of a block that has a single one.
-
-        Raises:
-            BadInput: it has experts.
-        """
-        if not isinstance(self.feed_forward, Mlp):
-            raise BadInput(
-                f"{self.name} has a mixture of experts, and not one feed-forward network whose neurons could go; use "
-                "sparsity=experts, heads, blocks or unstructured (docs/methods/structured.md#experts)"
-            )
-        return self.feed_forward
-
-    @property
-    def weights_per_token(self) -> int:
-        """How many weights of its linear layers a token is multiplied by: of experts, those of the ones it goes to."""
-        attention = sum(linear.weight.numel() for linear in self.attention.linears)
-        return attention + self.feed_forward.weights_per_token
-
-    @property
-    def steps(self) -> tuple[tuple[PrunableLinear, ...], ...]:
-        """The linear layers that a forward pass reaches at once: as ``shared_inputs``, but all experts together."""
-        return (*self.shared_inputs[:2], *self.feed_forward.steps)
-
-    @property
-    def linears(self) -> tuple[PrunableLinear, ...]:
-        """All linear layers, in the order of a forward pass."""
-        return tuple(linear for linears in self.shared_inputs for linear in linears)
-
-    def hidden(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """The hidden state in what the block returned."""
-        hidden = output[0] if self.tuple_out else output
-        assert isinstance(hidden, Tensor), f"{self.name} returned a {type(hidden).__name__}"
-        return hidden

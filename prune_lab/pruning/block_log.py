@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 
-from prune_lab.models.view import Block
+from prune_lab.models.block import Block
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prune_lab.models.adapter import Pair
-from prune_lab.models.view import Block
+from prune_lab.models.block import Block
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.utils.collectives import count, gather, hand_out, rank

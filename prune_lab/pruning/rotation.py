@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prune_lab.models.block import Block
 from prune_lab.models.residual import stream_of, value_rows
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
 from prune_lab.pruning.calibration.collect import collect
 from prune_lab.pruning.calibration.statistics import Hessian, InputNorm

@@ -9,6 +9,7 @@ from typing import Literal, cast, get_args
 from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
+from prune_lab.models.block import Block
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import why_blocks_stay
 from prune_lab.models.model import PrunableModel
@@ -23,7 +24,7 @@ from prune_lab.models.model_units import (
     values_of,
 )
 from prune_lab.models.units import Blocks, Units
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.latency.curve import TimeBudget
 from prune_lab.pruning.latency.settings import Latency
 from prune_lab.pruning.masks import count_dropped, zeros_in

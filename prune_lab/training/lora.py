@@ -132,8 +132,8 @@ def _masked_products(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor
 def _through_peft(model: PrunableModel, lora: Lora) -> Adapter:
     if any(block.attention.is_narrow for block in model.blocks):
         raise BadInput(
-            f"{model.name} has heads with fewer values than keys, whose projections peft cannot take an update beside; "
-            "use finetune=sparse_lora or full, or tune before the stage shrink"
+            f"{model.name} has heads that have lost values, or rows of queries and keys, whose projections peft cannot "
+            "take an update beside; use finetune=sparse_lora or full, or tune before the stage shrink"
         )
     linears = list(model.linears)
     ranks = dict.fromkeys((linear.name for linear in linears), lora.rank)

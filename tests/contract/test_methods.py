@@ -14,8 +14,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from prune_lab.models.block import Block
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Block
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import Masks, count_dropped

@@ -1,4 +1,4 @@
-"""A model of the family mixtral whose blocks differ in size: prune_lab took heads, values or experts out.
+"""A model of the family mixtral whose blocks differ in size: prune_lab took heads, values, keys or experts out.
 
 This file needs transformers, and not prune_lab:
 ``AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)``.
@@ -23,6 +23,7 @@ class PruneLabMixtralConfig(MixtralConfig):
         heads_per_block: of the attentions' keys and values; likewise.
         query_heads_per_block: of the attentions' queries, equally many for each key; None: as in other keys.
         values_per_block: of the attentions' values, those of each head of keys and values; None: as many as keys.
+        keys_per_block: of the attentions' queries and keys, the rows that each head of keys has; None: all.
         experts_per_block: of the mixtures, in blocks that have one; None: as many as in the other keys.
         experts_passed_over: whether routers pass over experts whose weights are zeros, as their rows of the router are.
     """
@@ -31,6 +32,7 @@ class PruneLabMixtralConfig(MixtralConfig):
     heads_per_block: list[int] | None = None
     query_heads_per_block: list[int] | None = None
     values_per_block: list[list[int]] | None = None
+    keys_per_block: list[list[list[int]]] | None = None
     experts_per_block: list[int] | None = None
     experts_passed_over: bool | None = None
 
@@ -67,6 +69,14 @@ class PruneLabMixtralForCausalLM(MixtralForCausalLM):
                 narrow_values(attention, projection, out, values, size, "separate", queries)
                 _resize(projection, rows=len(projection.kept_outputs))
                 _resize(out, columns=len(out.kept_inputs))
+        if config.keys_per_block is not None:
+            for block, places in zip(blocks, config.keys_per_block, strict=True):
+                attention = block.self_attn
+                query, key = attention.q_proj, attention.k_proj
+                queries = query.out_features // key.out_features
+                narrow_keys(attention, query, key, places, attention.head_dim, queries)
+                _resize(query, rows=len(query.kept_outputs))
+                _resize(key, rows=len(key.kept_outputs))
         mixtures = [block.mlp for block in blocks if hasattr(block.mlp, "experts")]
         if config.experts_per_block is not None:
             for mixture, experts in zip(mixtures, config.experts_per_block, strict=True):
@@ -136,6 +146,40 @@ def take_inputs(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Takes those inputs of a projection that it has columns for; to be a hook before it."""
     places = torch.tensor(module.kept_inputs, device=inputs[0].device)
     return (inputs[0].index_select(-1, places), *inputs[1:])
+
+
+def narrow_keys(
+    attention: Any, query: Any, key: Any, places: Sequence[Sequence[int]], head_dim: int, queries: int
+) -> None:
+    """Lets an attention compute with fewer rows of queries and keys; its matrices have to get their sizes beside.
+
+    Args:
+        attention: the module, which remembers ``places``.
+        query: the linear layer that computes queries.
+        key: the one that computes keys.
+        places: of each head of keys, those of its rows that there are, in order, from 0 to ``head_dim - 1``.
+        head_dim: rows of a head that attention computes with.
+        queries: heads of queries for each of keys.
+
+    Raises:
+        ValueError: a place is none, or stands twice.
+    """
+    for head in places:
+        if list(head) != sorted({place for place in head if isinstance(place, int) and 0 <= place < head_dim}):
+            raise ValueError(f"keys_per_block has {list(head)} for a head of {head_dim} rows")
+    if not hasattr(attention, "key_places"):
+        query.register_forward_hook(spread_outputs)
+        key.register_forward_hook(spread_outputs)
+    attention.key_places = [list(head) for head in places]
+    key.kept_outputs = [number * head_dim + place for number, head in enumerate(places) for place in head]
+    key.all_outputs = len(places) * head_dim
+    query.kept_outputs = [
+        (number * queries + each) * head_dim + place
+        for number, head in enumerate(places)
+        for each in range(queries)
+        for place in head
+    ]
+    query.all_outputs = queries * key.all_outputs
 
 
 def _keep_first(module: Any, name: str, experts: int) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prune_lab.models.block import Block
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Block
 from prune_lab.pruning.allocation.allocation import LayerAllocation, entries_of
 from prune_lab.pruning.calibration.blocks import iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput, RunFailed
+from prune_lab.models.block import Block
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.capture import Call, capture_block_inputs
 from prune_lab.pruning.calibration.precision import widen

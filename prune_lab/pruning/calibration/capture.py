@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prune_lab.models.block import Block
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.rotations import without_rotations
-from prune_lab.models.view import Block
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.utils.products import fast_products
 

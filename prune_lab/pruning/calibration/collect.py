@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import RunFailed
+from prune_lab.models.block import Block
 from prune_lab.models.experts import ExpertLinear, moe_of
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.capture import Call
 from prune_lab.pruning.calibration.dense import DenseValues, InputShift

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prune_lab.models.block import Block
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.view import Block
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput
+from prune_lab.models.block import Block
 from prune_lab.models.decoding import pass_with_cache
 from prune_lab.models.depth import remove_blocks
 from prune_lab.models.experts import moe_of
@@ -23,7 +24,6 @@ from prune_lab.models.model import PrunableModel
 from prune_lab.models.model_units import heads_of, neurons_of
 from prune_lab.models.timing import PARTS, Workload, mark, seconds_between
 from prune_lab.models.twin import twin_of
-from prune_lab.models.view import Block
 from prune_lab.pruning.latency.curve import Curve, grid
 from prune_lab.pruning.latency.table import Conditions, LatencyTable, Phase
 
@@ -81,8 +81,8 @@ def shapes_of(model: PrunableModel) -> dict[str, Shapes]:
         )
     if narrow := [block.name for block in model.blocks if block.attention.is_narrow]:
         raise BadInput(
-            f"{model.name} has heads with fewer values than keys ({narrow[0]} is the first block), and latency "
-            "tables do not know them; ask for a sparsity.level in the place of sparsity.speedup"
+            f"{model.name} has heads that have lost values, or rows of queries and keys ({narrow[0]} is the first "
+            "block), and latency tables do not know them; ask for a sparsity.level in the place of sparsity.speedup"
         )
     config, found = model.hf.config, {}
     kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or []

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.block import Block
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.methods.blockwise import BlockMethod
 from prune_lab.pruning.methods.refining import RefiningMethod

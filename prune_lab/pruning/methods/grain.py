@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
-from prune_lab.models.units import Units, Values
+from prune_lab.models.head_units import Values
+from prune_lab.models.units import Units
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask, weight_before_mask
 from prune_lab.pruning.masks import keep_all_but
 from prune_lab.pruning.methods.trained import TrainedMethod

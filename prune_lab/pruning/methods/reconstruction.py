@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.block import Block
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.block_log import iterate_and_tell
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.blocks import BlockInputs

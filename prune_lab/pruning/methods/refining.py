@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from prune_lab.errors import BadSetting
-from prune_lab.models.view import Block, PrunableLinear
+from prune_lab.models.block import Block
+from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.block_pruning import BlockPruning
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.collect import by_statistic
