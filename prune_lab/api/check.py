@@ -43,11 +43,21 @@ _PATTERNS: Mapping[str, Sequence[tuple[str, dict[str, Any]]]] = {
     ),
     "values": (("half of the values", {"sparsity": "values", "sparsity.level": 0.5}),),
     "neurons_values": (("half of the neurons and values", {"sparsity": "neurons_values", "sparsity.level": 0.5}),),
+    "keys": (("half of the rows of queries and keys", {"sparsity": "keys", "sparsity.level": 0.5}),),
+    "neurons_values_keys": (
+        ("half of the neurons, values and keys", {"sparsity": "neurons_values_keys", "sparsity.level": 0.5}),
+    ),
     "experts": (("half of the experts", {"sparsity": "experts", "sparsity.level": 0.5}),),
     "blocks": (("one of three blocks", {"sparsity": "blocks", "sparsity.level": 0.5}),),
     "sub_blocks": (("half of the sub-blocks", {"sparsity": "sub_blocks", "sparsity.level": 0.5}),),
 }
-_ALONE = {"experts": ("mixtral",), "query_heads": ("llama",), "neurons_query_heads": ("llama",)}
+_ALONE = {
+    "experts": ("mixtral",),
+    "query_heads": ("llama",),
+    "neurons_query_heads": ("llama",),
+    "keys": ("opt", "llama"),
+    "neurons_values_keys": ("opt", "llama"),
+}
 
 
 @dataclass(frozen=True)

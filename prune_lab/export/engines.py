@@ -28,7 +28,7 @@ def engine_notes(done: str, *, auto_class: str | None = None, code: bool = True)
             "Whole experts are removed and still stored, as zeros that the router must not choose: only "
             "`prune_lab.load` opens the model so, until prune_lab's stage `shrink` has taken them out."
         )
-    elif any(kind in done for kind in ("neurons", "heads", "width", "values")):
+    elif any(kind in done for kind in ("neurons", "heads", "width", "values", "keys")):
         yield (
             "Whole neurons, heads or values are zero and still stored: an engine gains nothing by that until they are "
             "taken out, which is what prune_lab's stage `shrink` does."

@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 from torch import Tensor
 
@@ -13,42 +13,15 @@ from prune_lab.models.block import Block
 from prune_lab.models.experts import moe_of
 from prune_lab.models.families import why_blocks_stay
 from prune_lab.models.model import PrunableModel
-from prune_lab.models.model_units import (
-    blocks_of,
-    experts_of,
-    heads_of,
-    neurons_of,
-    query_heads_of,
-    single_weights_of,
-    sub_blocks_of,
-    values_of,
-)
+from prune_lab.models.model_units import blocks_of, query_heads_of, single_weights_of, sub_blocks_of
 from prune_lab.models.units import Blocks, Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.latency.curve import TimeBudget
 from prune_lab.pruning.latency.settings import Latency
 from prune_lab.pruning.masks import count_dropped, zeros_in
+from prune_lab.pruning.patterns import IN_PARAMETERS, TIMED, UNITS_OF, Pattern, PatternKind
 from prune_lab.utils.checks import check_flag, check_number, is_number
 
-Pattern = Literal[  # or N:M
-    "unstructured", "neurons", "heads", "width", "query_heads", "neurons_query_heads", "values", "neurons_values",
-    "experts", "blocks", "sub_blocks",
-]  # fmt: skip
-PatternKind = Pattern | Literal["N:M"]
-
-
-_UNITS_OF: Mapping[str, Sequence[Callable[[Block], Units]]] = {
-    "neurons": (neurons_of,),
-    "heads": (heads_of,),
-    "width": (heads_of, neurons_of),
-    "query_heads": (query_heads_of,),
-    "neurons_query_heads": (query_heads_of, neurons_of),
-    "values": (values_of,),
-    "neurons_values": (values_of, neurons_of),
-    "experts": (experts_of,),
-}
-_IN_PARAMETERS = ("width", "neurons_query_heads", "neurons_values")  # units of several sizes
-_TIMED = ("neurons", "heads", "width")  # what latency tables know
 _N_OF_M = r"[1-9]\d{0,6}:[1-9]\d{0,6}"  # no layer has more inputs than that
 _FRACTION = "the fraction removed: 0.7 removes 70 %"
 
@@ -62,11 +35,12 @@ class Target:
             hidden neurons of feed-forward networks are removed whole; ``heads``: attention heads are, queries with the
             key and value that they share; ``width``: neurons and heads; ``query_heads``: heads of queries, equally many
             of each key; ``neurons_query_heads``: neurons and these; ``values``: rows of the value projection, with the
-            columns that read them; ``neurons_values``: neurons and values; ``experts``: experts of a mixture, of blocks
-            that have some; ``blocks``: whole blocks; or ``sub_blocks``: attentions and feed-forward networks, each by
-            itself.
-        level: fraction removed, in [0, 1), of weights, neurons, heads, values, experts or blocks, or where two kinds go
-            of the parameters that both have; null for N:M, which sets it.
+            columns that read them; ``neurons_values``: neurons and values; ``keys``: rows of the query and the key
+            projection by which these are compared; ``neurons_values_keys``: neurons, values and these; ``experts``:
+            experts of a mixture, of blocks that have some; ``blocks``: whole blocks; or ``sub_blocks``: attentions and
+            feed-forward networks, each by itself.
+        level: fraction removed, in [0, 1), of weights, neurons, heads, values, keys, experts or blocks, or where
+            several kinds go of the parameters that they have together; null for N:M, which sets it.
         layers: half-open range of blocks ``[first, end)``; null for all.
         budget: sparsities by the name of a layer, or of its units, that replace ``level``.
         keep_zeros: whether prunable weights that are zero in the loaded model count as pruned: they are part of the
@@ -113,8 +87,8 @@ class Target:
             raise BadSetting(self, "layers", "is no range; allowed: [first, end) of blocks, or null for all")
 
     def _check_speedup(self) -> None:
-        if self.kind not in _TIMED:
-            allowed = ", ".join(f"sparsity={kind}" for kind in _TIMED)
+        if self.kind not in TIMED:
+            allowed = ", ".join(f"sparsity={kind}" for kind in TIMED)
             raise BadSetting(
                 self, "speedup", f"is not allowed with {{at}}.pattern={self.pattern}; it goes with {allowed}"
             )
@@ -150,12 +124,12 @@ class Target:
     @property
     def removes_units(self) -> bool:
         """Whether whole neurons, heads, values, experts or blocks go."""
-        return self.kind in _UNITS_OF or self.removes_depth
+        return self.kind in UNITS_OF or self.removes_depth
 
     @property
     def counts_parameters(self) -> bool:
         """Whether the level is a share of parameters, as units of several sizes go."""
-        return self.kind in _IN_PARAMETERS
+        return self.kind in IN_PARAMETERS
 
     @property
     def removes_depth(self) -> bool:
@@ -181,7 +155,7 @@ class Target:
         """
         if self.kind == "experts" and moe_of(block) is None:
             return []
-        found = _UNITS_OF[self.kind]
+        found = UNITS_OF[self.kind]
         if not block.attention.shares_keys and not block.attention.joint_norm:
             found = [of_block for of_block in found if of_block is not query_heads_of]
         return [of_block(block) for of_block in found]
@@ -242,7 +216,7 @@ class Target:
             self._check_experts(model)
         elif self.removes_units:
             units = self.units(model)
-            if query_heads_of in _UNITS_OF[self.kind] and not any(each.kind == "query_heads" for each in units):
+            if query_heads_of in UNITS_OF[self.kind] and not any(each.kind == "query_heads" for each in units):
                 query_heads_of(next(filter(self.includes, model.blocks)))  # says why
         if self.n_of_m:
             for linear in self.linears(model):

@@ -274,7 +274,9 @@ def test_one_method_prunes_two_models_at_once_as_one_after_the_other(
 
 
 def families_of(pattern: str) -> list[str]:
-    """Of query heads some of those whose queries share keys."""
+    """Of query heads some of those whose queries share keys, of keys those in which single ones can go."""
+    if "keys" in pattern:
+        return ["llama", "opt", "qwen2"]
     return ["gemma3_text", "llama", "qwen2"] if "query_heads" in pattern else FAMILY_NAMES
 
 
@@ -283,7 +285,17 @@ def families_of(pattern: str) -> list[str]:
     [
         pytest.param(family, path, pattern, id=f"{family}-{path.stem}-{pattern}")
         for path in OF_UNITS
-        for pattern in ("neurons", "heads", "width", "query_heads", "neurons_query_heads", "values", "neurons_values")
+        for pattern in (
+            "neurons",
+            "heads",
+            "width",
+            "query_heads",
+            "neurons_query_heads",
+            "values",
+            "neurons_values",
+            "keys",
+            "neurons_values_keys",
+        )
         if pattern in CLASSES[path].patterns
         for family in families_of(pattern)
     ],

@@ -66,6 +66,7 @@ def test_neurons_and_heads_of_encoders_go(method, pattern, encoder_overrides, co
         (["method=magnitude", "sparsity=neurons"], "bert"),
         (["method=text_pruner", "method.rounds=2"], "prune_lab_bert"),
         (["method=grain", "schedule.cooldown=0.34"], "prune_lab_bert"),
+        (["method=grain", "schedule.cooldown=0.34", "sparsity=neurons_values_keys"], "prune_lab_bert"),
     ],
     ids=lambda value: str(value),
 )

@@ -120,13 +120,13 @@ def narrow_values(
 
 def spread_outputs(module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
     """Puts the outputs of a projection into their places, zeros between them; to be a hook behind it."""
-    places = torch.tensor(module.kept_outputs, device=output.device)
+    places = torch.tensor(module.kept_outputs, dtype=torch.int64, device=output.device)
     return output.new_zeros(*output.shape[:-1], module.all_outputs).index_copy(-1, places, output)
 
 
 def take_inputs(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Takes those inputs of a projection that it has columns for; to be a hook before it."""
-    places = torch.tensor(module.kept_inputs, device=inputs[0].device)
+    places = torch.tensor(module.kept_inputs, dtype=torch.int64, device=inputs[0].device)
     return (inputs[0].index_select(-1, places), *inputs[1:])
 
 

@@ -21,8 +21,8 @@ class DataFreeMethod(BlockMethod):
     """A method that chooses from the weights alone; calibration data serve only to measure its error."""
 
     patterns: ClassVar[frozenset[str]] = BlockMethod.patterns | {
-        "neurons", "heads", "width", "query_heads", "neurons_query_heads", "values", "neurons_values", "experts",
-        "blocks", "sub_blocks",
+        "neurons", "heads", "width", "query_heads", "neurons_query_heads", "values", "neurons_values", "keys",
+        "neurons_values_keys", "experts", "blocks", "sub_blocks",
     }  # fmt: skip
     prunes_experts: ClassVar[bool] = True
 

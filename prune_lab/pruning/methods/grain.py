@@ -1,4 +1,4 @@
-"""GRAIN: gradients choose among neurons and single values of heads, whatever their kind, while the model is trained."""
+"""GRAIN: gradients choose among neurons, values and keys of heads, whatever their kind, while the model is trained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import BadInput, BadSetting
-from prune_lab.models.head_units import Values
-from prune_lab.models.units import Units
+from prune_lab.models.head_units import Keys, Values
+from prune_lab.models.units import Units, block_of
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask, weight_before_mask
 from prune_lab.pruning.masks import keep_all_but
 from prune_lab.pruning.methods.trained import TrainedMethod
@@ -53,42 +53,65 @@ class ImportanceMask(UnitMask):
 
 
 def first_order(units: Units) -> Tensor:
-    """What the loss changes by, to first order, without each unit: ``|sum W G|`` over the columns that read it.
+    """What the loss changes by, to first order, without each unit.
 
     Args:
         units: under live masks, whose weights have gradients.
 
     Returns:
-        ``(count,)`` float32.
+        ``|sum W G|`` over the columns that read a unit, or of queries and keys over its rows of the query projection
+        with their biases: ``(count,)`` float32.
     """
-    reader = units.reader
-    gradient = reader.linear.module.get_parameter("parametrizations.weight.original").grad
-    assert gradient is not None, "no backward pass was made"
-    return reader.sum((weight_before_mask(reader.linear) * reader.linear.seen(gradient)).float(), units.count).abs()
+    member = units.members[0] if isinstance(units, Keys) else units.reader
+    stored = member.linear.module.get_parameter("parametrizations.weight.original")
+    assert stored.grad is not None, "no backward pass was made"
+    worth = member.sum((weight_before_mask(member.linear) * member.linear.seen(stored.grad)).float(), units.count)
+    if member.bias is not None:
+        bias = member.linear.module.get_parameter("parametrizations.bias.original")
+        assert bias.grad is not None
+        worth += member.gather((bias.detach() * bias.grad).float(), units.count)
+    return worth.abs()
+
+
+def keys_of_empty_heads(live: LiveMasks) -> dict[str, Tensor]:
+    """Those of heads that have lost all their values, which compare for nothing: masks ``(count,)`` by their names."""
+    values = {block_of(mask.units): mask for mask in live if isinstance(mask.units, Values)}
+    found = {}
+    for mask in live:
+        keys, of_block = mask.units, values.get(block_of(mask.units))
+        if isinstance(keys, Keys) and of_block is not None and isinstance(of_block.units, Values):
+            empty = of_block.units.per_head(of_block.mask) == 0
+            found[mask.key] = empty[keys.head.to(empty.device)]
+    return found
 
 
 @dataclass
 class Grain(TrainedMethod):
-    """Removes neurons and values with the lowest moving average of ``|sum W G|``, over all layers and both kinds.
+    """Removes neurons, values and keys with the lowest moving average of ``|sum W G|``, over all layers and kinds.
 
     The sum is over the column of the down-projection that reads a neuron, or the columns of the attention's output that
-    read a value (of all heads of queries that share it). G is the gradient of what is predicted, on the batch of a
-    step: the loss, with ``training.distill`` its divergence from the teacher, but not the distance of hidden states,
-    which is added to the gradients once the scores have seen them. At every step the units with the highest scores stay
-    as far as their parameters fit into what the schedule leaves; what has gone never comes back.
+    read a value (of all heads of queries that share it); of keys, with ``sparsity=neurons_values_keys``, over the row
+    of the query projection with its bias, or the rows that positions rotate together. G is the gradient of what is
+    predicted, on the batch of a step: the loss, with ``training.distill`` its divergence from the teacher, but not the
+    distance of hidden states, which is added to the gradients once the scores have seen them. At every step the units
+    with the highest scores stay as far as their parameters fit into what the schedule leaves; what has gone never comes
+    back. Keys of heads without values are the next to go.
 
     Args:
         momentum: of the moving average, which begins at 0; what the past counts for.
         structure: alpha. A value's update is multiplied by ``tanh(D / alpha)``, D the share of its head's values that
             are left, so that heads empty which are nearly empty; 0: it is not.
 
-    Source: Yang et al., 2023, arXiv:2212.07634. What differs from the authors' code: queries and keys stay (with
-    rotary positions only pairs of their rows could go); the embedding is not factorised; a layer keeps ``min_units``
-    of its neurons and values; the schedule reaches its end, where theirs stops a step before; a layer whose units have
-    all gone, or a head, is left as zeros until the stage ``shrink`` takes it out.
+    Source: Yang et al., 2023, arXiv:2212.07634. What differs from the authors' code: queries and keys stay unless the
+    sparsity group says that they go, too; those of a head without values go within the level, not beyond it; the
+    embedding is not factorised; a layer keeps ``min_units`` of each kind; the schedule reaches its end, where theirs
+    stops a step before; a layer whose units have all gone, or a head, is left as zeros until the stage ``shrink`` takes
+    it out.
     """
 
-    patterns: ClassVar[frozenset[str]] = frozenset({"neurons_values", "neurons", "values"})
+    patterns: ClassVar[frozenset[str]] = frozenset(
+        {"neurons_values", "neurons_values_keys", "neurons", "values", "keys"}
+    )
     separates: ClassVar[bool] = True
     for_encoders: ClassVar[bool] = True
     scopes: ClassVar[tuple[str, ...]] = ("global",)
@@ -149,6 +172,8 @@ class Grain(TrainedMethod):
     def update(self, live: LiveMasks, sparsity: float, final: float) -> None:
         """Masks the units with the lowest scores, as many as fit into the share of parameters that goes."""
         scores = {mask.key: mask.ranking for mask in live}
+        for key, empty in keys_of_empty_heads(live).items():  # after those that are gone
+            scores[key] = scores[key].masked_fill(empty & scores[key].isfinite(), torch.finfo(scores[key].dtype).min)
         counts = counts_within([mask.units for mask in live], scores, sparsity, self.min_units or 1)
         for mask in live:
             mask.set(mask.mask & keep_all_but(scores[mask.key], counts[mask.key]))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import prune_lab
-from prune_lab.models.model_units import all_heads, all_neurons, all_values
+from prune_lab.models.model_units import all_heads, all_keys, all_neurons, all_values
 from prune_lab.models.origin import Origin
 from prune_lab.models.registered import module_of
 from prune_lab.models.shrink import shrink
@@ -18,7 +18,7 @@ from prune_lab.models.timing import Workload, time_in_turns
 from prune_lab.run.stages.save import save_model
 from tests.conftest import ENCODER_CONFIGS
 
-UNITS = {"neurons": all_neurons, "heads": all_heads, "values": all_values}
+UNITS = {"neurons": all_neurons, "heads": all_heads, "values": all_values, "keys": all_keys}
 WITHOUT_THE_LAB = """
 import sys
 from pathlib import Path
@@ -61,6 +61,7 @@ def masks_of(model, kind, counts):
         ("heads", (2, 2, 2)),
         ("heads", (1, 4, 2)),
         ("values", (20, 9, 32)),
+        ("keys", (20, 9, 32)),
     ],
     ids=str,
 )
@@ -76,7 +77,7 @@ def test_masked_and_shrunk_encoders_say_the_same_and_the_folder_opens(
     before = sum(each.numel() for each in shrunk.hf.parameters())
     left = shrink(shrunk, masks)
     assert sum(each.numel() for each in shrunk.hf.parameters()) < before
-    if kind != "values":
+    if kind in ("neurons", "heads"):
         assert left[f"{kind}_per_block"] == list(counts)
     torch.testing.assert_close(shrunk.hf(**texts).logits, expected, rtol=1e-4, atol=1e-5)
     shrunk.hf.save_pretrained(tmp_path)
@@ -91,7 +92,7 @@ def test_without_prune_lab_the_file_beside_the_weights_opens_them(tiny_model, te
     for family in ENCODER_CONFIGS:
         model = tiny_model(family)
         shrink(model, masks_of(model, "neurons", (20, 1, 31)) | masks_of(model, "heads", (2, 1, 3)))
-        shrink(model, masks_of(model, "values", (9, 3, 24)))
+        shrink(model, masks_of(model, "values", (9, 3, 24)) | masks_of(model, "keys", (16, 8, 11)))
         (tmp_path / family).mkdir()
         save_model(model, Origin("tiny"), tmp_path / family / "model")
         assert (tmp_path / family / "model" / f"{module_of(family)}.py").is_file()

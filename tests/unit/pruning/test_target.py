@@ -23,7 +23,7 @@ def test_an_unknown_pattern_is_refused(pattern):
     with pytest.raises(
         BadInput,
         match=r"Target\.pattern=.*unstructured, neurons, heads, width, query_heads, neurons_query_heads, values, "
-        r"neurons_values, experts, blocks, sub_blocks, or N:M",
+        r"neurons_values, keys, neurons_values_keys, experts, blocks, sub_blocks, or N:M",
     ):
         Target(pattern, level=0.5)
 

@@ -7,15 +7,16 @@ from itertools import pairwise
 import pytest
 import torch
 
+import prune_lab
 from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput
-from prune_lab.models.model_units import all_neurons, all_values, values_of
+from prune_lab.models.model_units import all_keys, all_neurons, all_values, values_of
 from prune_lab.models.shrink import shrink
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.live_mask import LiveMasks
 from prune_lab.pruning.methods import grain
-from prune_lab.pruning.methods.grain import Grain, ImportanceMask, first_order
+from prune_lab.pruning.methods.grain import Grain, ImportanceMask, first_order, keys_of_empty_heads
 from prune_lab.pruning.reached import check_reached
 from prune_lab.pruning.schedule import Cubic
 from prune_lab.pruning.target import Target
@@ -65,6 +66,41 @@ def test_a_score_is_the_sum_over_the_columns_that_read_a_unit(tiny_model, random
         for place in range(size)
     ]
     torch.testing.assert_close(first_order(units[0]), torch.tensor(expected), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_a_score_of_keys_is_the_sum_over_rows_of_queries(tiny_model, random_tokens, family):
+    model, twin, tokens = tiny_model(family), tiny_model(family), random_tokens()
+    units = all_keys(model)[1]
+    with_gradients(model, [units], tokens)
+    twin.hf.requires_grad_(True)
+    language_loss(twin.hf(tokens).logits, tokens).backward()
+    attention = twin.blocks[1].attention
+    query, size, group = attention.projections[0].module, attention.head_dim, attention.queries_per_key
+    change = (query.weight * query.weight.grad).sum(1).detach()
+    if query.bias is not None:
+        change += (query.bias * query.bias.grad).detach()
+    change = change.unflatten(0, (attention.kv_heads, group, size)).sum(1)
+    if family == "llama":  # rotary positions
+        change = change[:, : size // 2] + change[:, size // 2 :]
+    torch.testing.assert_close(first_order(units), change.flatten().abs(), rtol=1e-4, atol=1e-7)
+
+
+def test_keys_of_a_head_without_values_are_the_next_to_go(tiny_model):
+    units = Target("neurons_values_keys", 0.5).units(tiny_model("opt"))
+    live = Grain().make_masks(units, 0)
+    keys, values = live.masks[0], live.masks[1]
+    assert (keys.units.kind, values.units.kind) == ("keys", "values")
+    for number, mask in enumerate(live):
+        mask.scores.copy_(torch.rand(mask.scores.shape, generator=torch.Generator().manual_seed(number)))
+    values.set(values.units.head != 2)
+    empty = keys_of_empty_heads(live)
+    assert torch.equal(empty[keys.key], keys.units.head == 2)
+    assert not any(bool(each.any()) for name, each in empty.items() if name != keys.key)
+    gone = values.units.parameters_each * 8 + keys.units.parameters_each * 5
+    Grain().update(live, (gone + 1) / parameters_of(units), 0.5)
+    assert [int((~mask.mask).sum()) for mask in live] == [5, 8, *[0] * 7]
+    assert bool((keys.units.head[~keys.mask] == 2).all())
 
 
 def test_scores_are_a_moving_average_damped_in_heads_with_few_values(tiny_model, random_tokens):
@@ -175,7 +211,23 @@ def test_the_shrunk_model_computes_as_the_masked_one(tiny_model, random_tokens, 
     assert after <= before - math.floor(0.49 * parameters_of(units))
 
 
-@pytest.mark.parametrize("pattern", ["neurons", "values"])
+@pytest.mark.parametrize("family", ["gpt_neo", "llama", "mistral", "opt", "qwen2"])
+def test_with_keys_nearly_all_can_go_and_the_shrunk_model_computes_as_the_masked_one(
+    tiny_model, random_tokens, family, tmp_path
+):
+    tokens, model = random_tokens(8, 16), tiny_model(family)
+    target = Target("neurons_values_keys", 0.85)
+    result = prune(model, Grain(structure=0.5), tokens, steps=8, target=target)
+    units = target.units(model)
+    assert 0.82 < removed_share(units, result.masks) <= 0.85
+    smaller = copy.deepcopy(model)
+    shrink(smaller, result.masks)
+    torch.testing.assert_close(smaller.hf(tokens).logits, model.hf(tokens).logits, rtol=1e-4, atol=1e-4)
+    smaller.hf.save_pretrained(tmp_path)
+    assert torch.equal(prune_lab.load(tmp_path).hf(tokens).logits, smaller.hf(tokens).logits)
+
+
+@pytest.mark.parametrize("pattern", ["neurons", "values", "keys"])
 def test_one_kind_alone_loses_that_share_of_its_number(tiny_model, random_tokens, pattern):
     result = prune(tiny_model("opt"), Grain(), random_tokens(8, 16), target=Target(pattern, 0.3), steps=5)
     count = sum(len(mask) for mask in result.masks.values())
