@@ -83,7 +83,7 @@ def as_given(model: Any, tokenizer: "PreTrainedTokenizerBase | None") -> InMemor
         return InMemory(model.hf, tokenizer or model.tokenizer, model.name)
     if isinstance(model, PreTrainedModel):
         if family_of(model.config.model_type).encoder:
-            if not type(model).__name__.endswith("ForSequenceClassification"):
+            if not any(base.__name__.endswith("ForSequenceClassification") for base in type(model).__mro__):
                 raise BadInput(
                     f"model={type(model).__name__} is an encoder without a head that classifies; load it with "
                     "AutoModelForSequenceClassification"

@@ -9,7 +9,7 @@ from typing import Any
 from prune_lab.errors import BadInput, shown
 from prune_lab.models.families import Family, family_of
 from prune_lab.models.folder import quantised, read_json
-from prune_lab.models.shrink import HEADS, KEYS, VALUES, WIDTHS, family_name
+from prune_lab.models.shrink import EXPERTS, HEADS, KEYS, QUERY_HEADS, VALUES, WIDTHS, family_name
 
 _SIZES = (
     "hidden_size", "n_embd", "intermediate_size", "ffn_dim", "n_inner", "word_embed_proj_dim", "vocab_size",
@@ -21,6 +21,11 @@ _POSITIVE = re.compile(r".*(_eps|_epsilon|_theta|_softcapping|factor)|query_pre_
 _DROPOUT = re.compile(r".*(dropout|_pdrop|layerdrop)")
 _MOST_LAYERS, _MOST, _MOST_POSITIONS = 10_000, 2**24, 2**40
 _ELSEWHERE = ("transformers_weights", "fusion_config", "kernel_config", "distributed_config")
+_PER_BLOCK = {  # our own keys: what stands there for each block, and how deeply it is nested
+    **dict.fromkeys((WIDTHS, HEADS, QUERY_HEADS, EXPERTS), ("a whole number", 0)),
+    VALUES: ("a list of whole numbers", 1),
+    KEYS: ("a list with a list of whole numbers for each head", 2),
+}
 _OBJECTS = ("auto_map", "id2label", "label2id", "rope_parameters", "rope_scaling")
 _LISTS = ("layer_types",)
 _NAMES = ("dtype", "torch_dtype")
@@ -122,10 +127,25 @@ def _problems(raw: Mapping[str, Any], family: Family) -> Iterator[str]:
         for key in keys:
             if not isinstance(raw.get(key), kind | None):
                 yield _wrong(key, raw[key], _JSON[kind.__name__])
+    blocks = raw.get(family.depth, raw.get("num_hidden_layers"))
+    for key, (each, depth) in _PER_BLOCK.items():
+        entries = raw.get(key)
+        if entries is not None and not _is_nested(entries, depth + 1):
+            yield _wrong(key, entries, f"{each} for each block, in a list")
+        elif entries is not None and family.experts is None and len(entries) != blocks is not None:
+            count = f"{key} for {len(entries)} blocks, and {family.depth}={shown(blocks)}"
+            yield f"config.json has {count}; copy the file again"
     for key, value in _flat(raw):
         allowed = _allowed(key, value, family)
         if allowed:
             yield _wrong(key, value, allowed)
+
+
+def _is_nested(value: Any, depth: int) -> bool:
+    """Whether it is lists in lists, as deep as that, of whole numbers that can be."""
+    if depth:
+        return isinstance(value, list) and all(_is_nested(each, depth - 1) for each in value)
+    return type(value) is int and 0 <= value <= _MOST
 
 
 def _wrong(key: str, value: Any, allowed: str) -> str:

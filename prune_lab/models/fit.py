@@ -96,21 +96,24 @@ def check_finite(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
 
 @torch.no_grad()
 def check_pass(hf: "PreTrainedModel", folder: Path, raw: Mapping[str, Any]) -> None:
-    """Runs two tokens through the model, in which values of the configuration are used that no shape depends on.
+    """Runs two tokens through the model, or as many as it wants at once.
+
+    Values of the configuration are used then that no shape depends on.
 
     Raises:
         BadInput: the model cannot compute.
     """
+    encoder, length = family_of(hf.config.model_type).encoder, getattr(hf.config, "chunk_size_feed_forward", 0) or 2
     try:
-        given = {} if family_of(hf.config.model_type).encoder else {"use_cache": False}
-        logits = hf(input_ids=torch.zeros(1, 2, dtype=torch.long, device=hf.device), **given).logits
+        given = {} if encoder else {"use_cache": False}
+        logits = hf(input_ids=torch.zeros(1, length, dtype=torch.long, device=hf.device), **given).logits
         shape = tuple(logits.shape)
     except MemoryError:
         raise
     except Exception as error:  # of wrong values, in any way
         raise bad_config(folder, raw, error) from error
-    if shape[:2] != (1, hf.config.num_labels if family_of(hf.config.model_type).encoder else 2):
-        raise bad_config(folder, raw, ValueError(f"two tokens give an output of shape {shape}"))
+    if shape[:2] != (1, hf.config.num_labels if encoder else length):
+        raise bad_config(folder, raw, ValueError(f"{length} tokens give an output of shape {shape}"))
 
 
 def model_class_of(config: "PretrainedConfig") -> "type[PreTrainedModel]":

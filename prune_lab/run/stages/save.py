@@ -118,8 +118,9 @@ def _save_in_turn(model: PrunableModel, mapped: MappedWeights, folder: Path) -> 
     if hf._auto_class is not None:  # the code of a class that is not transformers' own
         custom_object_save(hf, folder, config=hf.config)
     hf.config.save_pretrained(folder)
-    if hf.generation_config is not None:
-        hf.generation_config.save_pretrained(folder)
+    settings = getattr(hf, "generation_config", None)  # none of an encoder
+    if settings is not None:
+        settings.save_pretrained(folder)
     own: dict[int, str] = {}  # by where a tensor lies, its first name; others are tied to it
     for name, tensor in hf.state_dict().items():
         own.setdefault(tensor.data_ptr(), name)

@@ -43,6 +43,24 @@ def test_a_value_that_cannot_be_is_refused_before_anything_is_built(model_folder
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        *[("heads_per_block", value) for value in ([2, 2], "2,2", 2, [2.0, 2, 2], {"0": 2}, [[2]] * 3, [2, 2, -1])],
+        ("neurons_per_block", ["20", "20", "20"]),
+        ("neurons_per_block", [20, 20, 10**10]),
+        ("values_per_block", [12, 12, 12]),
+        ("keys_per_block", [[1, 2], [1], [3]]),
+    ],
+    ids=str,
+)
+def test_sizes_of_blocks_that_cannot_be_are_told(model_folder, change_config, key, value):
+    folder = model_folder("bert")
+    change_config(folder, **{key: value})
+    with pytest.raises(BadInput, match=rf"config\.json has {key}.*(for each block, in a list|num_hidden_layers=3)"):
+        Checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
         ("hidden_act", "foo"),
         ("num_attention_heads", 5),
         ("rope_parameters", {"rope_type": "foo", "rope_theta": 1e4}),

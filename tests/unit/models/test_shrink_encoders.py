@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import prune_lab
+from prune_lab.models.load import Checkpoint
 from prune_lab.models.model_units import all_heads, all_keys, all_neurons, all_values
 from prune_lab.models.origin import Origin
 from prune_lab.models.registered import module_of
@@ -102,6 +103,14 @@ def test_without_prune_lab_the_file_beside_the_weights_opens_them(tiny_model, te
     command = [sys.executable, "-c", WITHOUT_THE_LAB, *folders]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_streamed_encoders_are_saved(tiny_model, texts, tmp_path):
+    model = tiny_model("bert")
+    shrink(model, masks_of(model, "heads", (2, 1, 3)))
+    model.hf.save_pretrained(tmp_path / "one")
+    save_model(Checkpoint(str(tmp_path / "one"), stream=True).load(), Origin("tiny"), tmp_path / "two")
+    assert torch.equal(prune_lab.load(tmp_path / "two").hf(**texts).logits, model.hf(**texts).logits)
 
 
 def test_what_is_timed_of_an_encoder_is_a_pass(tiny_model, encoder_family):

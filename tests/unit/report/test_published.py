@@ -29,6 +29,7 @@ ORIGINS = ("README", "image of", "text of", "secondary note", "issue thread")
         ("owl.csv", {"model": "llama_7b", "method": "wanda", "allocation": "uniform"}, "70 %", "c4_wikitext2", 85.77),
         ("smp.csv", {"model": "bert_base", "method": "smp"}, "10 % left", "mnli", 0.825),
         ("smp.csv", {"model": "bert_base", "method": "smp"}, "10 % left", "mnli_mismatched", 0.823),
+        ("grain.csv", {"model": "bert_base", "method": "grain"}, "5 % left", "mnli", 0.824),
         (
             "text_pruner.csv",
             {"model": "xlm_roberta_base", "method": "cuts_8"},
