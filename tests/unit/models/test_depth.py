@@ -178,4 +178,4 @@ def test_masks_that_leave_no_block_are_refused(tiny_model):
 )  # fmt: skip
 def test_where_an_empty_block_is_no_identity_none_can_be_taken_out(config):
     model = PrunableModel(AutoModelForCausalLM.from_config(config))
-    assert {each.kind for each in removable(model)} == {"neurons", "heads", "values"}
+    assert not {each.kind for each in removable(model)} & {"blocks", "sub_blocks"}

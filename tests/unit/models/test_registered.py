@@ -210,7 +210,7 @@ def test_streamed_weights_are_saved_with_the_classes(unequal, tmp_path):
     save_model(Checkpoint(str(tmp_path / "one"), stream=True).load(), Origin("tiny"), tmp_path / "two")
     assert (tmp_path / "two/modeling_prune_lab_llama.py").is_file()
     one, two = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("one", "two"))
-    assert one | {"use_cache": True, "rotations_before": None} == two
+    assert one | {"use_cache": True, "rotations_before": None, "keys_per_block": None} == two
     assert set(two["auto_map"]) == {"AutoConfig", "AutoModelForCausalLM"}
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
