@@ -30,8 +30,8 @@ def engine_notes(done: str, *, auto_class: str | None = None, code: bool = True)
         )
     elif any(kind in done for kind in ("neurons", "heads", "width", "values", "keys")):
         yield (
-            "Whole neurons, heads or values are zero and still stored: an engine gains nothing by that until they are "
-            "taken out, which is what prune_lab's stage `shrink` does."
+            "Whole neurons, heads, values or keys are zero and still stored: an engine gains nothing by that until "
+            "they are taken out, which is what prune_lab's stage `shrink` does."
         )
     if auto_class is not None:
         yield (

@@ -116,17 +116,19 @@ def keys_of(block: Block) -> Keys:
             "can go; use sparsity=values or neurons_values"
         )
     apart = attention.head_dim // 2 if attention.free_keys == "pairs" else attention.head_dim
-    units = [(head, place) for head, places in enumerate(attention.key_places) for place in places if place < apart]
-    number = {unit: index for index, unit in enumerate(units)}
+    every: dict[tuple[int, int], list[int]] = {}  # the places of each unit, by its head and the first of them
+    for head, places in enumerate(attention.key_places):
+        for place in places:
+            every.setdefault((head, place % apart), []).append(place)
+    number = {unit: index for index, unit in enumerate(every)}
     of_rows = [
         torch.tensor([number[head, place % apart] for place in places], dtype=torch.int64, device="cpu")
         for head, places in enumerate(attention.key_places)
     ]
     query = torch.cat([rows.repeat(attention.queries_per_key) for rows in of_rows])
     members = Member(attention.projections[0], 0, query), Member(attention.projections[1], 0, torch.cat(of_rows))
-    head = torch.tensor([head for head, _ in units], dtype=torch.int64, device="cpu")
-    every = tuple(tuple(range(place, attention.head_dim, apart)) for _, place in units)
-    return Keys(f"{block.name}.keys", members, len(units), attention, head, every)
+    of_head = torch.tensor([head for head, _ in every], dtype=torch.int64, device="cpu")
+    return Keys(f"{block.name}.keys", members, len(every), attention, of_head, tuple(map(tuple, every.values())))
 
 
 def _values_in_rows(attention: Attention) -> Tensor:

@@ -1,4 +1,4 @@
-"""Removes masked neurons, heads, values, experts and blocks physically, and measures what that saves."""
+"""Removes masked neurons, heads, values, keys, experts and blocks physically, and measures what that saves."""
 
 import logging
 import statistics
@@ -40,7 +40,7 @@ _TIMED = MetricInfo("", "seconds", ".4f", better="lower", in_summary=True)
 
 @dataclass
 class Shrink(Stage):
-    """Makes the model smaller by the neurons, heads, values, experts and blocks that were pruned.
+    """Makes the model smaller by the neurons, heads, values, keys, experts and blocks that were pruned.
 
     It computes the same, to rounding.
 
@@ -97,12 +97,10 @@ class Shrink(Stage):
         """Shrinks any model."""
 
     def __call__(self, run: RunState) -> dict[str, float]:
-        """Shrinks the run's model in place; does nothing where no neuron, head, value, expert or block was pruned."""
+        """Shrinks the run's model in place; does nothing where no unit was pruned."""
         units = removable(run.model)
         if not any(each.name in run.masks for each in units):
-            logger.info(
-                "shrink: no neuron, no head, no value, no expert and no block was pruned, so nothing can be taken out"
-            )
+            logger.info("shrink: no neuron, head, value, key, expert or block was pruned, so nothing can be taken out")
             return {}
         workload = self._workload.fit(run.model)
         device = run.device if self.device is None else resolve_device(self.device)
