@@ -10,8 +10,9 @@ from pathlib import Path
 from string import Template
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 import prune_lab.models.classes
@@ -155,9 +156,8 @@ def path_of(family: str) -> Path:
 def source_of(family: str) -> str:
     """The text of a family's module."""
     row = FAMILIES[family]
-    auto_class = AutoModelForSequenceClassification if row.encoder else AutoModelForCausalLM
     with torch.device("meta"):
-        model = auto_class.from_config(AutoConfig.for_model(family))
+        model = getattr(transformers, row.auto_class).from_config(AutoConfig.for_model(family))
     down = dict(model.named_modules()).get(f"{row.blocks}.0.{row.down}")  # none in a block with experts
     rows, columns = ("nf", "nx") if isinstance(down, Conv1D) else ("out_features", "in_features")
     config_class, model_class = type(model.config).__name__, type(model).__name__
@@ -167,7 +167,7 @@ def source_of(family: str) -> str:
     mixture, _, fused = (row.experts or "").rpartition(".")
     values = {
         "family": family,
-        "auto_class": auto_class.__name__,
+        "auto_class": row.auto_class,
         "config_class": config_class,
         "model_class": model_class,
         "what": "size" if row.experts else "width",

@@ -7,10 +7,11 @@ from typing import Any
 
 from prune_lab.errors import BadInput
 from prune_lab.export.engines import engine_notes
-from prune_lab.export.metadata import auto_class_of, base_model_of, card_data, repositories_of
+from prune_lab.export.metadata import base_model_of, card_data, repositories_of
 from prune_lab.export.public import public, public_command, public_text
 from prune_lab.export.source import Saved
 from prune_lab.models.config_file import read_config
+from prune_lab.models.families import family_of
 from prune_lab.models.in_memory import IN_MEMORY
 from prune_lab.models.registered import PREFIX
 from prune_lab.report.evaluated import evaluation_text
@@ -51,7 +52,8 @@ def card_text(saved: Saved, card: Card) -> str:
         BadInput: the metadata that were given are no metadata of a card.
     """
     config = read_config(saved.folder)
-    auto_class = auto_class_of(saved) if str(config.get("model_type")).startswith(PREFIX) else None
+    family = str(config.get("model_type"))
+    auto_class = family_of(family).auto_class if family.startswith(PREFIX) else None
     data = card_data(saved, card.name, base_model=card.base_model, license=card.license)
     try:
         head = data.to_yaml()

@@ -92,18 +92,10 @@ def _datasets(record: Mapping[str, Any]) -> set[str]:
     return {source for source in sources if isinstance(source, str) and _REPOSITORY.fullmatch(source)}
 
 
-def auto_class_of(saved: Saved) -> str:
-    """The class of transformers that opens the model."""
-    return "AutoModelForSequenceClassification" if _classifies(saved) else "AutoModelForCausalLM"
-
-
 def _task_of(saved: Saved) -> str:
     """What the model is for, by the hub's name."""
-    return "text-classification" if _classifies(saved) else "text-generation"
-
-
-def _classifies(saved: Saved) -> bool:
-    return family_of(family_name(read_json(saved.folder, "config.json"))).encoder
+    encoder = family_of(family_name(read_json(saved.folder, "config.json"))).encoder
+    return "text-classification" if encoder else "text-generation"
 
 
 def _results(record: Mapping[str, Any], task: str) -> Iterator["EvalResult"]:

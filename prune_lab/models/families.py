@@ -56,6 +56,11 @@ class Family:
         return bool(self.head)
 
     @property
+    def auto_class(self) -> str:
+        """The class of transformers that opens its models."""
+        return "AutoModelForSequenceClassification" if self.encoder else "AutoModelForCausalLM"
+
+    @property
     def attention_module(self) -> str:
         """The path of what holds all projections of the attention."""
         parents = (path.rpartition(".")[0].replace(".", "/") for path in (*self.attention, self.attention_out))
