@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -278,8 +279,18 @@ def configured(composed: Callable[..., DictConfig]) -> Callable[..., RunConfig]:
 def no_stream_is_kept() -> Iterator[None]:
     """absl, which rouge-score loads, holds on to the standard error of a test and closes it in a later one."""
     yield
-    if logging := sys.modules.get("absl.logging"):
-        logging.get_absl_handler().python_handler.stream = sys.__stderr__
+    if absl := sys.modules.get("absl.logging"):
+        absl.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+@pytest.fixture(autouse=True)
+def no_log_file_is_kept() -> Iterator[None]:
+    """A run opens its log for the whole process, and the folder of a test that passed is gone when another logs."""
+    yield
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if type(each) is logging.FileHandler]:  # pytest's own is another
+        root.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 
-from prune_lab.__main__ import main
 from prune_lab.run import finished_runs as reuse
 from tests.end_to_end.conftest import record
 
@@ -145,8 +143,7 @@ def test_an_interrupted_run_goes_on_in_another_folder(command, job, tmp_path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(where, interrupt)
-        with pytest.raises(SystemExit, match="130"):
-            _main(patched, [*job, f"hydra.run.dir={tmp_path}/first"], tmp_path)
+        assert command(*job, f"hydra.run.dir={tmp_path}/first").status == 130
     progress = "blocks/block_0.safetensors" if stage == "prune" else "training/finetune/latest.json"
     assert (tmp_path / "first" / progress).is_file()
     outcome = command(*job, f"hydra.run.dir={tmp_path}/second")
@@ -157,15 +154,6 @@ def test_an_interrupted_run_goes_on_in_another_folder(command, job, tmp_path, mo
     whole, second = (record(tmp_path / name)["metrics"] for name in ("whole", "second"))
     assert second["evaluate/perplexity"] == whole["evaluate/perplexity"]
     assert run(command, *job, folder=tmp_path / "third")
-
-
-def _main(patched: pytest.MonkeyPatch, arguments: list[str], cwd: Path) -> None:
-    patched.chdir(cwd)
-    patched.setattr(sys, "argv", ["prune-lab", *arguments])
-    try:
-        main()
-    finally:
-        GlobalHydra.instance().clear()
 
 
 def test_a_skipped_run_imports_no_torch(job, tmp_path):
