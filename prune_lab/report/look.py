@@ -33,6 +33,25 @@ def legend_beside(figure: Figure, axes: Iterable[Axes]) -> None:
     figure.legend(list(handles.values()), list(handles), fontsize="small", loc="outside right upper")
 
 
+def end_at(axes: Sequence[Axes], limit: float | None, beyond: Sequence[tuple[Axes, float, str]]) -> None:
+    """Ends the vertical axes where they shall end, and marks what lies beyond; nothing changes where nothing does.
+
+    Args:
+        axes: that share their vertical axis.
+        limit: where it ends; ``None``: where the points do.
+        beyond: the points that lie there, each with its horizontal place and colour.
+    """
+    if limit is None or not beyond:
+        return
+    style: dict[str, Any] = {"marker": "^", "fillstyle": "none", "linestyle": "none", "markersize": 7}
+    for axis, x, colour in beyond:
+        axis.plot(x, limit, color=colour, clip_on=False, zorder=4, **style)
+    axes[0].plot([], [], color="grey", label=f"beyond {written(limit)}", **style)
+    low = min(axis.dataLim.y0 for axis in axes)
+    log = axes[0].get_yscale() == "log"
+    axes[0].set_ylim(low * (low / limit) ** 0.05 if log else low - 0.05 * (limit - low), limit)
+
+
 def readable(axis: Axis, scale: str) -> None:
     """Ticks at round numbers that are written out; called when everything is drawn.
 

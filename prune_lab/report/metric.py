@@ -14,6 +14,7 @@ class Metric:
         title: of its table; empty: from the description of the metric.
         form: of its values, ``{:.3f}``; empty: likewise.
         scale: of its axis; empty: likewise where title or form come from there, else ``linear``.
+        limit: where its axis ends in plots; a cell beyond is marked at the edge, so that the others can be told apart.
         error: the metric that is its standard error, which a cell with one run has in brackets.
         better: ``lower`` or ``higher``: the best cells are in bold; empty: from the description. The sparsity that was
             reached has no best.
@@ -24,6 +25,7 @@ class Metric:
     title: str = ""
     form: str = ""
     scale: str = ""
+    limit: float | None = None
     error: str = ""
     better: Better | None = None
     info: MetricInfo | None = None

@@ -64,10 +64,17 @@ def front_of(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def members(points: Sequence[Point]) -> list[Point]:
-    """The front of a model's cells; an ``x`` that is noise counts as the dense model's, which it is not told from."""
+def members(points: Sequence[Point], metric: Metric) -> list[Point]:
+    """The front of a model's cells; an ``x`` that is noise counts as the dense model's, which it is not told from.
+
+    Args:
+        points: all of them.
+        metric: ``y``, which is better when lower unless it says otherwise.
+    """
     dense = next((point.x for point in points if point.column == "dense"), 0.0)
-    return [points[index] for index in front_of([(dense if point.noise else point.x, point.y) for point in points])]
+    sign = -1 if metric.better == "higher" else 1
+    found = front_of([(dense if point.noise else point.x, sign * point.y) for point in points])
+    return [points[index] for index in found]
 
 
 def points_of(spec: TableSpec, front: Front, subject: Subject) -> list[Point]:
@@ -95,7 +102,7 @@ def front_grid(spec: TableSpec, front: Front, metric: Metric, records: Records) 
     """The front of each model, by the first metric."""
     rows = []
     for subject in subjects_of(spec, front, records):
-        for point in members(points_of(spec, front, subject)):
+        for point in members(points_of(spec, front, subject), metric):
             spread = f" ± {metric.form.format(point.spread)}" if point.spread else ""
             x_spread = f" ± {front.form.format(point.x_spread)}" if point.x_spread else ""
             x = front.form.format(point.x) + x_spread + (" (noise)" if point.noise else "")

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prune_lab.report.look import legend_beside, readable, style_of
+from prune_lab.report.look import end_at, legend_beside, readable, style_of
 from prune_lab.report.metric import Metric, key_of
 from prune_lab.report.places import Places, places_of
 from prune_lab.report.records import Records, dense_values, evaluation_key, spread_of, values
@@ -31,14 +31,17 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
     width = max(2.8, 0.62 * len(spec.columns) + 0.06 * len(series))
     figure = Figure(figsize=(width * len(panels) + 2.2, 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    beyond: list[tuple[Axes, float, str]] = []
     for axis, panel in zip(axes, panels, strict=True):
         own = [row for row in rows if spec.panel(row) == panel]
         _draw_dense(axis, spec, metric, records, own[0])
         for row in own:
-            _draw_series(axis, spec, metric, records, row, places, series)
+            for x, colour in _draw_series(axis, spec, metric, records, row, places, series):
+                beyond.append((axis, x, colour))
         axis.set(title=", ".join(panel), yscale=metric.scale or "linear", xlim=places.limits)
         _label_columns(axis, places, width)
         axis.grid(alpha=0.3)
+    end_at(axes, metric.limit, beyond)
     readable(axes[0].yaxis, metric.scale)
     axes[0].set_ylabel(metric.title)
     legend_beside(figure, axes)
@@ -58,18 +61,25 @@ def _draw_series(
     row: tuple[str, ...],
     places: Places,
     series: Sequence[str],
-) -> None:
-    """Means with their spread; a line joins levels of one pattern that were evaluated alike, and nothing else."""
+) -> list[tuple[float, str]]:
+    """Means with their spread; a line joins levels of one pattern that were evaluated alike, and nothing else.
+
+    Returns:
+        Places and colours of what lies beyond the metric's limit.
+    """
     label, key = _label(spec, row), key_of(metric.name)
     number = series.index(label)
     style = style_of(number)
     joined: list[tuple[float, float, frozenset[str]]] = []
+    beyond = []
     for column in sorted(places.all, key=places.all.__getitem__):
         found = values(records, row, column, metric.name)
         if not found:
             continue
         x, mean = places.dodged(column, number, len(series)), statistics.fmean(found)
         spread = spread_of(found) or None
+        if metric.limit is not None and mean > metric.limit:
+            beyond.append((x, style["color"]))
         point = {key: style[key] for key in ("color", "marker")}
         axis.errorbar(x, mean, yerr=spread, linestyle="none", markersize=5, capsize=2.5, **point)
         if column in places.levels:
@@ -80,6 +90,7 @@ def _draw_series(
             axis.plot([x, next_x], [y, next_y], color=style["color"], linestyle=style["linestyle"], linewidth=1.3)
     lines = style if len(places.levels) > 1 else style | {"linestyle": "none"}
     axis.plot([], [], markersize=5, label=label, **lines)
+    return beyond
 
 
 def _draw_dense(axis: Axes, spec: TableSpec, metric: Metric, records: Records, row: tuple[str, ...]) -> None:

@@ -67,7 +67,7 @@ class MoreSeeds:
 
 @dataclass(frozen=True)
 class Front:
-    """Two metrics, both better when lower, of which a plot and a table show what no other run beats in both."""
+    """Two metrics, of which a plot and a table show what no other run beats in both: ``x`` is better when lower."""
 
     x: str
     y: str

@@ -52,6 +52,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
             "PYTHONPATH": os.pathsep.join({str(path): None, str(ROOT): None}),
             "PRUNE_LAB_CACHE": str(tmp_path / cache),
             "OMP_NUM_THREADS": "1",
+            "RAY_worker_niceness": "0",  # Ray's 15 makes jobs wait for all other tests, five times as long
             "COLUMNS": "120",
         }
         command = [sys.executable, "-m", "prune_lab", *arguments]

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from prune_lab.report import plot, plot_front
 from prune_lab.report.look import COLOURS, label_points, readable, style_of, written
+from prune_lab.report.metric import Metric
 from prune_lab.report.pareto import Point, members
 from prune_lab.report.places import places_of
 from prune_lab.report.read_spec import read_table
@@ -39,6 +40,7 @@ def drawn(tmp_path, monkeypatch):
         for cell in spec.cells():
             metrics = {"dense/perplexity": 10.0, "evaluate/perplexity": 20.0 + cell.seed}
             metrics |= {"dense/prefill_seconds": 1.0 + cell.seed, "evaluate/prefill_seconds": 0.9 + cell.seed}
+            metrics |= {"shrink/parameters": 5.0}
             data = {"evaluation": {"source": "stdlib", "windows": windows(cell), "seqlen": 8}}
             protocol = {"data": data, "model": {"dtype": "float32"}, "device": device(cell), "packages": {}}
             records.append((cell, {"metrics": metrics, "protocol": protocol}))
@@ -149,10 +151,30 @@ def test_a_front_is_of_runs_that_were_evaluated_alike(drawn):
     assert [axis.get_title() for axis in figure.axes] == ["a, stdlib, 3 x 8 (1)", "a, stdlib, 4 x 8 (2)"]
 
 
+def test_what_lies_beyond_the_limit_is_marked_at_the_edge(drawn):
+    limited = YAML.replace("scale: log}", "scale: log, limit: 15}")  # all cells have 20 or 21, the dense model 10
+    for front in (False, True):
+        cells = len(drawn(front=front).axes[0].lines)
+        axis = drawn(limited, front=front).axes[0]
+        marks = [line for line in axis.lines if line.get_marker() == "^" and set(line.get_ydata()) == {15}]
+        assert axis.get_ylim()[1] == 15 and axis.get_ylim()[0] < 10
+        assert len(marks) + 1 == len(axis.lines) - cells  # and one in the legend
+        assert "beyond 15" in axis.get_legend_handles_labels()[1]
+        as_before = drawn(limited.replace("15", "30"), front=front).axes[0]
+        assert len(as_before.lines) == cells and as_before.get_ylim()[1] < 30
+
+
+def test_a_front_without_the_dense_model_names_none(drawn):
+    assert "dense" in drawn(front=True).axes[0].get_legend_handles_labels()[1]
+    other = YAML.replace("fronts: [{x: prefill_seconds", "fronts: [{x: shrink/parameters")
+    assert "dense" not in drawn(other, front=True).axes[0].get_legend_handles_labels()[1]
+
+
 def test_noise_counts_as_the_dense_models_speed():
     dense = Point(("a",), "dense", x=1.0, y=10.0)
     lucky = Point(("a",), "50 %", x=0.9, y=20.0, x_spread=0.2, noise=True)
     faster = Point(("a",), "70 %", x=0.5, y=30.0)
     better = Point(("a",), "30 %", x=1.1, y=9.0, noise=True)
-    assert members([dense, lucky, faster]) == [faster, dense]
-    assert members([dense, lucky, faster, better]) == [faster, better]
+    perplexity = Metric("perplexity", "Perplexity")
+    assert members([dense, lucky, faster], perplexity) == [faster, dense]
+    assert members([dense, lucky, faster, better], perplexity) == [faster, better]

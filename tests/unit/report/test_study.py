@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from prune_lab.errors import BadInput
 from prune_lab.report.compare import Findings
-from prune_lab.report.pareto import front_of
+from prune_lab.report.metric import Metric
+from prune_lab.report.pareto import Point, front_of, members
 from prune_lab.report.read_spec import read_table
 from prune_lab.report.render import write_report
 
@@ -108,3 +109,10 @@ def test_the_front_is_what_nothing_beats(found):
         beaten = any(other[0] <= point[0] and other[1] <= point[1] and other != point for other in found)
         assert (point in [found[each] for each in front]) is not beaten, index
     assert all(found[a][0] < found[b][0] and found[a][1] > found[b][1] for a, b in itertools.pairwise(front))
+
+
+def test_of_a_metric_that_is_better_when_higher_the_front_rises():
+    points = [Point(("a",), f"{x} %", x, y) for x, y in [(1, 0.3), (2, 0.5), (3, 0.4), (4, 0.6)]]
+    rising = members(points, Metric("accuracy", "Accuracy", better="higher"))
+    assert [point.x for point in rising] == [1, 2, 4]
+    assert [point.x for point in members(points, Metric("perplexity", "Perplexity"))] == [1]
