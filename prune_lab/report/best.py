@@ -64,4 +64,5 @@ def _measured(metric: Metric, records: Records, row: tuple[str, ...], column: st
 
 
 def _is_amount(added: tuple[str, ...]) -> bool:
-    return any(override.startswith("sparsity") for override in added)
+    """Whether a row prunes more or less than others; methods of units have ``width`` without being asked for it."""
+    return any(override.startswith("sparsity") and override != "sparsity=width" for override in added)

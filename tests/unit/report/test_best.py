@@ -1,5 +1,7 @@
 """What tables mark: the best cells, and speeds that are not told from the dense model's."""
 
+from dataclasses import replace
+
 import pytest
 
 from prune_lab.report.best import best_cells, is_noise
@@ -66,6 +68,14 @@ def test_rows_that_prune_less_are_no_rivals(made):
     spec, records = made("perplexity", {"wanda": [20.0, 20.0], "ria": [22.0, 22.0], "magnitude": [24.0, 24.0]})
     best = {row[1:] for row, _ in best_cells(spec, spec.metrics[0], records)}
     assert best == {("wanda", "all"), ("wanda", "half")}
+
+
+@pytest.mark.parametrize(("group", "best"), [("width", {"wanda"}), ("nm_2of4", set())])
+def test_units_that_others_have_by_default_are_no_other_amount(made, group, best):
+    spec, records = made("perplexity", {"wanda": [20.0, 20.0], "ria": [22.0, 22.0], "magnitude": [24.0, 24.0]})
+    methods = {**spec.rows["method"], "ria": (f"sparsity={group}",)}
+    asked = replace(spec, rows={**spec.rows, "method": methods})
+    assert {row[1] for row, _ in best_cells(asked, asked.metrics[0], records)} == best
 
 
 def test_higher_is_better_where_the_metric_says_so_and_one_run_has_its_standard_error(made):
