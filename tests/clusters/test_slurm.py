@@ -18,7 +18,7 @@ JOB = (
     "method=sparsegpt", "data.samples=1", "finetune=full", "training.batch_size=1", "training.save_every=25",
     "stages=[prune,finetune,evaluate,save]",
 )  # fmt: skip
-SHORT, LONG = 100, 4000  # steps. Slurm leaves a job five seconds to end in; a long one needs more.
+SHORT, LONG = 100, 2500  # steps. Slurm leaves a job five seconds to end in; a long one needs more.
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1")
 
 

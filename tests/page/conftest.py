@@ -220,3 +220,35 @@ def quiet(browser):
 
 def click(page, selector):
     page.run(f"document.querySelector({json.dumps(selector)}).click()")
+
+
+def column(page, name):
+    """The texts of a column, from above."""
+    script = "[...document.querySelectorAll('#table tbody td[data-label=\"NAME\"]')].map((cell) => cell.textContent)"
+    return page.run(script.replace("NAME", name))
+
+
+def choose(page, selector, label):
+    """Picks an option by its text."""
+    script = """(([selector, label]) => {
+      const select = document.querySelector(selector);
+      select.value = [...select.options].find((option) => option.textContent === label).value;
+      select.dispatchEvent(new Event("change"));
+    })"""
+    page.run(f"{script}({json.dumps([selector, label])})")
+
+
+def dots(page):
+    """How many points the first plot has."""
+    script = """[...document.querySelector("#scatters svg").querySelectorAll(".dots")]
+      .map((path) => path.getAttribute("d").split("M").length - 1)"""
+    return sum(page.run(script))
+
+
+def evaluated(number, windows, **metrics):
+    """A run whose perplexity is of so many windows."""
+    text = {"source": "stdlib", "windows": windows, "seqlen": 512}
+    protocol = {"data": {"evaluation": text}, "evaluate": {"perplexity": {"text": text}}}
+    attributes = run_of(number).attributes | {"evaluation": f"stdlib, {windows} x 512"}
+    found = {f"{name.replace('__', '/')}": value for name, value in metrics.items()}
+    return run_of(number, protocol=protocol, attributes=attributes, metrics=run_of(number).metrics | found)

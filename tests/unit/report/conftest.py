@@ -1,5 +1,6 @@
 """A toy table: two methods, two settings, two seeds, of which some runs are missing."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,3 +45,21 @@ def toy_findings(tmp_path: Path) -> Callable[[Callable[[Cell], dict[str, Any]], 
         return Findings(described_by(spec, records), records, failures, read_published(tmp_path / "toy.csv"))
 
     return make
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_run(name, record, **files):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        text = record if isinstance(record, str) else json.dumps(record)
+        (folder / "record.json").write_text(text, encoding="utf-8")
+        for file, content in files.items():
+            (folder / f"{file}.csv").write_text(content)
+        return folder
+
+    return write_run
+
+
+def finished(**metrics):
+    return {"status": "finished", "config": {}, "protocol": {}, "metrics": metrics}

@@ -1,6 +1,7 @@
+"""Methods that prune while they train: counts, patterns, scores, resumption and what is told."""
+
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +13,12 @@ from prune_lab.data.samples import Samples
 from prune_lab.errors import BadInput, RunFailed
 from prune_lab.models.model_units import all_heads, all_neurons, single_weights_of
 from prune_lab.models.units import Units
-from prune_lab.pruning.calibration.calibration import Calibration
-from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.finetune import tune
 from prune_lab.pruning.live_mask import LiveMasks, UnitMask
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.gradual_magnitude import GradualMagnitude
 from prune_lab.pruning.methods.gradual_random import GradualRandom
-from prune_lab.pruning.methods.gum import GUM, SimilarityMask, similarity
+from prune_lab.pruning.methods.gum import GUM
 from prune_lab.pruning.methods.hard_concrete import GateMask, HardConcrete
 from prune_lab.pruning.methods.movement import Movement
 from prune_lab.pruning.methods.soft_movement import SoftMovement
@@ -31,6 +30,7 @@ from prune_lab.run.conf_folder import conf_folder
 from prune_lab.training.losses import Distillation
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
+from tests.unit.pruning.methods.trained import mask_of, train
 
 YAMLS = [
     path.stem
@@ -39,30 +39,6 @@ YAMLS = [
     and "neurons" in kind.patterns
 ]
 CPU = torch.device("cpu")
-
-
-def train(model, method, tokens, **settings):
-    return train_on(model, method, Samples(tokens), **settings)
-
-
-def train_on(
-    model,
-    method,
-    samples,
-    *,
-    pattern="neurons",
-    level=0.5,
-    layers=None,
-    steps=20,
-    folder: Path | None = None,
-    **settings,
-):
-    training = Training(**{"steps": steps, "batch_size": 4, "lr": 1e-3, **settings})
-    target = Target(pattern, level, layers)
-    calibration = Calibration(samples.tokens)
-    context = PruningContext(model, target, calibration, training=training, samples=lambda: samples, folder=folder)
-    result = method.prune(context)
-    return result.masks, result.progress
 
 
 def test_the_methods_of_the_study_are_there():
@@ -303,54 +279,6 @@ def test_a_teacher_may_come_from_a_folder_and_must_fit(tiny_model, model_folder,
             check_teacher(tiny_model("opt"), training)
     with pytest.raises(BadInput, match=r"Distillation\.teacher=/nowhere: there is no such folder"):
         check_teacher(tiny_model("opt"), Training(distill=Distillation(teacher="/nowhere")))
-
-
-def mask_of(count: int, keep: list[bool] | None = None) -> SimilarityMask:
-    mask = SimilarityMask(Units("units", (), count), torch.zeros(count))
-    if keep:
-        mask.set(torch.tensor(keep))
-    return mask
-
-
-def test_similarity_by_hand():
-    """Neurons 0 and 1 are opposite, 2 is orthogonal to both, 3 is masked."""
-    h = torch.tensor([[1.0, -2.0, 0.0, 1.0], [0.0, 0.0, 3.0, 1.0]])
-    found = similarity(h.T @ h, mask_of(4, [True, True, True, False]))
-    assert found.tolist()[:3] == pytest.approx([0.5, 0.5, 0.0], abs=1e-5)
-    assert found[3] == pytest.approx(3 * 0.5**0.5 / 3, abs=1e-5)
-
-
-def test_padding_does_not_enter_the_similarities(tiny_model, random_tokens):
-    """The same samples, padded with something else."""
-    found, lengths = [], torch.tensor([16, 9, 12, 2])
-    for seed in (1, 2):
-        tokens = torch.where(torch.arange(16) < lengths[:, None], random_tokens(4, 16), random_tokens(4, 16, seed))
-        method, kept = GUM(), {}
-        method.finish = lambda live, final, kept=kept: kept.update({mask.key: mask.running for mask in live})
-        train_on(tiny_model("opt"), method, Samples(tokens, lengths), steps=1)
-        found.append(kept)
-    for name, gram in found[0].items():
-        torch.testing.assert_close(gram, found[1][name])
-
-
-def test_the_average_forgets_the_past_by_its_momentum_or_inverted():
-    for inverted, expected in ((False, 0.8 * (0.2 * 1) + 0.2 * 9), (True, 0.2 * (0.8 * 1) + 0.8 * 9)):
-        method, mask = GUM(momentum=0.8, inverted=inverted), mask_of(1)
-        for square in (1.0, 9.0):
-            mask.batch = torch.tensor([[square]])
-            method.after_backward([mask], 0.0)
-        assert float(mask.running) == pytest.approx(expected)
-
-
-def test_the_penalty_decays_and_weighs_similar_neurons_more():
-    method, mask = GUM(weight=2.0, uniqueness=3.0), mask_of(2)
-    mask.similarity = torch.tensor([0.5, 0.0])
-    for sparsity, decay in ((0.0, 2.0 / 0.25), (0.75, 2.0)):
-        penalty = method.penalty([mask], sparsity, 0.75)
-        assert float(penalty.detach()) == pytest.approx(decay * (0.5 * 2.5 + 0.5) / 2)
-        mask.scores.grad = None
-        penalty.backward()
-        assert mask.scores.grad.tolist() == pytest.approx([decay / 2 * 0.25 * 2.5, decay / 2 * 0.25])
 
 
 def test_a_global_cut_never_empties_a_layer_unless_told_to_fail():
