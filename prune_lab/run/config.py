@@ -176,9 +176,16 @@ def _problems(plain: Mapping[str, Any]) -> list[str]:
             "null to cache nothing"
         )
     try:
-        objectives_of(plain.get("objective"))
+        objectives = objectives_of(plain.get("objective"))
     except BadInput as error:
-        problems.append(str(error))
+        return [*problems, str(error)]
+    known = {*_names("stages"), *(stages if isinstance(stages, dict) else ())}
+    problems += [
+        f"objective={name} is not allowed; metrics are called STAGE/NAME, such as evaluate/perplexity, where STAGE is "
+        f"one of {', '.join(sorted(known))}"
+        for name in objectives
+        if name.partition("/")[0] not in known or not name.partition("/")[2]
+    ]
     return problems
 
 
@@ -193,7 +200,11 @@ def _needs_choice(name: str) -> bool:
 
 
 def _choices(group: str) -> str:
-    return ", ".join(sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")))
+    return ", ".join(_names(group))
+
+
+def _names(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
 def _place(stages: Mapping[str, Any], name: str) -> int:

@@ -117,7 +117,7 @@ def test_an_experiment_file_may_hold_a_search_for_two_objectives(command, local_
         (["seed=1"], "nothing to search"),
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 is not allowed"),
         (["hydra.sweeper.direction=up", "seed=1,2"], "hydra.sweeper.direction=up does not fit"),
-        (["objective=[a,b]", "hydra.sweeper.stop_early=median", "seed=1,2"], "cannot be stopped early"),
+        (["objective=[evaluate/a,prune/b]", "hydra.sweeper.stop_early=median", "seed=1,2"], "cannot be stopped early"),
         (["seed=glob(*)"], "glob cannot be searched"),
         (["hydra.sweeper.storage=nosuchbase://x/y", "seed=1,2"], "cannot be opened"),
     ],

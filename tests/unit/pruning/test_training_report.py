@@ -88,8 +88,11 @@ def test_reporting_changes_neither_numbers_nor_key(configured, local_overrides, 
     assert one["metrics"]["evaluate/perplexity"] == two["metrics"]["evaluate/perplexity"]
 
 
-@pytest.mark.parametrize("objective", ["[]", "[a,a]", "3", "null", "[a,2]"])
-def test_an_objective_is_a_name_or_different_names(configured, objective):
+@pytest.mark.parametrize(
+    "objective",
+    ["[]", "[a,a]", "3", "null", "[a,2]", "perplexity", "evalute/perplexity", "[prune/sparsity,prune/]"],
+)
+def test_an_objective_is_a_metric_of_a_stage_or_several(configured, objective):
     with pytest.raises(BadInput, match=r"objective=.* is not allowed"):
         configured(f"objective={objective}")
     configured("objective=[evaluate/perplexity,prune/seconds]")

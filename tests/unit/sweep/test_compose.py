@@ -20,7 +20,7 @@ SWEEPS = [
     ["sparsity.level=0.3", "method=wanda", "seed=2"],
     ["seed=1", "method=magnitude", "+more=1", "seed=2"],
     ["method=gum", "~sparsity.level"],
-    ["finetune=lora", "training.steps=7", "stages=[dense,prune]", "objective=[a,b]"],
+    ["finetune=lora", "training.steps=7", "stages=[dense,prune]", "objective=[evaluate/a,prune/b]"],
     ["sparsity=nm_2of4", "layers=null", "++seed=5"],
     ["allocation={_target_:x}", "seed=${oc.env:HOME}"],
     ["experiment=gum_stdlib", "data.samples=3", "model=reference"],
