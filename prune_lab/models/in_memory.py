@@ -1,5 +1,6 @@
 """A model that is in memory already, in the place of a checkpoint."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -68,11 +69,18 @@ class InMemory:
             labels: of an encoder's task.
 
         Raises:
-            BadInput: the family is not covered, or an encoder's head is none for the labels.
+            BadInput: the family is not covered, an encoder's head is none for the labels, or the linear layers of the
+                blocks are of several types.
         """
         fit_head(self.hf.config, self.hf.state_dict(), labels, str(self.name))
         model = PrunableModel(self.hf, tokenizer, str(self.name))
-        _ = model.blocks  # a model that the family table does not cover stops here
+        types = Counter(str(linear.weight.dtype) for block in model.blocks for linear in block.linears)
+        if len(types) > 1:
+            found = ", ".join(f"{count} of {dtype}" for dtype, count in types.most_common())
+            raise BadInput(
+                f"{self.name}: the linear layers of its blocks are of several types ({found}), and what one gives the "
+                f"other cannot multiply; bring them to one, such as model.to({types.most_common(1)[0][0]})"
+            )
         return model
 
     @contextmanager

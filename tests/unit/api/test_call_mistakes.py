@@ -70,6 +70,15 @@ def test_what_is_no_model_is_refused(tmp_path, tiny_model):
         prune_lab.prune(hf, data=torch.zeros(2, 8, dtype=torch.int64))
 
 
+def test_a_model_of_two_types_is_refused(tiny_model, tokens):
+    hf = tiny_model("llama").hf
+    hf.model.layers[1].to(torch.bfloat16)
+    said = r"several types \(14 of torch.float32, 7 of torch.bfloat16\).*such as model.to\(torch.float32\)"
+    with pytest.raises(BadInput, match=said):
+        prune_lab.prune(hf, data=tokens)
+    prune_lab.prune(hf.to(torch.float32), data=tokens, method="magnitude", stages=["prune"])
+
+
 def test_what_measures_nothing_else_and_changes_nothing(tiny_model, tokens):
     for odd in ({"method": "wanda"}, {"sparsity": 0.5}, {"sparsity__level": 0.5}, {"finetune": "lora"}):
         with pytest.raises(BadInput, match=f"{next(iter(odd))} is nothing for evaluate, which measures a model as it"):
