@@ -27,7 +27,7 @@ class Macs:
         dense: of every stored weight, as dense kernels execute them.
         nonzero: of weights that are not zero, and of heads that reach the output: what an ideal sparse kernel needs.
         by_part: ``dense`` of the ``blocks``' matrices (of experts, those that tokens went to), of ``other`` layers (the
-            output layer), and of the products of ``attention``: queries with keys, and attention weights with values.
+            output layer, and matrices that rotate the residual stream), and of the products of ``attention``: queries with keys, and attention weights with values.
     """
 
     dense: int
@@ -42,7 +42,7 @@ def count_macs(model: PrunableModel, prompt: Tensor) -> dict[str, Macs]:
     Layers are counted by the rows they were given, so a model that was made smaller is counted as it is. Attention is
     counted as if every query met every key it is given, the masked ones too, as eager attention and PyTorch's own
     counter have it; in decoding a sliding window bounds the keys, as it bounds the cache. Lookups, biases, norms,
-    activations, softmax and rotations are not counted.
+    activations, softmax and the rotation of positions are not counted.
 
     Args:
         model: on the device of ``prompt``.

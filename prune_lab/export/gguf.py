@@ -19,6 +19,7 @@ from prune_lab.models.gguf import GgufFile
 from prune_lab.models.gguf_header import ARCHITECTURES
 from prune_lab.models.registered import PREFIX
 from prune_lab.models.rotations import ROTATIONS
+from prune_lab.models.shrink import EXPERTS, HEADS, KEYS, QUERY_HEADS, VALUES, WIDTHS
 from prune_lab.models.weight_files import find_weights
 from prune_lab.utils.paths import local_path
 
@@ -60,11 +61,23 @@ def check_convertible(folder: Path) -> None:
             "--gguf: matrices rotate the residual stream between the blocks of this model (rotations_before), which a "
             "GGUF file cannot say; leave --gguf out, or rotate with method.matrices=folded"
         )
-    if str(raw.get("model_type")).startswith(PREFIX):
+    if not str(raw.get("model_type")).startswith(PREFIX):
+        return
+    if raw.get(VALUES) or raw.get(KEYS):
         raise BadInput(
-            "--gguf: the blocks of this model have sizes that its family's configuration, and so a GGUF file, cannot "
-            "say; leave --gguf out, or prune every block alike before shrinking (method.scope=layer)"
+            "--gguf: heads of this model have lost values, or rows of queries and keys, which a GGUF file cannot say; "
+            "leave --gguf out, or prune neurons and whole heads (sparsity=width)"
         )
+    sizes = [raw[name] for name in (WIDTHS, HEADS, QUERY_HEADS, EXPERTS) if raw.get(name)]
+    if sizes and all(len(set(each)) == 1 for each in sizes):
+        raise BadInput(
+            "--gguf: this model has fewer heads, which its family's configuration, and so a GGUF file, cannot say; "
+            "leave --gguf out, or prune neurons alone (sparsity=neurons)"
+        )
+    raise BadInput(
+        "--gguf: the blocks of this model have sizes that its family's configuration, and so a GGUF file, cannot "
+        "say; leave --gguf out, or prune every block alike before shrinking (method.scope=layer)"
+    )
 
 
 def write_gguf(converter: list[str], folder: Path, file: Path, written: Written) -> str:

@@ -116,6 +116,11 @@ class PrunableModel:
         return family_of(self.hf.config.model_type).encoder
 
     @property
+    def has_narrow_heads(self) -> bool:
+        """Whether heads have lost values, or rows of queries and keys."""
+        return any(block.attention.is_narrow for block in self.blocks)
+
+    @property
     def head(self) -> list[nn.Module]:
         """What makes classes of an encoder's hidden states; nothing of a causal language model."""
         return [self.hf.get_submodule(path) for path in family_of(self.hf.config.model_type).head]

@@ -202,8 +202,9 @@ def all_values(model: PrunableModel) -> list[Values]:
 
 
 def all_keys(model: PrunableModel) -> list[Keys]:
-    """Those of every block in which some can go, in order."""
-    return [keys_of(block) for block in model.blocks if block.attention.free_keys is not None]
+    """Those of every block in which some can go, in order; a block may have lost all of them."""
+    found = (keys_of(block) for block in model.blocks if block.attention.free_keys is not None)
+    return [keys for keys in found if keys.count]
 
 
 def removable(model: PrunableModel) -> Sequence[Units]:

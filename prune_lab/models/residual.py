@@ -59,7 +59,7 @@ def why_stream_stays(model: PrunableModel) -> str | None:
         return "normalises the residual stream itself in every block (do_layer_norm_before=false)"
     if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
         return "projects its embeddings to the width of the residual stream (word_embed_proj_dim)"
-    if any(block.attention.is_narrow for block in model.blocks):
+    if model.has_narrow_heads:
         return "has heads that have lost values, or rows of queries and keys"
     if getattr(config, ROTATIONS, None):
         return "has matrices that rotate it between the blocks already (rotations_before)"

@@ -8,10 +8,10 @@ from prune_lab.models.model import PrunableModel
 
 
 def is_tied(model: PrunableModel) -> bool:
-    """Whether the head's matrix is that of the embedding."""
-    head: nn.Module = model.hf.get_output_embeddings()
+    """Whether the head's matrix is that of the embedding; an encoder that classifies has no such head."""
+    head: nn.Module | None = model.hf.get_output_embeddings()
     embedding: nn.Module = model.hf.get_input_embeddings()
-    return head.weight is embedding.weight
+    return head is not None and head.weight is embedding.weight
 
 
 def untie(model: PrunableModel) -> int:
@@ -40,7 +40,9 @@ def match_head(model: PrunableModel, names: Collection[str]) -> None:
         model: changed in place.
         names: of the saved tensors.
     """
-    shared = {id(model.hf.get_input_embeddings().weight), id(model.hf.get_output_embeddings().weight)}
-    every = {name for name, each in model.hf.named_parameters(remove_duplicate=False) if id(each) in shared}
+    if not is_tied(model):
+        return
+    shared = model.hf.get_input_embeddings().weight
+    every = {name for name, each in model.hf.named_parameters(remove_duplicate=False) if each is shared}
     if every <= set(names):
         untie(model)

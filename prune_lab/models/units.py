@@ -53,7 +53,7 @@ class Units:
     @property
     def parameters_each(self) -> int:
         """How many weights and biases the model has fewer without one of them."""
-        return sum(member.size for member in self.members) // self.count
+        return sum(member.size for member in self.members) // max(self.count, 1)  # a block may have lost all its keys
 
     def norm(self, order: float, weight: Callable[[PrunableLinear], Tensor] = attrgetter("weight")) -> Tensor:
         """The norm of all weights of each unit, of `shape`, float32.

@@ -30,5 +30,8 @@ UNITS_OF: Mapping[str, Sequence[Callable[[Block], Units]]] = {
 IN_PARAMETERS = ("width", "neurons_query_heads", "neurons_values", "neurons_values_keys")
 """Those with units of several sizes, whose level is a share of parameters."""
 
+INSIDE_HEADS = ("values", "neurons_values", "keys", "neurons_values_keys")
+"""Those that take rows of single heads."""
+
 TIMED = ("neurons", "heads", "width")
 """Those that latency tables know."""

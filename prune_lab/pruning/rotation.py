@@ -9,7 +9,7 @@ own, that of a block is found after that of the one before, and all are kept in 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -151,16 +151,21 @@ class Search:
         together = [[number] for number in every] if self._per_block else [list(every)]
 
         def descend(numbers: Sequence[int]) -> Iterator[int]:
-            stream = streams[numbers[0]] if streams else None  # the only one, or that of the only block
-            values = [of_values[number] for number in numbers]
+            own = streams[numbers[0]] if streams else None  # the only one, or that of the only block
+            stream = None if own is None else own.to(self._device, copy=True).requires_grad_()
+            values = [of_values[number].to(self._device, copy=True).requires_grad_() for number in numbers]
             search = self._concentration(numbers, generator, per_step)
-            matrices = [*([] if stream is None else [stream]), *values]
-            optimizer = torch.optim.Adam([matrix.requires_grad_() for matrix in matrices], lr=lr)
+            optimizer = torch.optim.Adam([*([] if stream is None else [stream]), *values], lr=lr)
             for step in range(steps):
                 optimizer.zero_grad()
                 search.step(stream, values)
                 optimizer.step()
                 yield step
+            with torch.no_grad():
+                if own is not None and stream is not None:
+                    own.copy_(stream)
+                for number, value in zip(numbers, values, strict=True):
+                    of_values[number].copy_(value)
 
         for _ in track(chain.from_iterable(map(descend, together)), steps * len(together), "rotations"):
             pass
@@ -168,31 +173,33 @@ class Search:
 
     def _found(self, free: Sequence[Tensor], of_values: Sequence[Tensor], steps: int | None) -> Found:
         """The rotations that free matrices stand for, and the entropy without and with them."""
-        streams = [self._stream(each.detach().double()) for each in free]
-        values = [orthogonal(each.detach().double()) for each in of_values]
+        streams = [self._stream(each.to(self._device, torch.float64)).cpu().contiguous() for each in free]
+        values = [orthogonal(each.to(self._device, torch.float64)).cpu().contiguous() for each in of_values]
         start = Found.identity(self._context, residual=self._residual, per_block=self._per_block)
         before, after = self._entropy(start.streams, list(start.values.values())), self._entropy(streams, values)
         notes: dict[str, Any] = {"entropy_before": round(before, 6), "entropy_after": round(after, 6)}
-        by_block = {block.index: each.cpu().contiguous() for block, each in zip(self._blocks, values, strict=True)}
-        found = [each.cpu().contiguous() for each in streams]
-        return Found(found, by_block, notes | ({"steps": steps} if steps else {}))
+        by_block = {block.index: each for block, each in zip(self._blocks, values, strict=True)}
+        return Found(streams, by_block, notes | ({"steps": steps} if steps else {}))
 
     def _entropy(self, streams: Sequence[Tensor], values: Sequence[Tensor]) -> float:
         """The mean over all groups of all blocks, in nats."""
         count = len(self._blocks)
-        each = [self._single(stream) for stream in streams] or [None]
+        each = map(self._single, streams) if len(streams) == count else repeat(self._single([*streams, None][0]), count)
         search = self._concentration(range(count), torch.Generator(), None)
-        return search.entropy(each * (count if len(each) == 1 else 1), [self._single(value) for value in values])
+        return search.entropy(each, map(self._single, values))
 
     def _single(self, matrix: Tensor | None) -> Any:
         return None if matrix is None else matrix.to(self._device, torch.float32)
 
     def _free(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
-        """Identities to start from: for the residual stream, without its mean where norms take it off; and values."""
+        """Identities to start from, on the host: for the residual stream, and for values.
+
+        Where norms take the mean off, that of the residual stream is without it.
+        """
         width = int(self._context.model.hf.config.hidden_size) - int(self._mean_free)
         count = (len(self._blocks) if self._per_block else 1) if self._residual else 0
-        streams = [torch.eye(width, dtype=dtype, device=self._device) for _ in range(count)]
-        return streams, [_identities(block).to(self._device, dtype) for block in self._blocks]
+        streams = [torch.eye(width, dtype=dtype, device="cpu") for _ in range(count)]
+        return streams, [_identities(block).to(dtype) for block in self._blocks]
 
     def _stream(self, free: Tensor) -> Tensor:
         return keeping_mean(orthogonal(free)) if self._mean_free else orthogonal(free)

@@ -151,14 +151,14 @@ class Target:
         """The neurons, heads, values or experts of a block that may go, in the order of a forward pass.
 
         Raises:
-            BadInput: it has none; of experts and query heads it may have none.
+            BadInput: it has none; of experts, query heads and keys it may have none.
         """
         if self.kind == "experts" and moe_of(block) is None:
             return []
         found = UNITS_OF[self.kind]
         if not block.attention.shares_keys and not block.attention.joint_norm:
             found = [of_block for of_block in found if of_block is not query_heads_of]
-        return [of_block(block) for of_block in found]
+        return [units for units in (of_block(block) for of_block in found) if units.count]
 
     def span(self, units: Units) -> slice:
         """Which of the units lie in the range of layers."""

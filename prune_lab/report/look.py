@@ -47,8 +47,8 @@ def end_at(axes: Sequence[Axes], limit: float | None, beyond: Sequence[tuple[Axe
     for axis, x, colour in beyond:
         axis.plot(x, limit, color=colour, clip_on=False, zorder=4, **style)
     axes[0].plot([], [], color="grey", label=f"beyond {written(limit)}", **style)
-    low = min(axis.dataLim.y0 for axis in axes)
     log = axes[0].get_yscale() == "log"
+    low = min(axis.dataLim.minposy if log else axis.dataLim.y0 for axis in axes)
     axes[0].set_ylim(low * (low / limit) ** 0.05 if log else low - 0.05 * (limit - low), limit)
 
 

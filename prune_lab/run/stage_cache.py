@@ -142,11 +142,10 @@ class SharedStages:
     def _restore(self, folder: Path) -> list[Result]:
         """Puts the run into the state that was written."""
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        self._results = [
+        results = [
             Result(each["name"], each["metrics"], {name: Table(**table) for name, table in each["tables"].items()})
             for each in state["results"]
         ]
-        self._protocol = state["protocol"]
         with safe_open(folder / _MODEL, "pt") as saved:
             match_biases(self.run.model, set(saved.keys()))
             match_head(self.run.model, set(saved.keys()))
@@ -161,9 +160,10 @@ class SharedStages:
         for name in _FILES:
             if (folder / name).is_file():
                 write_atomically(self.run.folder / name, partial(shutil.copyfile, folder / name))
-        names = [each.name for each in self._results]
+        self._results, self._protocol = results, state["protocol"]  # when nothing can fail any more
+        names = [each.name for each in results]
         self.run.protocol |= self._protocol | {"taken": {"stages": names, "made": state["made"]}}
-        return self._results
+        return results
 
 
 def _keys(run: RunState, config: RunConfig, stages: Mapping[str, Stage]) -> dict[str, str]:

@@ -46,7 +46,8 @@ class RunState:
     ``log`` is told the course of trainings;
     ``key`` stands for all settings that numbers depend on; ``kept_as`` for the model as it is, where the store has it;
     ``origin`` says what the weights are, as far as they are done; ``takes_kept`` whether results of other runs may be
-    taken; ``leaves_adapter`` whether a stage will leave low-rank parts beside the weights, known once it was checked.
+    taken; ``leaves_adapter`` whether a stage will leave low-rank parts beside the weights, ``cuts_heads`` whether one
+    prunes rows of single heads, and ``narrow_heads`` whether one takes them out, known once it was checked.
     """
 
     model: PrunableModel
@@ -65,6 +66,8 @@ class RunState:
     origin: Origin = field(default_factory=lambda: Origin("model"))
     takes_kept: bool = True
     leaves_adapter: bool = False
+    cuts_heads: bool = False
+    narrow_heads: bool = False
 
     @property
     def weight_bytes(self) -> int:

@@ -129,12 +129,26 @@ def _masked_products(model: PrunableModel, lora: Lora, zero: Mapping[str, Tensor
             linear.module.weight.requires_grad_(False)
 
 
-def _through_peft(model: PrunableModel, lora: Lora) -> Adapter:
-    if any(block.attention.is_narrow for block in model.blocks):
+def check_heads(model: PrunableModel, *, narrow: bool = False) -> None:
+    """Whether updates by peft may stand beside the projections of a model.
+
+    Args:
+        model: to train.
+        narrow: whether a stage before will have taken rows of single heads out.
+
+    Raises:
+        BadInput: they may not.
+    """
+    if narrow or model.has_narrow_heads:
         raise BadInput(
-            f"{model.name} has heads that have lost values, or rows of queries and keys, whose projections peft cannot "
-            "take an update beside; use finetune=sparse_lora or full, or tune before the stage shrink"
+            f"{model.name} {'will have' if narrow else 'has'} heads that have lost values, or rows of queries and "
+            "keys, whose projections peft cannot take an update beside; use finetune=sparse_lora or full, or tune "
+            "before the stage shrink"
         )
+
+
+def _through_peft(model: PrunableModel, lora: Lora) -> Adapter:
+    check_heads(model)
     linears = list(model.linears)
     ranks = dict.fromkeys((linear.name for linear in linears), lora.rank)
     return put_adapter(model.hf, linears, ranks, lora.scale, dropout=lora.dropout)

@@ -8,6 +8,7 @@ from torch import nn
 from prune_lab.errors import BadSetting, owned_by
 from prune_lab.models.load import Checkpoint
 from prune_lab.models.model import PrunableModel
+from prune_lab.models.rotations import ROTATIONS
 from prune_lab.training.losses import Distillation
 from prune_lab.training.settings import Training
 
@@ -48,6 +49,13 @@ def check_teacher(model: PrunableModel, training: Training) -> None:
             "teacher",
             f"has {shapes[0][0]} layers of width {shapes[0][1]} and the model {shapes[1][0]} of {shapes[1][1]}; use "
             "{at}.hidden=0, or a teacher of the model's layers and width",
+        )
+    if distill.hidden and getattr(config, ROTATIONS, None) != getattr(own, ROTATIONS, None):
+        raise BadSetting(
+            distill,
+            "hidden",
+            "compares hidden states with those of the teacher, and one of the two has matrices that rotate them "
+            f"({ROTATIONS}), the other has none or others; use {{at}}.hidden=0, or a teacher that was rotated alike",
         )
 
 

@@ -52,6 +52,14 @@ def test_methods_that_go_by_the_gradients_of_labels(settings, encoder_overrides,
     assert record["metrics"]["evaluate/label_loss"] > 0
 
 
+def test_what_was_pruned_is_taken_from_an_earlier_run(encoder_overrides, configured, tmp_path):
+    common = [*encoder_overrides, *SHORT, "method=wanda", "skip_finished=true", "stage_cache_min_seconds=0"]
+    first = execute(configured(*common, "stages=[prune,evaluate]"), tmp_path / "first")
+    second = execute(configured(*common, "stages=[prune,evaluate,shrink]"), tmp_path / "second")
+    assert second["protocol"]["taken"]["stages"] == ["prune"]
+    assert second["metrics"]["evaluate/label_loss"] == first["metrics"]["evaluate/label_loss"]
+
+
 @pytest.mark.parametrize("pattern", ["neurons", "heads"])
 @pytest.mark.parametrize("method", ["movement", "gradual_magnitude", "magnitude"])
 def test_neurons_and_heads_of_encoders_go(method, pattern, encoder_overrides, configured, tmp_path):

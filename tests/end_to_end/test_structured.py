@@ -7,7 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
 import prune_lab
+from prune_lab.errors import BadInput
 from prune_lab.models.model_units import all_heads, all_neurons
+from prune_lab.run.runner import execute
 
 
 @pytest.mark.parametrize(("method", "equal"), [("l2_neurons", True), ("gum", False)])
@@ -228,3 +230,15 @@ def test_an_allocation_of_weights_is_refused_for_neurons(command, local_override
     outcome = command(*local_overrides, "method=magnitude_neurons", "allocation=owl")
     assert outcome.status == 2
     assert "allocations share out single weights, and sparsity.pattern=neurons removes neurons whole" in outcome.err
+
+
+@pytest.mark.parametrize("pattern", ["neurons_values", "neurons_values_keys"])
+def test_updates_beside_heads_that_lose_rows_are_refused_before_anything_goes(
+    pattern, configured, local_overrides, tmp_path
+):
+    asked = ["method=random", f"sparsity={pattern}", "finetune=lora", "training.steps=2", "training.batch_size=2"]
+    with pytest.raises(BadInput, match=r"will have heads that have lost values.*use finetune=sparse_lora or full"):
+        execute(configured(*local_overrides, *asked, "stages=[prune,shrink,finetune]"), tmp_path / "refused")
+    assert not (tmp_path / "refused" / "masks.safetensors").exists()
+    tuned = [*asked, "stages=[prune,finetune,shrink]", "stages.shrink.repeats=1"]
+    assert execute(configured(*local_overrides, *tuned), tmp_path / "tuned")["status"] == "finished"

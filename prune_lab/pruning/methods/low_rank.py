@@ -151,6 +151,13 @@ class LowRank(BlockMethod):
                 "merge",
                 "keeps low-rank parts beside weights, which does not go with model.stream=true; use {at}.merge=true",
             )
+        if model.has_narrow_heads and not self.merge:
+            raise BadSetting(
+                self,
+                "merge",
+                f"keeps low-rank parts beside weights, which does not go with {model.name}, whose heads have lost "
+                "values, or rows of queries and keys; use {at}.merge=true",
+            )
         if self.merge and target.keep_zeros and masks_of_zeros(model):
             raise BadSetting(
                 self,

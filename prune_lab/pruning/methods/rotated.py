@@ -136,6 +136,13 @@ class Rotated(Method):
                 "method Rotated changes all weights together, and those of this model stay in their files; use "
                 "model.stream=false on a machine whose memory holds it"
             )
+        if any(block.attention.has_fewer_values for block in model.blocks):
+            raise BadSetting(
+                self,
+                "objective",
+                f"does not fit {model.name}, whose heads have lost values, and what is rotated are whole heads; rotate "
+                "before the stage shrink, or use {at}.objective=none",
+            )
         if self.residual and (why := why_stream_stays(model)):
             raise BadSetting(
                 self, "residual", f"does not fit {model.name}, which {why}; {{at}}.residual=false rotates values alone"

@@ -4,7 +4,7 @@ After Gui et al., 2025, arXiv:2505.23049 (DenoiseRotator), written from the pape
 have one matrix for the residual stream, which can be folded into the weights; the paper searches in each block alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,17 +146,18 @@ class Concentration:
     per_step: int | None
     generator: torch.Generator
 
-    def entropy(self, streams: Sequence[Tensor | None], values: Sequence[Tensor]) -> float:
+    def entropy(self, streams: Iterable[Tensor | None], values: Iterable[Tensor]) -> float:
         """The mean over all groups of all blocks, in nats.
 
         Args:
-            streams: ``(width, width)`` orthogonal by block; None: the residual stream stays as it is.
+            streams: ``(width, width)`` orthogonal by block, asked for one after the other; None: the residual stream
+                stays as it is.
             values: ``(kv_heads, head_dim, head_dim)`` orthogonal by block.
         """
         found: list[Tensor] = []
         with torch.no_grad():
-            for number in range(self.count):
-                found += block_entropies(self.blocks(number), streams[number], values[number], self.metric)
+            for number, stream, value in zip(range(self.count), streams, values, strict=True):
+                found += block_entropies(self.blocks(number), stream, value, self.metric)
         return float(torch.cat(found).double().mean())
 
     @torch.enable_grad()

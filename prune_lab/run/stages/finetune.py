@@ -17,7 +17,7 @@ from prune_lab.pruning.target import Target
 from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
 from prune_lab.run.state import RunState, Stage, Table, note_zeros, training_samples
-from prune_lab.training.lora import Lora
+from prune_lab.training.lora import Lora, check_heads
 from prune_lab.training.losses import mean_loss
 from prune_lab.training.masters import check_types, told_types
 from prune_lab.training.settings import Training
@@ -89,6 +89,8 @@ class Finetune(Stage):
                 f"{run.model.name} has mixtures of experts, whose weights are in tensors that low-rank updates do not "
                 "go with; use finetune=full, or none"
             )
+        if isinstance(self.update, Lora) and not self.update.sparse:
+            check_heads(run.model, narrow=run.narrow_heads)
         if self.update is not None:
             check_types(run.model.dtype, self.training, run.device)
         check_teacher(run.model, self.training)

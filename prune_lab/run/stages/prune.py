@@ -19,6 +19,7 @@ from prune_lab.pruning.calibration.calibration import Calibration, check_order
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.fitting import check_together, check_with_encoder, check_with_experts
 from prune_lab.pruning.methods.method import Method
+from prune_lab.pruning.patterns import INSIDE_HEADS
 from prune_lab.pruning.reached import check_reached, sparsity_in_range
 from prune_lab.pruning.result import LayerRow, PruningResult
 from prune_lab.pruning.resume import FinishedBlocks
@@ -121,6 +122,7 @@ class Prune(Stage):
         self.allocation.check_calibration(_calibration(run))
         self.method.check_model(run.model, self.target)
         run.leaves_adapter = run.leaves_adapter or self.method.leaves_adapter
+        run.cuts_heads = run.cuts_heads or self.target.kind in INSIDE_HEADS
         if self._speed is not None:
             self._speed.timed(run)  # measured before anything else is done
         if self.method.trains:

@@ -96,6 +96,10 @@ class Shrink(Stage):
     def check_encoder(self) -> None:
         """Shrinks any model."""
 
+    def check(self, run: RunState) -> None:
+        """Notes what later stages will find."""
+        run.narrow_heads = run.narrow_heads or run.cuts_heads
+
     def __call__(self, run: RunState) -> dict[str, float]:
         """Shrinks the run's model in place; does nothing where no unit was pruned."""
         units = removable(run.model)

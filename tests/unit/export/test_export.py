@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import prune_lab
+from prune_lab.errors import BadInput
 from prune_lab.export import folder as of_folder
 from prune_lab.export import weights
+from prune_lab.export.gguf import check_convertible
 from tests.unit.export.conftest import export
 
 
@@ -191,6 +193,23 @@ def test_a_model_whose_blocks_differ_is_exported_as_it_is(tmp_path, tiny_model, 
         "file, cannot say; leave --gguf out, or prune every block alike before shrinking (method.scope=layer)\n"
     )
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"values_per_block": [[3, 4]]}, "prune neurons and whole heads"),
+        ({"keys_per_block": [[[0], [1]]]}, "prune neurons and whole heads"),
+        ({"heads_per_block": [3, 3]}, "prune neurons alone"),
+        ({"heads_per_block": [3, 2]}, "prune every block alike"),
+        ({"heads_per_block": [3, 3], "neurons_per_block": [3, 2]}, "prune every block alike"),
+        ({"experts_passed_over": True}, "prune every block alike"),
+    ],
+)
+def test_what_a_gguf_file_cannot_say_is_told_with_what_helps(tmp_path, sizes, said):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "prune_lab_opt", **sizes}))
+    with pytest.raises(BadInput, match=said):
+        check_convertible(tmp_path)
 
 
 def test_a_model_rotated_between_its_blocks_is_exported_as_it_is(tmp_path, tiny_model, capsys):

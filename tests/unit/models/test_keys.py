@@ -11,6 +11,7 @@ from prune_lab.errors import BadInput
 from prune_lab.models.families import FAMILIES
 from prune_lab.models.model_units import all_heads, all_keys, all_query_heads, all_values, keys_of
 from prune_lab.models.shrink import shrink
+from prune_lab.pruning.target import Target
 from tests.conftest import ENCODER_CONFIGS
 
 FREE = [name for name, row in FAMILIES.items() if row.free_keys and name not in ENCODER_CONFIGS]
@@ -114,3 +115,25 @@ def test_a_folder_with_impossible_places_is_told(tiny_model, tmp_path):
         (tmp_path / "config.json").write_text(config.replace(f"        {old}", f"        {new}", 1))
         with pytest.raises(BadInput, match=r"keys_per_block"):
             prune_lab.load(str(tmp_path))
+
+
+def test_a_block_may_lose_all_its_keys_with_a_head_that_has_no_values(tiny_model, random_tokens, tmp_path):
+    """Its other heads look at all tokens alike then; nothing of it is a unit of keys any more."""
+    model, tokens = tiny_model("opt"), random_tokens()
+    keys, values, count = all_keys(model)[1], all_values(model)[1], all_keys(model)[1].count
+    some = {keys.name: torch.arange(count) == 0, values.name: torch.arange(values.count) >= values.count // 4}
+    before = masked(copy.deepcopy(model), some).hf(tokens).logits
+    shrink(model, some)
+    assert [len(each) for each in model.blocks[1].attention.key_places] == [0, 0, 0]
+    torch.testing.assert_close(model.hf(tokens).logits, before, rtol=1e-4, atol=1e-4)
+    model.hf.save_pretrained(tmp_path)
+    again = prune_lab.load(str(tmp_path))
+    torch.testing.assert_close(again.hf(tokens).logits, before, rtol=1e-4, atol=1e-4)
+    target = Target("keys", 0.5)
+    assert [len(target.units_of(block)) for block in again.blocks] == [1, 0, 1]
+    assert [each.name for each in all_keys(again)] == [all_keys(model)[0].name, all_keys(model)[1].name]
+    target.check(again)
+    result = prune_lab.prune(
+        again, method="random", sparsity="keys", sparsity__level=0.5, data=tokens, stages=["prune"]
+    )
+    assert result.metrics["prune/sparsity"] == 0.5

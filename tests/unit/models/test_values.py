@@ -13,6 +13,10 @@ from prune_lab.models.model_units import all_heads, all_neurons, all_values, blo
 from prune_lab.models.residual import why_stream_stays
 from prune_lab.models.shrink import shrink
 from prune_lab.pruning.latency.measure import shapes_of
+from prune_lab.pruning.methods.low_rank import LowRank
+from prune_lab.pruning.methods.rotated import Rotated
+from prune_lab.pruning.methods.sparsegpt import SparseGPT
+from prune_lab.pruning.target import Target
 from prune_lab.training.lora import Lora, trained_beside
 from tests.conftest import MOE_CONFIGS
 
@@ -164,3 +168,10 @@ def test_what_cannot_be_done_with_narrow_heads_says_so(tiny_model):
         shapes_of(model)
     with pytest.raises(BadInput, match="use finetune=sparse_lora or full"), trained_beside(model, Lora(), {}, 0):
         pass
+    target = Target("unstructured", 0.5)
+    for residual in (True, False):
+        with pytest.raises(BadInput, match=r"lost values.*rotate before the stage shrink"):
+            Rotated(SparseGPT(), residual=residual).check_model(model, target)
+    with pytest.raises(BadInput, match="merge=true"):
+        LowRank(SparseGPT(), share=0.2).check_model(model, target)
+    LowRank(SparseGPT(), share=0.2, merge=True).check_model(model, target)

@@ -164,6 +164,13 @@ def test_what_lies_beyond_the_limit_is_marked_at_the_edge(drawn):
         assert len(as_before.lines) == cells and as_before.get_ylim()[1] < 30
 
 
+def test_a_spread_above_its_mean_leaves_a_limited_axis_as_it_is(drawn):
+    limited = YAML.replace("scale: log}", "scale: log, limit: 15}").replace("seeds: [0, 1]", "seeds: [0, 100000]")
+    for front in (False, True):
+        low, high = drawn(limited, front=front).axes[0].get_ylim()
+        assert 0 < low < 10 and high == 15
+
+
 def test_a_front_without_the_dense_model_names_none(drawn):
     assert "dense" in drawn(front=True).axes[0].get_legend_handles_labels()[1]
     other = YAML.replace("fronts: [{x: prefill_seconds", "fronts: [{x: shrink/parameters")

@@ -277,6 +277,11 @@ def test_a_teacher_may_come_from_a_folder_and_must_fit(tiny_model, model_folder,
         training = Training(distill=Distillation(hidden=1.0, teacher=str(tmp_path / str(vocab_size))))
         with pytest.raises(BadInput, match=words):
             check_teacher(tiny_model("opt"), training)
+    rotated = tiny_model("opt")
+    rotated.hf.config.rotations_before = [1]
+    with pytest.raises(BadInput, match=r"matrices that rotate them \(rotations_before\)"):
+        check_teacher(rotated, Training(distill=Distillation(hidden=1.0, teacher=str(teacher))))
+    check_teacher(rotated, Training(distill=Distillation(teacher=str(teacher))))
     with pytest.raises(BadInput, match=r"Distillation\.teacher=/nowhere: there is no such folder"):
         check_teacher(tiny_model("opt"), Training(distill=Distillation(teacher="/nowhere")))
 
