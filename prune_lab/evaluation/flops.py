@@ -27,7 +27,8 @@ class Macs:
         dense: of every stored weight, as dense kernels execute them.
         nonzero: of weights that are not zero, and of heads that reach the output: what an ideal sparse kernel needs.
         by_part: ``dense`` of the ``blocks``' matrices (of experts, those that tokens went to), of ``other`` layers (the
-            output layer, and matrices that rotate the residual stream), and of the products of ``attention``: queries with keys, and attention weights with values.
+            output layer, and matrices that rotate the residual stream), and of the products of ``attention``: queries
+            with keys, and attention weights with values.
     """
 
     dense: int
