@@ -122,6 +122,11 @@ def _check(config: RunConfig, given: InMemory | None, settings: dict[str, Any]) 
             "finetune__merge=False leaves updates in files beside the model, which a result cannot hold; leave it out, "
             "or use the command prune-lab"
         )
+    if (config.plain["method"] or {}).get("merge") is False:
+        raise BadInput(
+            "method.merge=false leaves low-rank parts beside the weights, which a result cannot hold; use "
+            "method__merge=True, or the command prune-lab"
+        )
     if given is not None:
         refuse_model_settings(settings)
         if given.tokenizer is None and config.plain["data"].get("_target_") != _TOKENS:

@@ -53,6 +53,11 @@ class Tokens(DataSpec):
                 f"is more than the {rows} rows of {self._given('calibration')}; use {rows} or less, or null for all",
             )
 
+    @property
+    def is_text(self) -> bool:
+        """Token ids are those of one tokenizer."""
+        return False
+
     def load(
         self,
         tokenizer: PreTrainedTokenizerBase | None,

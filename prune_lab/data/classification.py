@@ -236,7 +236,8 @@ class ClassificationData(DataSpec):
         if self.values:
             return Labels(("value",), values=True)
         names = tuple(self.labels or (TASKS[self.task].labels if self.task else ()))
-        return Labels(names or names_of_classes(train))
+        numbered = bool(names) and not any(str(name).isdecimal() for name in names)
+        return Labels(names or names_of_classes(train), numbered=numbered)
 
 
 def _given(samples: Samples, protocol: dict[str, object]) -> tuple[Samples, dict[str, object]]:

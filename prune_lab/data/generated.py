@@ -82,6 +82,11 @@ class Generated(DataSpec):
                 self, "bos", "leaves the model nothing to begin with; use {at}.bos=null, or {at}.prefix_tokens=8, say"
             )
 
+    @property
+    def is_text(self) -> bool:
+        """The samples are tokens that the model has written."""
+        return False
+
     def check_evaluation(self) -> None:
         """Checks that the other data set has a text to evaluate on."""
         self.source.check_evaluation()

@@ -122,7 +122,7 @@ def _number(text: Text, labels: Labels) -> float:
         return value
     if text.label in labels.names:
         return labels.names.index(text.label)
-    if text.label.isdecimal() and int(text.label) < len(labels.names):
+    if labels.numbered and text.label.isdecimal() and int(text.label) < len(labels.names):
         return int(text.label)
     raise BadInput(
         f"{text.where}: the label is {shown(text.label)}; the classes are {', '.join(labels.names)}; data.labels names "

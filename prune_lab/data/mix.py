@@ -79,6 +79,11 @@ class Mix(DataSpec):
                 self,
             ) from error
 
+    @property
+    def is_text(self) -> bool:
+        """Whether all sources are."""
+        return all(source.is_text for source in self.sources.values())
+
     def load(
         self,
         tokenizer: PreTrainedTokenizerBase | None,

@@ -111,6 +111,11 @@ class DataSpec(ABC):
         check_seed(self)
         check_choice(self, "bos", get_args(BosMode), optional=True, hint="null: what the model's family needs")
 
+    @property
+    def is_text(self) -> bool:
+        """Whether another tokenizer can be given what this one was."""
+        return True
+
     def check_evaluation(self) -> None:  # noqa: B027  most data sets cannot be made without
         """Checks that there is something to evaluate on, which a source of a mix need not have.
 

@@ -38,8 +38,8 @@ _SPARSE = renamed(_TIMES, name="sparse_{}", label="{}, 2:4 kernels")
 class Efficiency(Evaluation):
     """Counts and times a prompt (prefill) and the tokens after it (decode).
 
-    Time depends on the machine and on what else runs there, so it is never taken from an earlier run, and nothing else
-    is either. What each number means is in ``docs/methods/efficiency.md``.
+    Time depends on the machine and on what else runs there, so nothing is taken from the store of scores. What each
+    number means is in ``docs/methods/efficiency.md``.
 
     Args:
         batch_size: prompts at once.

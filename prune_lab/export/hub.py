@@ -110,11 +110,15 @@ def _api(api: "HfApi | None") -> Any:
 
 def _refuse_foreign(hub: Any, place: Place) -> None:
     """A repository with files in it is replaced only where that is asked for."""
-    if place.update or place.revision is not None or not hub.repo_exists(place.repository):
+    if place.update or not hub.repo_exists(place.repository):
         return
-    if set(hub.list_repo_files(place.repository)) - _ALWAYS_THERE:
+    branch = place.revision
+    if branch is not None and branch not in {each.name for each in hub.list_repo_refs(place.repository).branches}:
+        return  # it is made
+    if set(hub.list_repo_files(place.repository, revision=branch)) - _ALWAYS_THERE:
+        what = "the repository" if branch is None else f"its branch {branch}"
         raise BadInput(
-            f"{place.asked} {place.repository}: the repository is there and holds files; give another name, "
+            f"{place.asked} {place.repository}: {what} is there and holds files; give another name, "
             f"a branch of its own ({place.option('revision')}), or leave to replace its model and card "
             f"({place.option('update')})"
         )

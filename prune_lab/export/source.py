@@ -63,6 +63,11 @@ def find_saved(given: str) -> Saved:
     if origin is None or is_changed(folder):
         return Saved(folder, weights, origin, changed=origin is not None)
     record = _record_of(folder.parent, origin)
+    if record is not None and (folder.parent / artifacts.ADAPTER).is_dir():
+        raise BadInput(
+            f"the run {folder.parent} has left updates beside the weights ({artifacts.ADAPTER}/), with which it was "
+            "measured, and an export holds weights alone; run it with method.merge=true or finetune.merge=true"
+        )
     return Saved(folder, weights, origin, record=record, run=folder.parent if record else None)
 
 

@@ -54,6 +54,12 @@ class Block:
         """All linear layers, in the order of a forward pass."""
         return tuple(linear for linears in self.shared_inputs for linear in linears)
 
+    @property
+    def routers(self) -> tuple[PrunableLinear, ...]:
+        """What gives tokens to experts, where the block has such; no method prunes it."""
+        router: PrunableLinear | None = getattr(self.feed_forward, "router", None)
+        return () if router is None else (router,)
+
     def hidden(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
         """The hidden state in what the block returned."""
         hidden = output[0] if self.tuple_out else output

@@ -28,10 +28,12 @@ class Labels:
     Attributes:
         names: of the classes, in the order of the head's outputs; of values there is one.
         values: whether the head gives a value, such as the similarity of two texts, in the place of classes.
+        numbered: whether texts may give the place of a class in the place of its name, as GLUE's do.
     """
 
     names: tuple[str, ...]
     values: bool = False
+    numbered: bool = False
 
 
 def fit_head(config: "PretrainedConfig", names: Iterable[str], labels: Labels | None, who: str) -> None:

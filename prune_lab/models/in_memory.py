@@ -32,7 +32,7 @@ class InMemory:
         name: what tables call it; by default the end of the name it was loaded by, or its class.
 
     Raises:
-        BadInput: weights are nowhere (on the device ``meta``).
+        BadInput: weights are nowhere (on the device ``meta``), or were spread over several devices.
     """
 
     def __init__(
@@ -47,6 +47,12 @@ class InMemory:
         self.weights: dict[str, Any] = {}
         if any(parameter.is_meta for parameter in self.hf.parameters()):
             raise BadInput(f"{self.name}: some weights are on the device meta, so there is nothing to prune; load them")
+        if len(places := set((getattr(self.hf, "hf_device_map", None) or {}).values())) > 1:
+            found = ", ".join(sorted(map(str, places)))
+            raise BadInput(
+                f"{self.name} is spread over several devices ({found}), which stays so when a run moves it; load it "
+                "without device_map, as prune_lab brings it to devices, and spreads it over them, by itself"
+            )
 
     def load_config(self) -> "PretrainedConfig":
         """Returns the model's configuration.

@@ -218,7 +218,9 @@ class BlockPruning:
             else:
                 own = None if linear.bias is None else linear.bias * kept
                 self.write(linear, linear.weight * kept[:, None], share, bias=own)
-        units.settle(keep)
+        if members:  # what lies in other blocks is theirs
+            self._keep_dense_values(*self.block.routers)
+            units.settle(keep)
 
     def restore(
         self,
@@ -236,8 +238,7 @@ class BlockPruning:
             pairs: likewise, of the linear layers of the block.
         """
         linears = {linear.name: linear for linear in self.block.linears}
-        for row in rows:
-            self._keep_dense_values(linears[row.name])
+        self._keep_dense_values(*(linears[row.name] for row in rows), *self.block.routers)
         self.block.module.load_state_dict(dict(weights))
         for row in rows:
             self.result.record(row, (linears[row.name].weight != 0).cpu())
@@ -294,6 +295,6 @@ class BlockPruning:
             error = self._errors.of_block(self.inputs.first_output() if output is None else output)
             self.result.record_block_error([linear.name for linear in self.block.linears], error)
 
-    def _keep_dense_values(self, linear: PrunableLinear) -> None:
+    def _keep_dense_values(self, *linears: PrunableLinear) -> None:
         if self.inputs.calibration.propagate == "dense" or self.inputs.dense is not None:
-            self._dense.keep(linear)
+            self._dense.keep(*linears)

@@ -119,7 +119,7 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
     groups = scores.unflatten(-1, (-1, m)).movedim(-1, 0)  # (m, ..., groups)
     keep = torch.empty_like(groups, dtype=torch.bool)
     for i in range(m):  # m is small: counting those ahead of each entry is several times faster than sorting
-        ahead = torch.zeros(groups.shape[1:], dtype=torch.uint8, device=scores.device)
+        ahead = torch.zeros(groups.shape[1:], dtype=torch.uint8 if m < 256 else torch.int32, device=scores.device)
         for j in range(m):
             if j != i:  # of two equal scores the first is dropped first, so the later one is ahead
                 ahead += groups[j] >= groups[i] if j > i else groups[j] > groups[i]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from typing import cast
 
 from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_model
@@ -22,6 +23,7 @@ from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
 from prune_lab.models.adapter import load_pairs, put_pairs, save_pairs
 from prune_lab.models.biases import match_biases
+from prune_lab.models.identity import model_key
 from prune_lab.models.residual import match_rotations
 from prune_lab.models.tying import match_head
 from prune_lab.pruning.masks import Masks
@@ -173,8 +175,9 @@ def _keys(run: RunState, config: RunConfig, stages: Mapping[str, Stage]) -> dict
     streamed = run.model.mapped is not None  # the store would hold a model that is larger than the memory
     if plain["stage_cache_min_seconds"] is None or not plain["skip_finished"] or several or streamed:
         return {}
+    told = cast(Mapping[str, str], run.protocol["model"])
     common = {
-        "model": run.protocol["model"],
+        "model": [told, model_key(run.model, told["sha256"])],
         "data": [plain["data"], run.protocol["data"]],
         "files": files_of(plain["data"]),
         "seed": run.seed,

@@ -43,6 +43,13 @@ def test_weights_are_rewound_under_the_mask(command, local_overrides, tmp_path):
     assert "iterate/perplexity_round_1" not in record["metrics"]
 
 
+def test_biases_that_a_method_gives_are_rewound_to_none(command, model_folder, token_files, tmp_path):
+    job = ["model=local", f"model.path={model_folder('llama')}", "data=tokens", f"data.calibration={token_files[0]}",
+           f"data.evaluation={token_files[1]}", "evaluate=perplexity", "tracker=jsonl", "device=cpu"]  # fmt: skip
+    record = run(command, tmp_path / "run", *job, "method=flap", "stages.iterate.rewind=weights", "training.lr=0")
+    assert record["status"] == "finished"
+
+
 @pytest.mark.parametrize(
     ("job", "words"),
     [

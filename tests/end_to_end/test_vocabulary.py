@@ -100,8 +100,17 @@ def test_what_cannot_be_is_refused(command, tmp_path, overrides, message):
     assert not (tmp_path / "1" / "record.json").exists()
 
 
-def test_a_model_without_a_tokenizer_is_refused(command, local_overrides, tmp_path):
-    outcome = command(*local_overrides, "stages=[vocabulary,evaluate]", f"hydra.run.dir={tmp_path}/1")
+def test_data_that_cannot_be_tokenised_anew_is_refused(command, local_overrides, tmp_path):
+    generated = ("model=reference", "data=generated", "data@data.source=stdlib", "tracker=jsonl")
+    for job in (local_overrides, generated):  # the first has data=tokens
+        outcome = command(*job, "stages=[vocabulary,evaluate]", f"hydra.run.dir={tmp_path}/1")
+        assert outcome.status == 2
+        assert "samples that the model writes (data=generated); use text, such as data=files" in outcome.err
+
+
+def test_a_model_without_a_tokenizer_is_refused(command, model_folder, tmp_path):
+    job = ("model=local", f"model.path={model_folder('opt')}", "data=stdlib", "tracker=jsonl")
+    outcome = command(*job, "stages=[vocabulary,evaluate]", f"hydra.run.dir={tmp_path}/1")
     assert outcome.status == 2
     assert "stages lists vocabulary, and of the model" in outcome.err
     assert "has no tokenizer" in outcome.err

@@ -25,10 +25,9 @@ class DenseValues:
         """Whether anything was written."""
         return bool(self._kept)
 
-    def keep(self, linear: PrunableLinear) -> None:
-        """Keeps a copy of the values of a linear layer; a later call for the same one changes nothing."""
-        if linear not in self._kept:
-            self._kept[linear] = _values(linear)
+    def keep(self, *linears: PrunableLinear) -> None:
+        """Keeps a copy of the values of linear layers; a later call for the same one changes nothing."""
+        self._kept |= {linear: _values(linear) for linear in linears if linear not in self._kept}
 
     def put_back(self) -> None:
         """Gives the linear layers the values that are kept, for good."""

@@ -38,8 +38,13 @@ class InputMoments:
         self.tokens = tokens
 
     @property
-    def moments(self) -> Tensor:
-        """Number of tokens, sum and sum of squares, ``(3, in)`` float64, which does not cancel: sums over samples."""
+    def moments(self) -> Tensor | None:
+        """Number of tokens, sum and sum of squares, ``(3, in)`` float64, which does not cancel: sums over samples.
+
+        ``None`` before any token: a process may have samples that are held out alone.
+        """
+        if not self.tokens:
+            return None
         mean = self.mean.double()
         total = self.tokens * mean
         return torch.stack([torch.full_like(mean, self.tokens), total, self._squares.double() + total * mean])

@@ -261,7 +261,8 @@ class LowRank(BlockMethod):
                 raise BadInput(
                     f"{linear.name} keeps {entries - removed} of {entries} weights, and a low-rank part of rank "
                     f"{self.rank_of(linear)} would take {cost} parameters; lower "
-                    f"{'{at}.rank' if self.rank is not None else '{at}.share'}, or the sparsity",
+                    f"{'{at}.rank' if self.rank is not None else '{at}.share'}, or the sparsity (of an allocation that "
+                    "gives layers levels of their own, its max_level)",
                     self,
                 )
             if cost and not target.n_of_m:

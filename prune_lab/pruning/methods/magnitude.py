@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from prune_lab.errors import BadSetting
+from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.masks import Masks, keep_global, zeros_in
@@ -59,6 +60,17 @@ class Magnitude(DataFreeMethod):
                 self,
                 "scope",
                 "sets the sparsity of each layer itself; use {at}.scope=layer with N:M or an allocation",
+            )
+
+    def check_model(self, model: PrunableModel, target: Target) -> None:
+        """Refuses one cut for single weights of a model that stays in its files: all scores would be in memory."""
+        super().check_model(model, target)
+        if self.scope == "model" and model.mapped is not None and not target.removes_units:
+            raise BadSetting(
+                self,
+                "scope",
+                "compares all weights of the model at once, and those of this one stay in their files "
+                "(model.stream=true); use {at}.scope=layer",
             )
 
     def select_mask(self, linears: list[PrunableLinear], target: Target, seed: int) -> Masks:

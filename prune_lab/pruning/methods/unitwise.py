@@ -208,4 +208,5 @@ class ScoredUnits(UnitMethod):
         """``(count,)`` float64. A layer has few heads, so it is their dimensions that tell mean and deviation."""
         columns = self.columns(units, statistic).double()
         columns = (columns - columns.mean()) / columns.std().clamp_min(torch.finfo(torch.float64).tiny)
-        return units.reader.gather(columns, units.count) / (len(columns) / units.count)
+        scores = units.reader.gather(columns, units.count) / (len(columns) / units.count)
+        return scores.masked_fill(units.zero.to(scores.device), -torch.inf)  # what is gone already is of the level

@@ -18,7 +18,7 @@ from prune_lab.pruning.methods.flap import give_biases
 from prune_lab.pruning.methods.unitwise import Solution, UnitMethod
 from prune_lab.pruning.solvers.exchange import exchange
 from prune_lab.pruning.solvers.least_squares import refit
-from prune_lab.pruning.solvers.structured_obs import Elimination, damped, eliminate, refit_columns
+from prune_lab.pruning.solvers.structured_obs import Elimination, damped, dead_inputs, eliminate, refit_columns
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import most_to_go, parameters_to_go
 from prune_lab.utils.checks import check_choice, check_flag, check_number, check_whole
@@ -126,8 +126,8 @@ class ZipLM(UnitMethod):
 
     def solve(self, units: Units, statistic: Covariance, dropped: int, zero: Tensor | None) -> Solution:
         """Eliminates units, then finds the weights that are left anew, from the dense ones."""
-        linear, hessian = units.reader.linear, self._hessian(units, statistic)
-        keep = self._keep(units, hessian, self._eliminate(units, hessian, dropped).order)
+        linear, (weight, hessian) = units.reader.linear, self._problem(units, statistic)
+        keep = self._keep(units, weight, hessian, self._eliminate(units, weight, hessian, dropped).order)
         solution = self._refit(units, hessian, keep, zero)
         if not self._has_bias(units):
             return Solution(keep, solution)
@@ -138,13 +138,12 @@ class ZipLM(UnitMethod):
         self, units: Units, statistic: Covariance, counts: Sequence[int], zero: Tensor | None
     ) -> Iterator[Tensor]:
         """Yields the weights for several counts, all from one elimination."""
-        hessian = self._hessian(units, statistic)
-        order = self._eliminate(units, hessian, max(counts, default=0)).order
+        weight, hessian = self._problem(units, statistic)
+        order = self._eliminate(units, weight, hessian, max(counts, default=0)).order
         for count in counts:
-            yield self._refit(units, hessian, self._keep(units, hessian, order[:count]), zero)
+            yield self._refit(units, hessian, self._keep(units, weight, hessian, order[:count]), zero)
 
-    def _keep(self, units: Units, hessian: Tensor, gone: Tensor) -> Tensor:
-        weight = units.reader.linear.weight
+    def _keep(self, units: Units, weight: Tensor, hessian: Tensor, gone: Tensor) -> Tensor:
         keep = torch.ones(units.count, dtype=torch.bool, device=gone.device)
         keep[gone] = False
         return exchange(weight, hessian, weight.shape[1] // units.count, keep, self.swaps, units.at_once)
@@ -158,17 +157,21 @@ class ZipLM(UnitMethod):
     def _has_bias(self, units: Units) -> bool:
         return self.bias and units.reader.linear.bias is not None
 
-    def _hessian(self, units: Units, statistic: Covariance) -> Tensor:
-        return damped(statistic.value if self._has_bias(units) else statistic.hessian.value, self.damping)
-
-    def _eliminate(self, units: Units, hessian: Tensor, removed: int) -> Elimination:
+    def _problem(self, units: Units, statistic: Covariance) -> tuple[Tensor, Tensor]:
+        """The weight, with zeros for inputs that cost nothing as no token has any, and the damped Hessian."""
         weight = units.reader.linear.weight
+        hessian = statistic.value if self._has_bias(units) else statistic.hessian.value
+        dead = dead_inputs(hessian)
+        return weight.masked_fill(dead, 0) if bool(dead.any()) else weight, damped(hessian, self.damping)
+
+    def _eliminate(self, units: Units, weight: Tensor, hessian: Tensor, removed: int) -> Elimination:
         group = weight.shape[1] // units.count
         return eliminate(weight, hessian, group, removed, self.per_round, units.at_once)
 
     def _curve(self, units: Units, statistic: Covariance) -> list[float]:
         """The output error when so many units are gone, from none to all but ``min_units``."""
-        hessian, weight = self._hessian(units, statistic), units.reader.linear.weight.double()
-        losses = self._eliminate(units, hessian, most_to_go(units, self.min_units)).losses
+        weight, hessian = self._problem(units, statistic)
+        losses = self._eliminate(units, weight, hessian, most_to_go(units, self.min_units)).losses
+        weight = weight.double()
         scale = float(((weight @ hessian) * weight).sum()) if self.weighting == "relative" else 1.0
         return [0.0, *(losses.cumsum(0) / scale).tolist()]

@@ -17,15 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prune_lab.cache.source import source_digest
 from prune_lab.cache.store import Store
+from prune_lab.models.identity import model_key, place_key
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs, iterate_blocks
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.search.layers import Inner, Layer, solve
 from prune_lab.pruning.target import Target
-from prune_lab.utils.device import arithmetic, device_name
 from prune_lab.utils.digests import json_digest, tensor_digest
 from prune_lab.utils.memory import gigabytes
 from prune_lab.utils.text import duration
@@ -166,13 +165,10 @@ def level_keys(
         counts: see there.
     """
     common = [
-        model.fingerprint(),
+        model_key(model),
         tensor_digest(calibration.tokens),
         [[batch.start, batch.stop] for batch in calibration.batches()],
-        device_name(calibration.device),
-        arithmetic() if calibration.device.type == "cpu" else None,
-        torch.__version__,
-        source_digest(),
+        place_key(calibration.device),
         about_inner,
         target.keep_zeros,
     ]

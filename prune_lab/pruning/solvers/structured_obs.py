@@ -28,18 +28,25 @@ class Elimination:
 
 
 def damped(hessian: Tensor, damping: float) -> Tensor:
-    """A Hessian ``(in, in)`` in float64 with ``damping`` times its mean on the diagonal; dead inputs have a one there.
+    """A Hessian ``(in, in)`` in float64 with ``damping`` times its mean on the diagonal, the mean of live inputs.
 
-    The diagonal of a dead input would be zero; nothing that is done to its column changes an output.
+    The diagonal of a dead input would be zero, and is that mean, too; nothing that is done to its column changes an
+    output, so that its loss is none: see `dead_inputs`.
     """
     matrix = hessian.double()
     if matrix is hessian:
         matrix = matrix.clone()
     diagonal = matrix.diagonal()
-    dead = diagonal <= 0
-    diagonal[dead] = 1
-    diagonal += damping * diagonal.mean()
+    dead = dead_inputs(hessian)
+    mean = diagonal[~dead].mean() if bool((~dead).any()) else diagonal.new_ones(())
+    diagonal[dead] = mean
+    diagonal += damping * mean
     return matrix
+
+
+def dead_inputs(hessian: Tensor) -> Tensor:
+    """Which inputs are zero in all of the text, ``(in,)`` bool: columns that cost nothing, whatever their weights."""
+    return hessian.diagonal() <= 0
 
 
 def eliminate(

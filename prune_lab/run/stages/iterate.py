@@ -171,5 +171,6 @@ def _rewind(run: RunState, first: dict[str, Tensor]) -> None:
     if not first:
         return
     zeros = KeepZeros(run.model, {*run.masks, *(linear.name for linear in run.model.linears)})
-    run.model.hf.load_state_dict(first)
+    added = {name: tensor for name, tensor in run.model.hf.state_dict().items() if name not in first}  # biases of zero
+    run.model.hf.load_state_dict(first | {name: torch.zeros_like(tensor) for name, tensor in added.items()})
     zeros.restore()

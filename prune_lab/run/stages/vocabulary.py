@@ -68,8 +68,13 @@ class Vocabulary(Stage):
         check_text(self, "file", optional=True)
 
     def prepare(self) -> None:
-        """Reads the file, if there is one."""
+        """Reads the file, if there is one, and looks whether the data can be tokenised anew."""
         self._texts()
+        if not self.data.is_text:
+            raise BadInput(
+                "stages lists vocabulary, behind which texts are tokenised anew, and this data is of token ids "
+                "(data=tokens) or of samples that the model writes (data=generated); use text, such as data=files"
+            )
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
         """Whether its tokens can be removed one by one."""

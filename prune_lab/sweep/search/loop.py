@@ -14,9 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import Trial
 
 from prune_lab.errors import RunFailed
-from prune_lab.run import artifacts
 from prune_lab.run.hydra_vetting import TRIAL
+from prune_lab.run.own_files import is_stale, mark_stale
 from prune_lab.run.record import read_record
+from prune_lab.run.run_folder import check_free, writing
 from prune_lab.sweep.jobs import value_of
 from prune_lab.sweep.kept import BestModel
 from prune_lab.sweep.search.report import print_summary, write_report
@@ -57,8 +58,11 @@ def run_trials(study: Study, jobs: Jobs, folder: Path, kept: BestModel | None = 
         trials = [study.ask() for _ in range(min(settings.n_jobs, missing))]
         for trial in trials:
             trial.set_user_attr(FOLDER, str(folder / str(trial.number)))
-            (folder / str(trial.number) / artifacts.RECORD).unlink(missing_ok=True)  # of an earlier study
         try:
+            for own in (folder / str(trial.number) for trial in trials):
+                check_free(own)
+                with writing(own):
+                    mark_stale(own)  # what an earlier study has left; the run sets it aside
             failed = _run_batch(study, jobs, trials)
         except BaseException:
             for trial in trials:
@@ -70,7 +74,8 @@ def run_trials(study: Study, jobs: Jobs, folder: Path, kept: BestModel | None = 
         if kept is not None:
             for own in (folder / str(trial.number) for trial in trials):
                 with suppress(OSError, ValueError):  # it has left no record
-                    kept.ended(own, read_record(own))
+                    if not is_stale(own):
+                        kept.ended(own, read_record(own))
         for trial in trials:
             in_a_row = in_a_row + 1 if trial.number in failed else 0
         failures += [f"trial {number}: {message}" for number, message in failed.items()]

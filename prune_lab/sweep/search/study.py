@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from prune_lab.errors import BadInput
 from prune_lab.run import artifacts
+from prune_lab.run.own_files import is_stale
 from prune_lab.run.record import read_record
 from prune_lab.sweep.search.sampler_settings import Grid
 from prune_lab.sweep.search.samplers import make_sampler, untried
@@ -136,6 +137,8 @@ class Study:
         if FOLDER not in trial.user_attrs:
             return False
         folder = Path(trial.user_attrs[FOLDER])
+        if is_stale(folder):  # an earlier study's
+            return False
         try:
             found = read_record(folder)
         except (OSError, ValueError):  # there is none, or a damaged one: the trial is run again

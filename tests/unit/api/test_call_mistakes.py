@@ -41,6 +41,7 @@ from prune_lab.models.local import REFERENCE
         ({"tokenizer": "gpt2"}, "it is what AutoTokenizer.from_pretrained returns"),
         ({"output": 5}, "output=5 is not allowed"),
         ({"finetune": "lora", "finetune__merge": False}, "which a result cannot hold"),
+        ({"method": "low_rank"}, "method.merge=false leaves low-rank parts .* use method__merge=True"),
         ({"data": torch.zeros(2, 8)}, "token ids .integers of shape"),
         ({"data": torch.zeros(8, dtype=torch.int64)}, "data=Tensor is not allowed"),
         ({"data": torch.zeros(2, 8, dtype=torch.int64).to_sparse()}, "data=Tensor is not allowed"),
@@ -77,6 +78,15 @@ def test_a_model_of_two_types_is_refused(tiny_model, tokens):
     with pytest.raises(BadInput, match=said):
         prune_lab.prune(hf, data=tokens)
     prune_lab.prune(hf.to(torch.float32), data=tokens, method="magnitude", stages=["prune"])
+
+
+def test_a_model_on_several_devices_is_refused(tiny_model, tokens):
+    hf = tiny_model("llama").hf
+    hf.hf_device_map = {"model.layers.0": 0, "model.layers.1": "cpu"}
+    with pytest.raises(BadInput, match=r"spread over several devices \(0, cpu\).*load it without device_map"):
+        prune_lab.prune(hf, data=tokens)
+    hf.hf_device_map = {"": "cpu"}
+    prune_lab.prune(hf, data=tokens, method="magnitude", stages=["prune"])
 
 
 def test_what_measures_nothing_else_and_changes_nothing(tiny_model, tokens):

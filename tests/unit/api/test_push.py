@@ -21,7 +21,7 @@ class FakeApi:
     def repo_exists(self, name):
         return self.holds is not None
 
-    def list_repo_files(self, name):
+    def list_repo_files(self, name, revision=None):
         return self.holds
 
     def create_repo(self, name, **settings):

@@ -84,6 +84,14 @@ def test_labels_say_the_order_of_the_classes(tokenizer, tmp_path):
         ClassificationData(**files(tmp_path, SINGLE), labels=["yes", "maybe"]).load(tokenizer, **FACTS)
 
 
+@pytest.mark.parametrize("labels", [None, ["0", "2"]])
+def test_a_class_that_no_training_row_has_is_not_taken_for_the_place_of_another(tokenizer, tmp_path, labels):
+    rows = [{"sentence": "w5 w6", "label": 0}, {"sentence": "w7 w8", "label": 2}]
+    dev = [{"sentence": "w5 w6", "label": 1}]
+    with pytest.raises(BadInput, match="the label is '1'; the classes are 0, 2"):
+        ClassificationData(**files(tmp_path, rows, dev), labels=labels).load(tokenizer, **FACTS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

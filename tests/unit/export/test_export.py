@@ -155,6 +155,14 @@ def test_mistakes_are_told_before_anything_is_written(model_folder, tmp_path, ar
     assert told in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
+def test_a_run_that_left_updates_beside_its_weights_is_told(tmp_path, saved_run, capsys):
+    run = saved_run()
+    (run / "adapter").mkdir()
+    assert export(run, tmp_path / "export") == 2
+    assert "has left updates beside the weights (adapter/)" in capsys.readouterr().err
+    assert not (tmp_path / "export").exists()
+
+
 def test_what_is_no_saved_model_is_told(tmp_path, saved_run, capsys):
     assert export(tmp_path / "nowhere", tmp_path / "export") == 2
     run = saved_run()

@@ -1,6 +1,7 @@
 """What is asked of the hub, by a stand-in for its client, and what its errors are told as."""
 
 import inspect
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -27,6 +28,7 @@ class FakeApi:
             return {
                 "repo_exists": self.files is not None,
                 "list_repo_files": self.files,
+                "list_repo_refs": SimpleNamespace(branches=[SimpleNamespace(name=each) for each in ("main", "v1")]),
                 "create_repo": "https://huggingface.co/me/model",
             }.get(name)
 
@@ -67,6 +69,16 @@ def test_a_new_repository_is_made_and_filled_in_one_commit(tmp_path):
     uploaded = calls["upload_folder"][1]
     assert (uploaded["repo_id"], uploaded["folder_path"], uploaded["revision"]) == ("me/model", tmp_path, None)
     assert uploaded["commit_message"] == "Add the model" and "create_branch" not in calls
+
+
+@pytest.mark.parametrize("branch", ["main", "v1"])
+def test_a_branch_that_holds_files_is_replaced_only_if_asked_for(tmp_path, branch):
+    api = FakeApi(files=["README.md", "model.safetensors"])
+    with pytest.raises(BadInput, match=f"its branch {branch} is there and holds files"):
+        push(tmp_path, Place("me/model", revision=branch), "Add", api)
+    assert "upload_folder" not in api.names()
+    push(tmp_path, Place("me/model", revision=branch, update=True), "Add", api)
+    assert api.asked[-1][2]["revision"] == branch
 
 
 def test_a_branch_is_made_for_a_revision(tmp_path):

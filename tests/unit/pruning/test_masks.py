@@ -168,3 +168,10 @@ def test_the_sparsity_of_masks_is_the_share_that_is_false():
     masks = {"a": torch.tensor([True, False]), "b": torch.tensor([[False, False]])}
     assert sparsity_of(masks) == 0.75
     assert sparsity_of({}) == 0.0
+
+
+def test_groups_of_more_than_256_are_counted():
+    scores = torch.randperm(600, generator=torch.Generator().manual_seed(0)).float()[None]
+    keep = keep_n_of_m(scores, 200, 300)
+    expected = torch.cat([group >= group.sort().values[100] for group in scores.view(2, 300)])[None]
+    assert torch.equal(keep, expected)

@@ -128,3 +128,8 @@ def test_keys_out_of_range_are_refused():
         DSnoT(Wanda(), tolerance=-1)
     with pytest.raises(BadInput, match=r"DSnoT\.rule='ours' .*nearer, paper"):
         DSnoT(Wanda(), rule="ours")
+
+
+def test_a_share_without_tokens_adds_nothing():
+    """As that of a process whose samples are all held out."""
+    assert InputMoments().moments is None and moments([1.0, 2.0]).moments.shape == (3, 2)

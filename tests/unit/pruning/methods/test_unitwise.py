@@ -257,6 +257,29 @@ def test_the_whole_model_gives_more_to_layers_whose_loss_is_cheap(tiny_model, ra
         assert gone[1] > 24
 
 
+@pytest.mark.parametrize("method", [WandaUnits(scope="model"), Minitron(scope="model"), Flap()], ids=repr)
+def test_units_that_are_gone_already_count_first_over_the_whole_model(tiny_model, random_tokens, method):
+    """In a layer that is nearly empty their standardised scores are no lower than those of live units elsewhere."""
+    model, tokens = tiny_model("llama"), random_tokens(6, 16)
+    model.blocks[1].mlp.down.weight[:, 2:] = 0
+    for linear in (model.blocks[1].mlp.up, model.blocks[1].mlp.gate):
+        linear.weight[2:] = 0
+    masks = prune(model, method, Target("neurons", 0.4), tokens).masks
+    gone = [int((~keep).sum()) for keep in masks.values()]
+    assert gone[1] >= 46 and sum(gone) == 57  # floor(0.4 * 144)
+
+
+def test_neurons_that_are_never_active_go_first_whatever_their_weights(tiny_model, random_tokens):
+    for method in (ZipLM(), ZipLM(scope="model"), ZipLM(swaps=3)):
+        model = tiny_model("opt")
+        up, down = model.blocks[1].mlp.up, model.blocks[1].mlp.down
+        up.weight[:20], up.bias[:20] = 0, -1.0  # which ReLU makes zero
+        down.weight[:, :20] = 1e3
+        masks = prune(model, method, Target("neurons", 0.3), random_tokens(6, 16)).masks
+        kept = list(masks.values())[1]
+        assert int(kept[:20].sum()) <= max(0, 20 - int((~kept).sum())) and not kept[: min(20, int((~kept).sum()))].any()
+
+
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_what_is_left_is_shrunk_to_the_same_outputs(tiny_model, family, random_tokens, method):
     model, tokens = tiny_model(family), random_tokens(6, 16)

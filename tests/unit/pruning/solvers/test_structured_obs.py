@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prune_lab.errors import NotPositiveDefinite
 from prune_lab.pruning.solvers.gram import output_energy
-from prune_lab.pruning.solvers.structured_obs import damped, eliminate, refit_columns
+from prune_lab.pruning.solvers.structured_obs import damped, dead_inputs, eliminate, refit_columns
 
 
 def problem(rows: int = 4, columns: int = 8, seed: int = 0, tokens: int = 30) -> tuple[Tensor, Tensor]:
@@ -151,9 +151,20 @@ def test_dead_inputs_go_first_and_cost_nothing():
     weight, hessian = problem()
     hessian = hessian.clone()
     hessian[5], hessian[:, 5] = 0, 0
-    weight[:, 5] *= 1e-4
-    found = eliminate(weight, damped(hessian, 0.01), 1, 1)
-    assert found.order.tolist() == [5]
+    dead = dead_inputs(hessian)
+    assert dead.nonzero().flatten().tolist() == [5]
+    weight[:, 5] *= 1e4
+    found = eliminate(weight.masked_fill(dead, 0), damped(hessian, 0.01), 1, 1)
+    assert found.order.tolist() == [5] and float(found.losses[0]) == 0
+
+
+def test_dead_inputs_leave_the_damping_of_others_as_it_is():
+    _, hessian = problem()
+    some, live = hessian.clone(), torch.arange(len(hessian)) != 5
+    some[5], some[:, 5] = 0, 0
+    alone = damped(hessian[live][:, live], 0.1)
+    assert torch.equal(damped(some, 0.1)[live][:, live], alone)
+    assert torch.equal(damped(torch.zeros_like(hessian), 0.1), 1.1 * torch.eye(len(hessian), dtype=torch.float64))
 
 
 def test_a_matrix_that_is_not_positive_definite_is_refused():

@@ -117,7 +117,9 @@ def test_a_record_of_an_earlier_study_is_not_taken_for_a_result(search):
     it.launch = lambda batch, first: (_ for _ in ()).throw(Interrupted)
     with pytest.raises(Interrupted):
         it.run(n_trials=1)
-    assert not (it.folder / "0" / "record.json").exists()
+    assert json.loads((it.folder / "0" / "record.json").read_text())["metrics"] == {"loss": 0.25}  # nobody's is removed
+    with it.opened() as study:
+        assert [trial.state.name for trial in study.trials if trial.values] == []
 
 
 def test_values_that_were_interrupted_twice_wait_once(search):
