@@ -132,7 +132,7 @@ def test_orders_of_channels_are_kept_with_the_masks(command, job, tmp_path):
     assert (tmp_path / "first/masks.safetensors").read_bytes() == (tmp_path / "second/masks.safetensors").read_bytes()
 
 
-CHANGES = ["method", "seed", "data", "model", "code", "threads", "stage_cache_min_seconds", "damage"]
+CHANGES = ["method", "seed", "data", "model", "attention", "code", "threads", "stage_cache_min_seconds", "damage"]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -147,6 +147,8 @@ def test_what_would_give_something_else_is_not_taken(command, job, tmp_path, mon
         os.utime(token_files[0], ns=(1, 1))
     elif change == "model":
         again += ["model.dtype=bfloat16"]
+    elif change == "attention":
+        again += ["model.attn_implementation=eager"]
     elif change == "code":
         monkeypatch.setattr("prune_lab.run.stage_cache.source_digest", lambda: "other")
     elif change == "threads":
