@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.methods.depth import Candidates, Choice, DepthMethod, rounded
+from prune_lab.training.gradients import ranged
 from prune_lab.training.losses import language_loss
 
 
@@ -17,7 +18,7 @@ class TaylorBlocks(DepthMethod):
     """Scores each block by ``sum_ij |W_ij dL/dW_ij|`` over its linear layers; those of the lowest scores go at once.
 
     L is the mean loss of the calibration set, whose gradient is taken of the whole model at once, in the type of its
-    weights: it takes as much memory as the weights of the blocks.
+    weights: it takes as much memory as the weights of the blocks. Weights in float16 are float32 meanwhile.
 
     Source: Kim et al., 2024, Shortened LLaMA, arXiv:2402.02834, the criterion "Taylor".
     """
@@ -26,7 +27,12 @@ class TaylorBlocks(DepthMethod):
         """One forward and one backward pass over the calibration set."""
         context, device = candidates.context, candidates.context.calibration.device
         samples = len(context.calibration.tokens)
-        with context.model.placed(device, whole=True) as hf, torch.enable_grad(), _with_gradients(candidates):
+        with (
+            context.model.placed(device, whole=True) as hf,
+            ranged(hf),
+            torch.enable_grad(),
+            _with_gradients(candidates),
+        ):
             for batch in candidates.batches():
                 loss = language_loss(hf(batch, use_cache=False).logits, batch) * (len(batch) / samples)
                 torch.autograd.backward(loss)

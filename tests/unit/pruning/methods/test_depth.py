@@ -242,3 +242,14 @@ def test_the_order_is_logged(tiny_model, random_tokens, caplog):
     order = prune(tiny_model("opt"), GreedyBlocks(), Target("blocks", 0.7), random_tokens()).notes["removed_blocks"]
     assert f"blocks that go, counted from 0: {order[0]}, {order[1]}" in caplog.text
     assert f"block {order[0]} (counted from 0) goes (1 of 2): loss" in caplog.text
+
+
+def test_gradients_of_float16_weights_are_those_of_float32(tiny_model, random_tokens):
+    half, tokens = tiny_model("llama", torch.float16), random_tokens(256, 60)  # so many that they underflow
+    full = tiny_model("llama")
+    for one, other in zip(full.hf.parameters(), half.hf.parameters(), strict=True):
+        one.data = other.data.float()
+    target = Target("blocks", 0.4)
+    scores = [prune(model, TaylorBlocks(), target, tokens).notes["taylor"] for model in (half, full)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    assert {parameter.dtype for parameter in half.hf.parameters()} == {torch.float16}
