@@ -20,7 +20,7 @@ from prune_lab.models.experts import pass_over, removed_experts
 from prune_lab.models.families import FAMILIES, Family
 from prune_lab.models.registered import module_of
 from prune_lab.models.rotations import add_rotations, rotate_input
-from prune_lab.models.values import narrow_keys, narrow_values, spread_outputs, take_inputs
+from prune_lab.models.values import narrow_keys, narrow_values, places_on, spread_outputs, take_inputs
 
 FOLDER = Path(prune_lab.models.classes.__file__).parent
 _COUNTERS = ("num_key_value_heads", "num_attention_heads")
@@ -201,7 +201,7 @@ def source_of(family: str) -> str:
         "slices": ":columns, :rows" if isinstance(down, Conv1D) else ":rows, :columns",
         "sizes": f"linear.{columns}, linear.{rows}" if isinstance(down, Conv1D) else f"linear.{rows}, linear.{columns}",
     }
-    functions = [_RESIZE, _copied(narrow_values), _copied(spread_outputs), _copied(take_inputs)]
+    functions = [_RESIZE, *map(_copied, (narrow_values, spread_outputs, take_inputs, places_on))]
     functions += [_copied(narrow_keys)] if row.free_keys else []
     functions += [_copied(add_rotations), _copied(rotate_input)] if "rotations_before" in keys else []
     functions += [_KEEP_FIRST, _copied(pass_over), _copied(removed_experts)] if row.experts else []

@@ -53,6 +53,7 @@ def narrow_values(
     attention.values_per_head = list(counts)
     projection.kept_outputs, projection.all_outputs = kept, before + len(counts) * (apart + head_dim)
     out.kept_inputs = taken
+    projection.places_on, out.places_on = {}, {}
 
 
 def narrow_keys(
@@ -87,15 +88,25 @@ def narrow_keys(
         for place in head
     ]
     query.all_outputs = queries * key.all_outputs
+    query.places_on, key.places_on = {}, {}
 
 
 def spread_outputs(module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
     """Puts the outputs of a projection into their places, zeros between them; to be a hook behind it."""
-    places = torch.tensor(module.kept_outputs, dtype=torch.int64, device=output.device)
+    places = places_on(module, module.kept_outputs, output.device)
     return output.new_zeros(*output.shape[:-1], module.all_outputs).index_copy(-1, places, output)
 
 
 def take_inputs(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Takes those inputs of a projection that it has columns for; to be a hook before it."""
-    places = torch.tensor(module.kept_inputs, dtype=torch.int64, device=inputs[0].device)
+    places = places_on(module, module.kept_inputs, inputs[0].device)
     return (inputs[0].index_select(-1, places), *inputs[1:])
+
+
+def places_on(module: Any, places: Sequence[int], device: torch.device) -> Tensor:
+    """The places as a tensor, made once for each device: every pass needs it."""
+    if device not in module.places_on:
+        with torch.inference_mode(False):  # or a training could not use what an evaluation has made
+            module.places_on[device] = torch.tensor(places, dtype=torch.int64, device=device)
+    found: Tensor = module.places_on[device]
+    return found

@@ -175,3 +175,16 @@ def test_what_cannot_be_done_with_narrow_heads_says_so(tiny_model):
     with pytest.raises(BadInput, match="merge=true"):
         LowRank(SparseGPT(), share=0.2).check_model(model, target)
     LowRank(SparseGPT(), share=0.2, merge=True).check_model(model, target)
+
+
+def test_what_an_evaluation_has_looked_up_serves_a_training(tiny_model, random_tokens):
+    model, tokens = tiny_model("llama"), random_tokens()
+    shrink(model, some_values(model))
+    with torch.inference_mode():
+        model.hf(tokens)
+    model.hf.requires_grad_(True)
+    model.hf(tokens, labels=tokens).loss.backward()
+    before = model.hf(tokens).logits.detach()
+    shrink(model, {all_values(model)[0].name: torch.arange(all_values(model)[0].count) != 1})
+    with torch.no_grad():
+        assert not torch.equal(model.hf(tokens).logits, before)  # other places now
