@@ -148,10 +148,11 @@ def test_every_part_that_declares_files_reads_those_of_a_home_folder(monkeypatch
         (tmp_path / name).write_text('{"text": "a", "to": "b"}\n')
     (tmp_path / "levels.yaml").write_text("0: 0.5\n")
     hub = {"repo": "a/b", "file": "no", "split": "train", "root": "~"}
+    own = FileData(calibration="~/train.txt", evaluation="~/t*.txt")
     made = {
         "Checkpoint": Checkpoint(f"~/{folder.name}").load_config(),
         "ClassificationData": ClassificationData(train="~/train.jsonl", dev="~/test.jsonl"),
-        "FileData": FileData(calibration="~/train.txt", evaluation="~/t*.txt"),
+        "FileData": own,
         "FromFile": FromFile(path="~/levels.yaml").describe(),
         "Latency": Latency(path="~/levels.yaml"),
         "HubData": HubData(calibration=HubText(**hub), evaluation=HubText(**hub), root="~"),
@@ -165,7 +166,7 @@ def test_every_part_that_declares_files_reads_those_of_a_home_folder(monkeypatch
         ),
         "Tokens": Tokens(calibration=f"~/{calibration.name}", evaluation=f"~/{evaluation.name}"),
         "Distillation": Checkpoint(Distillation(teacher=f"~/{folder.name}").teacher).load_config(),
-        "Vocabulary": Vocabulary(None, file="~/train.txt").prepare(),
+        "Vocabulary": Vocabulary(own, file="~/train.txt").prepare(),
         "ZeroShot": ZeroShot(include_path="~", data_root="~"),
     }
     assert set(made) == {target.rpartition(".")[2] for target, _ in DECLARED}
