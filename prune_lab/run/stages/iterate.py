@@ -171,6 +171,6 @@ def _rewind(run: RunState, first: dict[str, Tensor]) -> None:
     if not first:
         return
     zeros = KeepZeros(run.model, {*run.masks, *(linear.name for linear in run.model.linears)})
-    added = {name: tensor for name, tensor in run.model.hf.state_dict().items() if name not in first}  # biases of zero
-    run.model.hf.load_state_dict(first | {name: torch.zeros_like(tensor) for name, tensor in added.items()})
+    added = run.model.hf.state_dict().keys() - first.keys()  # biases that the method has given, of zero at first
+    run.model.hf.load_state_dict(first | {name: torch.zeros_like(run.model.hf.get_parameter(name)) for name in added})
     zeros.restore()
