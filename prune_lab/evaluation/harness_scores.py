@@ -9,7 +9,7 @@ from prune_lab.evaluation.evaluation import Scores
 from prune_lab.evaluation.metric import MetricInfo, renamed
 
 ACCURACIES = ("acc", "acc_norm")
-"""Metrics that are means of zeros and ones."""
+"""Metrics that are means of zeros and ones, in most tasks."""
 _QUALITIES: Mapping[
     str, MetricInfo
 ] = {  # of a task, and behind another filter of its answers than the harness' usual one
@@ -67,9 +67,14 @@ def _task_metrics(name: str, values: dict[str, Any], samples: int) -> dict[str, 
             continue
         suffix = "" if chosen == "none" else f"/{chosen}"
         metrics[f"{name}/{metric}{suffix}"] = float(value)
-        if metric in ACCURACIES and samples > 1:
+        if metric in ACCURACIES and samples > 1 and _counts(value, samples):
             metrics[f"{name}/{metric}_stderr{suffix}"] = math.sqrt(value * (1 - value) / (samples - 1))
     return metrics
+
+
+def _counts(value: float, samples: int) -> bool:
+    """Whether a mean may be one of zeros and ones; some tasks have a mean of probabilities under this name."""
+    return 0 <= value <= 1 and math.isclose(value * samples, round(value * samples), rel_tol=1e-9, abs_tol=1e-9)
 
 
 def _task_protocol(name: str, results: dict[str, Any]) -> dict[str, object]:

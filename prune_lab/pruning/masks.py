@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_SMALL_GROUP = 32  # of an N:M pattern; counting takes the square of it, a sort does not
 _AT_ONCE = 2**24  # scores of which copies are held at a time
 
 
@@ -116,10 +117,12 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
     """
     if scores.shape[-1] % m:
         raise ValueError(f"{n}:{m} needs a multiple of {m} inputs, got {scores.shape[-1]}")
+    if m > _SMALL_GROUP:
+        return keep_all_but(scores.unflatten(-1, (-1, m)), m - n).flatten(-2)
     groups = scores.unflatten(-1, (-1, m)).movedim(-1, 0)  # (m, ..., groups)
     keep = torch.empty_like(groups, dtype=torch.bool)
     for i in range(m):  # m is small: counting those ahead of each entry is several times faster than sorting
-        ahead = torch.zeros(groups.shape[1:], dtype=torch.uint8 if m < 256 else torch.int32, device=scores.device)
+        ahead = torch.zeros(groups.shape[1:], dtype=torch.uint8, device=scores.device)
         for j in range(m):
             if j != i:  # of two equal scores the first is dropped first, so the later one is ahead
                 ahead += groups[j] >= groups[i] if j > i else groups[j] > groups[i]

@@ -129,8 +129,16 @@ def kept_runs(spec: TableSpec, folder: Path, conf: Path, reference: Path) -> dic
 
 
 def _settings(spec: TableSpec) -> set[str]:
+    """The overrides of every run that change its numbers, and the values that rows and columns have by model."""
     keys = {each: each.partition("=")[0].lstrip("+") for each in spec.overrides}
-    return {each for each, key in keys.items() if key not in _WHERE and not _ROOT_OF_SOURCE.fullmatch(key)}
+    wanted = {each for each, key in keys.items() if key not in _WHERE and not _ROOT_OF_SOURCE.fullmatch(key)}
+    models = spec.rows.get("model", {})
+    return wanted | {
+        f"{name}={value} of {model}"
+        for name, by_model in spec.per_model.items()
+        for model, value in by_model.items()
+        if model in models
+    }
 
 
 def _damaged(folder: Path, name: str) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from prune_lab.report.grid import Grid
-from prune_lab.report.metric import Metric
+from prune_lab.report.metric import Metric, is_evaluated, key_of
 from prune_lab.report.published import Published, find
-from prune_lab.report.records import UNKNOWN, Failure, Records, dense_values, mean_and_spread, said, values
+from prune_lab.report.records import UNKNOWN, Failure, Records, dense_values, mean_and_spread, said, spread_of, values
 from prune_lab.report.spec import TableSpec
 from prune_lab.run.record import section_of
 
@@ -107,7 +107,7 @@ def comparison_csv(spec: TableSpec, lines: Sequence[Comparison]) -> str:
     for line in lines:
         about = line.published
         ours = statistics.fmean(line.ours) if line.ours else ""
-        spread = statistics.stdev(line.ours) if len(line.ours) > 1 else ""
+        spread = spread_of(line.ours) if len(line.ours) > 1 else ""
         percent = "" if line.difference is None or not about else 100 * line.difference / about.value
         found = [about.value if about else "", ours, spread, len(line.ours)]
         difference = "" if line.difference is None else line.difference
@@ -121,7 +121,8 @@ def _dense(findings: Findings, metric: Metric, row: tuple[str, ...]) -> Comparis
     """The line of the dense model, measured in any run of its model and data set."""
     spec, subject = findings.spec, findings.spec.subject(row)
     mine = [(cell, record) for cell, record in findings.records if spec.subject(cell.row) == subject]
-    mine = [(cell, record) for cell, record in mine if f"dense/{metric.name}" in record["metrics"]]
+    key = key_of(metric.name, "dense") if is_evaluated(metric.name) else None  # of pruning, the dense model has none
+    mine = [(cell, record) for cell, record in mine if key in record["metrics"]]
     reasons = [reason for cell, reason in findings.failures if spec.subject(cell.row) == subject]
     keys = {key: value for key, value in spec.keys(row).items() if key in ("model", "data")} | {"method": "dense"}
     published, elsewhere = _numbers(findings, keys, "dense", spec.data_of(row), metric)

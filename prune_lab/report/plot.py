@@ -19,6 +19,12 @@ from prune_lab.utils.svg import svg_writer
 
 _LONGEST = 10  # characters of a line below the axis
 _INCHES = 0.085  # of a character there
+_OF_CONTROLS: tuple[Any, ...] = (
+    ":",
+    "-.",
+    (0, (8, 3)),
+    (0, (1, 4)),
+)  # the lines of dense models that are trained alike
 
 
 def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[Path], None]:
@@ -34,7 +40,7 @@ def plot_metric(spec: TableSpec, metric: Metric, records: Records) -> Callable[[
     beyond: list[tuple[Axes, float, str]] = []
     for axis, panel in zip(axes, panels, strict=True):
         own = [row for row in rows if spec.panel(row) == panel]
-        _draw_dense(axis, spec, metric, records, own[0])
+        _draw_dense(axis, spec, metric, records, own)
         for row in own:
             for x, colour in _draw_series(axis, spec, metric, records, row, places, series):
                 beyond.append((axis, x, colour))
@@ -93,18 +99,23 @@ def _draw_series(
     return beyond
 
 
-def _draw_dense(axis: Axes, spec: TableSpec, metric: Metric, records: Records, row: tuple[str, ...]) -> None:
-    """The dense model's mean as a line over the panel, its spread as a band; likewise of the one trained alike."""
-    found = {
-        "dense": (dense_values(spec, records, row, metric.name), "--"),
-        "dense, trained alike": (values(records, spec.control_of(row), CONTROL, metric.name), ":"),
-    }
-    for label, (measured, line) in found.items():
-        if measured:
-            mean, spread = statistics.fmean(measured), spread_of(measured)
-            axis.axhline(mean, color="black", linewidth=1, linestyle=line, label=label)
-            if spread:
-                axis.axhspan(mean - spread, mean + spread, color="black", alpha=0.08, linewidth=0)
+def _draw_dense(axis: Axes, spec: TableSpec, metric: Metric, records: Records, rows: Sequence[tuple[str, ...]]) -> None:
+    """The dense model's mean as a line over the panel, its spread as a band; likewise as each row trained it."""
+    _draw_level(axis, dense_values(spec, records, rows[0], metric.name), "--", "dense")
+    trained = {each: values(records, each, CONTROL, metric.name) for each in map(spec.control_of, rows)}
+    trained = {row: found for row, found in trained.items() if found}
+    for (row, found), line in zip(trained.items(), itertools.cycle(_OF_CONTROLS), strict=False):
+        how = [value for key, value in spec.keys(row).items() if key != "method" and key not in spec.panels]
+        _draw_level(axis, found, line, ", ".join(["dense, trained alike", *(how if len(trained) > 1 else [])]))
+
+
+def _draw_level(axis: Axes, found: list[float], line: Any, label: str) -> None:
+    if not found:
+        return
+    mean, spread = statistics.fmean(found), spread_of(found)
+    axis.axhline(mean, color="black", linewidth=1, linestyle=line, label=label)
+    if spread:
+        axis.axhspan(mean - spread, mean + spread, color="black", alpha=0.08, linewidth=0)
 
 
 def _label_columns(axis: Axes, places: Places, width: float) -> None:

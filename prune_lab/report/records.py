@@ -1,7 +1,8 @@
 """The runs of a table, and the numbers in them."""
 
+import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prune_lab.evaluation.metric import MetricInfo
@@ -73,8 +74,10 @@ def evaluation_key(record: Mapping[str, Any], key: str) -> str:
     return json_digest(evaluation_of(kept, key, info))
 
 
-def spread_of(found: list[float]) -> float:
-    """Standard deviation over seeds; 0 for one."""
+def spread_of(found: Sequence[float]) -> float:
+    """Standard deviation over seeds; 0 for one, NaN where one of them is not finite."""
+    if not all(map(math.isfinite, found)):
+        return math.nan
     return statistics.stdev(found) if len(found) > 1 else 0.0
 
 

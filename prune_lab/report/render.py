@@ -148,22 +148,16 @@ def _missing(findings: Findings) -> str:
     return f"**Not whole: {len(findings.failures)} of {all_runs} runs are missing.** {why}."
 
 
-def update_readme(readme: Path, findings: Findings) -> None:
-    """Puts the table of the first metric between the marks ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
+def first_table(findings: Findings) -> str:
+    """The table of the first metric that was measured, below a line that says what it is, for a page of others."""
     spec, records = findings.spec, findings.records
-    begin, end = f"<!-- {spec.name}:begin -->", f"<!-- {spec.name}:end -->"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if begin not in text or end not in text:
-        return
-    before, _, rest = text.partition(begin)
-    metric = measured(spec, records)[0]
+    metric = next(iter(measured(spec, records)), spec.metrics[0])
     spread = f"mean ± standard deviation over {_count(spec.most_seeds)}"
     title = f"{spec.title}: {small_title(metric.title)}, {spread}{' where there is one' if spec.more_seeds else ''}."
     title += f" {_missing(findings)}" if findings.failures else ""
     grid = table_grid(spec, metric, records)
     title += "".join(f" {mark[:1].upper()}{mark[1:]}." for mark in _marks([grid]))
-    table = "\n".join(markdown(grid))
-    write_text(readme, f"{before}{begin}\n{title}\n\n{table}\n{end}{rest.partition(end)[2]}")
+    return "\n".join([title, "", *markdown(grid)])
 
 
 def table_grid(spec: TableSpec, metric: Metric, records: Records) -> Grid:

@@ -21,10 +21,11 @@ from prune_lab.report.archive import kept_runs, read_runs
 from prune_lab.report.arguments import table_parser
 from prune_lab.report.compare import Findings
 from prune_lab.report.folders import reference_folder, tables_folder
+from prune_lab.report.marked_page import around_table, put_on_page
 from prune_lab.report.published import read_published
 from prune_lab.report.read_spec import read_table
 from prune_lab.report.records import Failures, Records, described_by
-from prune_lab.report.render import marks_of, report_text, update_readme, write_report
+from prune_lab.report.render import first_table, marks_of, report_text, write_report
 from prune_lab.report.spec import Cell, TableSpec
 from prune_lab.report.two_tables import compare_tables
 from prune_lab.run import artifacts
@@ -67,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if parsed.overrides or parsed.launcher or parsed.keep:
                 raise BadInput("--redraw runs nothing, so it takes neither overrides nor a launcher nor --keep")
             findings = read_runs(parsed.results, parsed.name, tables_folder(), reference_folder())
-            refuse_foreign(parsed.results, marks_of(findings.spec), _REMEDY)
-            check_writable(parsed.results, "--results", _REMEDY)
+            _check_outputs(parsed, findings.spec)
         else:
             findings = _run(parsed, options)
     except Exception as error:
@@ -101,18 +101,25 @@ def _write(findings: Findings, parsed: argparse.Namespace) -> None:
     if findings.records:
         sys.stdout.write(write_report(findings, parsed.results))
         if parsed.readme:
-            update_readme(parsed.readme, findings)
+            put_on_page(parsed.readme, findings.spec.name, first_table(findings))
     elif findings.spec.reference:  # nothing to keep, but what was published, and why nothing ran, is worth a look
         sys.stdout.write(report_text(findings))
+
+
+def _check_outputs(parsed: argparse.Namespace, spec: TableSpec) -> None:
+    """Refuses places that the table could not be written to."""
+    refuse_foreign(parsed.results, marks_of(spec), _REMEDY)
+    check_writable(parsed.results, "--results", _REMEDY)
+    if parsed.readme:
+        around_table(parsed.readme, spec.name)
 
 
 def _run(parsed: argparse.Namespace, options: Sequence[str]) -> Findings:
     """Runs what is missing."""
     overrides = [each for each in parsed.overrides if each not in options]
     spec = read_table(tables_folder(), parsed.name, overrides)
-    refuse_foreign(parsed.results, marks_of(spec), _REMEDY)
+    _check_outputs(parsed, spec)
     published = read_published(reference_folder() / spec.reference) if spec.reference else ()
-    check_writable(parsed.results, "--results", _REMEDY)
     check_writable(parsed.runs, "--runs", "give --runs DIR")
     kept = kept_runs(spec, parsed.results, tables_folder(), reference_folder()) if parsed.keep else {}
     how = {"launcher": parsed.launcher, "options": options, "run": not parsed.no_run}

@@ -43,7 +43,10 @@ class BestModel:
             own: whether this sweep has written what is there; what was there before stays.
         """
         value = record["metrics"].get(self.objective)
-        if record["status"] != artifacts.FINISHED or value is None or not math.isfinite(value):
+        if record["status"] != artifacts.FINISHED:
+            return
+        if value is None:
+            logger.warning("keep_models=best keeps the model in %s: its run has no %s", folder, self.objective)
             return
         from prune_lab.run.metric_info import infos_of  # torch: this module is imported at every start
 
@@ -51,7 +54,8 @@ class BestModel:
         if better is None:
             logger.warning("keep_models=best keeps the model in %s: no value of %s is best", folder, self.objective)
             return
-        new = _Candidate(value if better == "lower" else -value, folder, own)
+        cost = value if better == "lower" else -value
+        new = _Candidate(cost if math.isfinite(value) else math.inf, folder, own)
         before, self._best = self._best, new
         if before is not None:
             self._best, worse = (before, new) if before.cost <= new.cost else (new, before)

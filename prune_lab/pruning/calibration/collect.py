@@ -86,6 +86,9 @@ def collect(
             again = _CollectingPass(inputs.block, idle, wanted, statistic, watch, all_tokens=True)
             again.run(inputs)
             collecting.statistics |= again.statistics
+        if watch is not None and (unseen := [group for group in collecting.unseen() if group not in idle]):
+            # another process has their tokens; this one is to have seen inputs of every layer, as it writes them all
+            _CollectingPass(inputs.block, unseen, (), statistic, watch, all_tokens=True).run(inputs)
     if inputs.calibration.share is not None:
         firsts = [next((each.name for each in group if each.name in wanted), None) for group in groups]
         collected = [collecting.statistics[name] for name in firsts if name is not None]
@@ -146,6 +149,10 @@ class _CollectingPass(Generic[S]):
         """The groups of experts that have seen no token, in any process; the log says how many experts they are."""
         told = any(getattr(each, "sums", True) for each in self.statistics.values())  # something is made of them
         return self._routed.idle(inputs, told=told) if self._routed else []
+
+    def unseen(self) -> list[tuple[PrunableLinear, ...]]:
+        """The groups of experts that have seen no token in this process."""
+        return self._routed.unseen() if self._routed else []
 
     def run(self, inputs: BlockInputs) -> None:
         with ExitStack() as hooks:

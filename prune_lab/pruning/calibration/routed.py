@@ -137,6 +137,10 @@ class RoutedInputs:
             self._tell(inputs.block.name, seen)
         return [group for group in groups if not seen[group]]
 
+    def unseen(self) -> list[Group]:
+        """Lists the groups that have seen no token in this process."""
+        return [group for groups in self._groups.values() for group in groups.values() if not self._seen[group]]
+
     def _tell(self, block: str, seen: dict[Group, int]) -> None:
         removed = self.moe.removed.tolist()  # the router passes over them
         idle = {number for group, count in seen.items() if not count and not removed[number := _expert(group)]}

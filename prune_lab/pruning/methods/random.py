@@ -56,7 +56,7 @@ class Random(DataFreeMethod):
         """Uniform scores, cut per layer."""
         masks = Masks()
         for linear in linears:
-            scores = _scores(linear.shape, linear.name, seed)
+            scores = _scores(linear.shape, linear.name, seed).to(linear.weight.device)
             masks[linear.name] = keep_in_layer(scores, target, linear.name, zeros_in(linear.weight))
         return masks
 

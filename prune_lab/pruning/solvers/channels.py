@@ -16,7 +16,7 @@ def channel_order(scores: Tensor, n: int, m: int) -> Tensor:
 
     Args:
         scores: ``(out, in)`` float32, not negative; ``in`` is a multiple of ``m``.
-        n: kept in each group, less than ``m``.
+        n: kept in each group, at most ``m``.
         m: size of a group.
 
     Returns:
@@ -28,6 +28,8 @@ def channel_order(scores: Tensor, n: int, m: int) -> Tensor:
     """
     from scipy.optimize import linear_sum_assignment  # an extra
 
+    if n == m:  # all stay, in any order
+        return torch.arange(scores.shape[1], device=scores.device)
     groups = scores.shape[1] // m
     ranked = scores.sum(0, dtype=torch.float64).argsort(descending=True, stable=True)
     order = ranked.view(m, groups).T.contiguous()  # (groups, m): the g-th group gets the ranks g, g + groups, ...

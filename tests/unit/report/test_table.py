@@ -7,8 +7,9 @@ import pytest
 from prune_lab.errors import BadInput
 from prune_lab.report import table
 from prune_lab.report.compare import Findings
+from prune_lab.report.marked_page import put_on_page
 from prune_lab.report.read_spec import read_table
-from prune_lab.report.render import update_readme, write_report
+from prune_lab.report.render import first_table, write_report
 from prune_lab.report.table import tables_folder
 from prune_lab.run.conf_folder import conf_folder
 from prune_lab.sweep.compose import composing
@@ -220,7 +221,7 @@ def test_a_table_that_is_not_whole_says_so(folder, tmp_path):
     assert "**Not whole: 3 of 4 runs are missing.** no room." in text
     readme = tmp_path / "README.md"
     readme.write_text("<!-- toy:begin --><!-- toy:end -->")
-    update_readme(readme, findings)
+    put_on_page(readme, "toy", first_table(findings))
     assert "Toy: perplexity, mean ± standard deviation over 2 seeds. **Not whole: 3 of 4" in readme.read_text()
 
 
