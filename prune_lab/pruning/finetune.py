@@ -29,6 +29,7 @@ def tune(
     device: torch.device,
     *,
     update: Update | None = None,
+    unpruned: torch.nn.Module | None = None,
     folder: Path | None = None,
     report: Callable[[int, float], None] | None = None,
     log: SeriesLog | None = None,
@@ -42,12 +43,14 @@ def tune(
         samples: what to train on.
         device: where.
         update: what is trained; all weights by default.
+        unpruned: the model as it was before it was pruned, the teacher of ``training.distill`` where that names none;
+            by default the model as it is. It is on the host afterwards.
         folder: where states are saved.
         report: is told the losses of held-out samples.
         log: is told the course of the training.
     """
     keep = KeepZeros(model, set(masks))
-    teacher = make_teacher(model, training)
+    teacher = make_teacher(model, training, unpruned)
     fitted = partial(fit, model.hf, samples, training, device, teacher=teacher, folder=folder, report=report, log=log)
     if not isinstance(update, Lora):
         with trainable_weights(model.hf):

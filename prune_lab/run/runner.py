@@ -4,10 +4,11 @@ Every mistake in the settings is found before a model is loaded. ``record.json``
 that says finished holds no result.
 """
 
+import copy
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -191,6 +192,7 @@ def _run_stages(
         while names:
             changed = changed or not parts.stages[names[0]].measures
             run.log = series.of(names[0])
+            _keep_unpruned(run, [parts.stages[name] for name in names])
             results = shared.results(names[0], partial(_do, names[0], parts.stages[names[0]], run))
             for result in results:
                 infos = describe(result.name, parts.stages[result.name], result.metrics)
@@ -214,6 +216,19 @@ def _run_stages(
         raise
     finally:
         tracker.finish(record["metrics"], failed=failed)
+
+
+def _keep_unpruned(run: RunState, ahead: Sequence[Stage]) -> None:
+    """Copies the model before the first stage that prunes, where a later one is taught by it, and lets go of it then.
+
+    Args:
+        run: before the first of these stages.
+        ahead: those that have not been done.
+    """
+    if not any(stage.is_taught(run) for stage in ahead):
+        run.unpruned = None
+    elif run.unpruned is None and ahead[0].prunes:
+        run.unpruned = copy.deepcopy(run.model.hf)
 
 
 def _loaded(parts: Parts, info: RunInfo, config: RunConfig, record: dict[str, Any]) -> RunState:
@@ -246,6 +261,8 @@ def _do(name: str, stage: Stage, run: RunState) -> Result:
         ) from error
     finally:
         run.model.release()
+        if run.unpruned is not None:
+            run.unpruned.to("cpu")
     if not metrics:  # it had nothing to do
         return Result(name, {})
     if run.device.type == "cuda":

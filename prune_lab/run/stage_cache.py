@@ -76,6 +76,8 @@ class SharedStages:
         self.run, self.store, self.least_seconds = run, store, config.plain["stage_cache_min_seconds"]
         self.keys = _keys(run, config, stages) if store.limit else {}
         self.names = list(stages)
+        taught = any(stage.is_taught(run) for stage in stages.values())  # by the model before it is pruned
+        self._apart = {name for name, stage in stages.items() if stage.prunes and taught}
         self._measuring = {name for name, stage in stages.items() if stage.measures}
         self._results: list[Result] = []  # of stages that changed the model, so far
         self._protocol: dict[str, object] = {}  # what those noted
@@ -100,7 +102,7 @@ class SharedStages:
 
     def _take(self, name: str) -> list[Result]:
         behind = self.names[self.names.index(name) :]
-        chain = list(takewhile(self.keys.__contains__, behind))
+        chain = list(takewhile(lambda each: each in self.keys and (each == name or each not in self._apart), behind))
         for last in reversed(chain):
             results = self.store.load(self.keys[last], self._restore)
             if results is not None:

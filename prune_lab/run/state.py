@@ -47,7 +47,11 @@ class RunState:
     ``key`` stands for all settings that numbers depend on; ``kept_as`` for the model as it is, where the store has it;
     ``origin`` says what the weights are, as far as they are done; ``takes_kept`` whether results of other runs may be
     taken; ``leaves_adapter`` whether a stage will leave low-rank parts beside the weights, ``cuts_heads`` whether one
-    prunes rows of single heads, and ``narrow_heads`` whether one takes them out, known once it was checked.
+    prunes rows of single heads, and ``narrow_heads`` whether one takes them out, known once it was checked; likewise
+    ``trains`` whether one prunes by a method that trains, ``cuts_blocks`` whether one prunes whole blocks,
+    ``fewer_blocks`` whether one takes them out, and ``fewer_tokens`` whether one takes tokens out of the vocabulary;
+    ``unpruned`` is the model as it was before the first stage that prunes, on the host, as long as a later stage is
+    taught by it.
     """
 
     model: PrunableModel
@@ -68,6 +72,11 @@ class RunState:
     leaves_adapter: bool = False
     cuts_heads: bool = False
     narrow_heads: bool = False
+    trains: bool = False
+    cuts_blocks: bool = False
+    fewer_blocks: bool = False
+    fewer_tokens: bool = False
+    unpruned: torch.nn.Module | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -122,11 +131,13 @@ class Stage(Described, Protocol):
 
     Attributes:
         measures: it leaves the model as it is.
+        prunes: it removes weights or units of it.
         needs: by parameter, the section of the configuration that the stage is made with (``target`` from
             ``sparsity``), or another kind of stage, made with its defaults.
     """
 
     measures: ClassVar[bool] = False
+    prunes: ClassVar[bool] = False
     needs: ClassVar[Mapping[str, "str | type[Stage]"]] = {}
 
     def prepare(self) -> None:
@@ -149,6 +160,10 @@ class Stage(Described, Protocol):
     def changed_bytes(self, run: RunState) -> int:
         """Returns the bytes of the weights that the stage may change, roughly."""
         return 0 if self.measures else run.weight_bytes
+
+    def is_taught(self, run: RunState) -> bool:
+        """Whether it takes the model as it was before it was pruned for a teacher; known once stages were checked."""
+        return False
 
     @property
     def changes_weights(self) -> bool:

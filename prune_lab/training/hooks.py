@@ -68,7 +68,7 @@ class Hooks:
         return {}
 
     def measured(self) -> AbstractContextManager[None]:
-        """Inside, the model is what it would be if the training ended now: what held-out samples are measured with."""
+        """Inside, the model is as held-out samples are measured: pruned as far as it is, and without what is drawn."""
         return nullcontext()
 
     def improved(self, model: nn.Module, steps: int) -> None:

@@ -162,7 +162,7 @@ class Distillation:
             behind the last norm; null: all.
         project: the student's states pass a linear map each, ``P h + c``, which is trained with the model, begins as
             the identity, and is thrown away afterwards.
-        teacher: a model folder; null: the model as it was before the stage.
+        teacher: a model folder; null: the model as it was before it was pruned.
 
     Source: Hinton et al., 2015, arXiv:1503.02531. The code of arXiv:2302.03773 divides the sum over all tokens, padding
     included, by the number of samples only, so that its divergence weighs hundreds of times more beside the
@@ -189,7 +189,7 @@ class Distillation:
             if getattr(self, name):
                 remedy = "use {at}.hidden=1 (their weight), or leave it out"
                 raise BadSetting(self, name, f"is about the distance of hidden states; {remedy}")
-        check_text(self, "teacher", optional=True, hint="a model folder; null: the model as it was before the stage")
+        check_text(self, "teacher", optional=True, hint="a model folder; null: the model before it was pruned")
 
     def __call__(self, student: Outputs, teacher: Outputs, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """The mixed loss of what two language models returned, with their hidden states where those count."""

@@ -38,7 +38,7 @@ class Training:
         precision: ``no`` (that of the weights), ``bf16`` or ``fp16``: mixed precision.
         fsdp: divides weights, gradients, the optimizer's state and masks among the processes of the run, by PyTorch's
             FSDP2, for models that are larger than a device.
-        distill: mixes in the divergence from the model as it was before training; null: none.
+        distill: mixes in the divergence from a teacher; null: none.
         gradient_checkpointing: computes activations again in the backward pass instead of keeping them.
         eval_samples: so many samples are not trained on; their loss is measured.
         eval_every: steps between two measurements.
@@ -48,6 +48,7 @@ class Training:
         log_every: steps between two lines of the training's series in ``metrics.jsonl`` and at W&B; 0: none.
         part: of a training in several parts with one learning-rate schedule, from 0.
         parts: of such a training.
+        steps_before: of other trainings of the run; samples go on where those have ended.
         seed: of the order of the samples, and of dropout.
     """
 
@@ -74,6 +75,7 @@ class Training:
     log_every: int = field(default=10, repr=False)
     part: int = 0
     parts: int = 1
+    steps_before: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -98,6 +100,7 @@ class Training:
             )
         check_whole(self, "parts")
         check_whole(self, "part", least=0, most=self.parts - 1)
+        check_whole(self, "steps_before", least=0)
         check_choice(self, "decay", DECAYS)
         check_choice(self, "precision", PRECISIONS)
         if self.fsdp and not distributed.is_available():

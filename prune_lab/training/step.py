@@ -80,7 +80,7 @@ class Stepper:
         """
         accelerator, training, total = self.accelerator, self.training, 0.0
         self.hooks.before_step(step)
-        rows = samples_of(step, len(self.samples), training.batch_size, training.seed)
+        rows = samples_of(training.steps_before + step, len(self.samples), training.batch_size, training.seed)
         targets = self.samples.count_targets(rows)
         parts = rows.chunk(training.gradient_accumulation_steps)
         apart = Apart(self._trained) if self.hooks.separates else None

@@ -118,7 +118,7 @@ class Rotated(Method):
     def check_training(self, training: Training, update: Update | None) -> None:
         """Checks that hidden states need not be those of another model."""
         distill = training.distill
-        if self._turns_stream and distill is not None and distill.hidden and distill.teacher is not None:
+        if self._turns_stream and distill is not None and distill.hidden:
             raise BadSetting(
                 distill,
                 "hidden",

@@ -93,9 +93,15 @@ class Finetune(Stage):
             check_heads(run.model, narrow=run.narrow_heads)
         if self.update is not None:
             check_types(run.model.dtype, self.training, run.device)
-        check_teacher(run.model, self.training)
+        check_teacher(run.model, self.training, fewer_blocks=run.fewer_blocks, fewer_tokens=run.fewer_tokens)
         if run.leaves_adapter:
             self._check_beside()
+
+    def is_taught(self, run: RunState) -> bool:
+        """Whether it distils, and names no other teacher."""
+        distill = self.training.distill
+        trains = self.update is not None and (self.again or not run.trains)
+        return trains and distill is not None and distill.teacher is None
 
     def _check_beside(self) -> None:
         """Whether this can be trained where pruning leaves low-rank parts beside the weights."""
@@ -162,6 +168,7 @@ class Finetune(Stage):
             samples,
             run.device,
             update=self.update,
+            unpruned=run.unpruned,
             folder=folder,
             report=report,
             log=run.log,
@@ -177,6 +184,7 @@ class Finetune(Stage):
             "held_out": {str(step): loss for step, loss in progress.held_out.items()},
             "update": "the low-rank parts that pruning left" if had and lora else _told(self.update),
             "weights": told_types(run.model.dtype, self.training),
+            **_taught(run, self.training),
         }
         if progress.held_out:
             rows = list(progress.held_out.items())
@@ -195,6 +203,14 @@ class Finetune(Stage):
                 **({"rank": _rank(run, lora)} if lora else {}),
             }
         )
+
+
+def _taught(run: RunState, training: Training) -> dict[str, object]:
+    """Who the teacher was, for the protocol."""
+    if training.distill is None:
+        return {}
+    own = "the model before the stage" if run.unpruned is None else "the model before it was pruned"
+    return {"teacher": training.distill.teacher or own}
 
 
 def _rank(run: RunState, lora: Lora) -> float:

@@ -56,6 +56,7 @@ class Iterate(Stage):
         ),
         "perplexity_round_*": MetricInfo("perplexity after round {}", format=".3f", better="lower", scale="log"),
     }
+    prunes: ClassVar[bool] = True
     needs: ClassVar = {"prune": Prune, "finetune": Finetune}
     prune: Prune
     finetune: Finetune
@@ -117,6 +118,10 @@ class Iterate(Stage):
         self.prune.check(run)
         self.finetune.check(run)
 
+    def is_taught(self, run: RunState) -> bool:
+        """Whether its training is."""
+        return self.finetune.is_taught(run)
+
     def shared(self, settings: dict[str, Any], *, reporting: bool) -> dict[str, Any] | None:
         """All."""
         return None if reporting else settings
@@ -132,6 +137,7 @@ class Iterate(Stage):
             _rewind(run, first)
             before = self._perplexity(run)
             training = self.finetune.training
+            training = replace(training, steps_before=(number - 1) * training.steps)
             if not self.rewind_lr:
                 training = replace(training, part=number - 1, parts=self.rounds)
             tune = replace(self.finetune, training=training, score=False, folder=f"iterate-{number}", reports=False)

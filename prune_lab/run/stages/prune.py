@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -21,7 +21,7 @@ from prune_lab.pruning.methods.fitting import check_together, check_with_encoder
 from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.patterns import INSIDE_HEADS
 from prune_lab.pruning.reached import check_reached, sparsity_in_range
-from prune_lab.pruning.result import LayerRow, PruningResult
+from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.schedule import Cubic, Schedule
 from prune_lab.pruning.target import Target
@@ -29,7 +29,8 @@ from prune_lab.pruning.zeros import check_finite, check_zeros, masks_of_zeros
 from prune_lab.run import artifacts
 from prune_lab.run.masks_file import save_masks
 from prune_lab.run.speed import Speed
-from prune_lab.run.state import RunState, Stage, Table, note_zeros, training_samples
+from prune_lab.run.stages.layers import write_layers
+from prune_lab.run.state import RunState, Stage, note_zeros, training_samples
 from prune_lab.training.masters import check_types
 from prune_lab.training.settings import Training
 from prune_lab.training.teacher import check_teacher
@@ -37,10 +38,8 @@ from prune_lab.training.updates import Update
 from prune_lab.utils.checks import check_number
 from prune_lab.utils.collectives import gather, rank
 from prune_lab.utils.digests import json_digest
-from prune_lab.utils.files import write_csv
 
 _OF_TRAINING = ("schedule", "training", "finetune")
-COLUMNS = ("name", "rows", "columns", "sparsity", "relative_output_error", "block_relative_output_error", "seconds")
 
 
 @dataclass
@@ -79,6 +78,7 @@ class Prune(Stage):
         "loss": MetricInfo("loss at the end of the training that prunes", better="lower"),
         "training_seconds": MetricInfo("seconds of the training that prunes", "seconds", ".1f", better="lower"),
     }
+    prunes: ClassVar[bool] = True
     needs: ClassVar = {
         **{name: name for name in ("method", "allocation", "propagate", "sequential", "dense_targets", *_OF_TRAINING)},
         "target": "sparsity",
@@ -97,7 +97,6 @@ class Prune(Stage):
     def __post_init__(self) -> None:
         check_order(self)
         check_number(self, "save_every", least=0, optional=True, hint="seconds; null: never")
-
         self._speed = None if self.target.speedup is None else Speed(self.target, self.method)
 
     def prepare(self) -> None:
@@ -123,11 +122,13 @@ class Prune(Stage):
         self.method.check_model(run.model, self.target)
         run.leaves_adapter = run.leaves_adapter or self.method.leaves_adapter
         run.cuts_heads = run.cuts_heads or self.target.kind in INSIDE_HEADS
+        run.cuts_blocks = run.cuts_blocks or self.target.kind == "blocks"
+        run.trains = run.trains or self.method.trains
         if self._speed is not None:
             self._speed.timed(run)  # measured before anything else is done
         if self.method.trains:
             check_types(run.model.dtype, self.training, run.device)
-            check_teacher(run.model, self.training)
+            check_teacher(run.model, self.training, fewer_blocks=run.fewer_blocks, fewer_tokens=run.fewer_tokens)
 
     def room(self, run: RunState) -> int:
         """Masks: a byte for each weight."""
@@ -181,7 +182,7 @@ class Prune(Stage):
         shutil.rmtree(run.folder / artifacts.ALLOCATION, ignore_errors=True)
         _note_masks(run, result)
         save_masks(run.masks, result.channel_orders, run.folder / artifacts.MASKS)
-        _write_layers(run, result)
+        write_layers(run, result)
         layers = {"layers": list(self.target.layers or (0, len(run.model.blocks))), **result.notes}
         metrics = {"sparsity": sparsity_in_range(run.model, target, result), **allocated}
         if self._speed is not None:
@@ -282,19 +283,3 @@ def _refined(result: PruningResult) -> dict[str, object]:
     """How many weights have how many passes of a method that refines in them; 0 for those that it left as they were."""
     passes = Counter(row.refined for row in result.layers.values() if row.refined is not None)
     return {"refined": {str(number): passes[number] for number in sorted(passes)}} if passes else {}
-
-
-def _write_layers(run: RunState, result: PruningResult) -> None:
-    """A line for each layer, into ``layers.csv`` and for the tracker."""
-    columns: Sequence[str] = COLUMNS
-    rows = [_cells(row) for row in result.layers.values()]
-    if result.pairs:
-        columns = (*COLUMNS, "rank")
-        rows = [(*cells, row.rank) for cells, row in zip(rows, result.layers.values(), strict=True)]
-    write_csv(run.folder / artifacts.LAYERS, columns, rows)
-    run.tables["layers"] = Table(columns, rows)
-
-
-def _cells(row: LayerRow) -> Sequence[object]:
-    errors = ("" if error is None else float(f"{error:.4g}") for error in (row.error, row.block_error))
-    return (row.name, *row.shape, round(row.sparsity, 6), *errors, "" if row.seconds is None else round(row.seconds, 4))

@@ -99,6 +99,7 @@ class Shrink(Stage):
     def check(self, run: RunState) -> None:
         """Notes what later stages will find."""
         run.narrow_heads = run.narrow_heads or run.cuts_heads
+        run.fewer_blocks = run.fewer_blocks or run.cuts_blocks
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Shrinks the run's model in place; does nothing where no unit was pruned."""

@@ -86,6 +86,7 @@ class Vocabulary(Stage):
     def check(self, run: RunState) -> None:
         """Whether nothing else of the model has a row for each token."""
         check_vocabulary_parts(run.model, tokenizer_file(run.model.tokenizer))
+        run.fewer_tokens = True
 
     def __call__(self, run: RunState) -> dict[str, float]:
         """Cuts the model's vocabulary in place, and tokenises the run's data anew."""

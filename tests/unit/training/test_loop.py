@@ -30,6 +30,15 @@ def test_rates_rise_and_fall():
     assert parts == whole
 
 
+def test_samples_go_on_where_an_earlier_training_has_ended(tiny_model, random_tokens):
+    samples, losses = Samples(random_tokens(8, 16)), []
+    for training in (Training(steps=6, batch_size=2, lr=0), Training(steps=3, batch_size=2, lr=0, steps_before=3)):
+        model = tiny_model("gpt_neo")
+        with trainable_weights(model.hf):
+            losses.append(fit(model.hf, samples, training, CPU).losses)
+    assert losses[1] == losses[0][3:] != losses[0][:3]
+
+
 def test_training_lowers_the_loss(tiny_model, random_tokens):
     model = tiny_model("gpt_neo")
     with trainable_weights(model.hf):
