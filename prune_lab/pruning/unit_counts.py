@@ -9,15 +9,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from prune_lab.errors import RunFailed
+from prune_lab.errors import BadInput
+from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units, block_of
 from prune_lab.pruning.latency.curve import TimeBudget
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.target import Target
+
+
+class OneCut(Protocol):
+    """A method whose units compete in each layer (``scope`` is ``layer``), or over all layers (``model``)."""
+
+    @property
+    def scope(self) -> str: ...
+
+    @property
+    def least_kept(self) -> int: ...
 
 
 def parameters_of(units: Sequence[Units]) -> int:
@@ -46,20 +58,31 @@ def parameters_to_go(units: Sequence[Units], target: Target, method: object, min
         min_units: that a layer keeps.
 
     Raises:
-        RunFailed: so much cannot go where every layer keeps some.
+        BadInput: so much cannot go where every layer keeps some.
     """
     everything = parameters_of(units)
     asked = count_dropped(target.sparsity, everything)
     most = sum(most_to_go(each, min_units) * each.parameters_each for each in units)
     if asked - most >= min(each.at_once * each.parameters_each for each in units):
         few = min(units, key=lambda each: each.count)
-        raise RunFailed(
+        raise BadInput(
             f"one cut of {target.sparsity:.3g} over all layers is out of reach, as each of them keeps some units "
             f"({few.name}: {few.count - most_to_go(few, min_units)} of {few.count}); use {{at}}.scope=layer, or a "
             f"sparsity.level of at most {math.floor(1e3 * most / everything) / 1e3:g}",
             method,
         )
     return min(asked, most)
+
+
+def check_one_cut(method: "OneCut", model: PrunableModel, target: Target) -> None:
+    """Checks that a level is in reach where units of all layers compete (``scope=model``).
+
+    Raises:
+        BadInput: it is not.
+    """
+    competes = method.scope == "model" and target.removes_units and not target.removes_depth
+    if competes and target.speedup is None:
+        parameters_to_go(target.units(model), target, method, method.least_kept)
 
 
 def uniform_counts(units: Sequence[Units], target: Target, min_units: int = 1) -> dict[str, int]:
@@ -112,8 +135,7 @@ def counts_by_score(
         How many go, by the name of the units.
 
     Raises:
-        RunFailed: so much cannot go where every layer keeps ``min_units``.
-        BadInput: a speed cannot be reached.
+        BadInput: so much cannot go where every layer keeps ``min_units``, or a speed cannot be reached.
     """
     order = _order(units, scores, min_units)
     if target.time is not None:

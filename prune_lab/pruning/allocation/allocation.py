@@ -55,6 +55,10 @@ class Allocation(ABC):
     def check(self, target: Target) -> None:  # noqa: B027 - uniform can do every target
         """Raises `BadInput` when the target cannot be shared out so; called before a model is loaded."""
 
+    def least_kept(self, target: Target) -> int | None:
+        """The units that every layer keeps at least, where units are shared out; ``None`` elsewhere."""
+        return None
+
     def check_model(self, model: PrunableModel, target: Target) -> None:  # noqa: B027
         """Raises `BadInput` for what only the model can tell; called before the first stage."""
 
@@ -95,6 +99,10 @@ class LayerAllocation(Allocation):
                 f"sparsity.pattern={target.pattern!r} fixes every layer's sparsity, so there is nothing to allocate; "
                 "use allocation=uniform, or sparsity=unstructured"
             )
+        self.check_level(target)
+
+    def check_level(self, target: Target) -> None:
+        """Whether every layer may lose as much as the target asks of all."""
         if self.max_level is not None and target.sparsity > self.max_level:
             raise BadInput(
                 f"sparsity.level={target.sparsity:g} is more than {{at}}.max_level={self.max_level:g}, which no "

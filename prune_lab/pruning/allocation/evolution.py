@@ -115,15 +115,22 @@ class Evolution(LayerAllocation):
             raise BadSetting(
                 self, "initial", f"divides single weights; with {target.kind} use allocation@{{at}}.initial=uniform"
             )
+        if self.max_level is not None and target.speedup is None:
+            self.check_level(target)
         check_method(self, target)
         self.inner.check(target)
         self.initial.check(target)
+
+    def least_kept(self, target: Target) -> int | None:
+        """What the method keeps that solves the levels."""
+        return self.inner.least_kept if target.removes_units else None
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
         """Whether the model lies in memory, and there is something to move."""
         if not target.removes_units:
             super().check_model(model, target)
         self.initial.check_model(model, target)
+        self.inner.check_model(model, target)
         if model.mapped is not None:
             raise BadInput(
                 "allocation=evolution changes weights all the time, and those of this model stay in their files "
@@ -171,7 +178,7 @@ class Evolution(LayerAllocation):
     ) -> dict[str, int]:
         """How many entries of each layer go where the search begins."""
         if target.removes_units:
-            return uniform_counts(target.units(model), target)
+            return uniform_counts(target.units(model), target, self.inner.least_kept)
         entries, caps = {layer.name: layer.entries for layer in layers}, self.caps(model, target)
         zeros = {layer.name: layer.zeros for layer in layers}
         budget = self.initial.budget(model, calibration, target)
@@ -186,8 +193,11 @@ class Evolution(LayerAllocation):
         self, model: PrunableModel, target: Target, layers: Sequence[Layer], start: Mapping[str, int], number: int
     ) -> dict[str, list[int]]:
         """How many entries of each layer go at its levels, which lie around where a round begins."""
-        units = {layer.name: layer.entries - layer.at_once for layer in layers}
-        caps, counts = units if target.removes_units else self.caps(model, target), {}
+        if target.removes_units:
+            caps = {layer.name: layer.most_units(self.inner.least_kept, self.max_level) for layer in layers}
+        else:
+            caps = self.caps(model, target)
+        counts = {}
         for layer in layers:
             step, begin = self._step(layer, number), start[layer.name]
             around = (begin + steps * step for steps in range(-self.max_levels, self.max_levels + 1))

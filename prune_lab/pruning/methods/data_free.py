@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from prune_lab.models.model import PrunableModel
 from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.block_log import iterate_and_tell
@@ -15,16 +16,27 @@ from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.methods.blockwise import BlockMethod
 from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import check_one_cut
 
 
 class DataFreeMethod(BlockMethod):
-    """A method that chooses from the weights alone; calibration data serve only to measure its error."""
+    """A method that chooses from the weights alone; calibration data serve only to measure its error.
+
+    Attributes:
+        scope: where scores compete; ``model``: those of all layers.
+    """
 
     patterns: ClassVar[frozenset[str]] = BlockMethod.patterns | {
         "neurons", "heads", "width", "query_heads", "neurons_query_heads", "values", "neurons_values", "keys",
         "neurons_values_keys", "experts", "blocks", "sub_blocks",
     }  # fmt: skip
     prunes_experts: ClassVar[bool] = True
+
+    scope: str = "layer"
+
+    def check_model(self, model: PrunableModel, target: Target) -> None:
+        """Refuses a level that one cut over all layers cannot reach."""
+        check_one_cut(self, model, target)
 
     @torch.no_grad()
     def prune(self, context: PruningContext) -> PruningResult:

@@ -45,6 +45,14 @@ def check_together(method: Method, target: Target, allocation: Allocation, dense
         raise BadInput(f"method {name} cannot make sparsity.pattern={target.pattern}; use {fitting}")
     if method.allocation_conflict is not None and not isinstance(allocation, Uniform):
         raise BadInput(f"method {name} {method.allocation_conflict}", method)
+    least = allocation.least_kept(target)
+    if least is not None and method.least_kept > least:
+        raise BadSetting(
+            method,
+            "min_units",
+            f"is more than the {least} that the search for levels leaves in a layer; set "
+            f"allocation.inner.min_units={method.least_kept}, too",
+        )
     if dense_targets and method.dense_targets_conflict is not None:
         raise BadInput(f"dense_targets={dense_targets:g}: method {name} {method.dense_targets_conflict}", method)
 

@@ -25,7 +25,7 @@ class SimilarityMask(UnitMask):
     Args:
         units: the neurons.
         scores: ``(count,)`` float32.
-        tokens: at most so many of a batch are looked at, evenly spaced; None: all.
+        tokens: at most so many of a forward pass are looked at, evenly spaced; None: all.
 
     Attributes:
         running: the moving average of ``sum h h^T``, ``(count, count)`` float32, of which only the upper triangle means
@@ -96,7 +96,8 @@ class GUM(Movement):
         momentum: of the moving average R; what the past counts for.
         inverted: the authors' code gives the past ``1 - momentum`` instead, so that (with its 0.999) R is all but the
             present batch.
-        tokens: at most so many tokens of a batch, evenly spaced, enter C; null: all. C costs ``tokens * hidden^2``.
+        tokens: at most so many tokens of a forward pass (a micro-batch of one process), evenly spaced, enter C; null:
+            all. C costs ``tokens * hidden^2``.
 
     Source: Santacroce et al., 2023, arXiv:2302.03773. Their code divides the penalty by three times the number of
     layers (a weight of 2 there is 2/3 here), sums similarities over all neurons and divides by ``hidden * v_t``, and

@@ -1,7 +1,8 @@
 """L0 pruning: gates between 0 and 1 that are drawn anew every step, and closed by a penalty on how many are open."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -87,6 +88,7 @@ class HardConcrete(Movement):
     """
 
     patterns: ClassVar[frozenset[str]] = frozenset({"neurons", "heads"})
+    scopes: ClassVar[tuple[str, ...]] = ("layer",)
     scope: str = "layer"
     weight: float = 30.0
     lr: float = 0.1
@@ -111,6 +113,19 @@ class HardConcrete(Movement):
         for mask in live:
             assert isinstance(mask, GateMask)
             mask.draw()
+
+    @contextmanager
+    def measured(self, live: LiveMasks) -> Iterator[None]:
+        """Inside, gates are without chance, too."""
+        drawn = [mask for mask in live if isinstance(mask, GateMask) and mask.drawn]
+        try:
+            for mask in drawn:
+                mask.drawn = False
+            with super().measured(live):
+                yield
+        finally:
+            for mask in drawn:
+                mask.drawn = True
 
     def finish(self, live: LiveMasks, final: float) -> None:
         """Drops units whose gates are shut, but never more than the target says."""

@@ -75,6 +75,10 @@ class MaskPolicy(ABC):
         """Returns what is added to the loss, a scalar; ``sparsity`` is that of this step, ``final`` of the last."""
         return None
 
+    def measured(self, live: LiveMasks) -> AbstractContextManager[None]:
+        """Inside, masks are as held-out samples are measured with them: all are applied."""
+        return live.applied()
+
     def before_forward(self, live: LiveMasks, batch: Batch) -> None:  # noqa: B027 - most need nothing of it
         """Looks at every micro-batch before its forward pass."""
 
@@ -165,8 +169,8 @@ class PolicyHooks(Hooks):
         self._count()
 
     def measured(self) -> AbstractContextManager[None]:
-        """Inside, all masks are applied."""
-        return self.live.applied()
+        """Inside, masks are as the policy measures with them."""
+        return self.policy.measured(self.live)
 
     def improved(self, model: nn.Module, steps: int) -> None:
         """Makes the model as it is its own teacher, where the policy wants that."""

@@ -18,6 +18,7 @@ from prune_lab.training.losses import IGNORED, Distillation, Outputs, next_token
 from prune_lab.training.settings import Training
 from prune_lab.training.updates import Update
 from prune_lab.utils.checks import check_choice, check_flag, check_number, check_whole
+from prune_lab.utils.finite import all_finite
 
 NORMALIZATIONS = ("vocabulary", "batch")
 LOOKAHEADS = ("sgd", "adamw")
@@ -28,6 +29,7 @@ class Importance(UnitMask):
 
     Attributes:
         window: the mean of ``I`` over the steps of the window that is open.
+        steps: that are in it, a scalar.
         mean: the moving average of the windows' means.
         deviation: the moving average of how far those are from it.
         windows: how many are over, a scalar.
@@ -35,6 +37,7 @@ class Importance(UnitMask):
     """
 
     window: Tensor
+    steps: Tensor
     mean: Tensor
     deviation: Tensor
     windows: Tensor
@@ -44,6 +47,7 @@ class Importance(UnitMask):
         super().__init__(units, scores, learned=False, applied=False)
         for name in ("window", "mean", "deviation"):
             self.register_buffer(name, torch.zeros_like(scores))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("windows", torch.zeros((), dtype=torch.int64))
         self.register_buffer("level", torch.zeros((), dtype=torch.float64))
 
@@ -57,21 +61,27 @@ class Importance(UnitMask):
         return torch.sub(weight.float(), gradient, alpha=rate).mul_(gradient).abs_()
 
     def add(self, importance: Tensor, position: int) -> None:
-        """Adds a step to the open window, in which it has that position, from 0."""
+        """Adds a step to the open window, in which it has that position, from 0.
+
+        A step whose gradients overflow, which ``precision=fp16`` leaves out, is none of the window's.
+        """
         if position == 0:
-            self.window.copy_(importance)
-        else:
-            self.window.lerp_(importance, 1 / (position + 1))
+            self.steps.zero_()
+        if all_finite(importance):
+            self.steps += 1
+            self.window.lerp_(importance, 1 / int(self.steps))  # at the first step all of it
 
     def end_window(self, beta1: float, beta2: float) -> None:
-        """Takes the open window into the moving averages."""
+        """Takes the open window into the moving averages, unless it has no step."""
+        if not self.steps:
+            return
         self.mean.mul_(beta1).add_(self.window, alpha=1 - beta1)
         self.deviation.mul_(beta2).add_((self.window - self.mean).abs_(), alpha=1 - beta2)
         self.windows += 1
 
     def make_scores(self) -> None:
-        """Makes scores of it: the product of both averages, or what the first window has as long as it is open."""
-        self.scores.copy_(self.mean * self.deviation if self.windows else self.window)
+        """Makes scores of it: the product of both averages."""
+        self.scores.copy_(self.mean * self.deviation)
 
 
 @dataclass
@@ -156,8 +166,8 @@ class PINS(TrainedMethod):
 
     Source: Ren and Zhu, 2023, arXiv:2305.12394, which smoothes as PLATON does (Zhang et al., 2022, arXiv:2206.12562).
     What differs from the authors' code: biases stay, where theirs prunes those of the pruned layers; exactly as many
-    weights go as asked for, where theirs leaves what ties at the cut; before the first window is full, its mean so far
-    is the score; the teacher is chosen by the loss of samples held out of the training text, with the masks applied,
+    weights go as asked for, where theirs leaves what ties at the cut; steps whose gradients overflow are left out
+    of the averages; the teacher is chosen by the loss of samples held out of the training text, with the masks applied,
     where theirs takes the split that is reported; of a language model the loss is that of each token; the last
     phase is a share of the steps (``schedule.cooldown``).
     """

@@ -39,7 +39,7 @@ def keep_units(
     Blocks and sub-blocks compete with those of the target's range, whatever the scope.
 
     Raises:
-        RunFailed: one cut for the model (``scope="model"``) would leave a block without any.
+        BadInput: one cut for the model (``scope="model"``) would leave a block without any.
     """
     if target.removes_depth:
         return Masks({name: keep_blocks(score, target) for name, score in scores.items()})

@@ -27,6 +27,7 @@ class SoftMovement(Movement):
     """
 
     for_encoders: ClassVar[bool] = True
+    scopes: ClassVar[tuple[str, ...]] = ("layer",)
     scope: str = "layer"
     weight: float = 100.0
     threshold: float = 0.1

@@ -17,6 +17,8 @@ from prune_lab.pruning.methods.method import Method
 from prune_lab.pruning.methods.selection import keep_units
 from prune_lab.pruning.methods.unitwise import SCOPES
 from prune_lab.pruning.result import PruningResult
+from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import check_one_cut
 from prune_lab.training.gradients import gradient_of, sample_gradients
 from prune_lab.utils.checks import check_choice, check_whole
 
@@ -42,14 +44,19 @@ class GradientUnits(Method):
             return None
         return "makes one cut for the whole model; use allocation=uniform, or {at}.scope=layer"
 
+    def check_model(self, model: PrunableModel, target: Target) -> None:
+        """Refuses a level that one cut over all layers cannot reach."""
+        check_one_cut(self, model, target)
+
 
 @dataclass
 class TaylorUnits(GradientUnits):
     """Scores units by the Taylor expansion of the loss on calibration text; what stays does not change.
 
     With G the mean gradient over samples and F the mean of its square (the diagonal of the Fisher information), a unit
-    counts over all its weights, of the layers it is read from and of the one that reads it: ``|sum W G|`` (``vector``),
-    ``sum |W G|`` (``first``), ``sum |W^2 F|`` (``second``) or ``sum |W G - W^2 F / 2|`` (``mixed``).
+    counts over all its weights, of the layers it is read from and of the one that reads it: ``sum |W G|`` (``first``),
+    ``sum |W^2 F|`` (``second``), ``sum |W G - W^2 F / 2|`` (``mixed``), or the sum over its rows and columns of
+    ``|sum W G|`` along each (``vector``).
 
     The whole model is on the device, with two numbers in float32 for each of its weights.
 
@@ -94,9 +101,11 @@ class TaylorUnits(GradientUnits):
         """``(count,)`` float32 on the host."""
         total = torch.zeros(units.count)
         for member in units.members:
+            assert member.dim is not None
             change = expansion.change(member.linear, self.order)  # (out, in)
-            total += member.sum(change if self.order == "vector" else change.abs(), units.count)
-        return total.abs()
+            lines = (change if self.order == "vector" else change.abs()).sum(1 - member.dim)  # of each row or column
+            total += member.gather(lines.abs(), units.count)
+        return total
 
 
 class _Expansion:

@@ -78,7 +78,8 @@ class TextPruner(GradientUnits):
             )
 
     def check_model(self, model: PrunableModel, target: Target) -> None:
-        """Refuses to change weights for a while that are not held in memory."""
+        """Refuses to change weights for a while that are not held in memory, too."""
+        super().check_model(model, target)
         if model.mapped is not None and self.rounds > 1:
             raise BadSetting(
                 self, "rounds", "sets weights to zero between cuts, which model.stream=true leaves in their files; use "

@@ -22,7 +22,8 @@ from prune_lab.pruning.masks import Masks
 from prune_lab.pruning.methods.blockwise import BlockMethod, naming, share_of
 from prune_lab.pruning.methods.selection import drop_lowest
 from prune_lab.pruning.result import PruningResult
-from prune_lab.pruning.unit_counts import counts_by_score, uniform_counts
+from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import check_one_cut, counts_by_score, uniform_counts
 from prune_lab.utils.checks import check_choice, check_whole
 
 SCOPES = ("layer", "model")
@@ -83,6 +84,10 @@ class UnitMethod(BlockMethod):
     def least_kept(self) -> int:
         """The setting ``min_units``."""
         return self.min_units
+
+    def check_model(self, model: PrunableModel, target: Target) -> None:
+        """Refuses a level that one cut over all layers cannot reach."""
+        check_one_cut(self, model, target)
 
     @torch.no_grad()
     def prune(self, context: PruningContext) -> PruningResult:

@@ -17,7 +17,6 @@ from prune_lab.pruning.latency.curve import TimeBudget, options
 from prune_lab.pruning.methods.flap import give_biases
 from prune_lab.pruning.methods.unitwise import Solution, UnitMethod
 from prune_lab.pruning.solvers.exchange import exchange
-from prune_lab.pruning.solvers.least_squares import refit
 from prune_lab.pruning.solvers.structured_obs import Elimination, damped, dead_inputs, eliminate, refit_columns
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import most_to_go, parameters_to_go
@@ -149,10 +148,7 @@ class ZipLM(UnitMethod):
         return exchange(weight, hessian, weight.shape[1] // units.count, keep, self.swaps, units.at_once)
 
     def _refit(self, units: Units, hessian: Tensor, keep: Tensor, zero: Tensor | None) -> Tensor:
-        weight, columns = units.reader.linear.weight, units.reader.spread(keep)
-        if zero is None:
-            return refit_columns(weight, hessian, columns)
-        return refit(weight.double(), columns & ~zero, hessian, damping=0.0)  # every row has a support of its own
+        return refit_columns(units.reader.linear.weight, hessian, units.reader.spread(keep), zero)
 
     def _has_bias(self, units: Units) -> bool:
         return self.bias and units.reader.linear.bias is not None
@@ -174,4 +170,4 @@ class ZipLM(UnitMethod):
         losses = self._eliminate(units, weight, hessian, most_to_go(units, self.min_units)).losses
         weight = weight.double()
         scale = float(((weight @ hessian) * weight).sum()) if self.weighting == "relative" else 1.0
-        return [0.0, *(losses.cumsum(0) / scale).tolist()]
+        return [0.0, *(losses.cumsum(0) / (scale or 1.0)).tolist()]  # a layer that computes nothing loses nothing

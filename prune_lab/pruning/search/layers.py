@@ -9,12 +9,14 @@ from prune_lab.models.units import Units
 from prune_lab.models.view import PrunableLinear
 from prune_lab.pruning.calibration.blocks import BlockInputs
 from prune_lab.pruning.calibration.collect import collect
+from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.blockwise import naming
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.unitwise import UnitMethod
 from prune_lab.pruning.search.solving import Solved, check_inner, solve_levels
 from prune_lab.pruning.solvers.limit import Limit
 from prune_lab.pruning.target import Target
+from prune_lab.pruning.unit_counts import most_to_go
 
 Inner = LayerwiseMethod | UnitMethod
 """A method that can solve a layer at several levels from one statistic."""
@@ -46,6 +48,14 @@ class Layer:
     def at_once(self) -> int:
         """How many of its entries go together."""
         return 1 if self.units is None else self.units.at_once
+
+    def most_units(self, least_kept: int, max_level: float | None) -> int:
+        """How many of its units may go, where so many have to stay, and no larger share than ``max_level`` may go."""
+        assert self.units is not None
+        most = most_to_go(self.units, least_kept)
+        if max_level is None:
+            return most
+        return min(most, count_dropped(max_level, self.entries // self.at_once) * self.at_once)
 
 
 def layers_of(model: PrunableModel, target: Target) -> list[Layer]:

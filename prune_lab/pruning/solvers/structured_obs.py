@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from prune_lab.errors import NotPositiveDefinite
+from prune_lab.pruning.solvers.least_squares import refit
 
 _PANEL = 64
+_FEW_ZEROS = 1024  # of a row: so many are corrected for by a system of that size, more would take longer than `refit`
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,18 @@ def eliminate(
     return _eliminate_groups(gram, inverse, group, removed, parts)
 
 
-def refit_columns(weight: Tensor, hessian: Tensor, keep: Tensor) -> Tensor:
+def refit_columns(weight: Tensor, hessian: Tensor, keep: Tensor, zero: Tensor | None = None) -> Tensor:
     """``argmin tr((W - V) H (W - V)^T)`` over all ``V`` whose columns outside ``keep`` are zero.
 
     ``V_K = W H_K [H_KK]^-1``: one factorisation for all rows, from the weight as it was, so that nothing depends on the
-    order in which columns went.
+    order in which columns went. Rows with single zeros that stay are corrected for these by the inverse of ``H_KK``,
+    exactly; only where a row has more than 1,024 of them it is fitted by `refit` instead.
 
     Args:
         weight: ``(out, in)``, any float type.
         hessian: ``(in, in)`` float64, positive definite.
         keep: ``(in,)`` bool, at least one.
+        zero: ``(out, in)`` bool, where the weight is zero and stays so; ``None``: nowhere.
 
     Returns:
         ``(out, in)`` float64, exactly zero outside.
@@ -111,10 +115,24 @@ def refit_columns(weight: Tensor, hessian: Tensor, keep: Tensor) -> Tensor:
     gone = (~keep).nonzero().flatten()
     columns = weight.double()
     solution[:, kept] = columns[:, kept]
-    if len(gone):
-        coupling = columns[:, gone] @ hessian[gone[:, None], kept]  # (out, kept)
-        factor = cholesky(hessian[kept[:, None], kept])
-        solution[:, kept] += torch.cholesky_solve(coupling.T, factor).T
+    if not len(gone):
+        return solution
+    coupling = columns[:, gone] @ hessian[gone[:, None], kept]  # (out, kept)
+    factor = cholesky(hessian[kept[:, None], kept])
+    solution[:, kept] += torch.cholesky_solve(coupling.T, factor).T
+    if zero is None or not bool((zero & keep).any()):
+        return solution
+    fixed = zero[:, kept]  # (out, kept)
+    numbers = fixed.count_nonzero(1)
+    inverse = torch.cholesky_inverse(factor)
+    for row in ((numbers > 0) & (numbers <= _FEW_ZEROS)).nonzero().flatten().tolist():
+        held = fixed[row].nonzero().flatten()
+        multipliers = torch.linalg.solve(inverse[held[:, None], held], solution[row, kept[held]])
+        solution[row, kept] -= inverse[:, held] @ multipliers
+        solution[row, kept[held]] = 0
+    many = numbers > _FEW_ZEROS
+    if bool(many.any()):
+        solution[many] = refit(columns[many], keep & ~zero[many], hessian, damping=0.0)
     return solution
 
 

@@ -79,6 +79,25 @@ def test_a_state_of_an_earlier_version_is_refused(tiny_model, random_tokens, tmp
         hooks.load_state_dict({"live": {}, "method": {}})
 
 
+def test_held_out_samples_are_measured_with_gates_that_are_not_drawn(tiny_model):
+    model, method = tiny_model("opt"), HardConcrete()
+    context = PruningContext(model, Target("neurons", 0.5), None)
+    hooks = PolicyHooks(method, method.make_masks(all_neurons(model), 0), context, KeepZeros(model, ()))
+    settled = [mask().detach() for mask in hooks.live]
+    hooks.before_step(0)
+    drawn = [mask().detach() for mask in hooks.live]
+    assert not any(torch.equal(*pair) for pair in zip(drawn, settled, strict=True))
+    with hooks.measured():
+        assert all(torch.equal(mask(), gates) for mask, gates in zip(hooks.live, settled, strict=True))
+    assert all(torch.equal(mask(), gates) for mask, gates in zip(hooks.live, drawn, strict=True))
+
+
+@pytest.mark.parametrize("kind", [HardConcrete, SoftMovement])
+def test_layers_whose_scores_say_how_much_goes_do_not_compete(kind):
+    with pytest.raises(BadInput, match=r"scope='global' is not allowed; allowed: layer$"):
+        kind(scope="global")
+
+
 @pytest.mark.parametrize(
     "method", [GUM(lr=0.3), HardConcrete(lr=0.3), Movement(lr=0.3), SoftMovement(lr=0.3)], ids=repr
 )

@@ -80,12 +80,34 @@ def test_scores_are_the_smoothed_importance_times_its_uncertainty(lookahead):
         seen.append([abs(g * w) for g, w in zip(gradient, ahead, strict=True)])
         method.refresh(live)
         expected = [m * d for m, d in zip(mean, deviation, strict=True)]
-        if step < 3:  # no window is over
-            expected = [sum(each[index] for each in seen) / len(seen) for index in range(6)]
         assert mask.scores.flatten().tolist() == pytest.approx(expected, rel=1e-4), step
     assert int(mask.windows) == 2
     assert bool(mask.mask.all())
     assert bool((weight != 0).all())
+
+
+@pytest.mark.parametrize("lost", [{0}, {1, 4}, {0, 1, 2}, {3, 4, 5}])
+@pytest.mark.parametrize("lookahead", ["sgd", "adamw"])
+def test_steps_whose_gradients_overflow_are_none_of_a_window(lookahead, lost):
+    """As mixed precision with fp16 leaves them out: they do not move the averages, and no average becomes NaN."""
+    method = PINS(interval=3, beta1=0.8, beta2=0.9, lookahead=lookahead)
+    weight, live = live_on(method, torch.tensor([[1.0, -2.0]]))
+    mask = next(iter(live))
+    windows, mean, deviation = [[], [], []], torch.zeros(1, 2), torch.zeros(1, 2)
+    for step in range(7):
+        weight.grad = torch.full((1, 2), torch.nan if step in lost else 0.1 * (step + 1))
+        method.after_clip(live, step, 0.5)
+        method.after_step(live, step, 0.0, 0.5)
+        if step not in lost:
+            ahead = weight - 0.5 * weight.grad if lookahead == "sgd" else weight
+            windows[step // 3].append((weight.grad * ahead).abs().detach())
+    for window in filter(None, windows[:2]):
+        average = torch.stack(window).mean(0)
+        mean = 0.8 * mean + 0.2 * average
+        deviation = 0.9 * deviation + 0.1 * (average - mean).abs()
+    method.refresh(live)
+    torch.testing.assert_close(mask.scores, mean * deviation)
+    assert int(mask.windows) == (2 if len(lost) < 3 else 1)
 
 
 def test_importance_is_what_the_loss_changes_by_without_the_weight():

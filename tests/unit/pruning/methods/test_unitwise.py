@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import BadInput
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.model_units import all_query_heads, all_values
 from prune_lab.models.shrink import shrink
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.flap import Flap
+from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.minitron import Minitron
 from prune_lab.pruning.methods.random import Random
 from prune_lab.pruning.methods.taylor_units import TaylorUnits
@@ -116,16 +117,11 @@ def test_taylor_scores_are_their_formulas(tiny_model, random_tokens, order):
         for parameter in parameters:
             parameter.requires_grad_(False).grad = None
     expected = torch.zeros(48)
-    vector = torch.zeros(48)
     for place, linear in enumerate(block.mlp.linears):
         grads = torch.stack([each[place] for each in gradients])
         first, second = linear.weight * grads.mean(0), linear.weight.square() * grads.square().mean(0)
         terms = {"vector": first, "first": first.abs(), "second": second, "mixed": (first - second / 2).abs()}[order]
-        dim = 0 if linear is block.mlp.down else 1
-        expected += terms.sum(dim).abs() if order != "vector" else 0
-        vector += terms.sum(dim)
-    if order == "vector":
-        expected = vector.abs()
+        expected += terms.sum(0 if linear is block.mlp.down else 1).abs()  # of each row or column
     method = TaylorUnits(order, samples=4, seqlen=12)
     name = "model.layers.1.neurons"
     result = prune(model, method, Target("neurons", 0.5), tokens)
@@ -346,11 +342,22 @@ def test_random_neurons_and_heads_meet_the_share_of_parameters(tiny_model, rando
 
 
 @pytest.mark.parametrize(
-    ("method", "pattern", "level"), [(ZipLM(scope="model"), "query_heads", 0.8), (Flap(), "width", 0.99)]
+    ("method", "pattern", "level"),
+    [
+        (ZipLM(scope="model"), "query_heads", 0.8),
+        (Flap(), "width", 0.99),
+        (TaylorUnits(scope="model"), "heads", 0.9),
+        (Magnitude(scope="model"), "width", 0.99),
+    ],
 )
 def test_one_cut_that_is_out_of_reach_names_the_most(tiny_model, random_tokens, method, pattern, level):
-    with pytest.raises(RunFailed, match=r"is out of reach.*model\.layers\.0\.\w+: \d of \d\).*at most 0\.\d+"):
-        prune(tiny_model("llama"), method, Target(pattern, level), random_tokens(6, 16))
+    """Both before anything is done, and where a method is called without being asked before."""
+    message = r"is out of reach.*model\.layers\.0\.\w+: \d of \d\).*at most 0\.\d+"
+    model, target = tiny_model("llama"), Target(pattern, level)
+    with pytest.raises(BadInput, match=message):
+        method.check_model(model, target)
+    with pytest.raises(BadInput, match=message):
+        prune(model, method, target, random_tokens(6, 16))
 
 
 def test_many_that_stay_are_no_failure_of_the_method(tiny_model, random_tokens, caplog):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prune_lab.errors import NotPositiveDefinite
+from prune_lab.pruning.solvers import structured_obs
 from prune_lab.pruning.solvers.gram import output_energy
 from prune_lab.pruning.solvers.structured_obs import damped, dead_inputs, eliminate, refit_columns
 
@@ -47,6 +48,25 @@ def test_each_loss_is_what_the_least_squares_error_rises_by_and_the_least_of_all
         assert loss == pytest.approx(rises[index], rel=1e-6)
         gone.append(index)
         before += rises[index]
+
+
+@pytest.mark.parametrize("most", [1024, 3, 0])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_zeros_that_stay_are_no_part_of_a_row(share, most, monkeypatch):
+    """Against a system of its own for each row; ``most``: of zeros in rows that are corrected, not fitted anew."""
+    monkeypatch.setattr(structured_obs, "_FEW_ZEROS", most)
+    weight, hessian = problem(rows=12, columns=16)
+    zero = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < share
+    weight, keep = weight.masked_fill(zero, 0), without(16, (2, 7, 11))
+    found = refit_columns(weight, hessian, keep, zero)
+    expected = torch.zeros_like(weight)
+    for row in range(len(weight)):
+        own = (keep & ~zero[row]).nonzero().flatten()
+        expected[row, own] = torch.linalg.solve(hessian[own[:, None], own], hessian[own] @ weight[row])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    exact = (zero & keep).count_nonzero(1) <= most
+    torch.testing.assert_close(found[exact], expected[exact], rtol=1e-9, atol=1e-10)
+    assert not bool(found[:, ~keep].any()) and not bool(found[zero].any())
 
 
 def test_a_refit_is_the_best_of_all_weights_on_its_columns():
