@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from prune_lab.errors import BadInput, shown
+from prune_lab.errors import BadInput
 from prune_lab.utils.files import write_text
 
 
@@ -30,12 +30,12 @@ def around_table(page: Path, name: str) -> Around:
         BadInput: the page is not there, or does not have the table's marks.
     """
     if not page.is_file():
-        raise BadInput(f"--readme {shown(page)}: there is no such file")
+        raise BadInput(f"--readme {page}: there is no such file")
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, begins, rest = page.read_text(encoding="utf-8").partition(begin)
     _, ends, after = rest.partition(end)
     if not (begins and ends):
-        raise BadInput(f"--readme {shown(page)} has no marks {begin} and {end}, between which the table goes")
+        raise BadInput(f"--readme {page} has no marks {begin} and {end}, between which the table goes")
     return Around(before + begin, end + after)
 
 

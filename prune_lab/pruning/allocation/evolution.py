@@ -35,7 +35,7 @@ from prune_lab.pruning.solvers.limit import Limit
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import uniform_counts
 from prune_lab.utils.checks import check_choice, check_number, check_seed, check_whole
-from prune_lab.utils.collectives import gather
+from prune_lab.utils.collectives import gather, rank
 from prune_lab.utils.digests import json_digest
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,8 @@ class Evolution(LayerAllocation):
     layer of the dense model at ``max_levels`` levels above and below where the search begins, ``step`` apart. A
     generation makes ``offspring`` copies of the best candidate so far. In each, a few steps are moved from one layer to
     another whose steps have as many parameters, so that the total stays exact; of a target of time, steps are exchanged
-    between all layers so that the predicted seconds are kept. Stage by stage they are scored on more
-    tokens of a fresh sample of the calibration windows and fewer are left; at the last stage the parent joins, and the
-    best is the next parent.
+    between all layers so that the predicted seconds are kept. Stage by stage they are scored on more tokens of a fresh
+    sample of the calibration windows and fewer are left; at the last stage the parent joins, and the best is the next.
 
     Args:
         inner: what the levels are solved with; by default SparseGPT, whatever prunes in the end. Of neurons and heads
@@ -137,7 +136,7 @@ class Evolution(LayerAllocation):
                 "(model.stream); use model.stream=false where it fits into memory, or another allocation"
             )
         smallest = min(layers_of(model, target), key=lambda layer: layer.entries)
-        if self._step(smallest, self.rounds) < 1:
+        if smallest.step(self.step, self.rounds) < 1:
             halved, remedy = "", "raise it"
             if self.rounds > 1:
                 halved, remedy = f"halved {self.rounds - 1} times ", "raise it, or lower {at}.rounds"
@@ -166,8 +165,9 @@ class Evolution(LayerAllocation):
         """Searches; the total is right from the start on."""
         layers = layers_of(model, target)
         start = self._start(model, calibration, target, layers)
-        found = self._search(model, calibration, target, layers, start, place or Workplace())
-        return levels_of(found, {layer.name: layer.entries for layer in layers})
+        alone = rank() == 0  # one process searches for all, as the levels are as large as the model
+        found = gather(self._search(model, calibration, target, layers, start, place or Workplace()) if alone else None)
+        return levels_of(found[0], {layer.name: layer.entries for layer in layers})
 
     def target_levels(self, model: PrunableModel, calibration: Calibration, target: Target) -> Mapping[str, float]:
         """What `budget` finds."""
@@ -199,17 +199,11 @@ class Evolution(LayerAllocation):
             caps = self.caps(model, target)
         counts = {}
         for layer in layers:
-            step, begin = self._step(layer, number), start[layer.name]
+            step, begin = layer.step(self.step, number), start[layer.name]
             around = (begin + steps * step for steps in range(-self.max_levels, self.max_levels + 1))
             least = min(layer.zeros, begin)
             counts[layer.name] = [count for count in around if least <= count <= max(caps[layer.name], begin)]
         return counts
-
-    def _step(self, layer: Layer, number: int) -> int:
-        """How many of a layer's entries lie between two levels of a round, from 1: half as many as the round before."""
-        halved = self.step / 2 ** (number - 1)
-        step = round(halved * layer.entries) if self.step < 1 else int(halved)
-        return max(step // layer.at_once, 1) * layer.at_once if layer.units is not None else step
 
     def _search(
         self,
@@ -251,7 +245,7 @@ class Evolution(LayerAllocation):
             Site(
                 layer.name,
                 tuple(count * layer.parameters_each for count in counts[layer.name]),
-                self._step(layer, number) * layer.parameters_each,
+                layer.step(self.step, number) * layer.parameters_each,
             )
             for layer in layers
         ]
@@ -259,7 +253,7 @@ class Evolution(LayerAllocation):
         settings = describe(self) | {"generations": None, "rounds": None}
         limit = time_limit(target, layers, counts)
         digest = json_digest([keys, counts, settings, list(begin.parent), begin.generation, limit and asdict(limit)])
-        state: State = gather(course.begin(begin, digest, number))[0]  # of several processes the first one has kept it
+        state = course.begin(begin, digest, number)
         if state.generation < begin.generation + self.generations:
             database = make_levels(
                 model, calibration, target, self.inner, layers, counts, keys, store=place.store, folder=place.progress

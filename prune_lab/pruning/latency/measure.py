@@ -89,7 +89,8 @@ def shapes_of(model: PrunableModel) -> dict[str, Shapes]:
     for block in model.blocks:
         attention, mlp = block.attention, block.mlp
         kind = f", {kinds[block.index]}" if block.index < len(kinds) else ""
-        of_attention = f"attention of {attention.kv_heads} key-value and {attention.heads} query heads{kind}"
+        heads = f"{attention.kv_heads} key-value and {attention.heads} query heads of {attention.head_dim}"
+        of_attention = f"attention of {heads}{kind}"
         found[block.name] = (of_attention, f"feed-forward network of {mlp.down.shape[1]} neurons")
     return found
 

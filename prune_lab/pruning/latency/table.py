@@ -12,7 +12,7 @@ from prune_lab.models.units import Units
 from prune_lab.pruning.latency.curve import Curve, TimeBudget
 from prune_lab.utils.digests import json_digest
 
-FORMAT = 2
+FORMAT = 3
 """Of the file; another number is another way of measuring."""
 
 Conditions = Mapping[str, Mapping[str, object]]

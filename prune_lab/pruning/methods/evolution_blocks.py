@@ -14,6 +14,7 @@ from prune_lab.pruning.methods.depth import Candidates, Choice, DepthMethod
 from prune_lab.pruning.search.fitness import ModelFitness
 from prune_lab.pruning.solvers.evolution import Candidate, Draw, Evolving, Site, Stage, State, check_stages
 from prune_lab.utils.checks import check_whole
+from prune_lab.utils.finite import or_infinite
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class EvolutionBlocks(DepthMethod):
         with candidates.forward() as forward:
             fitness = ModelFitness(forward, candidates.context.calibration, _LeftOut(candidates), seed=seed)
             starts = random_choices(sites, candidates.wanted, self.starts, seed)
-            losses = fitness(starts, starts[0], stages[0].tokens, Draw(0, len(stages)))
+            scored = fitness(starts, starts[0], stages[0].tokens, Draw(0, len(stages)))
+            losses = [or_infinite(loss) for loss in scored]
             state = State(starts[min(range(len(starts)), key=losses.__getitem__)])
             search = Evolving(sites, fitness, stages, self.offspring, seed, self.flips)
             state = search.run(state, self.generations, self._say)
@@ -93,6 +95,8 @@ class EvolutionBlocks(DepthMethod):
 def random_choices(sites: Sequence[Site], wanted: int, number: int, seed: int) -> list[Candidate]:
     """Draws choices of ``wanted`` sites, of each group its share (the first groups one more), all different.
 
+    What a group has too few sites for goes of the others.
+
     Args:
         sites: of two levels each, of which the second removes.
         wanted: how many go.
@@ -102,14 +106,12 @@ def random_choices(sites: Sequence[Site], wanted: int, number: int, seed: int) -
     groups = sorted({site.group for site in sites}, key=repr)
     members = {group: [index for index, site in enumerate(sites) if site.group == group] for group in groups}
     each, more = divmod(wanted, len(groups))
-    counts = {group: each + (place < more) for place, group in enumerate(groups)}
+    counts = {group: min(each + (place < more), len(members[group])) for place, group in enumerate(groups)}
+    for group in groups:
+        counts[group] += min(wanted - sum(counts.values()), len(members[group]) - counts[group])
     random, found = np.random.default_rng([seed, number]), dict[Candidate, None]()
     for _ in range(10 * number):
-        gone = {
-            int(index)
-            for group in groups
-            for index in random.choice(members[group], min(counts[group], len(members[group])), replace=False)
-        }
+        gone = {int(index) for group in groups for index in random.choice(members[group], counts[group], replace=False)}
         found[tuple(int(index in gone) for index in range(len(sites)))] = None
         if len(found) == number:
             break

@@ -18,6 +18,7 @@ from prune_lab.pruning.methods.depth import Candidates, Choice, DepthMethod
 from prune_lab.pruning.target import Target
 from prune_lab.training.losses import Distillation, language_loss
 from prune_lab.utils.checks import check_choice, check_whole
+from prune_lab.utils.finite import or_infinite
 from prune_lab.utils.progress import track
 from prune_lab.utils.text import duration
 
@@ -81,7 +82,7 @@ class GreedyBlocks(DepthMethod):
             for number in range(1, candidates.wanted + 1):
                 start = time.perf_counter()
                 costs = trial.costs(free, off)
-                best = min(free, key=costs.__getitem__)
+                best = min(free, key=lambda unit: or_infinite(costs[unit]))
                 free.remove(best)
                 off |= candidates.parts(best)
                 order.append(best)

@@ -1,5 +1,6 @@
 """Methods that remove neurons and heads, from one statistic of what they compute."""
 
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,12 @@ from prune_lab.pruning.result import PruningResult
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import check_one_cut, counts_by_score, uniform_counts
 from prune_lab.utils.checks import check_choice, check_whole
+from prune_lab.utils.collectives import gather, rank
+
+logger = logging.getLogger(__name__)
 
 SCOPES = ("layer", "model")
+_COUNTS = "counts"
 
 
 @dataclass(frozen=True)
@@ -94,15 +99,27 @@ class UnitMethod(BlockMethod):
         """Settles how many units go of each layer, then prunes the blocks in order."""
         units = context.target.units(context.model)
         self.prepare_model(context.model, units)
-        if self.scope == "layer":
-            counts = uniform_counts(units, context.target, self.min_units)
-        else:
-            counts = self.counts(units, context)
+        counts = self._settled(units, context)
         budget = levels_of(counts, {each.name: each.count for each in units})
         result = super().prune(replace(context, target=replace(context.target, budget=budget)))
         # also those of blocks that were pruned before an interruption, and those that were zero before
         result.masks = Masks({each.name: ~each.zero for each in units})
         return result
+
+    def _settled(self, units: list[Units], context: PruningContext) -> dict[str, int]:
+        """How many units go of each layer, by their names; as before an interruption, where there was one."""
+        if self.scope == "layer":
+            return uniform_counts(units, context.target, self.min_units)
+        finished = context.finished_blocks if rank() == 0 else None
+        kept = gather(None if finished is None else finished.kept(_COUNTS))[0]
+        if kept is not None:
+            logger.info("how many units go of each layer was settled before the interruption")
+            found: dict[str, int] = kept[1]
+            return found
+        counts: dict[str, int] = gather(self.counts(units, context))[0]  # other processes may have rounded otherwise
+        if finished is not None:
+            finished.keep(_COUNTS, {}, counts)
+        return counts
 
     def prune_block(self, pruning: BlockPruning) -> None:
         """Collects the statistic, and prunes the neurons and heads of the block."""

@@ -49,6 +49,17 @@ class Layer:
         """How many of its entries go together."""
         return 1 if self.units is None else self.units.at_once
 
+    def step(self, step: float, number: int) -> int:
+        """How many of its entries lie between two levels of a round, from 1: half as many as in the round before.
+
+        Args:
+            step: of the first round, a share of the entries below 1, or a whole number of them.
+            number: of the round.
+        """
+        halved = step / 2 ** (number - 1)
+        entries = round(halved * self.entries) if step < 1 else int(halved)
+        return max(entries // self.at_once, 1) * self.at_once if self.units is not None else entries
+
     def most_units(self, least_kept: int, max_level: float | None) -> int:
         """How many of its units may go, where so many have to stay, and no larger share than ``max_level`` may go."""
         assert self.units is not None

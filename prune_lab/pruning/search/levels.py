@@ -5,6 +5,7 @@ weight and where, and are mapped into memory: what is not looked at need not be 
 """
 
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prune_lab.cache.store import Store
+from prune_lab.errors import RunFailed
 from prune_lab.models.identity import model_key, place_key
 from prune_lab.models.model import PrunableModel
 from prune_lab.models.view import PrunableLinear
@@ -94,6 +96,8 @@ def make_levels(
     if not missing:
         logger.info("levels: all %d blocks are taken from an earlier run", len(blocks))
         return database
+    if store is None:
+        _check_room(size, folder)
     levels = max(len(each) for each in counts.values())
     logger.info(
         "levels: %d of %d blocks are to be solved, at up to %d levels a layer", len(missing), len(blocks), levels
@@ -107,6 +111,17 @@ def make_levels(
             _keep(solved, keys[block.index], database, store, folder)
             _say(numbers[block.index], len(missing), time.perf_counter() - start)
     return database
+
+
+def _check_room(size: int, folder: Path | None) -> None:
+    place = Path(tempfile.gettempdir()) if folder is None else folder
+    there = next(each for each in (place.absolute(), *place.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise RunFailed(
+            f"the levels of the search take {gigabytes(size)}, and {place} has {gigabytes(free)} left; make room "
+            "there, or use fewer levels (allocation.max_levels)"
+        )
 
 
 def _solve(

@@ -12,6 +12,7 @@ import numpy as np
 
 from prune_lab.errors import BadSetting
 from prune_lab.pruning.solvers.limit import Limit
+from prune_lab.utils.finite import or_infinite
 
 Candidate = tuple[int, ...]
 """The level of each site, an index into its costs."""
@@ -197,7 +198,7 @@ class Evolving:
             if index == len(self.stages) - 1:
                 pool = [parent, *pool]
             scored = self.fitness(pool, parent, stage.tokens, Draw(number, index))
-            losses = [loss if loss == loss else np.inf for loss in scored]  # NaN is worse than all others
+            losses = [or_infinite(loss) for loss in scored]
             evaluations, tokens = evaluations + len(pool), tokens + len(pool) * stage.tokens
             if index < len(self.stages) - 1:
                 best = sorted(range(len(pool)), key=lambda each: (losses[each], each))

@@ -142,3 +142,13 @@ def test_runs_that_do_not_belong_to_the_command_are_refused(findings, tmp_path, 
     write_runs(findings, tmp_path / "results")
     with pytest.raises(BadInput, match=message):
         kept(tmp_path, *overrides)
+
+
+def test_runs_with_another_value_for_their_model_are_refused(tmp_path, toy_findings):
+    """A name that rows fill in by model stands in none of the overrides."""
+    made = toy_findings(lambda cell: record(cell.seed, None))
+    (tmp_path / "toy.yaml").write_text((tmp_path / "toy.yaml").read_text() + "per_model: {half: {big: '1'}}\n")
+    write_runs(made, tmp_path / "results")
+    assert kept(tmp_path)
+    with pytest.raises(BadInput, match=r"with other settings .*\(half=1 of big, half=2 of big\)"):
+        kept(tmp_path, "half=2")

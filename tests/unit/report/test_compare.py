@@ -1,10 +1,13 @@
 import csv
+import math
 
 import pytest
 
 from prune_lab.report import table
+from prune_lab.report.compare import compare
 from prune_lab.report.render import marks_of, report_text, write_report
 from prune_lab.utils.outputs import refuse_foreign
+from tests.unit.report.conftest import SPEC
 
 PACKAGES = {"prune_lab": "0", "python": "3", "torch": "2", "transformers": "5", "lm-eval": "0.4"}
 
@@ -110,3 +113,26 @@ def test_without_a_single_run_the_published_numbers_are_printed_and_nothing_is_w
     text = capsys.readouterr().out
     assert "| llama2_7b | wanda | 50 % | 6.42[^1] | not run: the hub is away | - | - |" in text
     assert not results.exists()
+
+
+def test_the_dense_model_of_a_metric_with_a_slash_was_run(toy_findings, tmp_path):
+    (tmp_path / "toy.yaml").write_text(SPEC.replace("metrics: {perplexity:", "metrics: {evaluate/c4/perplexity:"))
+
+    def measured(cell):
+        metrics = {"dense/c4/perplexity": 12.5, "evaluate/c4/perplexity": 15.0}
+        return record(0.0) | {"metrics": metrics}
+
+    found = toy_findings(measured)
+    (dense, *_) = [line for line in compare(found, found.spec.metrics[0]) if line.setting == "dense"]
+    assert (dense.ours, dense.not_run) == ((12.5,), "") and dense.protocol != "-"
+
+
+def test_a_seed_that_has_broken_the_model_leaves_a_table(toy_findings, tmp_path):
+    """A loss of 700 nats is a perplexity of infinity, whose spread nothing is."""
+
+    def measured(cell):
+        metrics = {"dense/perplexity": 8.5, "evaluate/perplexity": math.inf if cell.seed else 10.0}
+        return record(0.0) | {"metrics": metrics}
+
+    text = write_report(toy_findings(measured), tmp_path / "results")
+    assert "inf ± nan" in text

@@ -185,3 +185,19 @@ def test_noise_counts_as_the_dense_models_speed():
     perplexity = Metric("perplexity", "Perplexity")
     assert members([dense, lucky, faster], perplexity) == [faster, dense]
     assert members([dense, lucky, faster, better], perplexity) == [faster, better]
+
+
+def test_every_way_of_training_in_a_panel_has_its_own_line(drawn):
+    """Of one that all of its rows share there is one, without a name."""
+    names = []
+    for choices in ("[full, lora]", "[full]"):
+        rows = f"rows: {{model: [a], method: [wanda], finetune: {choices}}}"
+        yaml = YAML.replace("rows: {model: [a], method: [wanda, ria]}", rows + "\ncontrol: [method=dense]")
+        (axis,) = drawn(yaml).axes
+        lines = [line for line in axis.get_lines() if line.get_label().startswith("dense")]
+        names.append([line.get_label() for line in lines])
+        assert len({line.get_linestyle() for line in lines}) == len(lines)
+    assert names == [
+        ["dense", "dense, trained alike, full", "dense, trained alike, lora"],
+        ["dense", "dense, trained alike"],
+    ]

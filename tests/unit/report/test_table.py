@@ -238,3 +238,17 @@ def test_what_has_finished_is_tabulated_without_a_run(tmp_path, monkeypatch, cap
         table.main(["reference", *asked, "--no-run", *folders])
     assert ended.value.code == 0
     assert "2 of 3 runs are missing.** They have not run yet." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, "there is no such file"), ("# A page", "has no marks <!-- reference:begin -->")]
+)
+def test_a_page_that_has_no_place_for_the_table_is_refused_before_any_run(tmp_path, monkeypatch, capsys, text, message):
+    page = tmp_path / "page.md"
+    if text is not None:
+        page.write_text(text)
+    monkeypatch.setattr(table, "run_cells", None)
+    with pytest.raises(SystemExit) as ended:
+        table.main(["reference", "--results", str(tmp_path / "results"), "--readme", str(page)])
+    assert ended.value.code == 2
+    assert f"--readme {page}" in (said := capsys.readouterr().err) and message in said

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from prune_lab.errors import BadInput
+from prune_lab.models.model_units import all_values
+from prune_lab.models.shrink import shrink
 from prune_lab.pruning.allocation.evolution import Evolution
 from prune_lab.pruning.allocation.measured import Measured
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.latency.curve import Curve, TimeBudget
 from prune_lab.pruning.masks import count_dropped
+from prune_lab.pruning.methods.fitting import check_together
 from prune_lab.pruning.methods.flap import Flap
 from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.wanda_units import WandaUnits
@@ -143,3 +146,34 @@ def test_bad_combinations_are_named():
     with pytest.raises(BadInput, match="blocks"):
         Evolution(inner=ZipLM()).check(Target("blocks", 0.5))
     Evolution(inner=ZipLM()).check(target)
+
+
+@pytest.mark.parametrize(("inner", "most"), [(ZipLM(min_units=40), 8), (ZipLM(), 28)])
+def test_no_layer_loses_more_than_its_least_units_and_highest_level_allow(tiny_model, random_tokens, inner, most):
+    """Of 48 neurons in each of three blocks; one of them is worth next to nothing, and would lose nearly all."""
+    model, target = tiny_model("llama"), Target("neurons", 0.4 if most > 8 else 0.1)
+    model.blocks[1].mlp.down.weight.mul_(1e-3)
+    search = Evolution(inner=inner, seed=1, max_level=0.6, **SHORT | {"generations": 12})
+    budget = search.budget(model, Calibration(random_tokens(6, 24)), target)
+    counts = [count_dropped(level, 48) for level in budget.values()]
+    assert max(counts) == counts[1] <= most
+    assert sum(counts) == 3 * count_dropped(target.level, 48)
+
+
+def test_what_a_search_cannot_keep_is_refused():
+    with pytest.raises(BadInput, match=r"sparsity.level=0.5 is more than .*max_level=0.4"):
+        Evolution(inner=ZipLM(), max_level=0.4).check(Target("width", 0.5))
+    search = Evolution(inner=ZipLM())
+    with pytest.raises(BadInput, match=r"min_units=2 is more than the 1 that the search.*inner.min_units=2, too"):
+        check_together(ZipLM(min_units=2), Target("width", 0.5), search, 0.0)
+    check_together(ZipLM(min_units=2), Target("width", 0.5), Evolution(inner=ZipLM(min_units=2)), 0.0)
+
+
+def test_what_the_method_of_the_levels_cannot_do_is_refused_at_the_start(tiny_model):
+    """FLAP removes heads of unequal numbers of values, and structured OBS does not."""
+    model, target = tiny_model("llama"), Target("heads", 0.5)
+    values = all_values(model)[0]
+    shrink(model, {values.name: torch.arange(values.count) > 2})
+    with pytest.raises(BadInput, match=r"heads have unequal numbers of values"):
+        Evolution(inner=ZipLM()).check_model(model, target)
+    Evolution(inner=WandaUnits()).check_model(model, target)

@@ -98,7 +98,7 @@ def test_a_table_comes_back_from_its_json(tiny_model, tmp_path):
     assert again == table and again.digest == table.digest
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99}', '{"format": 2}', '{"format": 2, "phases": []}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99}', '{"format": 2}', '{"format": 3, "phases": []}'])
 def test_a_file_that_is_no_table_is_refused(tiny_model, tmp_path, text):
     path = tmp_path / "t.json"
     path.write_text(text)

@@ -14,6 +14,7 @@ from prune_lab.models.shrink import shrink
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.calibration.partial import PartialForward, parts_of
 from prune_lab.pruning.context import PruningContext
+from prune_lab.pruning.methods import greedy_blocks
 from prune_lab.pruning.methods.angular_distance import AngularDistance, distance
 from prune_lab.pruning.methods.block_influence import BlockInfluence, influence
 from prune_lab.pruning.methods.greedy_blocks import GreedyBlocks
@@ -253,3 +254,11 @@ def test_gradients_of_float16_weights_are_those_of_float32(tiny_model, random_to
     scores = [prune(model, TaylorBlocks(), target, tokens).notes["taylor"] for model in (half, full)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
     assert {parameter.dtype for parameter in half.hf.parameters()} == {torch.float16}
+
+
+def test_a_choice_that_overflows_is_worse_than_all_others(tiny_model, random_tokens, monkeypatch):
+    """Comparing with NaN says no to everything, so that the first choice would win."""
+    monkeypatch.setattr(greedy_blocks._Trial, "costs", lambda self, free, off: {0: math.nan, 1: 2.0, 2: 1.0})
+    context = PruningContext(tiny_model("llama"), Target("blocks", 0.34), Calibration(random_tokens(2, 8)))
+    (keep,) = GreedyBlocks().prune(context).masks.values()
+    assert keep.tolist() == [True, True, False]

@@ -50,6 +50,13 @@ def test_halves_go_in_equal_numbers(tiny_model, random_tokens):
     assert (~keep).sum(0).tolist() == [2, 2]
 
 
+def test_what_one_kind_has_too_few_of_goes_of_the_other():
+    """As where attentions are gone already."""
+    sites = [Site("0", (0, 1), 0)] + [Site(str(number), (0, 1), 1) for number in range(1, 6)]
+    for choice in random_choices(sites, 4, 8, seed=0):
+        assert choice[0] == 1 and sum(choice) == 4
+
+
 def test_the_same_seed_finds_the_same(tiny_model, random_tokens):
     method = EvolutionBlocks(**SHORT | {"tokens": (12, 24)})  # of one window, so that it matters which
     tokens, target = random_tokens(4, 24), Target("sub_blocks", 0.5)

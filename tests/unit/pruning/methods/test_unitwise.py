@@ -22,6 +22,7 @@ from prune_lab.pruning.methods.wanda_units import WandaUnits
 from prune_lab.pruning.methods.ziplm import ZipLM
 from prune_lab.pruning.reached import check_reached
 from prune_lab.pruning.result import PruningResult
+from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.target import Target
 
 METHODS = [
@@ -386,3 +387,18 @@ def test_zeros_go_first_of_a_random_choice_also_where_one_key_has_more(tiny_mode
         units.apply(torch.tensor([False, True, True, True]))
     result = prune(model, Random(), Target("query_heads", 0.5), random_tokens(6, 16))
     assert all(not keep[0] and int(keep.count_nonzero()) == 2 for keep in result.masks.values())
+
+
+@pytest.mark.parametrize("method", [ZipLM(scope="model"), Flap()], ids=repr)
+def test_what_goes_of_each_layer_is_settled_once_for_an_interrupted_pruning(
+    tiny_model, random_tokens, tmp_path, monkeypatch, method
+):
+    target, calibration, found = Target("width", 0.4), Calibration(random_tokens(6, 16)), []
+    for interrupted in (True, False):
+        model = tiny_model("llama")
+        finished = FinishedBlocks(tmp_path, "the same", every=0)
+        found.append(method.prune(PruningContext(model, target, calibration, finished_blocks=finished)))
+        if interrupted:
+            assert (tmp_path / "counts.safetensors").is_file()
+            monkeypatch.setattr(type(method), "counts", None)
+    assert all(torch.equal(keep, found[1].masks[name]) for name, keep in found[0].masks.items())

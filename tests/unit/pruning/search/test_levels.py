@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from prune_lab.cache.store import Store
+from prune_lab.errors import RunFailed
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.magnitude import Magnitude
@@ -139,3 +142,15 @@ def test_a_store_that_is_too_small_is_left_alone(make, tiny_model, tmp_path):
 def test_methods_without_a_statistic_cannot_be_asked(make, tiny_model):
     with pytest.raises(AttributeError):
         make(tiny_model("llama"), Magnitude())
+
+
+def test_levels_for_which_there_is_no_room_are_refused_before_the_walk(
+    tiny_model, random_tokens, tmp_path, monkeypatch
+):
+    model, target, calibration = tiny_model("llama"), Target(level=0.5), Calibration(random_tokens(2, 8))
+    layers = layers_of(model, target)
+    counts = {layer.name: [layer.entries // 2] for layer in layers}
+    monkeypatch.setattr(levels, "iterate_blocks", None)
+    monkeypatch.setattr(levels.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(RunFailed, match=r"levels of the search take .* GB, and .*new has .* GB left; make room there"):
+        make_levels(model, calibration, target, Wanda(), layers, counts, {}, folder=tmp_path / "new")
