@@ -26,7 +26,7 @@ from prune_lab.pruning.methods.sparsegpt import SparseGPT
 from prune_lab.pruning.methods.unitwise import UnitMethod
 from prune_lab.pruning.search.course import Course
 from prune_lab.pruning.search.fitness import KINDS, ModelFitness
-from prune_lab.pruning.search.layers import Inner, Layer, check_method, check_solves, layers_of, time_limit
+from prune_lab.pruning.search.layers import Inner, Layer, check_method, check_solves, layers_of, limit_of, topped_up
 from prune_lab.pruning.search.levels import LevelDatabase, level_keys, make_levels
 from prune_lab.pruning.search.short_training import ShortTraining, check_train_tokens, check_train_windows
 from prune_lab.pruning.search.stitching import Weight, stitching
@@ -49,10 +49,11 @@ class Evolution(LayerAllocation):
 
     Layers are linear layers of which single weights go, or the neurons or the heads of a block. ``inner`` solves every
     layer of the dense model at ``max_levels`` levels above and below where the search begins, ``step`` apart. A
-    generation makes ``offspring`` copies of the best candidate so far. In each, a few steps are moved from one layer to
-    another whose steps have as many parameters, so that the total stays exact; of a target of time, steps are exchanged
-    between all layers so that the predicted seconds are kept. Stage by stage they are scored on more tokens of a fresh
-    sample of the calibration windows and fewer are left; at the last stage the parent joins, and the best is the next.
+    generation makes ``offspring`` copies of the best candidate so far. In each, a few steps move from one layer to
+    another whose steps have as many parameters, so that the total stays exact; neurons and heads together, and a target
+    of time, exchange steps of all layers within the parameters or seconds that are asked for. Stage by stage they are
+    scored on more tokens of a fresh sample of the calibration windows and fewer are left; at the last stage the parent
+    joins, and the best is the next.
 
     Args:
         inner: what the levels are solved with; by default SparseGPT, whatever prunes in the end. Of neurons and heads
@@ -193,17 +194,19 @@ class Evolution(LayerAllocation):
         self, model: PrunableModel, target: Target, layers: Sequence[Layer], start: Mapping[str, int], number: int
     ) -> dict[str, list[int]]:
         """How many entries of each layer go at its levels, which lie around where a round begins."""
-        if target.removes_units:
-            caps = {layer.name: layer.most_units(self.inner.least_kept, self.max_level) for layer in layers}
-        else:
-            caps = self.caps(model, target)
-        counts = {}
+        caps, counts = self.caps(model, target), {}
         for layer in layers:
             step, begin = layer.step(self.step, number), start[layer.name]
             around = (begin + steps * step for steps in range(-self.max_levels, self.max_levels + 1))
             least = min(layer.zeros, begin)
             counts[layer.name] = [count for count in around if least <= count <= max(caps[layer.name], begin)]
         return counts
+
+    def caps(self, model: PrunableModel, target: Target) -> dict[str, int]:
+        """How many entries of each layer may go at most."""
+        if not target.removes_units:
+            return super().caps(model, target)
+        return {each.name: each.most_units(self.inner.least_kept, self.max_level) for each in layers_of(model, target)}
 
     def _search(
         self,
@@ -216,8 +219,9 @@ class Evolution(LayerAllocation):
     ) -> dict[str, int]:
         """How many entries of each layer go by the best candidate of the last round."""
         found, state = dict(start), State(())
-        total = self.rounds * self.generations
-        course = Course(total, _MEASURES[self.fitness], place.progress, place.course, place.plot)
+        course = Course(
+            self.rounds * self.generations, _MEASURES[self.fitness], place.progress, place.course, place.plot
+        )
         for number in range(1, self.rounds + 1):
             if number > 1:
                 logger.info("round %d of %d: levels half as far apart, around what was found", number, self.rounds)
@@ -226,7 +230,7 @@ class Evolution(LayerAllocation):
             state = self._round(model, calibration, target, layers, counts, begin, number, course, place)
             found = {layer.name: counts[layer.name][level] for layer, level in zip(layers, state.parent, strict=True)}
         course.finish(state)
-        return found
+        return topped_up(target, layers, found, self.caps(model, target))
 
     def _round(
         self,
@@ -241,17 +245,10 @@ class Evolution(LayerAllocation):
         place: Workplace,
     ) -> State:
         """Solves the levels of a round, and searches among them."""
-        sites = [
-            Site(
-                layer.name,
-                tuple(count * layer.parameters_each for count in counts[layer.name]),
-                layer.step(self.step, number) * layer.parameters_each,
-            )
-            for layer in layers
-        ]
+        sites = [layer.site(counts[layer.name], layer.step(self.step, number)) for layer in layers]
         keys = level_keys(model, calibration, target, describe(self.inner), layers, counts)
         settings = describe(self) | {"generations": None, "rounds": None}
-        limit = time_limit(target, layers, counts)
+        limit = limit_of(target, layers, counts)
         digest = json_digest([keys, counts, settings, list(begin.parent), begin.generation, limit and asdict(limit)])
         state = course.begin(begin, digest, number)
         if state.generation < begin.generation + self.generations:

@@ -14,6 +14,7 @@ from prune_lab.pruning.methods.blockwise import naming
 from prune_lab.pruning.methods.layerwise import LayerwiseMethod
 from prune_lab.pruning.methods.unitwise import UnitMethod
 from prune_lab.pruning.search.solving import Solved, check_inner, solve_levels
+from prune_lab.pruning.solvers.evolution import Site
 from prune_lab.pruning.solvers.limit import Limit
 from prune_lab.pruning.target import Target
 from prune_lab.pruning.unit_counts import most_to_go
@@ -60,6 +61,10 @@ class Layer:
         entries = round(halved * self.entries) if step < 1 else int(halved)
         return max(entries // self.at_once, 1) * self.at_once if self.units is not None else entries
 
+    def site(self, counts: Sequence[int], step: int) -> Site:
+        """What a search moves, given how many entries go at each level and how many lie between two."""
+        return Site(self.name, tuple(count * self.parameters_each for count in counts), step * self.parameters_each)
+
     def most_units(self, least_kept: int, max_level: float | None) -> int:
         """How many of its units may go, where so many have to stay, and no larger share than ``max_level`` may go."""
         assert self.units is not None
@@ -86,16 +91,63 @@ def layers_of(model: PrunableModel, target: Target) -> list[Layer]:
     return layers
 
 
-def time_limit(target: Target, layers: Sequence[Layer], counts: Mapping[str, Sequence[int]]) -> Limit | None:
-    """The predicted seconds of each layer at its levels, and those that all may take, of a target that asks for it."""
-    time = target.time
-    if time is None:
+def limit_of(target: Target, layers: Sequence[Layer], counts: Mapping[str, Sequence[int]]) -> Limit | None:
+    """What the levels of all layers may spend together; ``None`` where steps of one size are exchanged.
+
+    Of a target of time these are the predicted seconds of what is left of the model, and of one for units of several
+    sizes the parameters that go.
+
+    Args:
+        target: what is pruned.
+        layers: all of it.
+        counts: how many entries go at each level of each layer.
+    """
+    if (time := target.time) is not None:
+        curves = [time.curves[layer.name] for layer in layers]
+        spent = [
+            [curve.at(curve.count - count) for count in counts[layer.name]]
+            for layer, curve in zip(layers, curves, strict=True)
+        ]
+        return Limit(spent, time.seconds - time.fixed)
+    if not target.counts_parameters:
         return None
-    spent = []
-    for layer in layers:
-        curve = time.curves[layer.name]
-        spent.append([curve.at(curve.count - count) for count in counts[layer.name]])
-    return Limit(spent, time.seconds - time.fixed)
+    gone = [[float(count * layer.parameters_each) for count in counts[layer.name]] for layer in layers]
+    return Limit(gone, parameters_asked(target, layers), saving=-1)
+
+
+def parameters_asked(target: Target, layers: Sequence[Layer]) -> int:
+    """How many parameters of all layers' units a target asks for."""
+    return count_dropped(target.sparsity, sum(layer.entries * layer.parameters_each for layer in layers))
+
+
+def topped_up(
+    target: Target, layers: Sequence[Layer], found: Mapping[str, int], most: Mapping[str, int]
+) -> dict[str, int]:
+    """Has single neurons go besides, of one block after the other, as long as one fits into what is asked for.
+
+    That is where a target counts the parameters of units of several sizes. Steps between levels are of many neurons, so
+    that nearly one of them may be missing.
+
+    Args:
+        target: what is pruned.
+        layers: all of it.
+        found: how many units of each go.
+        most: how many may go.
+    """
+    counts = dict(found)
+    if target.time is not None or not target.counts_parameters:
+        return counts
+    left = parameters_asked(target, layers) - sum(counts[layer.name] * layer.parameters_each for layer in layers)
+    going = True
+    while going:
+        going = False
+        for layer in layers:
+            neuron = layer.units is not None and layer.units.kind == "neurons"
+            if neuron and layer.parameters_each <= left and counts[layer.name] < most[layer.name]:
+                counts[layer.name] += 1
+                left -= layer.parameters_each
+                going = True
+    return counts
 
 
 def check_solves(owner: object, field: str = "inner") -> None:

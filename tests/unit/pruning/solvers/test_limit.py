@@ -16,11 +16,12 @@ def total(limit, levels):
 
 @st.composite
 def limits(draw):
-    """Seconds that need not fall from level to level, and a parent that fits."""
+    """Seconds that need not fall from level to level, or what need not rise, and a parent that fits."""
     seconds = st.floats(0, 10, allow_subnormal=False)
     spent = draw(st.lists(st.lists(seconds, min_size=1, max_size=5), min_size=1, max_size=7))
     parent = tuple(draw(st.integers(0, len(each) - 1)) for each in spent)
-    return Limit(spent, total(Limit(spent, 0.0), parent) + draw(st.floats(0, 3))), parent
+    most = total(Limit(spent, 0.0), parent) + draw(st.floats(0, 3))
+    return Limit(spent, most, draw(st.sampled_from([1, -1]))), parent
 
 
 @settings(max_examples=200, deadline=None)
@@ -41,6 +42,14 @@ def test_a_large_step_is_exchanged_for_several_small_ones_and_back():
     children = {limit.mutate(parent, 1, np.random.default_rng(seed)) for seed in range(60)}
     assert {child[0] for child in children} == {0, 1, 2}
     assert {total(limit, child) for child in children} == {12.0}  # nothing is left over where all steps divide it
+
+
+def test_it_is_the_same_of_what_goes_as_of_what_stays():
+    """Four parameters for a head, one for a step of neurons: what is removed is exchanged as seconds are."""
+    limit = Limit([[0.0, 4.0, 8.0], *[[0.0, 1.0, 2.0, 3.0, 4.0]] * 4], 12.0, saving=-1)
+    children = {limit.mutate((1, 2, 2, 2, 2), 1, np.random.default_rng(seed)) for seed in range(60)}
+    assert {child[0] for child in children} == {0, 1, 2}
+    assert {total(limit, child) for child in children} == {12.0}
 
 
 def test_the_search_within_a_limit_finds_the_best_candidate_that_brute_force_finds():
