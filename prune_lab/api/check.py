@@ -51,6 +51,7 @@ _PATTERNS: Mapping[str, Sequence[tuple[str, dict[str, Any]]]] = {
     "blocks": (("one of three blocks", {"sparsity": "blocks", "sparsity.level": 0.5}),),
     "sub_blocks": (("half of the sub-blocks", {"sparsity": "sub_blocks", "sparsity.level": 0.5}),),
 }
+_OWN = ("model", "method", "data", "device", "stages")
 _ALONE = {
     "experts": ("mixtral",),
     "query_heads": ("llama",),
@@ -96,6 +97,8 @@ def check_method(
     stage = check_settings(config).stages["prune"]
     assert isinstance(stage, Prune)
     method = stage.method
+    if method.leaves_adapter:
+        raise BadInput(f"{name} leaves low-rank parts beside the weights, which is not checked; use method.merge=true")
     if method.trains:
         settings = {"training.steps": 6, "training.batch_size": 4, **settings}
     one_cut = method.allocation_conflict is not None and not method.trains  # of the model: no groups, no single blocks
@@ -258,11 +261,14 @@ def _parsed(words: Sequence[str]) -> dict[str, Any]:
     from hydra.errors import HydraException
 
     try:
-        return {each.key_or_group: each.value() for each in OverridesParser.create().parse_overrides(list(words))}
+        given = {each.get_key_element(): each.value() for each in OverridesParser.create().parse_overrides(list(words))}
     except HydraException as error:
         from prune_lab.run.messages import message_of
 
         raise BadInput(message_of(error, words)) from error
+    if odd := [key for key in given if key.lstrip("+") in _OWN]:
+        raise BadInput(f"{odd[0]} is not allowed, as the check has its own; allowed: settings of the method")
+    return given
 
 
 if __name__ == "__main__":

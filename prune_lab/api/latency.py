@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from prune_lab.errors import BadInput, located
+from prune_lab.errors import BadInput, RunFailed, located
 from prune_lab.utils.commands import command_parser
+from prune_lab.utils.disk import disk_failure
 from prune_lab.utils.extras import how_to_install
 from prune_lab.utils.paths import local_path
 from prune_lab.utils.pipes import ends_with_its_reader
@@ -30,20 +31,20 @@ examples:
   prune-lab-latency model=smollm2 --output table.json --plot table.svg
   prune-lab model=smollm2 method=ziplm method.scope=model sparsity.speedup=1.5 sparsity.latency.path=table.json
 
-Exit status: 0 done, 2 bad input.
+Exit status: 0 done, 1 it could not go on, 2 bad input.
 """
 _WORKLOAD = ("batch_size", "seqlen", "new_tokens", "repeats", "steps")
 
 
 @ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses the command line, measures, prints, and exits with 0 (done) or 2 (bad input)."""
+    """Parses the command line, measures, prints, and exits with 0 (done), 1 (it could not go on) or 2 (bad input)."""
     given = _parser().parse_args(arguments)
     try:
         _run(given)
-    except BadInput as error:
+    except (BadInput, RunFailed) as error:
         sys.stderr.write(f"prune-lab-latency: {error}\n")
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, BadInput) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -87,12 +88,17 @@ def _run(given: argparse.Namespace) -> None:
         model = parts.model.load(None)
     table = asked.table(model, parts.device, again=given.again)
     _print(table, model)
-    if output is not None:
-        write_json(output, table.to_json())
-        sys.stdout.write(f"table: {output}\n")
-    if plot is not None:
-        _draw(table, plot)
-        sys.stdout.write(f"plot: {plot}\n")
+    try:
+        if output is not None:
+            write_json(output, table.to_json())
+            sys.stdout.write(f"table: {output}\n")
+        if plot is not None:
+            _draw(table, plot)
+            sys.stdout.write(f"plot: {plot}\n")
+    except OSError as error:
+        if disk_failure(error) is None:  # who read the output is gone, say
+            raise
+        raise RunFailed(f"{error.filename or output or plot} cannot be written: {error.strerror or error}") from error
 
 
 def _place(text: str | None, option: str, suffix: str) -> Path | None:

@@ -214,10 +214,10 @@ class Store:
             flush(entry.parent)
 
     def _make_room(self, size: int) -> None:
-        now = time.time()
         for left in (path for path in self.folder.iterdir() if path.name.startswith(UNFINISHED_NAMES)):
-            if now - left.stat().st_mtime > LEFT_BEHIND:
-                shutil.rmtree(left, ignore_errors=True)
+            with suppress(FileNotFoundError):  # who made it has just removed it
+                if time.time() - left.stat().st_mtime > LEFT_BEHIND:
+                    shutil.rmtree(left, ignore_errors=True)
         entries = sorted(self._entries())
         total = sum(size for _, size, _ in entries) + size
         for _, bytes_of, path in entries:

@@ -25,11 +25,12 @@ class HubSplit:
         repo: the data set, such as ``HuggingFaceFW/fineweb-edu``.
         name: of one of its configurations; None where there is one only.
         revision: commit, tag or branch.
-        split: its name; None: ``test``, ``validation`` or the like, and where there is none, the documents of ``train``
-            that follow the first ``limit``.
+        split: its name; None: ``test``, ``validation`` or the like that is not ``beside``, and where there is none,
+            ``train``.
         field: the column of the text, or of the messages of a conversation.
         limit: so many documents at most.
         join: between two documents.
+        beside: the split of other documents; where ``split`` is None, none of its first ``limit`` are read.
     """
 
     repo: str
@@ -39,6 +40,7 @@ class HubSplit:
     field: str
     limit: int
     join: str
+    beside: str = "train"
 
     def read(self) -> list[Document]:
         """The documents.
@@ -79,14 +81,14 @@ class HubSplit:
         if self.split is not None:
             return self.split, 0
         there = datasets.get_dataset_split_names(self.repo, self.name, revision=self.revision)
-        found = next((each for each in _HELD_OUT if each in there), None)
+        found = next((each for each in _HELD_OUT if each in there and each != self.beside), None)
         if found is None and "train" not in there:
             raise BadInput(
                 f"{{at}}.evaluation_split is not given, and {self.repo} has no split of a usual name; it has: "
                 f"{', '.join(there)}",
                 self,
             )
-        return (found, 0) if found else ("train", self.limit)
+        return (found, 0) if found else ("train", self.limit if self.beside == "train" else 0)
 
     def _documents(self, rows: Iterator[dict[str, object]], split: str) -> Iterator[Document]:
         for number, row in enumerate(rows, start=1):
@@ -125,4 +127,5 @@ class HubDataset(SourcedData):
         """Returns the split of one use."""
         assert self.repo is not None
         split = self.calibration_split if use == "calibration" else self.evaluation_split
-        return HubSplit(self.repo, self.name, self.revision, split, self.field, self.limit_documents, self.join)
+        asked = (self.repo, self.name, self.revision, split, self.field, self.limit_documents, self.join)
+        return HubSplit(*asked, beside=self.calibration_split)

@@ -15,24 +15,7 @@ def engine_notes(done: str, *, auto_class: str | None = None, code: bool = True)
         code: whether its classes lie beside the weights; models that prune_lab 0.1 saved have none.
     """
     pattern = _PATTERN.search(done)
-    if "shrunk" in done:
-        yield (
-            "Neurons, heads or values were taken out, so that the matrices are smaller: memory, computation and files "
-            "are smaller in every engine that opens the model, without special kernels."
-            if "experts" not in done
-            else "Experts were taken out, so that memory and files are smaller in every engine that opens the model. A "
-            "token goes to as many experts as before, so that computing it costs the same."
-        )
-    elif "experts" in done:
-        yield (
-            "Whole experts are removed and still stored, as zeros that the router must not choose: only "
-            "`prune_lab.load` opens the model so, until prune_lab's stage `shrink` has taken them out."
-        )
-    elif any(kind in done for kind in ("neurons", "heads", "width", "values", "keys")):
-        yield (
-            "Whole neurons, heads, values or keys are zero and still stored: an engine gains nothing by that until "
-            "they are taken out, which is what prune_lab's stage `shrink` does."
-        )
+    yield from _of_units(done)
     if auto_class is not None:
         yield (
             "Its family's configuration cannot say how large its blocks are, or that they are rotated. So engines "
@@ -66,3 +49,34 @@ def engine_notes(done: str, *, auto_class: str | None = None, code: bool = True)
         "Quantising the model may bring zeros back as other numbers, where a format has an offset (Q4_1 of GGUF, for "
         "example): count them afterwards."
     )
+
+
+def _of_units(done: str) -> Iterator[str]:
+    """What it gains where whole parts of the model were removed."""
+    if "shrunk" not in done:
+        if "experts" in done:
+            yield (
+                "Whole experts are removed and still stored, as zeros that the router passes over: an engine gains "
+                "nothing by that until they are taken out, which is what prune_lab's stage `shrink` does."
+            )
+        elif any(kind in done for kind in ("neurons", "heads", "width", "values", "keys", "blocks")):
+            yield (
+                "Whole neurons, heads, values, keys or blocks are zero and still stored: an engine gains nothing by "
+                "that until they are taken out, which is what prune_lab's stage `shrink` does."
+            )
+    elif "experts" in done:
+        yield (
+            "Experts were taken out, so that memory and files are smaller in every engine that opens the model. A "
+            "token goes to as many experts as before, so that computing it costs the same."
+        )
+    elif "values" in done or "keys" in done:
+        yield (
+            "Neurons, or values and rows of queries and keys within heads, were taken out, so that matrices and files "
+            "are smaller. Attention computes at its full width where heads have lost some, so that a pass may take no "
+            "less time there."
+        )
+    else:
+        yield (
+            "Neurons, heads or whole blocks were taken out, so that the model is smaller: memory, computation and "
+            "files are smaller in every engine that opens it, without special kernels."
+        )

@@ -19,7 +19,7 @@ from prune_lab.models.gguf import GgufFile
 from prune_lab.models.gguf_header import ARCHITECTURES
 from prune_lab.models.registered import PREFIX
 from prune_lab.models.rotations import ROTATIONS
-from prune_lab.models.shrink import EXPERTS, HEADS, KEYS, QUERY_HEADS, VALUES, WIDTHS
+from prune_lab.models.shrink import EXPERTS, HEADS, KEYS, PASSED_OVER, QUERY_HEADS, VALUES, WIDTHS
 from prune_lab.models.weight_files import find_weights
 from prune_lab.utils.paths import local_path
 
@@ -67,6 +67,11 @@ def check_convertible(folder: Path) -> None:
         raise BadInput(
             "--gguf: heads of this model have lost values, or rows of queries and keys, which a GGUF file cannot say; "
             "leave --gguf out, or prune neurons and whole heads (sparsity=width)"
+        )
+    if raw.get(PASSED_OVER):
+        raise BadInput(
+            "--gguf: experts of this model are removed and still stored, which a GGUF file cannot say; leave --gguf "
+            "out, or take them out first, with the stage shrink"
         )
     sizes = [raw[name] for name in (WIDTHS, HEADS, QUERY_HEADS, EXPERTS) if raw.get(name)]
     if sizes and all(len(set(each)) == 1 for each in sizes):

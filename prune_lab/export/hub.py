@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _TOKEN = "hf auth login, or set HF_TOKEN to a token with the right to write (https://huggingface.co/settings/tokens)"
 _ALWAYS_THERE = {".gitattributes"}
-_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+_OF_A_MODEL = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*.gguf", "modeling_prune_lab_*.py"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def push(folder: Path, place: Place, message: str, api: "HfApi | None" = None) -
             folder_path=folder,
             revision=place.revision,
             commit_message=message,
-            delete_patterns=_WEIGHTS,  # an earlier model's shards would be read beside these
+            delete_patterns=_OF_A_MODEL,  # an earlier model's would be read beside these, or in their place
         )
     return str(address)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _UNITS = (
     "neurons", "heads", "width", "query_heads", "neurons_query_heads", "values", "neurons_values", "keys",
-    "neurons_values_keys", "experts",
+    "neurons_values_keys", "experts", "blocks", "sub_blocks",
 )  # fmt: skip
 _TAGS = {"unstructured": "sparse"} | dict.fromkeys(_UNITS, "structured-pruning")
 _MOST_BYTES = 2**22  # of a card

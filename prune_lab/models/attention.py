@@ -71,3 +71,9 @@ def set_flash_attention(asked: _Asked, hf: "PreTrainedModel") -> None:
         raise BadSetting(
             asked, "attn_implementation", f"cannot be used: {reason}; use {{at}}.attn_implementation=sdpa"
         ) from error
+    if hf.config._attn_implementation != "flash_attention_2":  # of classes that choose when they are made
+        raise BadSetting(
+            asked,
+            "attn_implementation",
+            f"is not allowed: {type(hf).__name__} cannot change to it; use {{at}}.attn_implementation=null",
+        )

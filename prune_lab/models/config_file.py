@@ -9,6 +9,7 @@ from typing import Any
 from prune_lab.errors import BadInput, shown
 from prune_lab.models.families import Family, family_of
 from prune_lab.models.folder import quantised, read_json
+from prune_lab.models.registered import PREFIX
 from prune_lab.models.shrink import EXPERTS, HEADS, KEYS, QUERY_HEADS, VALUES, WIDTHS, family_name
 
 _SIZES = (
@@ -83,11 +84,32 @@ def check_sizes(raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], f
         )
     largest = max((max(shape, default=0) for shape in shapes.values()), default=0)
     for key in () if any(map(raw.get, (WIDTHS, HEADS, VALUES, KEYS))) else _SIZES:  # those say the sizes of each block
+        if key == "intermediate_size" and raw.get("moe_intermediate_size"):
+            continue  # of blocks without experts, of which there may be none
         if isinstance(raw.get(key), int) and raw[key] > largest:
             raise BadInput(
                 f"{{at}}.path={folder}: config.json says {key}={raw[key]}, and no weight has a dimension of more than "
                 f"{largest}; correct the key, or copy the folder again"
             )
+
+
+def refuse_own_classes(raw: Mapping[str, Any], checkpoint: Any) -> None:
+    """Refuses a checkpoint that brings a class of a model, where its code is trusted: it would not be the one pruned.
+
+    Raises:
+        BadInput: its configuration names such a class, other than those that prune_lab writes.
+    """
+    named = raw.get("auto_map")
+    if not checkpoint.trust_remote_code or not isinstance(named, Mapping):
+        return
+    classes = [str(value) for key, value in named.items() if key != "AutoTokenizer"]
+    if own := [each for each in classes if f"modeling_{PREFIX}" not in each]:
+        raise BadInput(
+            f"{{at}}.trust_remote_code=true is not allowed: config.json names classes of its own ({', '.join(own)}), "
+            f"and prune_lab prunes those of transformers; with false it is the {raw.get('model_type')} model of "
+            "transformers with these weights",
+            checkpoint,
+        )
 
 
 def reason_of(error: Exception, raw: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Whether weights and configuration belong together: before the weights are read, by their headers, and after."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -123,6 +124,39 @@ def model_class_of(config: "PretrainedConfig") -> "type[PreTrainedModel]":
     encoder = family_of(config.model_type).encoder
     found = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if encoder else auto.MODEL_FOR_CAUSAL_LM_MAPPING
     return cast("type[PreTrainedModel]", found[type(config)])
+
+
+def give_generation_config(hf: "PreTrainedModel", folder: Path) -> None:
+    """Gives a model that was made of tensors what its folder says of generating texts, as one of the folder has it."""
+    from transformers import GenerationConfig
+
+    if hf.can_generate():
+        with suppress(OSError):  # there is no such file: what config.json says stays
+            hf.generation_config = GenerationConfig.from_pretrained(folder)
+
+
+def type_in(config: "PretrainedConfig") -> str | None:
+    """The type of weights that a configuration declares."""
+    declared = getattr(config, "dtype", None)
+    return None if declared is None else str(declared).removeprefix("torch.")
+
+
+def other_type(types: set[str], wanted: str, *, asked: str) -> str:
+    """What to say of weights that are stored in other types than they are wanted in."""
+    stored = ", ".join(sorted(types))
+    if asked != "auto":
+        return f"the weights are stored as {stored}; use model.dtype=auto"
+    remedy = f"use model.dtype={stored}" if len(types) == 1 else "save the model again in one type"
+    return f"the weights are stored as {stored}, where config.json says {wanted}; {remedy}"
+
+
+def no_tokenizer(checkpoint: Any, found: list[str], reason: str) -> BadInput:
+    """What to say of a checkpoint whose tokenizer cannot be loaded from the files that were found."""
+    return BadInput(
+        f"{{at}}.path={checkpoint.path}: cannot load the tokenizer from {', '.join(found)}: {reason}. Copy the "
+        "tokenizer's files again, or write them with tokenizer.save_pretrained(DIR); data=tokens needs none.",
+        checkpoint,
+    )
 
 
 def bad_config(folder: Path, raw: Mapping[str, Any], error: Exception) -> BadInput:

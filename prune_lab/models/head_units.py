@@ -125,6 +125,23 @@ class Keys(PartsOfHeads):
     places: tuple[tuple[int, ...], ...]
     kind: ClassVar[UnitKind] = "keys"
 
+    @property
+    def zero(self) -> Tensor:
+        """Which units compare nothing, bool on the host: those of zeros.
+
+        Of a pair of rows the biases must be zero, too, in the queries or in the keys: positions rotate them, so that
+        they would tell positions apart. The biases of other rows add as much to the scores of all keys.
+        """
+        zero = super().zero
+        biases = [
+            member.gather(member.bias.float().abs(), self.count).cpu()
+            for member in self.members
+            if member.bias is not None
+        ]
+        if all(len(places) == 1 for places in self.places) or len(biases) < len(self.members):
+            return zero
+        return zero & (torch.stack(biases) == 0).any(0)
+
     def select(self, keep: Tensor) -> None:
         """Removes the other rows, and tells the module where the rest belongs."""
         kept: list[list[int]] = [[] for _ in range(self.attention.kv_heads)]

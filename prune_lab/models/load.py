@@ -13,7 +13,7 @@ import transformers  # its parts are imported when they are used: a mistake in t
 from prune_lab.errors import BadInput, Reported, owned_by
 from prune_lab.models import fit
 from prune_lab.models.attention import Attention, attention_of, check_attention, set_flash_attention
-from prune_lab.models.config_file import check_sizes, read_config
+from prune_lab.models.config_file import check_sizes, read_config, refuse_own_classes
 from prune_lab.models.families import family_of
 from prune_lab.models.folder import GGUF, model_name
 from prune_lab.models.gguf import GgufFile
@@ -146,15 +146,15 @@ class Checkpoint:
         if not found:
             return None
         if mistake := mistake_in(self.folder, loads=True):
-            raise self._no_tokenizer(found, mistake)
+            raise fit.no_tokenizer(self, found, mistake)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **self._trusting)
             words, special = len(tokenizer), len(tokenizer.all_special_ids)
             tokenizer("a")  # it looks at settings that loading does not, such as the length of the model
         except Exception as error:  # the loaders raise a dozen kinds
-            raise self._no_tokenizer(found, mistake_in(self.folder, loads=False) or fit.in_short(error)) from error
+            raise fit.no_tokenizer(self, found, mistake_in(self.folder, loads=False) or fit.in_short(error)) from error
         if words <= special:
-            raise self._no_tokenizer(found, f"its vocabulary has {words} tokens, and no file gives more")
+            raise fit.no_tokenizer(self, found, f"its vocabulary has {words} tokens, and no file gives more")
         return tokenizer
 
     def load(
@@ -178,7 +178,7 @@ class Checkpoint:
             config = self._config(raw)
             fit.check_fit(config, headers, self.folder, raw)
             fit_head(config, headers, labels, str(self.name))
-            streamed = self._streams(weights, headers)
+            streamed = self._streams(weights, headers, config)
             hf = self._load(config, weights, map_tensors(weights.files, headers) if streamed else None)
             if self.origin and is_changed(self.folder):
                 self._note_change(self.origin)
@@ -226,6 +226,7 @@ class Checkpoint:
             return read_origin(self.folder)
 
     def _config(self, raw: dict[str, Any]) -> "transformers.PretrainedConfig":
+        refuse_own_classes(raw, self)
         try:
             config: transformers.PretrainedConfig = unequal_config(raw) or transformers.AutoConfig.from_pretrained(
                 self.folder, **self._trusting
@@ -261,18 +262,23 @@ class Checkpoint:
             ) from error
         hf, report = loaded
         fit.refuse_misfit(report, self.folder, config, weights.headers())
+        if mapped is not None:
+            fit.give_generation_config(hf, self.folder)
         return hf  # type: ignore[no-any-return]
 
-    def _streams(self, weights: WeightFiles, headers: Mapping[str, torch.Tensor]) -> bool:
+    def _streams(
+        self, weights: WeightFiles, headers: Mapping[str, torch.Tensor], config: "transformers.PretrainedConfig"
+    ) -> bool:
         """Whether the weights stay in their files, which they can as they are there only."""
         if self.stream is False:
             return False
+        wanted = self.dtype if self.dtype != "auto" else fit.type_in(config)  # as transformers loads them otherwise
         types = {str(tensor.dtype).removeprefix("torch.") for tensor in headers.values() if tensor.ndim > 1}
         lacks = None
         if weights.pickled:
             lacks = f"{weights.files[0].name} is no safetensors file; save the model again with save_pretrained"
-        elif self.dtype != "auto" and types != {self.dtype}:
-            lacks = f"the weights are stored as {', '.join(sorted(types))}; use model.dtype=auto"
+        elif wanted is not None and types != {wanted}:
+            lacks = fit.other_type(types, wanted, asked=self.dtype)
         if self.stream:
             if lacks:
                 raise BadInput(f"model.stream=true maps weights as they are stored, and {lacks}", self)
@@ -290,10 +296,3 @@ class Checkpoint:
     @property
     def _trusting(self) -> dict[str, Any]:
         return {"trust_remote_code": self.trust_remote_code}
-
-    def _no_tokenizer(self, found: list[str], reason: str) -> BadInput:
-        return BadInput(
-            f"{{at}}.path={self.path}: cannot load the tokenizer from {', '.join(found)}: {reason}. Copy the "
-            "tokenizer's files again, or write them with tokenizer.save_pretrained(DIR); data=tokens needs none.",
-            self,
-        )

@@ -10,7 +10,7 @@ import mmap
 import os
 import tempfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 _MAPS = Path("/proc/self/maps")
 _DONTNEED = 4  # of madvise(2): the pages are read from the file again when they are touched
@@ -49,9 +50,9 @@ class MappedWeights:
 
     def __init__(self, hf: nn.Module):
         self.scratch = Path(tempfile.gettempdir())
-        # By parameter, the tensor of a file and the version with it. The tensors are kept, so that nothing else comes
-        # to lie where they lie: its pages would be let go of, and hold zeros then.
-        self._files: dict[int, tuple[Tensor, int]] = {}
+        # By parameter, as long as there is one, the tensor of a file and the version with it. The tensors are kept, so
+        # that nothing else comes to lie where they lie: its pages would be let go of, and hold zeros then.
+        self._files: MutableMapping[nn.Parameter, tuple[Tensor, int]] = WeakTensorKeyDictionary()
         in_files = _in_files()
         for parameter in hf.parameters():
             if in_files(parameter.data):
@@ -68,7 +69,7 @@ class MappedWeights:
         Raises:
             OSError: that cannot be written.
         """
-        named = {name: each for name, each in module.named_parameters() if id(each) in self._files}
+        named = {name: each for name, each in module.named_parameters() if each in self._files}
         changed = {name: each.data for name, each in named.items() if self._is_changed(each)}
         placed = self._written(changed) if changed else {}
         in_files = _in_files()
@@ -80,12 +81,12 @@ class MappedWeights:
                 self._map(parameter, now)
             else:
                 parameter.data = now
-                del self._files[id(parameter)]
+                del self._files[parameter]
 
     def restore(self, module: nn.Module) -> None:
         """Lets a module's parameters, which were somewhere else and are as they were, be those of their file again."""
         for parameter in module.parameters():
-            if id(parameter) in self._files and self._files[id(parameter)][1] == parameter._version:
+            if parameter in self._files and self._files[parameter][1] == parameter._version:
                 self._map(parameter, self._file(parameter))
 
     def release(self, module: nn.Module) -> None:
@@ -96,22 +97,22 @@ class MappedWeights:
     def _mapped(self, module: nn.Module) -> Iterator[nn.Parameter]:
         """Those that are in their file, and as they are there: one that was changed in place has pages of its own."""
         for parameter in module.parameters():
-            file, version = self._files.get(id(parameter), (None, 0))
+            file, version = self._files.get(parameter, (None, 0))
             if file is not None and parameter.data_ptr() == file.data_ptr() and parameter._version == version:
                 yield parameter
 
     def _is_changed(self, parameter: nn.Parameter) -> bool:
-        file, version = self._files[id(parameter)]
+        file, version = self._files[parameter]
         if parameter.data_ptr() == file.data_ptr():
             return parameter._version != version  # in place: the pages are no longer the file's
         return not torch.equal(_bits(parameter.data), _bits(file))
 
     def _file(self, parameter: nn.Parameter) -> Tensor:
-        return self._files[id(parameter)][0]
+        return self._files[parameter][0]
 
     def _map(self, parameter: nn.Parameter, file: Tensor) -> None:
         parameter.data = file
-        self._files[id(parameter)] = (file, parameter._version)
+        self._files[parameter] = (file, parameter._version)
 
     def _written(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Writes tensors to a file without a name, and maps it."""

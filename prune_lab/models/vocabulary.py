@@ -96,6 +96,10 @@ def cut_vocabulary(model: PrunableModel, file: TokenizerFile, ids: set[int]) -> 
     for config in _configs(model):
         for key, value in list(_named(config)):
             setattr(config, key, renumbered(value, new))
+    if (settings := getattr(hf, "generation_config", None)) is not None:
+        # Settings that were changed since they were read are checked strictly when they are saved, and many published
+        # ones would fail, of which transformers only warns as long as they are as they were.
+        settings._original_object_hash = hash(settings)
     hf.config.get_text_config().vocab_size = len(order)
     if hasattr(hf, "vocab_size"):
         hf.vocab_size = len(order)

@@ -24,7 +24,7 @@ SECTIONS = (
     "model", "data", "sparsity", "method", "allocation", "schedule", "training", "finetune", "evaluate", "stages",
     "tracker",
 )  # fmt: skip
-_BESIDE_NUMBERS = ("tracker", "save_model", "keep_models", "skip_finished", "stage_cache_min_seconds")
+_BESIDE_NUMBERS = ("tracker", "save_model", "keep_models", "skip_finished", "stage_cache_min_seconds", "objective")
 KEEP_MODELS = ("all", "best", "none")
 _BESIDE_STAGES = ("save_every", "log_every")
 

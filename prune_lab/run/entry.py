@@ -46,8 +46,11 @@ def run_unless_finished(config: RunConfig, folder: Path, *, job: bool = False, *
                 earlier = finished_runs.find(identity, folder, model=model)
             if earlier is not None:
                 logger.info("finished before, in %s; skip_finished=false runs it again", earlier)
-                with disk_failures(folder):
-                    return finished_runs.adopt(earlier, folder, config.key, model=model)
+                try:
+                    with disk_failures(folder):
+                        return finished_runs.adopt(earlier, folder, config.key, model=model)
+                except FileNotFoundError as error:
+                    logger.warning("it has gone meanwhile (%s); the run is done again", error.filename)
             record = _run(config, folder, identity=identity, **how)
             finished_runs.add(identity, folder)
         return record

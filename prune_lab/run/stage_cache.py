@@ -137,6 +137,7 @@ class SharedStages:
             if (self.run.folder / name).is_file():
                 shutil.copyfile(self.run.folder / name, folder / name)
         state = {
+            "files": sorted(path.name for path in folder.iterdir()),
             "results": [asdict(result) for result in self._results],
             "protocol": self._protocol,
             "made": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -144,29 +145,35 @@ class SharedStages:
         write_json(folder / _STATE, state)
 
     def _restore(self, folder: Path) -> list[Result]:
-        """Puts the run into the state that was written."""
+        """Puts the run into the state that was written.
+
+        The model is changed last: another process may remove the entry meanwhile, and a file that is gone is an error
+        that leaves the run as it was.
+        """
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        files = set(state["files"])
         results = [
             Result(each["name"], each["metrics"], {name: Table(**table) for name, table in each["tables"].items()})
             for each in state["results"]
         ]
+        masks = load_file(folder / _MASKS) if _MASKS in files else None
+        pairs = load_pairs(folder / _ADAPTER) if _ADAPTER in files else None
+        for name in files.intersection(_FILES):
+            write_atomically(self.run.folder / name, partial(shutil.copyfile, folder / name))
+        model = self.run.model
         with safe_open(folder / _MODEL, "pt") as saved:
-            match_biases(self.run.model, set(saved.keys()))
-            match_head(self.run.model, set(saved.keys()))
-            match_rotations(self.run.model, set(saved.keys()))
-        load_model(self.run.model.hf, folder / _MODEL)
-        if (folder / _ADAPTER).is_file():
-            model = self.run.model
-            model.adapter = put_pairs(model.hf, list(model.linears), load_pairs(folder / _ADAPTER))
-        if (folder / _MASKS).is_file():
-            masks = load_file(folder / _MASKS)
+            names = set(saved.keys())
+        match_biases(model, names)
+        match_head(model, names)
+        match_rotations(model, names)
+        load_model(model.hf, folder / _MODEL)
+        if pairs is not None:
+            model.adapter = put_pairs(model.hf, list(model.linears), pairs)
+        if masks is not None:
             self.run.masks = Masks({name: mask for name, mask in masks.items() if not name.endswith(".order")})
-        for name in _FILES:
-            if (folder / name).is_file():
-                write_atomically(self.run.folder / name, partial(shutil.copyfile, folder / name))
         self._results, self._protocol = results, state["protocol"]  # when nothing can fail any more
-        names = [each.name for each in results]
-        self.run.protocol |= self._protocol | {"taken": {"stages": names, "made": state["made"]}}
+        stages = [each.name for each in results]
+        self.run.protocol |= self._protocol | {"taken": {"stages": stages, "made": state["made"]}}
         return results
 
 

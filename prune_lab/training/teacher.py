@@ -49,9 +49,14 @@ def check_teacher(
             "knows tokens that the stage vocabulary takes from the model; leave it out: the model before it is pruned, "
             "with the same vocabulary, is the teacher then",
         )
-    own = model.hf.config
     with owned_by(distill, renamed={"path": "teacher"}):
         config = Checkpoint(distill.teacher).load_config()
+    _check_fits(config, model, distill)
+
+
+def _check_fits(config: Any, model: PrunableModel, distill: Distillation) -> None:
+    """Compares a teacher's configuration with the model."""
+    own = model.hf.config
     vocabulary = config.get_text_config().vocab_size
     if vocabulary != model.vocab_size:
         raise BadSetting(

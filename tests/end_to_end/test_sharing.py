@@ -73,6 +73,22 @@ def test_a_sweep_over_trainings_prunes_once_with_the_same_bits(command, job, tmp
     assert [name for name, _ in groupby(lines)] == ["dense", "prune", "finetune", "evaluate", "save"]
 
 
+def test_an_entry_that_goes_while_it_is_read_leaves_the_model_as_it_was(command, job, tmp_path, monkeypatch):
+    """Another process makes room in the store; the stage is done as if there had been none."""
+    run(command, tmp_path / "first", *job)
+
+    def gone(path):
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr("prune_lab.run.stage_cache.load_file", gone)
+    assert run(command, tmp_path / "second", *job, *TUNED) == []
+    monkeypatch.undo()
+    monkeypatch.setenv("PRUNE_LAB_CACHE", str(tmp_path / "cache"))
+    alone(command, tmp_path / "alone", *job, *TUNED)
+    assert numbers(tmp_path / "second") == numbers(tmp_path / "alone")
+    assert left(tmp_path / "second") == left(tmp_path / "alone")
+
+
 def test_what_was_pruned_is_measured_once_before_it_is_trained(command, job, tmp_path):
     said = []
     for name, rate in {"first": "1e-3", "second": "2e-3", "third": "2e-3"}.items():

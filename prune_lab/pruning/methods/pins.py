@@ -61,10 +61,7 @@ class Importance(UnitMask):
         return torch.sub(weight.float(), gradient, alpha=rate).mul_(gradient).abs_()
 
     def add(self, importance: Tensor, position: int) -> None:
-        """Adds a step to the open window, in which it has that position, from 0.
-
-        A step whose gradients overflow, which ``precision=fp16`` leaves out, is none of the window's.
-        """
+        """Adds a step to the open window, in which it has that position, from 0; not if its gradients overflow."""
         if position == 0:
             self.steps.zero_()
         if all_finite(importance):
@@ -78,10 +75,6 @@ class Importance(UnitMask):
         self.mean.mul_(beta1).add_(self.window, alpha=1 - beta1)
         self.deviation.mul_(beta2).add_((self.window - self.mean).abs_(), alpha=1 - beta2)
         self.windows += 1
-
-    def make_scores(self) -> None:
-        """Makes scores of it: the product of both averages."""
-        self.scores.copy_(self.mean * self.deviation)
 
 
 @dataclass
@@ -297,9 +290,9 @@ class PINS(TrainedMethod):
 
     @torch.no_grad()
     def refresh(self, live: LiveMasks) -> None:
-        """Makes scores of what is known."""
+        """Makes scores of what is known: the product of both averages."""
         for mask in _known(live):
-            mask.make_scores()
+            mask.scores.copy_(mask.mean * mask.deviation)
 
 
 def _known(live: LiveMasks) -> list[Importance]:

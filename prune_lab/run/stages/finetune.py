@@ -159,8 +159,6 @@ class Finetune(Stage):
         samples = training_samples(run)
         before, zeros = _sparsity(run), masks_of_zeros(run.model)
         scored = _scored(run) if self.score else {}
-        folder = run.folder / artifacts.TRAINING / self.folder
-        report = run.report if self.reports else None
         progress = tune(
             run.model,
             run.masks,
@@ -169,8 +167,8 @@ class Finetune(Stage):
             run.device,
             update=self.update,
             unpruned=run.unpruned,
-            folder=folder,
-            report=report,
+            folder=run.folder / artifacts.TRAINING / self.folder,
+            report=run.report if self.reports else None,
             log=run.log,
         )
         lora, metrics = self.update if isinstance(self.update, Lora) else None, {}

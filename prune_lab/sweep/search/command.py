@@ -110,7 +110,8 @@ def _fixed_settings(base: DictConfig, space: Space) -> dict[str, object]:
     searched = [package or group.replace("/", ".") for group, _, package in names]
     sections = without_secrets(OmegaConf.to_container(base, resolve=False))
     assert isinstance(sections, dict)
-    kept = {key: value for key, value in sections.items() if key != "hydra" and not is_beside_numbers(key)}
+    beside = {key for key in sections if is_beside_numbers(key)} - {"objective"}
+    kept = {key: value for key, value in sections.items() if key not in ("hydra", *beside)}
     return {key: value for key, value in _leaves(kept) if not any(f"{key}.".startswith(f"{s}.") for s in searched)}
 
 

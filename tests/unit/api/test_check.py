@@ -136,6 +136,11 @@ def test_a_method_is_all_that_is_required(capsys):
         (["wnda"], "method=wnda is not a choice; did you mean method=wanda?"),
         (["wanda", "method.powr=1"], "method.powr is unknown"),
         (["wanda", "a=[1"], "a=[1"),
+        (["wanda", "device=cpu"], "device is not allowed, as the check has its own; allowed: settings of the method"),
+        (
+            ["low_rank"],
+            "low_rank leaves low-rank parts beside the weights, which is not checked; use method.merge=true",
+        ),
     ],
 )
 def test_bad_input_ends_with_one_message(words, message, capsys):
@@ -149,3 +154,14 @@ def test_bad_input_ends_with_one_message(words, message, capsys):
 def test_settings_reach_the_method():
     with pytest.raises(BadInput, match=r"method\.scope='all' is not allowed"):
         list(check.check_method("magnitude", {"method.scope": "all"}))
+
+
+def test_a_method_that_another_one_is_made_of_is_not_the_one_that_is_checked(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(check, "check_method", lambda name, settings: seen.append((name, settings)) or iter(()))
+    with pytest.raises(SystemExit):
+        check.main(["reconstruction", "method@method.inner=wanda"])
+    assert seen == [("reconstruction", {"method@method.inner": "wanda"})]
+    monkeypatch.undo()
+    found = list(check.check_method("least_squares", {"method@method.inner": "wanda"}, families=("opt",)))
+    assert found and not any(finding.broken for finding in found)

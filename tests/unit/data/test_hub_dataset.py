@@ -52,6 +52,13 @@ def test_without_a_held_out_split_the_documents_that_follow_are_evaluated_on(rep
     assert split(None).read() == ["train 3", "train 4"]
 
 
+def test_the_split_to_calibrate_on_is_not_the_one_to_evaluate_on(repository):
+    repository(train=3, validation=4)
+    data = HubDataset(repo="org/name", calibration_split="validation", limit_documents=2)
+    assert data.source("calibration").read() == ["validation 0", "validation 1"]
+    assert data.source("evaluation").read() == ["train 0", "train 1"]
+
+
 def test_what_cannot_be_had_is_told_with_its_key(repository):
     repository(train=5)
     with pytest.raises(BadInput, match=r"org/name, split train, row 1: there is no key .prose.; the keys are text"):

@@ -147,6 +147,10 @@ def test_names_of_users_are_text_only(saved_run):
         ("Wanda, 4:8", "kernels for 2:4 only", "cuSPARSELt"),
         ("L1Neurons, 25% neurons", "stage `shrink`", "in every engine"),
         ("L1Neurons, 25% neurons; tuned; shrunk", "smaller in every engine", "stage `shrink`"),
+        ("BlockInfluence, 25% blocks", "stage `shrink`", "in every engine"),
+        ("BlockInfluence, 25% blocks; shrunk", "smaller in every engine", "at its full width"),
+        ("Grain, 50% neurons_values; shrunk", "Attention computes at its full width", "in every engine"),
+        ("REAP, 25% experts", "the router passes over", "prune_lab.load"),
     ],
 )
 def test_what_engines_gain_follows_from_what_was_done(done, told, not_told):

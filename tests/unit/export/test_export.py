@@ -211,7 +211,7 @@ def test_a_model_whose_blocks_differ_is_exported_as_it_is(tmp_path, tiny_model, 
         ({"heads_per_block": [3, 3]}, "prune neurons alone"),
         ({"heads_per_block": [3, 2]}, "prune every block alike"),
         ({"heads_per_block": [3, 3], "neurons_per_block": [3, 2]}, "prune every block alike"),
-        ({"experts_passed_over": True}, "prune every block alike"),
+        ({"experts_passed_over": True}, "take them out first, with the stage shrink"),
     ],
 )
 def test_what_a_gguf_file_cannot_say_is_told_with_what_helps(tmp_path, sizes, said):

@@ -1,6 +1,7 @@
 """What is asked of the hub, by a stand-in for its client, and what its errors are told as."""
 
 import inspect
+from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -104,7 +105,15 @@ def test_a_repository_with_files_is_replaced_only_where_that_is_asked_for(what):
 def test_shards_of_an_earlier_model_go_with_the_update():
     api = FakeApi(files=["model.safetensors"])
     push(None, Place("me/model", update=True), "Add", api)
-    assert api.asked[-1][2]["delete_patterns"] == ["*.safetensors", "*.safetensors.index.json"]
+    patterns = api.asked[-1][2]["delete_patterns"]
+    old = [
+        "model-00002-of-00003.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+        "old.gguf",
+    ]
+    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in old)
+    assert not any(fnmatch(name, pattern) for pattern in patterns for name in ("config.json", "README.md", "mine.py"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import pytest
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from prune_lab.errors import BadInput
 from prune_lab.models.load import Checkpoint
@@ -133,3 +134,26 @@ def test_a_key_of_another_family_changes_nothing(model_folder, change_config):
     folder = model_folder("gpt2")
     change_config(folder, head_dim=[3])
     assert Checkpoint(str(folder)).load().blocks[0].attention.head_dim == 8
+
+
+@pytest.mark.parametrize("key", ["AutoModelForCausalLM", "AutoConfig"])
+def test_a_class_of_the_checkpoint_is_not_trusted_in_vain(model_folder, change_config, key):
+    """The model is the family's own, of which nobody asks for foreign code."""
+    folder = model_folder("llama")
+    change_config(folder, auto_map={key: "modeling_x.MyLlama", "AutoTokenizer": ["x.MyTokenizer", None]})
+    assert Checkpoint(str(folder)).load().hf.__class__.__name__ == "LlamaForCausalLM"
+    message = r"trust_remote_code=true is not allowed: config.json names classes of its own \(modeling_x.MyLlama\)"
+    with pytest.raises(BadInput, match=message):
+        Checkpoint(str(folder), trust_remote_code=True).load_config()
+    change_config(folder, auto_map={"AutoTokenizer": ["x.MyTokenizer", None]})
+    Checkpoint(str(folder), trust_remote_code=True).load_config()
+
+
+def test_a_size_of_networks_that_a_mixture_has_not_is_no_mistake(tmp_path):
+    """All blocks have experts, and the default is larger than any weight."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": []}
+    config = Qwen3MoeConfig(vocab_size=64, head_dim=16, **sizes, **experts)
+    Qwen3MoeForCausalLM(config).save_pretrained(tmp_path)
+    assert config.intermediate_size > 1000
+    assert len(Checkpoint(str(tmp_path)).load().blocks) == 2

@@ -137,3 +137,25 @@ def test_a_block_may_lose_all_its_keys_with_a_head_that_has_no_values(tiny_model
         again, method="random", sparsity="keys", sparsity__level=0.5, data=tokens, stages=["prune"]
     )
     assert result.metrics["prune/sparsity"] == 0.5
+
+
+@pytest.mark.parametrize("which", ["query", "key"])
+def test_a_pair_whose_biases_tell_positions_apart_is_not_zero(tiny_model, random_tokens, which):
+    """Positions rotate biases, too; it is zero once those of the queries or of the keys are."""
+    model, tokens = tiny_model("qwen2"), random_tokens()
+    units = all_keys(model)[0]
+    kept = torch.arange(units.count) != 0
+    for number, member in enumerate(units.members):
+        stays = member.spread(kept.float())
+        member.linear.weight.mul_(stays[:, None])
+        member.bias.copy_(torch.where(stays == 0, 3.0 + number, member.bias))
+
+    def without():
+        return masked(copy.deepcopy(model), {units.name: kept}).hf(tokens).logits
+
+    assert not bool(units.zero.any())
+    assert not torch.allclose(without(), model.hf(tokens).logits)
+    member = units.members[which == "key"]
+    member.bias.mul_(member.spread(kept.float()))
+    assert torch.equal(units.zero, ~kept)
+    torch.testing.assert_close(without(), model.hf(tokens).logits)

@@ -1,6 +1,7 @@
 """Weights that stay in their files give what weights in memory give, and take no memory that they need not."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,46 @@ def resident() -> int:
     """Bytes of mapped files, of a disk or of a file system in memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssFile:", "RssShmem:"))) * 1024
+
+
+def model_ends(folder: Path):
+    return json.loads((folder / "config.json").read_text()).get("eos_token_id", 2)
+
+
+def test_it_generates_as_its_folder_says(model_folder, tmp_path):
+    """Also what is saved of it. Where the folder has no file for that, config.json says it."""
+    folder = model_folder("llama")
+    settings = {"do_sample": True, "temperature": 0.6, "eos_token_id": [2, 7]}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    told = [model.hf.generation_config.to_dict() for model in both(folder, tmp_path)]
+    assert told[0] == told[1] and told[1]["eos_token_id"] == [2, 7] and told[1]["temperature"] == 0.6
+    (folder / "generation_config.json").unlink()
+    told = [Checkpoint(str(folder), stream=stream).load().hf.generation_config for stream in (False, True)]
+    assert [each.eos_token_id for each in told] == [model_ends(folder)] * 2
+
+
+def test_a_type_that_is_not_the_stored_one_is_loaded_as_elsewhere(model_folder, monkeypatch):
+    """By itself a model stays in its files only where it would have the same type in memory."""
+    folder = model_folder("llama")
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(load, "available_memory", lambda: 1000)
+    model = Checkpoint(str(folder)).load()
+    assert model.mapped is None and model.dtype == torch.bfloat16
+    message = r"stored as float32, where config.json says bfloat16; use model.dtype=float32"
+    with pytest.raises(BadInput, match=message):
+        Checkpoint(str(folder), stream=True).load()
+    assert Checkpoint(str(folder), dtype="float32", stream=True).load().dtype == torch.float32
+
+
+def test_a_parameter_that_is_gone_is_not_taken_for_a_new_one(model_folder, tmp_path):
+    """Python gives the place of one to the next, which must not become the tensor of the file."""
+    _, model = both(model_folder("llama"), tmp_path)
+    module = model.blocks[0].mlp.down.module
+    for _ in range(50):
+        module.weight = torch.nn.Parameter(torch.ones(3, 5), requires_grad=False)
+        model.mapped.restore(module)
+        assert module.weight.shape == (3, 5) and bool((module.weight == 1).all())
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from prune_lab.errors import BadInput
 from prune_lab.models.tokenizer_cut import TokenizerFile, renumbered
@@ -234,3 +234,13 @@ def test_smollm2s_tokenizer(smollm2_folder):
         assert [order[each] for each in small.encode(text).ids] == whole.encode(text).ids
     for text in [*UNSEEN, *unicode_texts(300)]:
         assert small.decode(small.encode(text).ids, False) == whole.decode(whole.encode(text).ids, False)
+
+
+def test_a_generation_config_that_is_only_warned_of_is_saved(whole_model, tmp_path):
+    """transformers checks what was changed since it was read, and refuses then what it let pass."""
+    model = whole_model("llama")
+    model.hf.generation_config = GenerationConfig.from_dict({"temperature": 0.6, "eos_token_id": 1})
+    file = tokenizer_file(model.tokenizer)
+    cut_vocabulary(model, file, file.close(file.required() | named_ids(model)))
+    model.hf.save_pretrained(tmp_path / "cut")
+    assert json.loads((tmp_path / "cut/generation_config.json").read_text())["temperature"] == 0.6
