@@ -52,11 +52,15 @@ def tune(
     keep = KeepZeros(model, set(masks))
     teacher = make_teacher(model, training, unpruned)
     fitted = partial(fit, model.hf, samples, training, device, teacher=teacher, folder=folder, report=report, log=log)
-    if not isinstance(update, Lora):
-        with trainable_weights(model.hf):
-            return fitted(hooks=keep)
-    with trained_beside(model, update, keep.zero, training.seed):
-        return fitted(hooks=_OfUpdate(update))
+    try:
+        if not isinstance(update, Lora):
+            with trainable_weights(model.hf):
+                return fitted(hooks=keep)
+        with trained_beside(model, update, keep.zero, training.seed):
+            return fitted(hooks=_OfUpdate(update))
+    finally:
+        if unpruned is not None:
+            unpruned.to("cpu")
 
 
 @dataclass

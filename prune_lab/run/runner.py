@@ -261,8 +261,6 @@ def _do(name: str, stage: Stage, run: RunState) -> Result:
         ) from error
     finally:
         run.model.release()
-        if run.unpruned is not None:
-            run.unpruned.to("cpu")
     if not metrics:  # it had nothing to do
         return Result(name, {})
     if run.device.type == "cuda":

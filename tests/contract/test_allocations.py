@@ -87,7 +87,7 @@ def test_neurons_and_heads_are_divided_exactly(
     pattern: str,
     name: str,
 ):
-    """As many of each kind as with one level for all blocks, and by no other method otherwise."""
+    """As many of one kind as with one level for all blocks, or as many parameters, and by no other method otherwise."""
     model, target, calibration = tiny_model(family), Target(pattern, 0.5), Calibration(random_tokens(4, 24))
     allocation = instantiate(composed(f"allocation={name}", *SHORT).allocation)
     before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
@@ -102,9 +102,14 @@ def test_neurons_and_heads_are_divided_exactly(
     masks = ZipLM().prune(PruningContext(model, asked, calibration)).masks
     gone = {name: int((~mask).sum()) for name, mask in masks.items()}
     assert gone == {each.name: asked.dropped(each.name, each.count) for each in units}
-    for kind in {each.kind for each in units}:
-        of_kind = [each.name for each in units if each.kind == kind]
-        assert sum(gone[name] for name in of_kind) == sum(uniform[name] for name in of_kind)
+    if pattern != "width":
+        assert sum(gone.values()) == sum(uniform.values())
+        return
+    everything, gone_of_it = (
+        sum(numbers[each.name] * each.parameters_each for each in units)
+        for numbers in ({each.name: each.count for each in units}, gone)
+    )
+    assert 0 <= count_dropped(target.level, everything) - gone_of_it < min(each.parameters_each for each in units)
     check_reached(model, asked, ZipLM(), PruningResult(masks), {})
 
 

@@ -55,8 +55,10 @@ def test_flash_attention_is_set_once_the_model_was_tried_on_the_host(monkeypatch
     assert attention.attention_of(asked, type(hf)) == {}
     called = []
     monkeypatch.setattr(hf, "set_attn_implementation", called.append)
+    with pytest.raises(BadInput, match=r"OPTForCausalLM cannot change to it; use .*attn_implementation=null"):
+        attention.set_flash_attention(asked, hf)  # as of classes that choose when they are made, which only log it
+    monkeypatch.setattr(hf, "set_attn_implementation", lambda name: setattr(hf.config, "_attn_implementation", name))
     attention.set_flash_attention(asked, hf)
     assert called == ["flash_attention_2"]
-    monkeypatch.undo()
     with pytest.raises(BadInput, match=r"attn_implementation='flash_attention_2' cannot be used: .*use .*=sdpa"):
-        attention.set_flash_attention(asked, hf)  # there is no GPU, or no package
+        attention.set_flash_attention(asked, load())  # there is no GPU, or no package

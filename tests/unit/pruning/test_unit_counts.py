@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prune_lab.errors import RunFailed
+from prune_lab.errors import BadInput
 from prune_lab.pruning.masks import count_dropped
 from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.target import Target
@@ -81,10 +81,10 @@ def test_the_lowest_scores_go_as_far_as_the_parameters_reach(units_of, data, pat
         assert max((float(v[-1]) for v in lost if len(v)), default=0) <= min(float(v[0]) for v in kept.values())
 
 
-def test_a_level_that_would_leave_a_layer_nothing_ends_the_run(units_of):
+def test_a_level_that_would_leave_a_layer_nothing_is_refused(units_of):
     target = Target("heads", 0.8)
     units = units_of(target)
-    with pytest.raises(RunFailed, match=r"one cut of 0\.8 .*layers\.0\.heads: 1 of 2.*Magnitude\.scope=layer"):
+    with pytest.raises(BadInput, match=r"one cut of 0\.8 .*layers\.0\.heads: 1 of 2.*Magnitude\.scope=layer"):
         counts_by_score(units, {each.name: torch.rand(each.count) for each in units}, target, Magnitude("model"))
 
 

@@ -111,7 +111,16 @@ def test_more_may_be_better(tmp_path):
     assert has_model(tmp_path / "a") and not has_model(tmp_path / "b")
 
 
-@pytest.mark.parametrize("what", [{"status": "failed"}, {"value": None}, {"value": float("nan")}, {"better": None}])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_model_that_is_broken_is_not_the_best(tmp_path, broken):
+    kept = BestModel(METRIC)
+    for name, value in (("a", broken), ("b", 1.0), ("c", broken)):
+        leave(tmp_path / name, value=value)
+        kept.ended(tmp_path / name, job_in(tmp_path / name, "", [METRIC]).record)
+    assert [has_model(tmp_path / name) for name in "abc"] == [False, True, False]
+
+
+@pytest.mark.parametrize("what", [{"status": "failed"}, {"value": None}, {"better": None}])
 def test_what_cannot_be_compared_stays(tmp_path, what):
     kept = BestModel(METRIC)
     for name, changed in (("a", {}), ("b", what)):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import BadInput
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.masks import keep_top
@@ -148,9 +148,9 @@ def test_one_cut_that_would_empty_a_block_leaves_it_one(tiny_model, random_token
     assert sum(left) == sum(len(keep) for keep in masks.values()) - int(0.6 * sum(len(keep) for keep in masks.values()))
 
 
-def test_a_cut_that_leaves_fewer_heads_than_blocks_ends_the_run(tiny_model, random_tokens):
+def test_a_cut_that_leaves_fewer_heads_than_blocks_is_refused(tiny_model, random_tokens):
     context = PruningContext(tiny_model("llama"), Target("heads", 0.8), Calibration(random_tokens(2, 8)))
-    with pytest.raises(RunFailed, match=r"one cut of 0\.8 .* 1 of 2\); use Magnitude\.scope=layer, or .* at most 0\.5"):
+    with pytest.raises(BadInput, match=r"one cut of 0\.8 .* 1 of 2\); use Magnitude\.scope=layer, or .* at most 0\.5"):
         Magnitude("model").prune(context)
 
 

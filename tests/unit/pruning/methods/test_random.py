@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prune_lab.errors import BadInput, RunFailed
+from prune_lab.errors import BadInput
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.random import SCOPES, Random
@@ -67,10 +67,10 @@ def test_one_draw_for_the_model_removes_a_quarter_of_heads_that_come_in_twos(tin
     assert sum(int((~keep).sum()) for keep in over) == int(0.25 * sum(len(keep) for keep in over)) > 0
 
 
-def test_a_draw_that_leaves_a_block_without_heads_fails(tiny_model, random_tokens):
+def test_a_draw_that_leaves_a_block_without_heads_is_refused(tiny_model, random_tokens):
     context = PruningContext(tiny_model("llama"), Target("heads", 0.8), Calibration(random_tokens(2, 8)))
     with pytest.raises(
-        RunFailed, match=r"keeps some units \(model\.layers\.0\.heads: 1 of 2\); use Random\.scope=layer"
+        BadInput, match=r"keeps some units \(model\.layers\.0\.heads: 1 of 2\); use Random\.scope=layer"
     ):
         Random(scope="model").prune(context)
 

@@ -23,6 +23,7 @@ from prune_lab.pruning.schedule import AGP, Cubic, OneShot
 
 INNER = Magnitude()
 TRAINED = (GradualMagnitude, GradualRandom, GUM, HardConcrete, Movement, SoftMovement)
+LAYERWISE = (HardConcrete, SoftMovement)  # whose scores say how much goes
 RANGES = [
     (ADMM, "scope", ("layer", "row"), ("model",)),
     (ADMM, "iterations", (15, 21), (14, 0)),  # not below mask_iterations
@@ -43,7 +44,8 @@ RANGES = [
     (DSnoT, "tolerance_over", ("token", "sequence"), ("layer",)),
     (GradualMagnitude, "order", (1, 2), (0, 3)),
     (GradualMagnitude, "shared", (False,), (0,)),
-    *((part, "scope", ("layer", "global"), ("row",)) for part in TRAINED),
+    *((part, "scope", ("layer", "global"), ("row",)) for part in TRAINED if part not in LAYERWISE),
+    *((part, "scope", ("layer",), ("global",)) for part in LAYERWISE),
     *((part, "min_units", (1, None), (0,)) for part in TRAINED),
     (Movement, "lr", (1e-9,), (0,)),
     (GUM, "lr", (1e-9,), (0,)),

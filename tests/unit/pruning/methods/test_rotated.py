@@ -280,11 +280,13 @@ def test_methods_that_train_or_rotate_are_no_inner_ones(inner):
 
 
 def test_hidden_states_of_another_model_cannot_be_compared():
-    training = Training(distill=Distillation(hidden=1.0, teacher="elsewhere"))
-    with pytest.raises(BadInput, match=r"hidden=1.*other axes"):
-        Rotated(Wanda()).check_training(training, None)
-    Rotated(Wanda(), residual=False).check_training(training, None)
-    Rotated(Wanda()).check_training(Training(distill=Distillation(hidden=1.0)), None)
+    """Nor those of the model before it was rotated, which is the teacher where there is no other."""
+    for teacher in ("elsewhere", None):
+        training = Training(distill=Distillation(hidden=1.0, teacher=teacher))
+        with pytest.raises(BadInput, match=r"hidden=1.*other axes"):
+            Rotated(Wanda()).check_training(training, None)
+        Rotated(Wanda(), residual=False).check_training(training, None)
+    Rotated(Wanda()).check_training(Training(distill=Distillation()), None)
 
 
 @pytest.mark.parametrize(
