@@ -15,6 +15,7 @@ from prune_lab.export.source import Saved
 from prune_lab.export.weights import INDEX, Written, bytes_as, write_weights
 from prune_lab.models.local import LocalFolder
 from prune_lab.models.origin import ORIGIN, write_origin
+from prune_lab.utils.disk import free_at
 from prune_lab.utils.files import appearing, write_json
 from prune_lab.utils.manifest import first_wrong, manifest_of
 from prune_lab.utils.outputs import check_writable
@@ -65,8 +66,7 @@ def check_destination(target: Path, saved: Saved, needed: int) -> None:
     if os.path.lexists(target) and not _may_be_replaced(target):
         raise BadInput(f"DESTINATION {target} is there, and is no earlier export as it was written; {_REMEDY}")
     check_writable(target.parent, "DESTINATION", _REMEDY)
-    there = next(place for place in (target.parent, *target.parent.parents) if place.is_dir())
-    free = shutil.disk_usage(there).free
+    free = free_at(target.parent)
     if needed > free:
         raise BadInput(
             f"DESTINATION {target} needs about {bytes_text(needed)}, and its disk has {bytes_text(free)} left; "

@@ -3,7 +3,9 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 _FAILURES = {
     getattr(errno, name)
@@ -40,3 +42,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def free_at(folder: Path) -> int:
+    """The bytes that are free on the disk of a folder, which need not be there yet."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    return shutil.disk_usage(there).free

@@ -5,7 +5,6 @@ weight and where, and are mapped into memory: what is not looked at need not be 
 """
 
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.search.layers import Inner, Layer, solve
 from prune_lab.pruning.target import Target
 from prune_lab.utils.digests import json_digest, tensor_digest
+from prune_lab.utils.disk import free_at
 from prune_lab.utils.memory import gigabytes
 from prune_lab.utils.text import duration
 
@@ -115,8 +115,7 @@ def make_levels(
 
 def _check_room(size: int, folder: Path | None) -> None:
     place = Path(tempfile.gettempdir()) if folder is None else folder
-    there = next(each for each in (place.absolute(), *place.absolute().parents) if each.is_dir())
-    free = shutil.disk_usage(there).free
+    free = free_at(place)
     if size > free:
         raise RunFailed(
             f"the levels of the search take {gigabytes(size)}, and {place} has {gigabytes(free)} left; make room "

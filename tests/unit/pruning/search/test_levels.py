@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -151,6 +149,6 @@ def test_levels_for_which_there_is_no_room_are_refused_before_the_walk(
     layers = layers_of(model, target)
     counts = {layer.name: [layer.entries // 2] for layer in layers}
     monkeypatch.setattr(levels, "iterate_blocks", None)
-    monkeypatch.setattr(levels.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(levels, "free_at", lambda folder: 1000)
     with pytest.raises(RunFailed, match=r"levels of the search take .* GB, and .*new has .* GB left; make room there"):
         make_levels(model, calibration, target, Wanda(), layers, counts, {}, folder=tmp_path / "new")
