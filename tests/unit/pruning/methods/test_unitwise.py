@@ -14,7 +14,6 @@ from prune_lab.models.shrink import shrink
 from prune_lab.pruning.calibration.calibration import Calibration
 from prune_lab.pruning.context import PruningContext
 from prune_lab.pruning.methods.flap import Flap
-from prune_lab.pruning.methods.magnitude import Magnitude
 from prune_lab.pruning.methods.minitron import Minitron
 from prune_lab.pruning.methods.random import Random
 from prune_lab.pruning.methods.taylor_units import TaylorUnits
@@ -22,7 +21,6 @@ from prune_lab.pruning.methods.wanda_units import WandaUnits
 from prune_lab.pruning.methods.ziplm import ZipLM
 from prune_lab.pruning.reached import check_reached
 from prune_lab.pruning.result import PruningResult
-from prune_lab.pruning.resume import FinishedBlocks
 from prune_lab.pruning.target import Target
 
 METHODS = [
@@ -342,25 +340,6 @@ def test_random_neurons_and_heads_meet_the_share_of_parameters(tiny_model, rando
     assert {name.rpartition(".")[2] for name in masks} == {"heads", "neurons"}
 
 
-@pytest.mark.parametrize(
-    ("method", "pattern", "level"),
-    [
-        (ZipLM(scope="model"), "query_heads", 0.8),
-        (Flap(), "width", 0.99),
-        (TaylorUnits(scope="model"), "heads", 0.9),
-        (Magnitude(scope="model"), "width", 0.99),
-    ],
-)
-def test_one_cut_that_is_out_of_reach_names_the_most(tiny_model, random_tokens, method, pattern, level):
-    """Both before anything is done, and where a method is called without being asked before."""
-    message = r"is out of reach.*model\.layers\.0\.\w+: \d of \d\).*at most 0\.\d+"
-    model, target = tiny_model("llama"), Target(pattern, level)
-    with pytest.raises(BadInput, match=message):
-        method.check_model(model, target)
-    with pytest.raises(BadInput, match=message):
-        prune(model, method, target, random_tokens(6, 16))
-
-
 def test_many_that_stay_are_no_failure_of_the_method(tiny_model, random_tokens, caplog):
     """Neither where each layer loses less for it, nor where neurons and heads have fewer than that."""
     for pattern, level, most in (("query_heads", 0.5, 4), ("neurons_query_heads", 0.9, 100)):
@@ -387,18 +366,3 @@ def test_zeros_go_first_of_a_random_choice_also_where_one_key_has_more(tiny_mode
         units.apply(torch.tensor([False, True, True, True]))
     result = prune(model, Random(), Target("query_heads", 0.5), random_tokens(6, 16))
     assert all(not keep[0] and int(keep.count_nonzero()) == 2 for keep in result.masks.values())
-
-
-@pytest.mark.parametrize("method", [ZipLM(scope="model"), Flap()], ids=repr)
-def test_what_goes_of_each_layer_is_settled_once_for_an_interrupted_pruning(
-    tiny_model, random_tokens, tmp_path, monkeypatch, method
-):
-    target, calibration, found = Target("width", 0.4), Calibration(random_tokens(6, 16)), []
-    for interrupted in (True, False):
-        model = tiny_model("llama")
-        finished = FinishedBlocks(tmp_path, "the same", every=0)
-        found.append(method.prune(PruningContext(model, target, calibration, finished_blocks=finished)))
-        if interrupted:
-            assert (tmp_path / "counts.safetensors").is_file()
-            monkeypatch.setattr(type(method), "counts", None)
-    assert all(torch.equal(keep, found[1].masks[name]) for name, keep in found[0].masks.items())
